@@ -1,0 +1,118 @@
+"""`synthsr labels`: what label maps hold, and a label table to start from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from synthsr_transforms.label_report import LabelReport, find_label_maps, report_label_maps
+from synthsr_transforms.labels import LabelTable, listed
+
+COLUMNS = ("value", "name", "side", "class", "tissue", "voxels", "mm3", "ml", "files")
+NUMBERS = ("value", "class", "voxels", "mm3", "ml", "files")
+
+
+class InputError(click.ClickException):
+    """Input that cannot be worked with: one line on the error stream, exit code 2."""
+
+    exit_code = 2
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--table",
+    "table_spec",
+    metavar="NAME|FILE",
+    help="Label table: a ready one "
+    f"({', '.join(LabelTable.ready_names())}) or a .tsv file. Default: the best ready one.",
+)
+@click.option(
+    "--write-table",
+    type=click.Path(path_type=Path),
+    metavar="OUT.tsv",
+    help="Write a label table of exactly the labels found, ready to edit.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT.tsv if it exists.")
+def labels(
+    paths: tuple[Path, ...], table_spec: str | None, write_table: Path | None, overwrite: bool
+) -> None:
+    """Report the labels of label maps: names, sides, classes, volumes, and what is wrong.
+
+    PATHS are label maps (.nii, .nii.gz, .mgz, .npz) or folders of them. Voxels and volumes are
+    means over the files that hold a label. Off a terminal, the report is tab-separated text.
+    """
+    if write_table is not None and write_table.exists() and not overwrite:
+        msg = f"--write-table must name a new file, got {write_table}. Add --overwrite."
+        raise InputError(msg)
+    with _input_errors():
+        table = LabelTable.resolve(table_spec) if table_spec is not None else None
+        report = report_label_maps(find_label_maps(paths), table, table_spec or "")
+    _print_report(report)
+    if write_table is not None:
+        with _input_errors():
+            report.present_table.write(write_table)
+        _print_written(report, write_table)
+
+
+@contextmanager
+def _input_errors() -> Iterator[None]:
+    """Turn errors of files and values into an `InputError`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise InputError(str(error)) from error
+
+
+def _print_report(report: LabelReport) -> None:
+    known = len(report.volumes) - len(report.unknown_values)
+    plural = "" if report.num_files == 1 else "s"
+    title = (
+        f"{report.num_files} label map{plural}, table {report.table_name} "
+        f"(knows {known} of {len(report.volumes)} labels)"
+    )
+    if sys.stdout.isatty():
+        table = Table(title=title)
+        for column in COLUMNS:
+            table.add_column(column, justify="right" if column in NUMBERS else "left")
+        for row in _rows(report):
+            table.add_row(*row)
+        Console().print(table)
+    else:
+        for line in (f"# {title}", "\t".join(COLUMNS), *("\t".join(row) for row in _rows(report))):
+            click.echo(line)
+    for warning in report.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+
+
+def _rows(report: LabelReport) -> Iterator[tuple[str, ...]]:
+    for volume in report.volumes:
+        described: tuple[str, ...] = ("not in the table", "-", "-", "-")
+        if volume.value in report.table:
+            row = report.table.row(volume.value)
+            described = (row.name, row.side, str(row.label_class), row.tissue)
+        yield (
+            str(volume.value),
+            *described,
+            f"{volume.mean_voxels:.0f}",
+            f"{volume.mean_volume_mm3:.1f}",
+            f"{volume.mean_volume_mm3 / 1000:.3f}",
+            str(volume.num_files),
+        )
+
+
+def _print_written(report: LabelReport, path: Path) -> None:
+    click.echo(f"Wrote {len(report.present_table)} labels to {path}.", err=True)
+    if report.dropped_classes:
+        click.echo(
+            f"Warning: classes {listed(report.dropped_classes)} of {report.table_name} have no "
+            "labels here, so classes were renumbered. Estimate priors again, or select the classes "
+            "that remain.",
+            err=True,
+        )

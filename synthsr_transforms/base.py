@@ -1,0 +1,448 @@
+"""The adapter between this library and TorchIO 2: the only module that knows its private names.
+
+A transform draws first, then acts: `draw` returns every random number as one value per batch
+element, `act` uses nothing else. One path serves any batch size, so an element of a batch equals
+that element alone, replayed from its history.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor
+from torchio import LabelMap, ScalarImage, Subject
+from torchio.data.affine import AffineMatrix
+from torchio.data.batch import ImagesBatch, SubjectsBatch
+from torchio.transforms.transform import AppliedTransform, Transform
+
+from .randomness import normal_field
+from .spec import constructor_params
+
+Draws = dict[str, Tensor]
+
+_generator: ContextVar[Generator | None] = ContextVar("synthsr_generator", default=None)
+_REGISTRY: dict[str, type[SynthTransform]] = {}
+
+
+@contextmanager
+def _drawing_from(generator: Generator | None) -> Iterator[None]:
+    token = _generator.set(generator)
+    try:
+        yield
+    finally:
+        _generator.reset(token)
+
+
+def registered_transforms() -> dict[str, type[SynthTransform]]:
+    """Every transform of this library, by class name."""
+    return dict(sorted(_REGISTRY.items()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What a transform may know of an image before it draws.
+
+    Attributes:
+        batch_size: Number B of elements.
+        channels: Number C of channels the transform acts on.
+        shape: Three sizes in voxels.
+        affines: One voxel-to-world matrix per element.
+    """
+
+    batch_size: int
+    channels: int
+    shape: tuple[int, int, int]
+    affines: Sequence[AffineMatrix]
+
+    @cached_property
+    def spacing_mm(self) -> Tensor:
+        """Voxel spacing in mm, `(B, 3)` on the CPU, rounded to a thousandth."""
+        columns = torch.stack([a.data[:3, :3] for a in self.affines]).cpu()
+        spacing = columns.square().sum(1).sqrt()
+        return (spacing * 1000).round() / 1000
+
+
+def grid_of(image: ImagesBatch, channels: int | None = None) -> Grid:
+    """Describe an image batch."""
+    batch, count, x, y, z = image.data.shape
+    return Grid(batch, count if channels is None else channels, (x, y, z), image.affines)
+
+
+class SynthTransform(Transform):
+    """Base class of every transform of this library.
+
+    Args:
+        p: Probability of acting, decided for each batch element. Transforms that change shapes,
+            channels or the set of images decide once for the whole batch.
+        copy: Deep-copy the input first.
+        include: Names of the only images to act on.
+        exclude: Names of images to leave alone.
+    """
+
+    preserves_layout: ClassVar[bool] = True
+    """Whether shapes, channels and the set of images stay, so that `p` can hold per element."""
+
+    def __init__(
+        self,
+        *,
+        p: float = 1.0,
+        copy: bool = True,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(
+            p=p,
+            copy=copy,
+            include=None if include is None else list(include),
+            exclude=None if exclude is None else list(exclude),
+        )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.__name__.startswith("_") and cls.__module__ != __name__:
+            _REGISTRY[cls.__name__] = cls
+
+    # What a subclass writes
+
+    def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
+        """Make every random choice.
+
+        Args:
+            batch: The batch to be transformed; only its layout may be read.
+            generator: Source of chance on the CPU; torch's default one if None.
+
+        Returns:
+            Named tensors on the CPU with the batch as first dimension.
+        """
+        return {}
+
+    def act(self, batch: SubjectsBatch, draws: Draws) -> None:
+        """Change the batch, by replacing tensors and never writing into them."""
+        raise NotImplementedError
+
+    # What callers use
+
+    def forward(self, data: Any, *, generator: Generator | None = None) -> Any:
+        """Transform a subject, image, tensor, array, NIfTI image, dict or batch.
+
+        Args:
+            data: The input; the output has the same type. Of a dict, images that the transform
+                adds come back too.
+            generator: Source of chance on the CPU; torch's default one if None.
+        """
+        with _drawing_from(generator):
+            return super().forward(data)
+
+    def run(self, batch: SubjectsBatch, generator: Generator | None = None) -> dict[str, Any]:
+        """Draw, act on a batch in place and record the step in its history.
+
+        Args:
+            batch: The batch to change.
+            generator: Source of chance on the CPU.
+
+        Returns:
+            The recorded parameters.
+        """
+        params = self.draw_params(batch, generator)
+        self.apply_transform(batch, params)
+        remember(batch, self, params)
+        return params
+
+    def draw_params(
+        self, batch: SubjectsBatch, generator: Generator | None = None
+    ) -> dict[str, Any]:
+        """Draw the parameters for a batch without acting."""
+        with _drawing_from(generator):
+            return self.make_params(batch)
+
+    def replay(self, data: Any, params: Mapping[str, Any]) -> Any:
+        """Transform with recorded parameters instead of new draws.
+
+        Args:
+            data: The input, of any type that `forward` takes.
+            params: Parameters of one element, or of a batch, from a history.
+        """
+        batch, unwrap = self._wrap(data)
+        batch = shallow_copy(batch)
+        return unwrap(self.apply_transform(batch, dict(params)))
+
+    # TorchIO's contract
+
+    def make_params(self, batch: SubjectsBatch) -> dict[str, Any]:
+        """Draw, and record in the form that TorchIO keeps in histories."""
+        generator = _generator.get()
+        size = batch.batch_size
+        keep = self._draw_keep(size, generator)
+        draws = self.draw(batch, generator) if any(keep) else {}
+        params: dict[str, Any] = {name: value.tolist() for name, value in draws.items()}
+        params["_batch_size"] = size
+        params["_batched_keys"] = list(draws)
+        if not all(keep):
+            params["_keep"] = keep
+        return params
+
+    def _draw_keep(self, size: int, generator: Generator | None) -> list[bool]:
+        if self.p >= 1 or self.p <= 0:
+            return [self.p >= 1] * size
+        count = size if self.preserves_layout else 1
+        coins = (torch.rand(count, generator=generator) < self.p).tolist()
+        return [bool(coin) for coin in coins] * (size // count)
+
+    def apply_transform(self, batch: SubjectsBatch, params: dict[str, Any]) -> SubjectsBatch:
+        """Act with recorded parameters, on the elements that are kept."""
+        size = batch.batch_size
+        keep = params.get("_keep", [True] * size)
+        if not any(keep):
+            return batch
+        draws = self._to_draws(params, size)
+        if all(keep):
+            self.act(batch, draws)
+            return batch
+        index = [i for i, kept in enumerate(keep) if kept]
+        part = _take_elements(batch, index)
+        self.act(part, {name: value[index] for name, value in draws.items()})
+        _put_elements(batch, part, index)
+        return batch
+
+    @staticmethod
+    def _to_draws(params: Mapping[str, Any], size: int) -> Draws:
+        whole_batch = "_batched_keys" in params
+        draws = {}
+        for name, value in params.items():
+            if not name.startswith("_"):
+                tensor = torch.as_tensor(value if whole_batch else [value] * size)
+                draws[name] = tensor.float() if tensor.is_floating_point() else tensor
+        return draws
+
+    def _per_instance_p_active(self, batch: SubjectsBatch) -> bool:
+        """Chance is ours: TorchIO must not flip a coin of its own."""
+        return True
+
+    @property
+    def supports_per_instance_params(self) -> bool:
+        """Parameters are always drawn per element."""
+        return True
+
+    @property
+    def supports_per_instance_p(self) -> bool:
+        """Whether `p` is decided per element."""
+        return self.preserves_layout
+
+    @staticmethod
+    def _wrap(data: Any) -> tuple[Any, Any]:
+        batch, unwrap = Transform._wrap(data)
+        return (batch, _unwrap_dict) if isinstance(data, dict) else (batch, unwrap)
+
+    def to_hydra(self) -> dict[str, Any]:
+        """`_target_` with the import path of the class, and the arguments that differ."""
+        cls = type(self)
+        return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **constructor_params(self)}
+
+    def __repr__(self) -> str:
+        """Show the arguments that differ from their defaults."""
+        inside = ", ".join(f"{k}={v!r}" for k, v in constructor_params(self).items())
+        return f"{type(self).__name__}({inside})"
+
+
+class IntensityEffect(SynthTransform):
+    """Changes the intensities of scalar images, each channel with parameters of its own.
+
+    Args:
+        channels: Indices of the only channels to act on.
+        **kwargs: See `SynthTransform`.
+    """
+
+    def __init__(self, *, channels: Sequence[int] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.channels = None if channels is None else [int(c) for c in channels]
+
+    def draw_for(self, grid: Grid, generator: Generator | None) -> Draws:
+        """Make the random choices for one image."""
+        return {}
+
+    def act_on(self, image: Tensor, draws: Draws, grid: Grid) -> Tensor:
+        """Return the changed image, `(B, C, X, Y, Z)` float32."""
+        raise NotImplementedError
+
+    def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
+        """Draw for each image in turn; names are `image.parameter`."""
+        draws = {}
+        for name, image in self.images(batch).items():
+            for key, value in self.draw_for(self._grid(image), generator).items():
+                draws[f"{name}.{key}"] = value
+        return draws
+
+    def act(self, batch: SubjectsBatch, draws: Draws) -> None:
+        """Act on each image in turn."""
+        for name, image in self.images(batch).items():
+            prefix = f"{name}."
+            own = {k[len(prefix) :]: v for k, v in draws.items() if k.startswith(prefix)}
+            grid = self._grid(image)
+            data = image.data if image.data.is_floating_point() else image.data.float()
+            selected = data if self.channels is None else data[:, self.channels]
+            result = self.act_on(selected.float(), own, grid).to(data.dtype)
+            if self.channels is not None:
+                index = torch.tensor(self.channels).to(data.device, non_blocking=True)
+                result = data.index_copy(1, index, result)
+            image.data = result
+
+    def images(self, batch: SubjectsBatch) -> dict[str, ImagesBatch]:
+        """Scalar images of the batch that `include` and `exclude` leave."""
+        return {
+            name: image
+            for name, image in batch.images.items()
+            if issubclass(image._image_class, ScalarImage)
+            and (self.include is None or name in self.include)
+            and (self.exclude is None or name not in self.exclude)
+        }
+
+    def _grid(self, image: ImagesBatch) -> Grid:
+        if self.channels is not None and max(self.channels) >= image.data.shape[1]:
+            raise ValueError(
+                f"channels must be below the number of channels {image.data.shape[1]},"
+                f" got {self.channels}. Name channels that the image has."
+            )
+        return grid_of(image, None if self.channels is None else len(self.channels))
+
+
+class SpatialEffect(SynthTransform):
+    """Changes the geometry of all images alike: labels by nearest neighbour, images linearly."""
+
+    def images(self, batch: SubjectsBatch) -> dict[str, ImagesBatch]:
+        """Images that `include` and `exclude` leave."""
+        return self._get_images(batch)
+
+    def grid(self, batch: SubjectsBatch) -> Grid:
+        """The grid that all images share.
+
+        Raises:
+            ValueError: If there is no image, or their shapes differ.
+        """
+        images = self.images(batch)
+        shapes = {name: tuple(image.data.shape[2:]) for name, image in images.items()}
+        if len(set(shapes.values())) != 1:
+            raise ValueError(
+                f"{type(self).__name__} needs images of one shape, got {shapes}."
+                " Resample them to one grid or name those to transform with include."
+            )
+        return grid_of(next(iter(images.values())))
+
+
+class LabelEffect(SynthTransform):
+    """Reads a label map.
+
+    Args:
+        labels: Name of the label map. A subject with one label map, or one image only, needs none.
+        **kwargs: See `SynthTransform`.
+    """
+
+    def __init__(self, *, labels: str = "labels", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.labels = labels
+
+    def label_image(self, batch: SubjectsBatch) -> tuple[str, ImagesBatch]:
+        """Name and batch of the label map."""
+        return find_labels(batch, self.labels)
+
+
+def remember(batch: SubjectsBatch, transform: Transform, params: dict[str, Any]) -> None:
+    """Append a step to the history of a batch, unless it kept every element as it was."""
+    if any(params.get("_keep", [True])):
+        batch.applied_transforms.append(
+            AppliedTransform(type(transform).__name__, params, transform.include, transform.exclude)
+        )
+
+
+def find_labels(batch: SubjectsBatch, name: str = "labels") -> tuple[str, ImagesBatch]:
+    """The label map of a batch: the one of that name, the only label map, or the only image.
+
+    Raises:
+        ValueError: If none of the three exists.
+    """
+    if name in batch.images:
+        return name, batch.images[name]
+    maps = [k for k, image in batch.images.items() if is_label_map(image)]
+    candidates = maps if len(maps) == 1 else list(batch.images)
+    if len(candidates) == 1:
+        return candidates[0], batch.images[candidates[0]]
+    raise ValueError(
+        f"label map must be named {name!r}, got images {list(batch.images)}."
+        " Rename it or pass its name as labels=."
+    )
+
+
+def is_label_map(image: ImagesBatch) -> bool:
+    """Whether an image batch holds labels."""
+    return issubclass(image._image_class, LabelMap)
+
+
+def add_image(
+    batch: SubjectsBatch, name: str, data: Tensor, like: ImagesBatch, *, labels: bool = False
+) -> None:
+    """Add an image to a batch, or replace it, with the affines of another."""
+    affines = [affine.clone() for affine in like.affines]
+    batch.images[name] = ImagesBatch(data, affines, image_class=LabelMap if labels else ScalarImage)
+
+
+def set_affines(image: ImagesBatch, matrices: Sequence[Tensor]) -> None:
+    """Replace the affines of an image by `(4, 4)` float64 tensors."""
+    image._affines = [AffineMatrix(matrix) for matrix in matrices]
+
+
+def field_from(draws: Draws, name: str, shape: Sequence[int], device: torch.device | str) -> Tensor:
+    """A recorded field: explicit numbers if `draws` has them under `name`, else from its seed."""
+    if name in draws:
+        return draws[name].to(device, torch.float32, non_blocking=True)
+    return normal_field(draws[f"{name}_seed"], shape, device)
+
+
+def shallow_copy(batch: SubjectsBatch) -> SubjectsBatch:
+    """A batch that shares tensors with another but has containers and history of its own."""
+    images = {
+        name: ImagesBatch(
+            image.data, [a.clone() for a in image.affines], image_class=image._image_class
+        )
+        for name, image in batch.images.items()
+    }
+    metadata = {key: list(values) for key, values in batch.metadata.items()}
+    copy = SubjectsBatch(images, metadata=metadata)
+    copy.applied_transforms = list(batch.applied_transforms)
+    return copy
+
+
+def _take_elements(batch: SubjectsBatch, index: Sequence[int]) -> SubjectsBatch:
+    images = {
+        name: ImagesBatch(
+            image.data[list(index)],
+            [image.affines[i].clone() for i in index],
+            image_class=image._image_class,
+        )
+        for name, image in batch.images.items()
+    }
+    metadata = {key: [values[i] for i in index] for key, values in batch.metadata.items()}
+    return SubjectsBatch(images, metadata=metadata)
+
+
+def _put_elements(batch: SubjectsBatch, part: SubjectsBatch, index: Sequence[int]) -> None:
+    for name, image in batch.images.items():
+        changed = part.images[name].data
+        data = image.data.to(changed.dtype, copy=True)
+        data[list(index)] = changed
+        image.data = data
+    for key, values in part.metadata.items():
+        whole = batch.metadata.setdefault(key, [None] * batch.batch_size)
+        for i, value in zip(index, values, strict=True):
+            whole[i] = value
+
+
+def _unwrap_dict(batch: SubjectsBatch) -> dict[str, Any]:
+    subject: Subject = batch.unbatch()[0]
+    result: dict[str, Any] = {name: image.data for name, image in subject.images.items()}
+    result.update(subject.metadata)
+    return result

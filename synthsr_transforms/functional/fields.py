@@ -1,0 +1,87 @@
+"""Smooth random fields from coarse grids of numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .resample import resize
+from .warp import patch_coordinates, sample_linear, whole_grid
+
+
+def coarse_shape(shape: Sequence[int], factor: float) -> tuple[int, int, int]:
+    """Sizes `ceil(n * factor)` of a coarse grid.
+
+    Examples:
+        >>> coarse_shape((160, 192, 160), 0.03125)
+        (5, 6, 5)
+    """
+    x, y, z = (max(1, math.ceil(n * factor)) for n in shape)
+    return x, y, z
+
+
+def integrate_velocity(velocity: Tensor, squarings: int = 7) -> Tensor:
+    """Displacement after unit time of a stationary velocity field, by scaling and squaring.
+
+    Arsigny et al., "A log-Euclidean framework for statistics on diffeomorphisms", MICCAI 2006.
+
+    Args:
+        velocity: `(B, 3, X, Y, Z)` in voxels.
+        squarings: Number s of compositions; the field is divided by 2^s first.
+
+    Returns:
+        `(B, 3, X, Y, Z)` displacement in voxels.
+
+    Examples:
+        >>> constant = torch.full((1, 3, 4, 4, 4), 0.5)
+        >>> bool(torch.allclose(integrate_velocity(constant), constant))
+        True
+    """
+    shape = velocity.shape[2:]
+    identity = torch.eye(4, device=velocity.device).expand(velocity.shape[0], 4, 4)
+    grid = patch_coordinates(identity, shape, whole_grid(shape, len(velocity), velocity.device))
+    flow = velocity / 2**squarings
+    for _ in range(squarings):
+        flow = flow + sample_linear(flow, grid + flow)
+    return flow
+
+
+def elastic_displacement(
+    coarse_velocity: Tensor, shape: Sequence[int], *, half_grid_units: bool = False
+) -> Tensor:
+    """Diffeomorphic displacement on a grid of half resolution.
+
+    The coarse velocity is resized to `max(floor(n / 2), coarse size)`, then integrated there.
+
+    Args:
+        coarse_velocity: `(B, 3, a, b, c)` in voxels of the full grid.
+        shape: Three sizes of the full grid.
+        half_grid_units: Integrate as if the numbers were voxels of the half grid and read the
+            result as voxels of the full grid, as the original does. False keeps units honest.
+
+    Returns:
+        `(B, 3, h, w, d)` displacement in voxels of the full grid, for `warp.patch_coordinates`.
+    """
+    half = [max(n // 2, m) for n, m in zip(shape, coarse_velocity.shape[2:], strict=True)]
+    velocity = resize(coarse_velocity, half)
+    if half_grid_units:
+        return integrate_velocity(velocity)
+    ratio = torch.tensor([n / m for n, m in zip(shape, half, strict=True)])
+    ratio = ratio.to(velocity.device, non_blocking=True)[:, None, None, None]
+    return integrate_velocity(velocity / ratio) * ratio
+
+
+def bias_field(coarse_log: Tensor, shape: Sequence[int]) -> Tensor:
+    """Multiplicative field `exp(resize(coarse))`, strictly positive.
+
+    Args:
+        coarse_log: `(B, C, a, b, c)` logarithms on a coarse grid.
+        shape: Three output sizes.
+
+    Returns:
+        `(B, C, *shape)`.
+    """
+    return torch.exp(resize(coarse_log, shape))

@@ -1,0 +1,100 @@
+"""Affine matrices between voxel grids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def affine_matrix(
+    rotation_degrees: Tensor | None = None,
+    shearing: Tensor | None = None,
+    scaling: Tensor | None = None,
+    translation: Tensor | None = None,
+) -> Tensor:
+    r"""Pull-back matrices \(M = [\mathrm{diag}(s)\,H\,R_x R_y R_z \mid t]\).
+
+    Args:
+        rotation_degrees: `(B, 3)` angles about the three axes.
+        shearing: `(B, 6)` off-diagonal shears, row by row.
+        scaling: `(B, 3)` factors; as this is a pull-back, 1.1 shrinks the object.
+        translation: `(B, 3)` in the unit of the coordinates.
+
+    Returns:
+        `(B, 4, 4)` float64. A component that is None is the identity.
+
+    Raises:
+        ValueError: If every component is None.
+
+    Examples:
+        >>> affine_matrix(scaling=torch.tensor([[2.0, 1.0, 1.0]]))[0].diagonal().tolist()
+        [2.0, 1.0, 1.0, 1.0]
+    """
+    given = [p for p in (rotation_degrees, shearing, scaling, translation) if p is not None]
+    if not given:
+        raise ValueError("affine_matrix needs at least one component, got none.")
+    batch, device = given[0].shape[0], given[0].device
+    linear = torch.eye(3, dtype=torch.float64, device=device).repeat(batch, 1, 1)
+    if rotation_degrees is not None:
+        linear = rotation_matrix(rotation_degrees)
+    if shearing is not None:
+        linear = _shearing_matrix(shearing.double()) @ linear
+    if scaling is not None:
+        linear = scaling.double()[:, :, None] * linear
+    matrix = torch.eye(4, dtype=torch.float64, device=device).repeat(batch, 1, 1)
+    matrix[:, :3, :3] = linear
+    if translation is not None:
+        matrix[:, :3, 3] = translation.double()
+    return matrix
+
+
+def rotation_matrix(rotation_degrees: Tensor) -> Tensor:
+    r"""Rotations \(R_x R_y R_z\) from `(B, 3)` angles in degrees, as `(B, 3, 3)` float64."""
+    angles = torch.deg2rad(rotation_degrees.double())
+    cos, sin = angles.cos(), angles.sin()
+    result = torch.eye(3, dtype=torch.float64, device=angles.device).repeat(len(angles), 1, 1)
+    for axis, (i, j) in enumerate(((1, 2), (2, 0), (0, 1))):
+        turn = torch.eye(3, dtype=torch.float64, device=angles.device).repeat(len(angles), 1, 1)
+        turn[:, i, i] = turn[:, j, j] = cos[:, axis]
+        turn[:, i, j], turn[:, j, i] = -sin[:, axis], sin[:, axis]
+        result = result @ turn
+    return result
+
+
+def _shearing_matrix(shearing: Tensor) -> Tensor:
+    matrix = torch.eye(3, dtype=torch.float64, device=shearing.device).repeat(len(shearing), 1, 1)
+    rows, columns = (0, 0, 1, 1, 2, 2), (1, 2, 0, 2, 0, 1)
+    matrix[:, rows, columns] = shearing
+    return matrix
+
+
+def millimetres_to_voxels(matrix_mm: Tensor, spacing_mm: Tensor) -> Tensor:
+    r"""Express a transform of millimetres along the image axes in voxels, \(S^{-1} M S\).
+
+    Args:
+        matrix_mm: `(B, 4, 4)`.
+        spacing_mm: `(B, 3)`.
+
+    Returns:
+        `(B, 4, 4)` float64.
+    """
+    scale = torch.cat([spacing_mm.double(), torch.ones_like(spacing_mm[:, :1]).double()], 1)
+    return matrix_mm.double() * (scale[:, None, :] / scale[:, :, None])
+
+
+def about_centre(matrix: Tensor, shape: Sequence[int]) -> Tensor:
+    """Let a pull-back act about the centre `(n - 1) / 2` of a grid.
+
+    Args:
+        matrix: `(B, 4, 4)` in voxels.
+        shape: Three sizes of the grid.
+
+    Returns:
+        `(B, 4, 4)` float64, from output voxel to input voxel.
+    """
+    centre = (torch.tensor(list(shape), dtype=torch.float64, device=matrix.device) - 1) / 2
+    result = matrix.double().clone()
+    result[:, :3, 3] += centre - (result[:, :3, :3] @ centre)
+    return result

@@ -1,0 +1,69 @@
+"""Voxel-wise changes of intensity."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .checks import check_volume
+
+
+def min_max(volume: Tensor, *, epsilon: float = 1e-7) -> Tensor:
+    r"""Rescale each element and channel to \((x - \min) / (\max - \min + \epsilon)\).
+
+    Args:
+        volume: `(B, C, X, Y, Z)`.
+        epsilon: Keeps constant volumes finite (they become 0).
+
+    Returns:
+        Same shape, within 0 and 1.
+
+    Examples:
+        >>> min_max(torch.tensor([2.0, 4.0]).reshape(1, 1, 2, 1, 1)).flatten().tolist()
+        [0.0, 1.0]
+    """
+    check_volume(volume)
+    low = volume.amin(dim=(-3, -2, -1), keepdim=True)
+    high = volume.amax(dim=(-3, -2, -1), keepdim=True)
+    return (volume - low) / (high - low + epsilon)
+
+
+def gamma_contrast(volume: Tensor, log_gamma: Tensor) -> Tensor:
+    r"""Power law \(x^{\exp(g)}\) for intensities of at least 0.
+
+    Args:
+        volume: `(B, C, X, Y, Z)`, non-negative (negative values keep their sign).
+        log_gamma: `(B, C)` exponents g.
+
+    Returns:
+        Same shape.
+
+    Examples:
+        >>> gamma_contrast(torch.full((1, 1, 1, 1, 1), 0.5), torch.zeros(1, 1)).item()
+        0.5
+    """
+    exponent = log_gamma.to(volume.device, volume.dtype, non_blocking=True).exp()
+    return volume.sign() * volume.abs().pow(exponent[:, :, None, None, None])
+
+
+def add_noise(volume: Tensor, noise: Tensor, std: Tensor, *, rician: bool = False) -> Tensor:
+    r"""Add Gaussian noise, or Rician noise \(\sqrt{(x + n_1)^2 + n_2^2}\).
+
+    Gudbjartsson and Patz, "The Rician distribution of noisy MRI data", 1995.
+
+    Args:
+        volume: `(B, C, X, Y, Z)`.
+        noise: Standard normal numbers, `(B, C, X, Y, Z)`, or `(B, 2C, X, Y, Z)` for Rician noise
+            (real parts of all channels, then imaginary parts).
+        std: `(B, C)` standard deviation in the unit of the image; 0 leaves a channel unchanged.
+        rician: Which of the two.
+
+    Returns:
+        Same shape as `volume`.
+    """
+    std = std.to(volume.device, volume.dtype, non_blocking=True)[:, :, None, None, None]
+    if not rician:
+        return volume + std * noise
+    real, imaginary = (std * part for part in noise.chunk(2, dim=1))
+    noisy = torch.hypot(volume + real, imaginary)
+    return torch.where(std > 0, noisy, volume)

@@ -1,0 +1,168 @@
+"""Sizes of patches and outputs, crops and margins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .checks import check_volume
+
+Shape = tuple[int, int, int]
+
+
+class PatchPlan(NamedTuple):
+    """Sizes of a training patch.
+
+    Attributes:
+        crop_shape: Voxels to crop from the (padded) label map.
+        output_shape: Voxels of the patch on the target grid.
+    """
+
+    crop_shape: Shape
+    output_shape: Shape
+
+
+def plan_patch(
+    shape: Sequence[int],
+    *,
+    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
+    target_spacing_mm: Sequence[float] | None = None,
+    output_shape: Sequence[int] | None = None,
+    multiple_of: int | None = None,
+    tolerance_mm: float = 1e-3,
+) -> PatchPlan:
+    """Crop and output sizes for a label map.
+
+    The output is at most as large as the resampled label map and, if asked for, a multiple of
+    what the network divides its input by.
+
+    Args:
+        shape: Three sizes of the label map, padded if it will be.
+        spacing_mm: Its spacing in mm.
+        target_spacing_mm: Spacing of the output in mm; the same if None.
+        output_shape: Three sizes wanted on the output grid; as large as possible if None.
+        multiple_of: Number that must divide the output sizes.
+        tolerance_mm: Spacings closer than this are the same. The original compares exactly (0),
+            so that a header of 0.7 mm differs from 0.7.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: If no voxel is left.
+
+    Examples:
+        >>> plan_patch((181, 217, 181), output_shape=(128, 128, 128)).crop_shape
+        (128, 128, 128)
+        >>> plan_patch((181, 217, 181), multiple_of=32).output_shape
+        (160, 192, 160)
+    """
+    ratio = _resampling_ratio(spacing_mm, target_spacing_mm, tolerance_mm)
+    size = tuple(shape)
+    reachable = size if ratio is None else [int(n * r) for n, r in zip(size, ratio, strict=True)]
+    wanted = list(reachable)
+    if output_shape is not None:
+        wanted = [min(o, n) for o, n in zip(output_shape, reachable, strict=True)]
+    if multiple_of is not None:
+        wanted = [n // multiple_of * multiple_of for n in wanted]
+    if min(wanted) < 1:
+        raise ValueError(
+            f"label maps must hold at least {multiple_of or 1} voxels per axis at the target"
+            f" spacing, got {tuple(reachable)}. Use a larger label map or fewer network levels."
+        )
+    crop = list(wanted)
+    if ratio is not None:
+        crop = [round(n / r) for n, r in zip(wanted, ratio, strict=True)]
+        if output_shape is None and multiple_of is None:
+            crop = list(size)
+    return PatchPlan(_shape(crop), _shape(wanted))
+
+
+def _resampling_ratio(
+    spacing: Sequence[float], target: Sequence[float] | None, tolerance: float
+) -> list[float] | None:
+    if target is None or all(abs(a - t) <= tolerance for a, t in zip(spacing, target, strict=True)):
+        return None
+    return [a / t for a, t in zip(spacing, target, strict=True)]
+
+
+def _shape(sizes: Sequence[int]) -> Shape:
+    x, y, z = (int(n) for n in sizes)
+    return x, y, z
+
+
+def loss_margin(
+    output_shape: Sequence[int] | None, loss_crop: Sequence[int] | None
+) -> Shape | None:
+    """Padding that lets a loss on a central crop see the whole label map.
+
+    Args:
+        output_shape: Three sizes of the patch, or None.
+        loss_crop: Three sizes of the central box in which the loss is computed, or None.
+
+    Returns:
+        `trunc((patch - box) / 2)` per axis, or None if either is None.
+
+    Examples:
+        >>> loss_margin((128, 128, 128), (96, 96, 97))
+        (16, 16, 15)
+    """
+    if output_shape is None or loss_crop is None:
+        return None
+    return _shape([math.trunc((o - c) / 2) for o, c in zip(output_shape, loss_crop, strict=True)])
+
+
+def crop(volume: Tensor, start: Tensor, shape: Sequence[int]) -> Tensor:
+    """Crop each element at its own place.
+
+    Args:
+        volume: `(B, C, X, Y, Z)`, any dtype.
+        start: `(B, 3)` first voxel of the crop, on the CPU.
+        shape: Three sizes.
+
+    Returns:
+        `(B, C, *shape)`.
+    """
+    check_volume(volume)
+    elements = []
+    for element, first in zip(volume, start.tolist(), strict=True):
+        for axis, (begin, size) in enumerate(zip(first, shape, strict=True), start=1):
+            element = element.narrow(axis, int(begin), size)
+        elements.append(element)
+    return torch.stack(elements)
+
+
+def pad(volume: Tensor, margin: Sequence[int], value: float = 0) -> Tensor:
+    """Pad both ends of every axis with a constant.
+
+    Args:
+        volume: `(B, C, X, Y, Z)`, any dtype.
+        margin: Voxels added at both ends of each of the three axes.
+        value: The constant.
+
+    Returns:
+        `(B, C, X + 2 mx, Y + 2 my, Z + 2 mz)`.
+    """
+    check_volume(volume)
+    widths = [m for axis_margin in reversed(list(margin)) for m in (axis_margin, axis_margin)]
+    return functional.pad(volume, widths, value=value)
+
+
+def crop_start(uniform: Tensor, shape: Sequence[int], crop_shape: Sequence[int]) -> Tensor:
+    """First voxel of a random crop; every position, the last one too, is equally likely.
+
+    Args:
+        uniform: `(B, 3)` numbers in [0, 1).
+        shape: Three sizes of the volume.
+        crop_shape: Three sizes of the crop.
+
+    Returns:
+        `(B, 3)` whole numbers.
+    """
+    room = torch.tensor([n - m + 1 for n, m in zip(shape, crop_shape, strict=True)])
+    return torch.floor(uniform * room).long().minimum(room - 1)

@@ -1,0 +1,56 @@
+"""Gaussian mixture images by table look-up."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .checks import check_volume
+
+
+def tissue_mixture(labels: Tensor, means: Tensor, stds: Tensor, noise: Tensor) -> Tensor:
+    r"""Image \(\mu_{l(x)} + \sigma_{l(x)} z(x)\); the cost does not depend on the number of labels.
+
+    Args:
+        labels: `(B, 1, X, Y, Z)` whole numbers that index the last axis of the tables.
+        means: `(B, C, V)` one mean per value.
+        stds: `(B, C, V)` one standard deviation per value.
+        noise: `(B, C, X, Y, Z)` standard normal numbers z.
+
+    Returns:
+        `(B, C, X, Y, Z)` float32.
+
+    Raises:
+        ValueError: If the shapes do not belong together.
+
+    Examples:
+        >>> labels = torch.tensor([0, 1]).reshape(1, 1, 2, 1, 1)
+        >>> means, stds = torch.tensor([[[10.0, 20.0]]]), torch.tensor([[[0.0, 1.0]]])
+        >>> tissue_mixture(labels, means, stds, torch.ones(1, 1, 2, 1, 1)).flatten().tolist()
+        [10.0, 21.0]
+    """
+    check_volume(labels, "labels")
+    if labels.shape[1] != 1 or means.shape != stds.shape or means.shape[0] != labels.shape[0]:
+        raise ValueError(
+            "labels must be (B, 1, X, Y, Z) and means and stds (B, C, V), got"
+            f" {tuple(labels.shape)}, {tuple(means.shape)} and {tuple(stds.shape)}."
+        )
+    return torch.addcmul(look_up(labels, means), look_up(labels, stds), noise)
+
+
+def look_up(labels: Tensor, table: Tensor) -> Tensor:
+    """Replace each label by its entry in a table.
+
+    Args:
+        labels: `(B, 1, X, Y, Z)` whole numbers within 0..V-1.
+        table: `(B, C, V)`, any dtype.
+
+    Returns:
+        `(B, C, X, Y, Z)` of the dtype of the table.
+    """
+    index = labels.int().flatten(1)
+    rows = [
+        torch.stack([channel.index_select(0, index[b]) for channel in table[b]])
+        for b in range(labels.shape[0])
+    ]
+    return torch.stack(rows).view(*table.shape[:2], *labels.shape[2:])

@@ -1,0 +1,77 @@
+"""Resizing on the grid convention of the original: output index i reads input i * n / m."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .checks import check_volume
+from .operators import apply_separable, interpolation_operator
+
+
+def resize_coordinates(
+    size_in: int,
+    size_out: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Input coordinates `i / (m / n)` of the m output samples of an axis of size n.
+
+    Index 0 maps to 0 on both grids; centres of voxels are not aligned (neither `align_corners`
+    nor half-pixel). The quotient is rounded to float32 as in the original.
+
+    Args:
+        size_in: Number n of input samples.
+        size_out: Number m of output samples.
+        device: Device of the result.
+        dtype: Type of the result.
+
+    Returns:
+        `(m,)` coordinates in input voxels, not clamped.
+
+    Examples:
+        >>> resize_coordinates(6, 3).tolist()
+        [0.0, 2.0, 4.0]
+    """
+    zoom = torch.tensor(size_out / size_in, dtype=dtype)
+    return torch.arange(size_out, device=device, dtype=dtype) / zoom.item()
+
+
+def resize(volume: Tensor, shape: Sequence[int], mode: str = "linear") -> Tensor:
+    """Resize to a shape in voxels, repeating the edges.
+
+    Args:
+        volume: `(B, C, X, Y, Z)`; any dtype with `mode="nearest"`.
+        shape: Three output sizes.
+        mode: `"linear"` or `"nearest"` (ties go to the even index).
+
+    Returns:
+        `(B, C, *shape)`, same dtype.
+
+    Raises:
+        ValueError: If the volume is not 5-D or the mode is another word.
+
+    Examples:
+        >>> resize(torch.arange(4.0).reshape(1, 1, 1, 1, 4), (1, 1, 2)).flatten().tolist()
+        [0.0, 2.0]
+    """
+    check_volume(volume)
+    if mode not in ("linear", "nearest"):
+        raise ValueError(f"mode must be 'linear' or 'nearest', got {mode!r}.")
+    coordinates = [
+        None if n == m else resize_coordinates(n, m, volume.device)
+        for n, m in zip(volume.shape[2:], shape, strict=True)
+    ]
+    if mode == "linear":
+        operators = [
+            None if p is None else interpolation_operator(p, n)[None, None]
+            for p, n in zip(coordinates, volume.shape[2:], strict=True)
+        ]
+        return apply_separable(volume.float(), operators).to(volume.dtype)
+    for axis, p in enumerate(coordinates, start=2):
+        if p is not None:
+            index = torch.round(p).long().clamp(0, volume.shape[axis] - 1)
+            volume = volume.index_select(axis, index)
+    return volume

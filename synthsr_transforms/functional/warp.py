@@ -1,0 +1,139 @@
+"""Sampling volumes at real coordinates, with the edge repeated outside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .checks import check_coordinates, check_volume
+from .geometry import about_centre
+from .operators import apply_separable, full_precision, interpolation_operator
+
+
+def sample_linear(volume: Tensor, coordinates: Tensor) -> Tensor:
+    """Trilinear interpolation at voxel coordinates.
+
+    Args:
+        volume: `(B, C, X, Y, Z)` floating point.
+        coordinates: `(B, 3, Xo, Yo, Zo)` in voxels of `volume`.
+
+    Returns:
+        `(B, C, Xo, Yo, Zo)`.
+
+    Examples:
+        >>> line = torch.arange(3.0).reshape(1, 1, 3, 1, 1)
+        >>> where = torch.tensor([0.5, 0.0, 0.0]).reshape(1, 3, 1, 1, 1)
+        >>> sample_linear(line, where).item()
+        0.5
+    """
+    check_volume(volume)
+    check_coordinates(coordinates, volume.shape[0])
+    grid = _normalised_grid(coordinates, volume.shape[2:])
+    with full_precision(volume.device.type):
+        return functional.grid_sample(
+            volume,
+            grid.to(volume.dtype),
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=True,
+        )
+
+
+def _normalised_grid(coordinates: Tensor, shape: Sequence[int]) -> Tensor:
+    """`(B, X, Y, Z, 3)` grid of `torch.nn.functional.grid_sample`, last axis first."""
+    scale = [2.0 / max(n - 1, 1) for n in shape]
+    axes = [coordinates[:, i] * scale[i] - 1 for i in (2, 1, 0)]
+    return torch.stack(axes, dim=-1)
+
+
+def sample_nearest(volume: Tensor, coordinates: Tensor) -> Tensor:
+    """Nearest neighbour at voxel coordinates, for labels of any dtype.
+
+    Args:
+        volume: `(B, C, X, Y, Z)`.
+        coordinates: `(B, 3, Xo, Yo, Zo)` in voxels of `volume`; ties go to the even index.
+
+    Returns:
+        `(B, C, Xo, Yo, Zo)`, same dtype.
+
+    Examples:
+        >>> line = torch.tensor([7, 8, 9]).reshape(1, 1, 3, 1, 1)
+        >>> where = torch.tensor([1.6, 0.0, 0.0]).reshape(1, 3, 1, 1, 1)
+        >>> sample_nearest(line, where).item()
+        9
+    """
+    check_volume(volume)
+    check_coordinates(coordinates, volume.shape[0])
+    batch, channels, *shape = volume.shape
+    x, y, z = (coordinates[:, i].round().clamp(0, shape[i] - 1).int() for i in range(3))
+    index = ((x * shape[1] + y) * shape[2] + z).flatten(1)
+    flat = volume.reshape(batch, channels, -1)
+    picked = [flat[b].index_select(1, index[b]) for b in range(batch)]
+    return torch.stack(picked).view(batch, channels, *coordinates.shape[2:])
+
+
+def patch_coordinates(
+    matrix: Tensor,
+    shape: Sequence[int],
+    indices: Sequence[Tensor],
+    displacement: Tensor | None = None,
+) -> Tensor:
+    """Input coordinates `M (x + u(x))` of the voxels of a patch only.
+
+    Args:
+        matrix: `(B, 4, 4)` pull-back in voxels, about the origin (see `geometry.about_centre`).
+        shape: Three sizes of the whole output grid.
+        indices: Three tensors `(B, n)`: the voxels of that grid that the patch holds, per axis.
+            A crop is a range, a flip is a range backwards.
+        displacement: `(B, 3, h, w, d)` in voxels of the whole grid, on a coarser grid that covers
+            it (convention of `resample.resize`).
+
+    Returns:
+        `(B, 3, nx, ny, nz)` coordinates in voxels.
+    """
+    device = indices[0].device
+    matrix = matrix.to(device, torch.float32, non_blocking=True)
+    along = [
+        matrix[:, :3, axis, None] * index[:, None, :].float() for axis, index in enumerate(indices)
+    ]
+    in_plane = along[0][..., None] + (along[1] + matrix[:, :3, 3, None])[:, :, None, :]
+    if displacement is None:
+        return in_plane[..., None] + along[2][:, :, None, None, :]
+    with full_precision(device.type):
+        linear = matrix[:, :3, :3] @ displacement.flatten(2)
+    operators = [
+        interpolation_operator(index.float() / _zoom(n, m), m)[:, None]
+        for index, n, m in zip(indices, shape, displacement.shape[2:], strict=True)
+    ]
+    coordinates = apply_separable(linear.view_as(displacement), operators)
+    return coordinates.add_(in_plane[..., None]).add_(along[2][:, :, None, None, :])
+
+
+def _zoom(size_out: int, size_in: int) -> float:
+    """The float32 quotient that the convention of `resize` divides by."""
+    return float(torch.tensor(size_out / size_in, dtype=torch.float32))
+
+
+def warp_affine(volume: Tensor, matrix: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+    """Warp an image linearly by pull-back matrices that act about the centre of the grid.
+
+    Args:
+        volume: `(B, C, X, Y, Z)` floating point.
+        matrix: `(B, 4, 4)` in voxels.
+        shape: Output sizes; those of `volume` if None.
+
+    Returns:
+        `(B, C, *shape)`.
+    """
+    shape = tuple(volume.shape[2:]) if shape is None else tuple(shape)
+    indices = whole_grid(shape, volume.shape[0], volume.device)
+    coordinates = patch_coordinates(about_centre(matrix, shape), shape, indices)
+    return sample_linear(volume, coordinates)
+
+
+def whole_grid(shape: Sequence[int], batch_size: int, device: torch.device | str) -> list[Tensor]:
+    """Indices of all voxels of a grid, in the form that `patch_coordinates` takes."""
+    return [torch.arange(n, device=device).expand(batch_size, n) for n in shape]

@@ -1,0 +1,302 @@
+"""The generator: an ordered list of steps, described by data, that makes training pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import torch
+from torch import Tensor
+from torchio import Subject
+from torchio.data.batch import SubjectsBatch
+from torchio.transforms import Transform
+
+from .base import SynthTransform, find_labels, remember, shallow_copy
+from .config_io import ConfigError, config_path, from_mapping, override, read_yaml
+from .functional.operators import full_precision
+from .label_report import best_ready_table
+from .labels import LabelTable
+from .spatial_run import SpatialRun
+from .spec import build_transform
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """One step: a transform and the arguments of its constructor."""
+
+    name: str
+    """Class name of a transform of this library or of TorchIO."""
+    params: dict[str, Any] = field(default_factory=dict)
+    """Arguments of its constructor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """Everything that defines a generator; a YAML file holds the same fields."""
+
+    description: str = ""
+    """What the pairs are for, in one sentence."""
+    citation: str = ""
+    """Where the settings come from."""
+    label_table: str = "auto"
+    """Name of a ready label table, path of a table file, or `auto` for the one that fits best."""
+    steps: dict[str, StepConfig] = field(default_factory=dict)
+    """Steps in order, each under a name of its own."""
+    image: str = "image"
+    """Name of the image that becomes the network's input."""
+    reliability: Optional[str] = None  # noqa: UP045 - read at run time by OmegaConf
+    """Name of the maps interleaved with the channels of the input, if there are any."""
+    target: str = "target"
+    """Name of the image that becomes the regression target."""
+    real_target: bool = False
+    """Whether the target is a real image that comes with each label map."""
+
+
+class TrainingPair(NamedTuple):
+    """What a network is trained on.
+
+    Attributes:
+        image: Network input `(B, Cin, X, Y, Z)`; with reliability maps, each channel is followed
+            by its map.
+        target: Regression target `(B, Cout, X, Y, Z)`.
+        labels: Label map `(B, 1, x, y, z)` after the spatial steps.
+    """
+
+    image: Tensor
+    target: Tensor
+    labels: Tensor
+
+
+def preset_names() -> list[str]:
+    """Names of the published settings."""
+    return list(_presets())
+
+
+def _presets() -> dict[str, Path]:
+    folder = resources.files("synthsr_transforms.presets")
+    files = sorted(Path(str(f)) for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return {path.stem: path for path in files}
+
+
+def load_config(source: str | os.PathLike[str], assignments: Sequence[str] = ()) -> GeneratorConfig:
+    """Read a configuration and change some of its settings.
+
+    Args:
+        source: Name of a preset or path of a YAML file.
+        assignments: Changes such as `"crop.shape=128"`: a step by name, then an argument; or a
+            field of `GeneratorConfig`.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: If a name is unknown (the nearest spelling is suggested) or a value unusable.
+
+    Examples:
+        >>> load_config("all_purpose", ["crop.shape=96"]).steps["crop"].params["shape"]
+        96
+    """
+    path = config_path(source, _presets(), "preset")
+    settings = read_yaml(path)
+    steps = settings.get("steps") or {}
+    shortcuts = {name: ("steps", name, "params") for name in steps}
+    for step in steps.values():
+        if isinstance(step, dict):
+            step.setdefault("params", {})
+    changed = override(settings, assignments, shortcuts=shortcuts)
+    return from_mapping(GeneratorConfig, changed, where=str(source))
+
+
+class Generator:
+    """Makes training pairs from label maps.
+
+    Args:
+        config: The steps and their settings.
+        label_table: Table to use instead of the one that the configuration names. Where that is
+            `auto`, see `Generator.for_labels`; without label maps to look at it means `synthseg`.
+
+    Raises:
+        ConfigError: If a step cannot be built; the message names it.
+
+    Examples:
+        >>> import torchio
+        >>> from synthsr_transforms.phantom import head_phantom
+        >>> labels = head_phantom(spacing_mm=4)
+        >>> generator = Generator.from_preset("all_purpose", ["crop.shape=32"])
+        >>> pair = generator.pair(torchio.Subject(labels=labels), seed=0)
+        >>> tuple(pair.image.shape), tuple(pair.target.shape)
+        ((1, 1, 32, 32, 32), (1, 1, 32, 32, 32))
+    """
+
+    def __init__(self, config: GeneratorConfig, label_table: LabelTable | None = None) -> None:
+        self.config = config
+        try:
+            named = "synthseg" if config.label_table == "auto" else config.label_table
+            self.label_table = label_table or LabelTable.resolve(named)
+        except ValueError as error:
+            raise ConfigError(f"label_table: {error}") from error
+        self.transforms = {name: self._build(name, step) for name, step in config.steps.items()}
+
+    @classmethod
+    def from_preset(cls, name: str, assignments: Sequence[str] = ()) -> Generator:
+        """Make a generator from a preset, or a YAML file; see `load_config`."""
+        return cls(load_config(name, assignments))
+
+    @classmethod
+    def for_labels(cls, config: GeneratorConfig, values: Iterable[int]) -> Generator:
+        """Make a generator for label maps that hold the given values.
+
+        Args:
+            config: The steps and their settings.
+            values: All label values that occur.
+
+        Raises:
+            ConfigError: If the table lacks some of them, or a step cannot be built.
+        """
+        present = sorted(set(values))
+        auto = config.label_table == "auto"
+        name = best_ready_table(present) if auto else config.label_table
+        generator = cls(dataclasses.replace(config, label_table=name))
+        unknown = generator.label_table.unknown_values(present)
+        if unknown:
+            raise ConfigError(
+                f"label table {name!r} lacks the labels {list(unknown)} of the label maps."
+                " Write a table of your own with `synthsr labels --write-table` and name it with"
+                " --set label_table=FILE, or choose another ready one."
+            )
+        return generator
+
+    def _build(self, name: str, step: StepConfig) -> Transform:
+        spec = {"name": step.name, "params": step.params}
+        try:
+            transform = build_transform(
+                spec, label_table=self.label_table, check_labels=False, copy=False
+            )
+        except ValueError as error:
+            raise ConfigError(f"step {name!r}: {error}") from error
+        transform.copy = False
+        return transform
+
+    def run(self, data: Subject | SubjectsBatch, seed: int) -> tuple[SubjectsBatch, dict[str, Any]]:
+        """Run every step.
+
+        Args:
+            data: A subject or a batch with a label map `labels` (and an image named like the
+                target, if that is real), on any device. It stays as it is.
+            seed: Seed of all chance.
+
+        Returns:
+            The batch after the last step, and the recorded parameters by name of step, from which
+            `replay` makes the same again.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        batch = self._start(data)
+        record: dict[str, Any] = {}
+        with full_precision(batch.device.type), torch.no_grad():
+            for names, stage in self._stages():
+                record.update(_run_stage(names, stage, batch, generator))
+        return batch, record
+
+    def replay(self, data: Subject | SubjectsBatch, record: Mapping[str, Any]) -> SubjectsBatch:
+        """Run every step with recorded parameters.
+
+        Args:
+            data: The same subject or batch that the record was made from.
+            record: Parameters by name of step, from `run`.
+
+        Returns:
+            The batch after the last step, equal bit for bit on a device of the same type.
+        """
+        batch = self._start(data)
+        with full_precision(batch.device.type), torch.no_grad():
+            for names, stage in self._stages():
+                _replay_stage(stage, batch, [record[name] for name in names])
+        return batch
+
+    def pair(self, data: Subject | SubjectsBatch, seed: int) -> TrainingPair:
+        """Make a training pair; see `run`."""
+        return self.as_pair(self.run(data, seed)[0])
+
+    def as_pair(self, batch: SubjectsBatch) -> TrainingPair:
+        """Read the training pair off a batch that went through all steps."""
+        image = self._named(batch, self.config.image)
+        if self.config.reliability is not None:
+            maps = self._named(batch, self.config.reliability)
+            image = torch.stack([image, maps], dim=2).flatten(1, 2)
+        _, labels = find_labels(batch)
+        return TrainingPair(image, self._named(batch, self.config.target), labels.data)
+
+    def _named(self, batch: SubjectsBatch, name: str) -> Tensor:
+        if name not in batch.images:
+            raise ConfigError(
+                f"the steps must make an image {name!r}, got {list(batch.images)}."
+                " Add a step that makes it, such as CopyImage."
+            )
+        return batch.images[name].data
+
+    def _start(self, data: Subject | SubjectsBatch) -> SubjectsBatch:
+        batch = SubjectsBatch.from_subjects([data]) if isinstance(data, Subject) else data
+        if self.config.real_target and self.config.target not in batch.images:
+            raise ConfigError(
+                f"this generator needs a real image {self.config.target!r} with each label map,"
+                f" got images {list(batch.images)}. Give the folder of images."
+            )
+        return shallow_copy(batch)
+
+    def _stages(self) -> Iterator[tuple[list[str], Any]]:
+        """Steps in order; spatial steps that follow each other form one stage."""
+        names, transforms = list(self.transforms), list(self.transforms.values())
+        begin = 0
+        while begin < len(names):
+            length = SpatialRun.length(transforms[begin:])
+            if length > 1:
+                stage: Any = SpatialRun(transforms[begin : begin + length])
+            else:
+                length, stage = 1, transforms[begin]
+            yield names[begin : begin + length], stage
+            begin += length
+
+
+def _run_stage(
+    names: Sequence[str], stage: Any, batch: SubjectsBatch, generator: torch.Generator
+) -> dict[str, Params]:
+    if isinstance(stage, SpatialRun):
+        params = stage.draw_params(batch, generator)
+        stage.apply(batch, params)
+        return dict(zip(names, params, strict=True))
+    if isinstance(stage, SynthTransform):
+        return {names[0]: stage.run(batch, generator)}
+    seed = int(torch.randint(2**53, (1,), generator=generator))
+    with _global_seed(seed):
+        stage(batch)
+    return {names[0]: {"global_seed": seed}}
+
+
+def _replay_stage(stage: Any, batch: SubjectsBatch, params: Sequence[Params]) -> None:
+    if isinstance(stage, SpatialRun):
+        stage.apply(batch, params)
+    elif isinstance(stage, SynthTransform):
+        stage.apply_transform(batch, params[0])
+        remember(batch, stage, params[0])
+    else:
+        with _global_seed(params[0]["global_seed"]):
+            stage(batch)
+
+
+@contextmanager
+def _global_seed(seed: int) -> Iterator[None]:
+    """TorchIO's own transforms read torch's global generator: lend them one, then restore it."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)

@@ -1,0 +1,445 @@
+"""Tissue priors: from which laws the mean and the spread of every tissue class are drawn.
+
+An image is made from a label map by giving each class a Gaussian. Its mean and its standard
+deviation are themselves drawn, for every image anew, from a *prior*: a law with two
+*hyper-parameters*. They are the bounds of the interval when the distribution is `uniform`, and
+the mean and standard deviation when it is `normal`. Negative draws become 0.
+
+Rows and files: the original SynthSR keeps the hyper-parameters of the means in one `.npy` file
+and those of the standard deviations in another, each of shape `(2 * channels, classes)`; rows
+`2c` and `2c + 1` are the first and the second hyper-parameter of channel `c`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .atomic import replacing
+from .labels import read_npy
+
+Distribution = Literal["uniform", "normal"]
+FloatArray = npt.NDArray[np.floating[Any]]
+PriorSpec = (
+    float | Sequence[float] | Sequence[Sequence[float]] | FloatArray | os.PathLike[str] | str
+)
+
+DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
+
+DEFAULT_CENTRE = {"means": 125.0, "stds": 15.0}
+"""Centres of the intervals that numbers and None stand for."""
+
+DEFAULT_HALF_WIDTH = {"means": 100.0, "stds": 10.0}
+"""Half widths of the intervals that None stands for."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TissuePriors:
+    """Laws of the Gaussian of every class, in every channel.
+
+    Priors are values: the arrays are copied and cannot be written to.
+
+    Args:
+        means: Hyper-parameters of the means, `(C, 2, K)` array for C channels and K classes.
+        stds: Hyper-parameters of the standard deviations, same shape.
+        distribution: `uniform` (lower and upper bound) or `normal` (mean and standard
+            deviation).
+
+    Raises:
+        ValueError: If a shape is wrong, a number is not finite, or the standard deviation of a
+            normal law is negative.
+
+    Examples:
+        >>> priors = TissuePriors.from_spec((25, 225), (5, 25), num_channels=1, num_classes=4)
+        >>> priors
+        TissuePriors(uniform, 1 channel, 4 classes)
+        >>> means, stds = priors.sample(2, torch.Generator().manual_seed(0))
+        >>> means.shape, bool((stds <= 25).all())
+        (torch.Size([2, 1, 4]), True)
+    """
+
+    means: FloatArray
+    stds: FloatArray
+    distribution: str = "uniform"
+
+    def __post_init__(self) -> None:
+        _check_distribution(self.distribution)
+        for name in ("means", "stds"):
+            array = _frozen_copy(getattr(self, name))
+            _check_hyper_parameters(name, array, self.distribution)
+            object.__setattr__(self, name, array)
+        if self.means.shape != self.stds.shape:
+            msg = (
+                f"stds must have the shape of means, {self.means.shape}, got {self.stds.shape}. "
+                "Use files that were made together."
+            )
+            raise ValueError(msg)
+
+    def __repr__(self) -> str:
+        plural = "" if self.num_channels == 1 else "s"
+        return (
+            f"TissuePriors({self.distribution}, {self.num_channels} channel{plural}, "
+            f"{self.num_classes} classes)"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TissuePriors):
+            return NotImplemented
+        return (
+            self.distribution == other.distribution
+            and np.array_equal(self.means, other.means)
+            and np.array_equal(self.stds, other.stds)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.distribution, tuple(self.means.flat), tuple(self.stds.flat)))
+
+    def __reduce__(self) -> tuple[type[TissuePriors], tuple[FloatArray, FloatArray, str]]:
+        return type(self), (self.means, self.stds, self.distribution)
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels, C."""
+        return int(self.means.shape[0])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, K."""
+        return int(self.means.shape[2])
+
+    # Drawing -----------------------------------------------------------------------------------
+
+    def sample(
+        self, batch_size: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw the Gaussians of a batch.
+
+        Args:
+            batch_size: Number of batch elements, B.
+            generator: CPU generator to draw from; PyTorch's global one if None.
+
+        Returns:
+            Means and standard deviations, two `(B, C, K)` float32 tensors on the CPU, none of
+            them negative.
+        """
+        shape = (batch_size, 2 * self.num_channels, self.num_classes)
+        draw = torch.rand if self.distribution == "uniform" else torch.randn
+        return self.from_draws(draw(shape, generator=generator, dtype=torch.float64))
+
+    def from_draws(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn standard draws into Gaussians: the part of `sample` that is free of chance.
+
+        A draw z becomes `low + (high - low) * z` or `mean + standard_deviation * z`.
+
+        Args:
+            draws: `(B, 2 * C, K)` tensor of draws from [0, 1) or from the standard normal law;
+                row `2c` belongs to the means of channel `c`, row `2c + 1` to its standard
+                deviations.
+
+        Returns:
+            As `sample`.
+
+        Examples:
+            >>> priors = TissuePriors.from_spec((0, 10), (1, 3), num_channels=1, num_classes=2)
+            >>> priors.from_draws(torch.tensor([[[0.0, 0.5], [0.5, 1.0]]]))
+            (tensor([[[0., 5.]]]), tensor([[[2., 3.]]]))
+        """
+        expected = (2 * self.num_channels, self.num_classes)
+        if draws.ndim != 3 or tuple(draws.shape[1:]) != expected:
+            shape = tuple(draws.shape)
+            msg = f"draws must have shape (B, {expected[0]}, {expected[1]}), got {shape}."
+            raise ValueError(msg)
+        blocks = draws.double().reshape(len(draws), self.num_channels, 2, self.num_classes)
+        return self._apply(self.means, blocks[:, :, 0]), self._apply(self.stds, blocks[:, :, 1])
+
+    def _apply(self, hyper_parameters: FloatArray, draws: Tensor) -> Tensor:
+        first, second = torch.tensor(hyper_parameters, dtype=torch.float64).unbind(dim=1)
+        scale = second - first if self.distribution == "uniform" else second
+        return (first + scale * draws).clamp(min=0).float()
+
+    # Combining ---------------------------------------------------------------------------------
+
+    @staticmethod
+    def concatenate(priors: Iterable[TissuePriors]) -> TissuePriors:
+        """Stack the channels of several priors that share distribution and classes.
+
+        Examples:
+            >>> one = TissuePriors.from_spec(None, None, num_channels=1, num_classes=3)
+            >>> TissuePriors.concatenate([one, one])
+            TissuePriors(uniform, 2 channels, 3 classes)
+        """
+        parts = list(priors)
+        kinds = {(part.distribution, part.num_classes) for part in parts}
+        if len(kinds) != 1:
+            msg = (
+                "priors must be at least one, of one distribution and one number of classes, "
+                f"got {parts}. Make them for the same label table."
+            )
+            raise ValueError(msg)
+        means = np.concatenate([part.means for part in parts])
+        stds = np.concatenate([part.stds for part in parts])
+        return TissuePriors(means, stds, parts[0].distribution)
+
+    def select_classes(self, classes: Sequence[int]) -> TissuePriors:
+        """Return priors whose class k is class `classes[k]` of these.
+
+        Classes may be left out, re-ordered and repeated, for instance to use priors with another
+        label table than the one they were made for.
+
+        Examples:
+            >>> priors = TissuePriors.from_spec(None, None, num_channels=1, num_classes=14)
+            >>> priors.select_classes([*range(14), 1, 3])
+            TissuePriors(uniform, 1 channel, 16 classes)
+        """
+        wrong = [k for k in classes if not 0 <= k < self.num_classes]
+        if wrong or not classes:
+            msg = f"classes must be between 0 and {self.num_classes - 1}, got {wrong or 'none'}."
+            raise ValueError(msg)
+        chosen = list(classes)
+        return TissuePriors(self.means[..., chosen], self.stds[..., chosen], self.distribution)
+
+    # Ways in and out ---------------------------------------------------------------------------
+
+    @classmethod
+    def from_spec(
+        cls,
+        means: PriorSpec | None,
+        stds: PriorSpec | None,
+        *,
+        num_channels: int,
+        num_classes: int,
+        distribution: str = "uniform",
+        legacy: bool = False,
+    ) -> TissuePriors:
+        """Make priors from the forms in which the original SynthSR accepts them.
+
+        Each of `means` and `stds` is one of:
+
+        * None: the interval from 25 to 225 for means, from 5 to 25 for standard deviations;
+        * a number v: the interval from 125 - v to 125 + v, or from 15 - v to 15 + v;
+        * a pair of hyper-parameters, used for all channels and classes;
+        * a `(2 * num_channels, num_classes)` array, laid out as described in `priors`;
+        * the path of a `.npy` file with a pair or such an array.
+
+        Args:
+            means: Prior of the means.
+            stds: Prior of the standard deviations.
+            num_channels: Number of channels, C.
+            num_classes: Number of classes, K.
+            distribution: `uniform` or `normal`.
+            legacy: Whether to accept forms that the original accepted but that are almost surely
+                mistakes: None or a number with `normal` (the bounds of the interval are then
+                read as mean and standard deviation), and an upper bound below the lower one.
+
+        Raises:
+            ValueError: If a form is not one of those above, or a shape does not fit.
+
+        Examples:
+            >>> priors = TissuePriors.from_spec(50, None, num_channels=2, num_classes=3)
+            >>> priors.means[0, :, 0], priors.stds[0, :, 0]
+            (array([ 75., 175.]), array([ 5., 25.]))
+        """
+        _check_distribution(distribution)
+        shape = (num_channels, 2, num_classes)
+        arrays = {}
+        for name, spec in (("means", means), ("stds", stds)):
+            if distribution == "normal" and not legacy:
+                _check_not_interval(name, spec)
+            arrays[name] = _hyper_parameters(name, spec, shape)
+            if distribution == "uniform" and not legacy:
+                _check_bounds(name, arrays[name])
+        return cls(arrays["means"], arrays["stds"], distribution)
+
+    @classmethod
+    def read(
+        cls,
+        means_path: str | os.PathLike[str],
+        stds_path: str | os.PathLike[str],
+        distribution: str = "normal",
+    ) -> TissuePriors:
+        """Read a pair of `.npy` files, such as `prior_means.npy` and `prior_stds.npy`.
+
+        Args:
+            means_path: File of the means, `(2 * C, K)` array.
+            stds_path: File of the standard deviations, `(2 * C, K)` array.
+            distribution: What the hyper-parameters are; files made by prior estimation hold means
+                and standard deviations, hence `normal`.
+        """
+        means = read_npy(means_path)
+        if means.ndim != 2 or means.shape[0] % 2:
+            msg = (
+                f"means must have shape (2 * channels, classes), got {means.shape} ({means_path})."
+            )
+            raise ValueError(msg)
+        return cls.from_spec(
+            means,
+            read_npy(stds_path),
+            num_channels=means.shape[0] // 2,
+            num_classes=means.shape[1],
+            distribution=distribution,
+        )
+
+    def write(self, means_path: str | os.PathLike[str], stds_path: str | os.PathLike[str]) -> None:
+        """Write the pair of `.npy` files that `read` reads, each complete or not at all."""
+        paths = (Path(means_path), Path(stds_path))
+        for path in paths:
+            if path.suffix != ".npy":
+                msg = f"path must end in .npy, got {path}. Choose a name that does."
+                raise ValueError(msg)
+        with replacing(paths[0]) as means_file, replacing(paths[1]) as stds_file:
+            np.save(means_file, _rows(self.means))
+            np.save(stds_file, _rows(self.stds))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists and strings, for YAML and JSON; rows as in the files.
+
+        Examples:
+            >>> TissuePriors.from_spec((0, 9), (1, 2), num_channels=1, num_classes=2).to_dict()
+            {'distribution': 'uniform', 'means': [[0.0, 0.0], [9.0, 9.0]], 'stds': [[1.0, 1.0], [2.0, 2.0]]}
+        """  # noqa: E501
+        return {
+            "distribution": self.distribution,
+            "means": _rows(self.means).tolist(),
+            "stds": _rows(self.stds).tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TissuePriors:
+        """Make priors from what `to_dict` returned."""
+        expected = {"distribution", "means", "stds"}
+        if set(data) != expected:
+            msg = f"keys must be {', '.join(sorted(expected))}, got {', '.join(sorted(data))}."
+            raise ValueError(msg)
+        _check_distribution(data["distribution"])
+        blocks = {name: _blocks(name, np.asarray(data[name], float)) for name in ("means", "stds")}
+        return cls(blocks["means"], blocks["stds"], data["distribution"])
+
+
+# Shapes ------------------------------------------------------------------------------------------
+
+
+def _rows(blocks: FloatArray) -> FloatArray:
+    """Return a `(C, 2, K)` array as `(2 * C, K)`."""
+    return blocks.reshape(-1, blocks.shape[2])
+
+
+def _blocks(name: str, rows: FloatArray) -> FloatArray:
+    """Return a `(2 * C, K)` array as `(C, 2, K)`."""
+    if rows.ndim != 2 or rows.shape[0] % 2:
+        msg = f"{name} must have shape (2 * channels, classes), got {rows.shape}."
+        raise ValueError(msg)
+    return rows.reshape(-1, 2, rows.shape[1])
+
+
+def _frozen_copy(array: npt.ArrayLike) -> FloatArray:
+    """Return a read-only copy; integers become 64-bit floats, floats keep their precision."""
+    copy = np.array(array, order="C")
+    if copy.dtype.kind != "f":
+        copy = copy.astype(np.float64)
+    copy.setflags(write=False)
+    return copy
+
+
+# Checks ------------------------------------------------------------------------------------------
+
+
+def _check_distribution(distribution: str) -> None:
+    if distribution not in DISTRIBUTIONS:
+        msg = f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {distribution!r}."
+        raise ValueError(msg)
+
+
+def _check_hyper_parameters(name: str, array: FloatArray, distribution: str) -> None:
+    if array.ndim != 3 or array.shape[1] != 2 or 0 in array.shape:
+        msg = f"{name} must have shape (channels, 2, classes), got {array.shape}."
+        raise ValueError(msg)
+    if not np.isfinite(array).all():
+        msg = f"{name} must be finite, got NaN or infinity. Estimate the priors again."
+        raise ValueError(msg)
+    if distribution == "normal" and (array[:, 1] < 0).any():
+        msg = (
+            f"{name} must have standard deviations of at least 0, got {array[:, 1].min()}. "
+            "Odd rows of a prior array are standard deviations when distribution is 'normal'."
+        )
+        raise ValueError(msg)
+
+
+def _check_bounds(name: str, array: FloatArray) -> None:
+    reversed_bounds = np.argwhere(array[:, 0] > array[:, 1])
+    if len(reversed_bounds):
+        channel, label_class = (int(k) for k in reversed_bounds[0])
+        low, high = (float(bound) for bound in array[channel, :, label_class])
+        msg = (
+            f"{name} must have an upper bound of at least the lower one, got {low} to {high} "
+            f"(channel {channel}, class {label_class}). If these are a mean and a standard "
+            "deviation, use distribution='normal'."
+        )
+        raise ValueError(msg)
+
+
+# Forms -------------------------------------------------------------------------------------------
+
+
+def _interval(name: str, spec: PriorSpec | None) -> tuple[float, float] | None:
+    """Return the interval that None or a number stands for, None for other forms."""
+    if spec is None:
+        half_width = DEFAULT_HALF_WIDTH[name]
+    elif isinstance(spec, (int, float, np.number)) and not isinstance(spec, bool):
+        half_width = float(spec)
+    else:
+        return None
+    return DEFAULT_CENTRE[name] - half_width, DEFAULT_CENTRE[name] + half_width
+
+
+def _check_not_interval(name: str, spec: PriorSpec | None) -> None:
+    if _interval(name, spec) is not None:
+        msg = (
+            f"{name} must be a pair, an array or a .npy file when distribution is 'normal', "
+            f"got {spec}. Use distribution='uniform', or give a (mean, standard deviation) pair."
+        )
+        raise ValueError(msg)
+
+
+def _hyper_parameters(name: str, spec: PriorSpec | None, shape: tuple[int, int, int]) -> FloatArray:
+    """Return the `(C, 2, K)` array that a form stands for."""
+    interval = _interval(name, spec)
+    if interval is not None:
+        return _same_everywhere(interval, shape)
+    array = read_npy(spec) if isinstance(spec, (str, os.PathLike)) else _numbers(name, spec)
+    if array.shape == (2,):
+        return _same_everywhere(array, shape)
+    rows = (2 * shape[0], shape[2])
+    if array.shape != rows:
+        where = f" ({spec})" if isinstance(spec, (str, os.PathLike)) else ""
+        msg = (
+            f"{name} must have shape {rows} = (2 * num_channels, num_classes), or be a pair, "
+            f"got shape {array.shape}{where}. Use priors made for this label table and for as "
+            "many channels."
+        )
+        raise ValueError(msg)
+    return array.reshape(shape)
+
+
+def _same_everywhere(pair: npt.ArrayLike, shape: tuple[int, int, int]) -> FloatArray:
+    column = np.asarray(pair, dtype=np.float64).reshape(1, 2, 1)
+    return np.broadcast_to(column, shape)
+
+
+def _numbers(name: str, spec: Any) -> FloatArray:
+    try:
+        array = np.asarray(spec)
+    except ValueError as error:
+        msg = f"{name} must have rows of one length, got rows of several lengths."
+        raise ValueError(msg) from error
+    if array.dtype.kind not in "iuf":
+        msg = f"{name} must be None, a number, a pair, an array or a .npy file, got {spec!r}."
+        raise ValueError(msg)
+    return array

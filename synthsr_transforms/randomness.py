@@ -1,0 +1,65 @@
+"""Seeds, and standard normal fields that a recorded seed brings back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+
+def draw_seeds(count: int, generator: Generator | None = None) -> Tensor:
+    """Draw one seed per element.
+
+    Args:
+        count: Number of elements B.
+        generator: Source of chance on the CPU.
+
+    Returns:
+        `(B,)` int64 within 0..2^53-1, so that JSON and YAML readers keep them exactly.
+    """
+    return torch.randint(2**53, (count,), generator=generator)
+
+
+def derive_seed(seed: int, *path: int) -> int:
+    """Seed of one part of a job, independent of the seeds of its other parts.
+
+    Args:
+        seed: Seed of the job.
+        path: Position of the part, such as the number of a sample.
+
+    Returns:
+        A number within 0..2^53-1.
+
+    Examples:
+        >>> derive_seed(0, 1) == derive_seed(0, 1), derive_seed(0, 1) == derive_seed(0, 2)
+        (True, False)
+    """
+    state = np.random.SeedSequence([seed, *path])
+    return int(state.generate_state(1, np.uint64)[0] >> np.uint64(11))
+
+
+def normal_field(seeds: Tensor, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Standard normal numbers, each element from its own seed.
+
+    An element of a batch is the same as that element alone. The numbers depend on the type of
+    the device (CPU, CUDA, MPS), so small fields that steer geometry are drawn on the CPU.
+
+    Args:
+        seeds: `(B,)` whole numbers, on the CPU.
+        shape: Shape of one element.
+        device: Where to draw.
+
+    Returns:
+        `(B, *shape)` float32.
+
+    Examples:
+        >>> field = normal_field(torch.tensor([1, 2]), (3,))
+        >>> torch.equal(field[1:], normal_field(torch.tensor([2]), (3,)))
+        True
+    """
+    result = torch.empty(len(seeds), *shape, device=device)
+    for element, seed in zip(result, seeds.tolist(), strict=True):
+        element.normal_(generator=torch.Generator(device=device).manual_seed(int(seed)))
+    return result

@@ -1,0 +1,1 @@
+"""Ready label tables, one TSV file each."""

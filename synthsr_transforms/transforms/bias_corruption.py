@@ -1,0 +1,66 @@
+"""Smooth multiplicative bias field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from ..base import Draws, Grid, IntensityEffect, field_from
+from ..functional.fields import bias_field, coarse_shape
+from ..laws import LawSpec, law
+from ..randomness import draw_seeds
+from ._arguments import probability as checked_probability
+
+
+class BiasCorruption(IntensityEffect):
+    """Multiply by the exponential of a smooth field, as an inhomogeneous receive coil does.
+
+    The logarithm of the field is drawn on a coarse grid, with a width of its own for each element
+    and channel, and resized linearly (Billot et al., MIDL 2020).
+
+    Args:
+        std: Law of the standard deviation of the logarithm (ratio).
+        shape_factor: Ratio of coarse grid points to voxels along an axis.
+        probability: Probability that a channel has a field at all.
+        **kwargs: See `IntensityEffect`.
+
+    Examples:
+        >>> import torch
+        >>> BiasCorruption(std=(0, 0.5))(torch.ones(1, 8, 8, 8)).shape
+        torch.Size([1, 8, 8, 8])
+    """
+
+    def __init__(
+        self,
+        *,
+        std: LawSpec = 0.0,
+        shape_factor: float = 0.025,
+        probability: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.std = law(std, name="std", minimum=0)
+        if not 0 < shape_factor <= 1:
+            raise ValueError(
+                f"shape_factor must be in (0, 1], got {shape_factor}."
+                " Give the ratio of coarse grid points to voxels, such as 0.025."
+            )
+        self.shape_factor = float(shape_factor)
+        self.probability = checked_probability(probability, "probability")
+
+    def draw_for(self, grid: Grid, generator: Generator | None) -> Draws:
+        """Draw widths, 0 where a channel has no field, and the seed of the coarse grid."""
+        size = (grid.batch_size, grid.channels)
+        std = self.std.sample(size, generator)
+        applied = torch.rand(size, generator=generator) < self.probability
+        return {"std": std * applied, "log_field_seed": draw_seeds(grid.batch_size, generator)}
+
+    def act_on(self, image: Tensor, draws: Draws, grid: Grid) -> Tensor:
+        """Multiply by the field, which is drawn on the CPU and the same on every device."""
+        shape = (image.shape[1], *coarse_shape(grid.shape, self.shape_factor))
+        coarse = field_from(draws, "log_field", shape, "cpu")
+        if "log_field" not in draws:
+            coarse = coarse * draws["std"][:, :, None, None, None]
+        return image * bias_field(coarse.to(image.device, non_blocking=True), grid.shape)

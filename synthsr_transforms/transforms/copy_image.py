@@ -1,0 +1,64 @@
+"""Copies of an image, such as the target of a regression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torchio.data.batch import SubjectsBatch
+
+from ..base import Draws, SynthTransform, add_image, is_label_map
+
+
+class CopyImage(SynthTransform):
+    """Copy an image, or some of its channels, under another name.
+
+    What happens to the one later does not touch the other, so a target keeps the quality that
+    the image has at this step.
+
+    Args:
+        source: Name of the image to copy.
+        destination: Name of the copy.
+        channels: Indices of the channels to copy; None copies all.
+        **kwargs: See `SynthTransform`.
+
+    Examples:
+        >>> import torch
+        >>> sorted(CopyImage()({"image": torch.rand(1, 4, 4, 4)}))
+        ['image', 'target']
+    """
+
+    preserves_layout = False
+
+    def __init__(
+        self,
+        *,
+        source: str = "image",
+        destination: str = "target",
+        channels: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.source, self.destination = source, destination
+        self.channels = None if channels is None else [int(c) for c in channels]
+
+    def act(self, batch: SubjectsBatch, draws: Draws) -> None:
+        """Add the copy."""
+        image = named_image(batch, self.source)
+        data = image.data if self.channels is None else image.data[:, self.channels]
+        add_image(batch, self.destination, data, image, labels=is_label_map(image))
+
+
+def named_image(batch: SubjectsBatch, name: str) -> Any:
+    """The image of that name, or the only one.
+
+    Raises:
+        ValueError: If there is neither.
+    """
+    if name in batch.images:
+        return batch.images[name]
+    if len(batch.images) == 1:
+        return next(iter(batch.images.values()))
+    raise ValueError(
+        f"image must be one of {list(batch.images)}, got {name!r}. Name an image of the subject."
+    )

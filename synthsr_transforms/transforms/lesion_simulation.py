@@ -1,0 +1,137 @@
+"""Lesions in the input only, so that a network learns to inpaint them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torchio.data.batch import SubjectsBatch
+
+from ..base import Draws, Grid, LabelEffect, field_from, grid_of, is_label_map
+from ..functional.mixture import look_up
+from ..functional.resample import resize
+from ..labels import LabelTable
+from ..laws import LawSpec, law
+from ..randomness import draw_seeds, normal_field
+from .tissue_mixture import whole_labels
+
+
+class LesionSimulation(LabelEffect):
+    r"""Paint blobs of abnormal intensity inside chosen tissues of an image.
+
+    A smooth random field f, normal at the points of a coarse grid, is cut at a height z: the
+    lesion is \(\mathrm{sigmoid}((f - z) / w)\) within the tissue. A high z gives few, small
+    blobs. Put it after the target was copied or made, and name the input with `include`.
+
+    Args:
+        label_table: Which labels belong to the tissues.
+        tissues: Tissues in which lesions lie, see `labels.TISSUES`.
+        intensity: Law of the intensity of lesions, per channel, in the unit of the image.
+        std: Law of the standard deviation inside a lesion, per channel, in the same unit.
+        size_mm: Law of the distance between coarse grid points, in mm: about the size of a blob.
+        height: Law of z, in standard deviations.
+        softness: Width w of the border, in standard deviations.
+        **kwargs: See `LabelEffect`.
+
+    Examples:
+        >>> import torch
+        >>> subject = {"labels": torch.full((1, 8, 8, 8), 2), "image": torch.zeros(1, 8, 8, 8)}
+        >>> lesions = LesionSimulation(label_table="freesurfer_aseg", height=-9, intensity=5,
+        ...                            include=["image"])
+        >>> round(lesions(subject)["image"].mean().item(), 3)
+        5.0
+    """
+
+    def __init__(
+        self,
+        *,
+        label_table: LabelTable | str,
+        tissues: Sequence[str] = ("white_matter",),
+        intensity: LawSpec = (0.0, 255.0),
+        std: LawSpec = 0.0,
+        size_mm: LawSpec = (4.0, 12.0),
+        height: LawSpec = (1.0, 2.5),
+        softness: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.label_table = LabelTable.resolve(label_table)
+        self.tissues = list(tissues)
+        self.intensity = law(intensity, name="intensity")
+        self.std = law(std, name="std", minimum=0)
+        self.size_mm = law(size_mm, name="size_mm", minimum=0.5)
+        self.height = law(height, name="height")
+        if softness <= 0:
+            raise ValueError(f"softness must be positive, got {softness}.")
+        self.softness = float(softness)
+        values = [v for t in self.tissues for v in self.label_table.values_of(t)]
+        self._candidate = membership(values, max(self.label_table.values))
+
+    def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
+        """Draw size, number and intensity of lesions."""
+        size = batch.batch_size
+        draws: Draws = {
+            "size_mm": self.size_mm.sample((size,), generator),
+            "height": self.height.sample((size,), generator),
+            "shape_seed": draw_seeds(size, generator),
+            "noise_seed": draw_seeds(size, generator),
+        }
+        for name, image in self._scalars(batch).items():
+            count = image.data.shape[1]
+            draws[f"{name}.intensity"] = self.intensity.sample((size, count), generator)
+            draws[f"{name}.std"] = self.std.sample((size, count), generator)
+        return draws
+
+    def act(self, batch: SubjectsBatch, draws: Draws) -> None:
+        """Blend lesions into every chosen image."""
+        _, labels = self.label_image(batch)
+        lesion = self.lesion_fraction(labels.data, draws, grid_of(labels))
+        for name, image in self._scalars(batch).items():
+            device = image.data.device
+            value, std = (
+                draws[f"{name}.{key}"].to(device, non_blocking=True)[:, :, None, None, None]
+                for key in ("intensity", "std")
+            )
+            data = image.data.float()
+            inside = value.expand_as(data)
+            if bool(draws[f"{name}.std"].any()):
+                inside = inside + std * field_from(draws, "noise", data.shape[1:], device)
+            kept = image.data.dtype if image.data.is_floating_point() else torch.float32
+            image.data = torch.lerp(data, inside, lesion).to(kept)
+
+    def lesion_fraction(self, labels: Tensor, draws: Draws, grid: Grid) -> Tensor:
+        """Share of lesion in each voxel, `(B, 1, X, Y, Z)` within 0 and 1."""
+        table = self._candidate.to(labels.device, non_blocking=True)
+        table = table.expand(len(labels), 1, -1)
+        tissue = look_up(whole_labels(labels).clamp(0, table.shape[-1] - 1), table)
+        fields = []
+        for b, size_mm in enumerate(draws["size_mm"].tolist()):
+            extent = [n * mm for n, mm in zip(grid.shape, grid.spacing_mm[b].tolist(), strict=True)]
+            shape = (1, *(max(2, math.ceil(mm / size_mm) + 1) for mm in extent))
+            coarse = normal_field(draws["shape_seed"][b : b + 1], shape)
+            fields.append(resize(coarse.to(labels.device, non_blocking=True), grid.shape))
+        height = draws["height"].to(labels.device, non_blocking=True)[:, None, None, None, None]
+        return torch.sigmoid((torch.cat(fields) - height) / self.softness) * tissue
+
+    def _scalars(self, batch: SubjectsBatch) -> dict[str, Any]:
+        return scalar_images(self, batch)
+
+
+def scalar_images(transform: LabelEffect, batch: SubjectsBatch) -> dict[str, Any]:
+    """Images, not label maps, that `include` and `exclude` leave."""
+    label_name, _ = transform.label_image(batch)
+    return {
+        name: image
+        for name, image in transform._get_images(batch).items()
+        if name != label_name and not is_label_map(image)
+    }
+
+
+def membership(values: Sequence[int], largest: int) -> Tensor:
+    """Table of 0 and 1: which values belong to a set; one entry more stands for larger values."""
+    table = torch.zeros(largest + 2)
+    table[list(values)] = 1
+    return table

@@ -1,0 +1,93 @@
+"""Random crop of a patch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torchio.data.batch import SubjectsBatch
+
+from ..base import Draws, Grid, SpatialEffect, set_affines
+from ..functional.layout import PatchPlan, crop, crop_start, plan_patch
+from ._arguments import optional_triple
+
+
+class PatchCrop(SpatialEffect):
+    """Crop all images of an element at one random place.
+
+    The patch is at most as large as the image. Affines follow, so that world coordinates stay.
+    The size on the target grid is kept in the metadata of the subject as `output_shape`.
+
+    Args:
+        shape: Sizes of the patch on the target grid, one number or three; None keeps all.
+        multiple_of: Round the sizes down to multiples of this number (what the network divides by).
+        target_spacing_mm: Spacing of the target grid in mm, one number or three, where a later
+            step resamples to it; None means that of the images.
+        **kwargs: See `SynthTransform`.
+
+    Examples:
+        >>> import torch
+        >>> PatchCrop(shape=8)(torch.rand(1, 16, 12, 10)).shape
+        torch.Size([1, 8, 8, 8])
+    """
+
+    preserves_layout = False
+
+    def __init__(
+        self,
+        *,
+        shape: int | Sequence[int] | None = None,
+        multiple_of: int | None = None,
+        target_spacing_mm: float | Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.shape = optional_triple(shape, "shape", int)
+        if multiple_of is not None and multiple_of < 1:
+            raise ValueError(f"multiple_of must be at least 1, got {multiple_of}.")
+        self.multiple_of = multiple_of
+        self.target_spacing_mm = optional_triple(target_spacing_mm, "target_spacing_mm", float)
+
+    def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
+        """Draw the first voxel of each crop."""
+        grid = self.grid(batch)
+        unit = torch.rand(grid.batch_size, 3, generator=generator, dtype=torch.float64)
+        return {"start": crop_start(unit, grid.shape, self.plan(grid).crop_shape)}
+
+    def plan(self, grid: Grid) -> PatchPlan:
+        """Crop and output sizes for a grid."""
+        return plan_patch(
+            grid.shape,
+            spacing_mm=grid.spacing_mm[0].tolist(),
+            target_spacing_mm=self.target_spacing_mm,
+            output_shape=self.shape,
+            multiple_of=self.multiple_of,
+        )
+
+    def act(self, batch: SubjectsBatch, draws: Draws) -> None:
+        """Crop every image and move its origin."""
+        plan = self.plan(self.grid(batch))
+        for image in self.images(batch).values():
+            image.data = crop(image.data, draws["start"], plan.crop_shape)
+        self.note(batch, draws, plan)
+
+    def note(self, batch: SubjectsBatch, draws: Draws, plan: PatchPlan) -> None:
+        """Move the origins of the affines and note the size on the target grid."""
+        for image in self.images(batch).values():
+            set_affines(
+                image,
+                [
+                    shifted(affine.data, start)
+                    for affine, start in zip(image.affines, draws["start"], strict=True)
+                ],
+            )
+        batch.metadata["output_shape"] = [list(plan.output_shape)] * batch.batch_size
+
+
+def shifted(affine: Tensor, start: Tensor) -> Tensor:
+    """Affine of a crop that begins at voxel `start`."""
+    result = affine.clone()
+    result[:3, 3] += affine[:3, :3] @ start.to(affine)
+    return result

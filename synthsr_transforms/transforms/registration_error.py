@@ -1,0 +1,154 @@
+"""Misalignment between channels, and its imperfect correction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torchio.data.batch import ImagesBatch, SubjectsBatch
+
+from ..base import Draws, IntensityEffect, grid_of
+from ..functional.geometry import affine_matrix, millimetres_to_voxels
+from ..functional.warp import warp_affine
+from ..laws import LawSpec, law
+
+RECORD = "registration_error"
+
+
+class _RigidChannels(IntensityEffect):
+    """Draws one rigid motion per element and channel, the same for all images."""
+
+    def __init__(
+        self,
+        *,
+        rotation_degrees: LawSpec,
+        translation_mm: LawSpec,
+        reference_channel: int | None = 0,
+        index_grid: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.rotation_degrees = law(rotation_degrees, name="rotation_degrees")
+        self.translation_mm = law(translation_mm, name="translation_mm")
+        self.reference_channel = reference_channel
+        self.index_grid = bool(index_grid)
+
+    def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
+        """Draw angles and shifts; the reference channel gets none."""
+        images = self.images(batch)
+        counts = {name: image.data.shape[1] for name, image in images.items()}
+        if len(set(counts.values())) != 1:
+            raise ValueError(
+                f"{type(self).__name__} needs images with one number of channels, got {counts}."
+                " Name those that move together with include."
+            )
+        count = next(iter(counts.values()))
+        moving = torch.tensor([self._moves(c) for c in range(count)])[:, None]
+        size = (batch.batch_size, count, 3)
+        return {
+            "rotation_degrees": self.rotation_degrees.sample(size, generator) * moving,
+            "translation_mm": self.translation_mm.sample(size, generator) * moving,
+        }
+
+    def _moves(self, channel: int) -> bool:
+        chosen = self.channels is None or channel in self.channels
+        return chosen and channel != self.reference_channel
+
+    def _warp(self, image: ImagesBatch, matrices_mm: Tensor) -> None:
+        """Warp every channel that moves, `(B, C, 4, 4)` pull-backs in mm."""
+        identity = torch.eye(4, dtype=torch.float64)
+        moving = (matrices_mm != identity).flatten(2).any(-1)
+        spacing = grid_of(image).spacing_mm
+        channels = list(image.data.float().unbind(1))
+        for c in moving.any(0).nonzero().flatten().tolist():
+            matrix = matrices_mm[:, c]
+            if not self.index_grid:
+                matrix = millimetres_to_voxels(matrix, spacing)
+            warped = warp_affine(channels[c][:, None], matrix)[:, 0]
+            keep = moving[:, c].to(warped.device, non_blocking=True)[:, None, None, None]
+            channels[c] = torch.where(keep, warped, channels[c])
+        dtype = image.data.dtype if image.data.is_floating_point() else torch.float32
+        image.data = torch.stack(channels, 1).to(dtype)
+
+
+def rigid_matrices(draws: Draws) -> Tensor:
+    """`(B, C, 4, 4)` pull-backs in mm from angles and shifts `(B, C, 3)`."""
+    angles, shifts = draws["rotation_degrees"], draws["translation_mm"]
+    matrix = affine_matrix(angles.flatten(0, 1), translation=shifts.flatten(0, 1))
+    return matrix.view(*angles.shape[:2], 4, 4)
+
+
+class RegistrationError(_RigidChannels):
+    """Move every channel but one rigidly, as if scans were not aligned.
+
+    The motion acts about the centre of the image and is kept in the metadata of the subject
+    (`registration_error`, pull-backs in mm), where `RegistrationCorrection` finds it.
+
+    Args:
+        rotation_degrees: Law of the angle about each axis, in degrees.
+        translation_mm: Law of the shift along each axis, in mm.
+        reference_channel: Channel that stays; None moves all.
+        index_grid: Take every voxel as 1 mm wide, as the original does.
+        **kwargs: See `IntensityEffect`; all images move alike, so name them with `include`.
+
+    Examples:
+        >>> import torch
+        >>> two = torch.rand(2, 8, 8, 8)
+        >>> moved = RegistrationError()(two)
+        >>> torch.equal(moved[0], two[0]), torch.equal(moved[1], two[1])
+        (True, False)
+    """
+
+    def __init__(
+        self,
+        *,
+        rotation_degrees: LawSpec = (-5.0, 5.0),
+        translation_mm: LawSpec = (-5.0, 5.0),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(rotation_degrees=rotation_degrees, translation_mm=translation_mm, **kwargs)
+
+    def act(self, batch: SubjectsBatch, draws: Draws) -> None:
+        """Move the channels and record how."""
+        matrices = rigid_matrices(draws)
+        for image in self.images(batch).values():
+            self._warp(image, matrices)
+        batch.metadata[RECORD] = matrices.tolist()
+
+
+class RegistrationCorrection(_RigidChannels):
+    r"""Undo a `RegistrationError` imperfectly: warp by \(E T^{-1}\) with a small error E.
+
+    Where no error was recorded, only E acts.
+
+    Args:
+        rotation_degrees: Law of the remaining angle about each axis, in degrees.
+        translation_mm: Law of the remaining shift along each axis, in mm.
+        reference_channel: Channel that stays; None moves all.
+        index_grid: Take every voxel as 1 mm wide, as the original does.
+        **kwargs: See `IntensityEffect`; name image and reliability map with `include`.
+
+    Examples:
+        >>> import torch
+        >>> RegistrationCorrection()(torch.rand(2, 8, 8, 8)).shape
+        torch.Size([2, 8, 8, 8])
+    """
+
+    def __init__(
+        self,
+        *,
+        rotation_degrees: LawSpec = (-0.5, 0.5),
+        translation_mm: LawSpec = (-0.5, 0.5),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(rotation_degrees=rotation_degrees, translation_mm=translation_mm, **kwargs)
+
+    def act(self, batch: SubjectsBatch, draws: Draws) -> None:
+        """Move the channels back."""
+        matrices = rigid_matrices(draws)
+        if RECORD in batch.metadata:
+            applied = torch.tensor(batch.metadata[RECORD], dtype=torch.float64)
+            matrices = matrices @ torch.linalg.inv(applied)
+        for image in self.images(batch).values():
+            self._warp(image, matrices)

@@ -1,0 +1,88 @@
+"""Maps of what was acquired and what was interpolated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchio.data.batch import SubjectsBatch
+
+from ..base import Draws, SynthTransform, add_image, grid_of
+from ..functional.acquisition import SlicePlan, distance_map, plan_slices, reliability_map
+from ..laws import LawSpec, law
+from .copy_image import named_image
+from .slice_acquisition import SLICES
+
+KINDS = ("reliability", "distance_mm")
+
+
+class ReliabilityMap(SynthTransform):
+    """Add a map that tells acquired from interpolated voxels, one channel per channel.
+
+    It describes what the last `SliceAcquisition` recorded, or a fixed spacing.
+
+    Args:
+        kind: `"reliability"`: 1 on a slice, 0 between slices (the original with a fixed
+            resolution). `"distance_mm"`: distance to the nearest sample in mm, 0 on a sample
+            (the original with a random resolution).
+        spacing_mm: Fixed spacing to describe, in mm, where nothing was recorded.
+        alignment: Where slices of that fixed spacing lie.
+        image: Name of the image to describe.
+        destination: Name of the map. A tensor or an image alone is replaced.
+        **kwargs: See `SynthTransform`.
+
+    Examples:
+        >>> import torch
+        >>> fourth = ReliabilityMap(spacing_mm=(1, 1, 4), alignment="corner")
+        >>> fourth(torch.rand(1, 1, 1, 8)).flatten().tolist()
+        [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    """
+
+    preserves_layout = False
+
+    def __init__(
+        self,
+        *,
+        kind: str = "reliability",
+        spacing_mm: LawSpec | None = None,
+        alignment: str = "centre",
+        image: str = "image",
+        destination: str = "reliability",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {KINDS}, got {kind!r}.")
+        self.kind, self.image, self.destination = kind, image, destination
+        self.spacing_mm = None if spacing_mm is None else law(spacing_mm, name="spacing_mm")
+        self.alignment = alignment
+
+    def act(self, batch: SubjectsBatch, draws: Draws) -> None:
+        """Add the map."""
+        image = named_image(batch, self.image)
+        plan, spacing = self._plan(batch)
+        shape = image.data.shape[2:]
+        if self.kind == "reliability":
+            made = reliability_map(plan, shape, image.device)
+        else:
+            made = distance_map(plan, shape, spacing, image.device)
+        alone = self.image not in batch.images
+        name = next(iter(batch.images)) if alone else self.destination
+        add_image(batch, name, made, image)
+
+    def _plan(self, batch: SubjectsBatch) -> tuple[SlicePlan, Tensor]:
+        records = batch.metadata.get(SLICES)
+        if records and self.spacing_mm is None:
+            low_shape = torch.tensor([record["low_shape"] for record in records])
+            spacing = torch.tensor([record["spacing_mm"] for record in records])
+            return SlicePlan(low_shape, records[0]["alignment"]), spacing
+        if self.spacing_mm is None:
+            raise ValueError(
+                "spacing_mm must be given where no acquisition was recorded, got None."
+                " Give spacing_mm or put SliceAcquisition before ReliabilityMap."
+            )
+        grid = grid_of(named_image(batch, self.image))
+        spacing = self.spacing_mm.sample((grid.batch_size, grid.channels, 3))
+        fine = grid.spacing_mm[:, None, :].float()
+        return plan_slices(grid.shape, fine, spacing, self.alignment), spacing

@@ -1,0 +1,42 @@
+"""Selection of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torchio.data.batch import SubjectsBatch
+
+from ..base import Draws, SynthTransform
+
+
+class SelectChannels(SynthTransform):
+    """Keep some channels of an image, in a given order.
+
+    Args:
+        channels: Indices of the channels to keep.
+        **kwargs: See `SynthTransform`; `include` names the images.
+
+    Examples:
+        >>> import torch
+        >>> SelectChannels(channels=[2, 0])(torch.rand(3, 4, 4, 4)).shape
+        torch.Size([2, 4, 4, 4])
+    """
+
+    preserves_layout = False
+
+    def __init__(self, *, channels: Sequence[int] = (0,), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.channels = [int(c) for c in channels]
+        if not self.channels:
+            raise ValueError("channels must name at least one channel, got none.")
+
+    def act(self, batch: SubjectsBatch, draws: Draws) -> None:
+        """Keep the channels."""
+        for name, image in self._get_images(batch).items():
+            count = image.data.shape[1]
+            if max(self.channels) >= count:
+                raise ValueError(
+                    f"channels must be below {count} for image {name!r}, got {self.channels}."
+                )
+            image.data = image.data[:, self.channels]

@@ -1,0 +1,90 @@
+"""Skull-stripped images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torchio.data.batch import SubjectsBatch
+
+from ..base import Draws, LabelEffect, grid_of
+from ..functional.blur import gaussian_blur
+from ..functional.mixture import look_up
+from ..labels import LabelTable
+from ..laws import LawSpec, law
+from .lesion_simulation import membership, scalar_images
+from .tissue_mixture import whole_labels
+
+
+class SkullStripping(LabelEffect):
+    """Set everything outside the brain to a constant, as brain extraction does.
+
+    The border of the mask lies some millimetres outside (or inside) that of the brain labels, for
+    brain extraction is never exact.
+
+    Args:
+        label_table: Which labels belong to the brain.
+        margin_mm: Law of the distance from the brain to the border of the mask, in mm; negative
+            cuts into the brain.
+        smoothness_mm: Width over which the border of the mask is smoothed, in mm, at least a third
+            of the margin.
+        value: What the outside becomes.
+        **kwargs: See `LabelEffect`.
+
+    Examples:
+        >>> import torch
+        >>> subject = {"labels": torch.tensor([0, 2]).reshape(1, 2, 1, 1),
+        ...            "image": torch.ones(1, 2, 1, 1)}
+        >>> stripped = SkullStripping(label_table="freesurfer_aseg")(subject)
+        >>> stripped["image"].flatten().tolist()
+        [0.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        *,
+        label_table: LabelTable | str,
+        margin_mm: LawSpec = 0.0,
+        smoothness_mm: float = 2.0,
+        value: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.label_table = LabelTable.resolve(label_table)
+        self.margin_mm = law(margin_mm, name="margin_mm")
+        reach = max(abs(bound) for bound in self.margin_mm.bounds)
+        if reach > 3 * smoothness_mm:
+            raise ValueError(
+                f"smoothness_mm must be at least a third of the largest margin ({reach:g} mm),"
+                f" got {smoothness_mm}. Raise it or narrow margin_mm."
+            )
+        self.smoothness_mm, self.value = float(smoothness_mm), float(value)
+        brain = self.label_table.brain_values
+        self._brain = membership(brain, max(self.label_table.values))
+
+    def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
+        """Draw the margin."""
+        return {"margin_mm": self.margin_mm.sample((batch.batch_size,), generator)}
+
+    def act(self, batch: SubjectsBatch, draws: Draws) -> None:
+        """Mask every chosen image."""
+        _, labels = self.label_image(batch)
+        mask = self.brain_mask(labels.data, draws["margin_mm"], grid_of(labels).spacing_mm)
+        for image in scalar_images(self, batch).values():
+            image.data = torch.where(mask, image.data, self.value)
+
+    def brain_mask(self, labels: Tensor, margin_mm: Tensor, spacing_mm: Tensor) -> Tensor:
+        """Voxels that stay, `(B, 1, X, Y, Z)` booleans.
+
+        A Gaussian turns a plane border into the normal distribution function, so a margin is a
+        threshold.
+        """
+        table = self._brain.to(labels.device, non_blocking=True).expand(len(labels), 1, -1)
+        brain = look_up(whole_labels(labels).clamp(0, table.shape[-1] - 1), table)
+        if self.smoothness_mm == 0 or not bool(margin_mm.any()):
+            return brain > 0.5
+        sigma = (self.smoothness_mm / spacing_mm[:, None, :]).float()
+        smooth = gaussian_blur(brain, sigma, truncate=4.0)
+        threshold = torch.special.ndtr(-margin_mm / self.smoothness_mm)
+        return smooth > threshold.to(labels.device, non_blocking=True)[:, None, None, None, None]

@@ -1,0 +1,93 @@
+"""A standard contrast, such as the target of a regression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torchio.data.batch import SubjectsBatch
+
+from ..base import Draws, LabelEffect, add_image, field_from
+from ..functional.mixture import tissue_mixture
+from ..labels import TISSUES, LabelTable
+from ..laws import Law, LawSpec, law
+from ..randomness import draw_seeds
+from .tissue_mixture import per_value, whole_labels
+
+
+class TissueContrast(LabelEffect):
+    """Make an image in which every tissue has a chosen intensity.
+
+    Unlike `TissueMixture`, which draws contrasts at random, this gives one known contrast
+    whatever the label set: each label takes the intensity of its value, else of its tissue.
+
+    Args:
+        label_table: Labels and their tissues: a `LabelTable`, the name of a ready one or a file.
+        by_tissue: Law of the intensity of each tissue (see `labels.TISSUES`); those not named
+            are 0.
+        by_value: Laws of single label values, which win over those of the tissue.
+        std: Law of the standard deviation inside each label.
+        destination: Name of the image to make. A tensor or an image alone is replaced.
+        **kwargs: See `LabelEffect`.
+
+    Examples:
+        >>> import torch
+        >>> t1 = TissueContrast(label_table="freesurfer_aseg", by_tissue={"white_matter": 110})
+        >>> t1(torch.tensor([0, 2]).reshape(1, 2, 1, 1)).flatten().tolist()
+        [0.0, 110.0]
+    """
+
+    preserves_layout = False
+
+    def __init__(
+        self,
+        *,
+        label_table: LabelTable | str,
+        by_tissue: Mapping[str, LawSpec] | None = None,
+        by_value: Mapping[int, LawSpec] | None = None,
+        std: LawSpec = 0.0,
+        destination: str = "target",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.label_table = LabelTable.resolve(label_table)
+        self.by_tissue = _laws(by_tissue or {}, "by_tissue")
+        unknown = set(self.by_tissue) - set(TISSUES)
+        if unknown:
+            raise ValueError(f"by_tissue must name tissues of {list(TISSUES)}, got {unknown}.")
+        self.by_value = {int(k): v for k, v in _laws(by_value or {}, "by_value").items()}
+        self.std = law(std, name="std", minimum=0)
+        self.destination = destination
+
+    def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
+        """Draw one intensity and spread per label, and the seed of the noise."""
+        size = (batch.batch_size, 1)
+        means = [self._law_of(row).sample(size, generator) for row in self.label_table.rows]
+        stds = self.std.sample((*size, len(means)), generator)
+        seeds = draw_seeds(batch.batch_size, generator)
+        return {"means": torch.stack(means, -1), "stds": stds, "noise_seed": seeds}
+
+    def _law_of(self, row: Any) -> Law:
+        return self.by_value.get(row.value) or self.by_tissue.get(row.tissue) or law(0)
+
+    def act(self, batch: SubjectsBatch, draws: Draws) -> None:
+        """Make the image."""
+        name, image = self.label_image(batch)
+        lookup = self.label_table.index_lookup()
+        means, stds = (per_value(draws[k], lookup, image.device) for k in ("means", "stds"))
+        labels = whole_labels(image.data).clamp(0, means.shape[-1] - 1)
+        made = tissue_mixture(labels, means, stds, self._noise(draws, labels))
+        alone = len(batch.images) == 1 and name != self.labels
+        add_image(batch, name if alone else self.destination, made, image)
+
+    @staticmethod
+    def _noise(draws: Draws, labels: Tensor) -> Tensor:
+        if not bool(draws["stds"].any()):
+            return torch.zeros(1, device=labels.device).expand(labels.shape)
+        return field_from(draws, "noise", (1, *labels.shape[2:]), labels.device)
+
+
+def _laws(specs: Mapping[Any, LawSpec], name: str) -> dict[Any, Law]:
+    return {key: law(spec, name=f"{name}.{key}") for key, spec in specs.items()}

@@ -1,0 +1,152 @@
+"""Images from label maps by a Gaussian mixture with random parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torchio.data.batch import SubjectsBatch
+
+from ..base import Draws, LabelEffect, add_image, field_from
+from ..functional.mixture import look_up, tissue_mixture
+from ..labels import LabelTable
+from ..laws import LawSpec, law
+from ..priors import TissuePriors
+from ..randomness import draw_seeds
+
+PriorSpec = float | Sequence[Any] | str | None
+
+
+class TissueMixture(LabelEffect):
+    r"""Draw an image from labels: \(I(x) = \mu_{l(x)} + \sigma_{l(x)} z(x)\), \(z \sim N(0, 1)\).
+
+    Means and standard deviations are drawn anew for each element, channel and class from their
+    priors (Billot et al., MIDL 2020); negative ones become 0.
+
+    Args:
+        label_table: Labels and their classes: a `LabelTable`, the name of a ready one or a file.
+        num_channels: Number C of channels.
+        prior_means: Prior of the means: None, a number, a pair, a `(2 C, K)` array or its `.npy`
+            file, see `TissuePriors.from_spec`.
+        prior_stds: Prior of the standard deviations, likewise.
+        distribution: `"uniform"` (rows are bounds) or `"normal"` (rows are mean and deviation).
+        background_mean: Law of the mean of the labels whose tissue is background, in place of
+            their prior, for each channel; None keeps the prior.
+        background_std: Law of their standard deviation, likewise.
+        destination: Name of the image to make. A tensor or an image alone is replaced.
+        check_labels: Refuse labels that the table lacks. On a GPU this waits for the device, so
+            pipelines that checked their label maps when they read them turn it off; unknown
+            labels then read 0.
+        **kwargs: See `LabelEffect`.
+
+    Raises:
+        ValueError: If a prior does not fit, or a label is not in the table.
+
+    Examples:
+        >>> import torch
+        >>> mixture = TissueMixture(label_table="freesurfer_aseg", num_channels=2)
+        >>> mixture(torch.full((1, 4, 4, 4), 17)).shape
+        torch.Size([2, 4, 4, 4])
+    """
+
+    preserves_layout = False
+
+    def __init__(  # noqa: PLR0913 - each is one property of the mixture
+        self,
+        *,
+        label_table: LabelTable | str,
+        num_channels: int = 1,
+        prior_means: PriorSpec = None,
+        prior_stds: PriorSpec = None,
+        distribution: str = "uniform",
+        background_mean: LawSpec | None = None,
+        background_std: LawSpec | None = None,
+        destination: str = "image",
+        check_labels: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.label_table = LabelTable.resolve(label_table)
+        self.num_channels = int(num_channels)
+        self.prior_means, self.prior_stds = prior_means, prior_stds
+        self.distribution = distribution
+        self.background_mean, self.background_std = (
+            None if spec is None else law(spec, name=name, minimum=0)
+            for spec, name in (
+                (background_mean, "background_mean"),
+                (background_std, "background_std"),
+            )
+        )
+        self.destination = destination
+        self.check_labels = bool(check_labels)
+        self.priors = TissuePriors.from_spec(
+            prior_means,
+            prior_stds,
+            distribution=distribution,
+            num_channels=self.num_channels,
+            num_classes=self.label_table.num_classes,
+        )
+        self._classes = self.label_table.class_lookup()
+        rows = self.label_table.rows
+        self._background = sorted({r.label_class for r in rows if r.tissue == "background"})
+
+    def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
+        """Draw the parameters of each class and the seed of the noise."""
+        means, stds = self.priors.sample(batch.batch_size, generator)
+        size = (batch.batch_size, self.num_channels, len(self._background))
+        for numbers, chosen in ((means, self.background_mean), (stds, self.background_std)):
+            if chosen is not None:
+                numbers[..., self._background] = chosen.sample(size, generator)
+        return {
+            "means": means,
+            "stds": stds,
+            "noise_seed": draw_seeds(batch.batch_size, generator),
+        }
+
+    def act(self, batch: SubjectsBatch, draws: Draws) -> None:
+        """Make the image."""
+        name, image = self.label_image(batch)
+        labels = whole_labels(image.data)
+        if self.check_labels:
+            self._refuse_unknown(labels)
+        device = labels.device
+        means, stds = (per_value(draws[k], self._classes, device) for k in ("means", "stds"))
+        shape = (means.shape[1], *labels.shape[2:])
+        noise = field_from(draws, "noise", shape, device)
+        made = tissue_mixture(labels.clamp(0, means.shape[-1] - 1), means, stds, noise)
+        alone = len(batch.images) == 1 and name != self.labels
+        add_image(batch, name if alone else self.destination, made, image)
+
+    def _refuse_unknown(self, labels: Tensor) -> None:
+        known = torch.cat([self._classes >= 0, torch.tensor([False])]).to(labels.device)
+        inside = labels.clamp(0, len(known) - 1)
+        bad = ~look_up(inside, known.expand(labels.shape[0], 1, -1)) | (labels < 0)
+        if bool(bad.any()):
+            raise ValueError(
+                f"labels must be in the label table, got {labels[bad].unique().tolist()[:10]}."
+                " Add them to the table (see `synthsr labels --write-table`)."
+            )
+
+
+def per_value(numbers: Tensor, lookup: Tensor, device: torch.device) -> Tensor:
+    """Numbers per class or row as numbers per label value; unknown values read 0.
+
+    Args:
+        numbers: `(B, C, K)`.
+        lookup: `(V,)` index into the last axis for each value, -1 for unknown values.
+        device: Device of the result.
+
+    Returns:
+        `(B, C, V + 1)`; the last entry stands for every value above the table.
+    """
+    lookup = torch.cat([lookup, torch.tensor([-1])])
+    table = torch.where(lookup >= 0, numbers[..., lookup.clamp(min=0)], 0.0)
+    return table.to(device, torch.float32, non_blocking=True)
+
+
+def whole_labels(labels: Tensor) -> Tensor:
+    """Labels as whole numbers, `(B, 1, X, Y, Z)`; floating-point maps are rounded."""
+    first = labels[:, :1]
+    return first.round().int() if first.is_floating_point() else first
