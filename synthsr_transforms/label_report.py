@@ -204,8 +204,9 @@ def count_labels(path: Path) -> LabelCounts:
     try:
         volume = read_labels(path)
     except VolumeError as error:
-        unreadable = error.__cause__ is not None or not path.exists()
-        raise error if unreadable else NotALabelMapError(str(error)) from error
+        if error.__cause__ is not None or not path.exists():  # reading failed
+            raise
+        raise NotALabelMapError(str(error)) from error
     voxels: Counter[int] = Counter()
     for slab in volume.data:
         values, numbers = np.unique(slab, return_counts=True)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .checks import check_volume
 from .resample import resize
-from .warp import patch_coordinates, sample_linear, whole_grid
+from .warp import affine_grid, sample_grid
 
 
 def coarse_shape(shape: Sequence[int], factor: float) -> tuple[int, int, int]:
@@ -40,36 +41,41 @@ def integrate_velocity(velocity: Tensor, squarings: int = 7) -> Tensor:
         >>> bool(torch.allclose(integrate_velocity(constant), constant))
         True
     """
-    shape = velocity.shape[2:]
-    identity = torch.eye(4, device=velocity.device).expand(velocity.shape[0], 4, 4)
-    grid = patch_coordinates(identity, shape, whole_grid(shape, len(velocity), velocity.device))
-    flow = velocity / 2**squarings
+    check_volume(velocity, "velocity")
+    shape, device = velocity.shape[2:], velocity.device
+    identity = torch.eye(4).expand(velocity.shape[0], 4, 4)
+    grid = affine_grid(identity, shape, shape, device)
+    scale = torch.tensor([2.0 / max(n - 1, 1) for n in reversed(shape)])
+    scale = scale.to(device, non_blocking=True)
+    flow = velocity.flip(1) / 2**squarings
     for _ in range(squarings):
-        flow = flow + sample_linear(flow, grid + flow)
-    return flow
+        flow = flow + sample_grid(flow, torch.addcmul(grid, flow.movedim(1, -1), scale))
+    return flow.flip(1)
 
 
 def elastic_displacement(
     coarse_velocity: Tensor, shape: Sequence[int], *, half_grid_units: bool = False
 ) -> Tensor:
-    """Diffeomorphic displacement on a grid of half resolution.
+    """Diffeomorphic displacement on a coarser grid.
 
-    The coarse velocity is resized to `max(floor(n / 2), coarse size)`, then integrated there.
+    The coarse velocity is resized to `max(floor(n / 4), coarse size)`, then integrated there; the
+    original integrates at half the resolution.
 
     Args:
         coarse_velocity: `(B, 3, a, b, c)` in voxels of the full grid.
         shape: Three sizes of the full grid.
-        half_grid_units: Integrate as if the numbers were voxels of the half grid and read the
-            result as voxels of the full grid, as the original does. False keeps units honest.
+        half_grid_units: Integrate on the half grid as if the numbers were its voxels, and read
+            the result as voxels of the full grid, as the original does. False keeps units honest.
 
     Returns:
         `(B, 3, h, w, d)` displacement in voxels of the full grid, for `warp.patch_coordinates`.
     """
-    half = [max(n // 2, m) for n, m in zip(shape, coarse_velocity.shape[2:], strict=True)]
-    velocity = resize(coarse_velocity, half)
+    divisor = 2 if half_grid_units else 4
+    sizes = [max(n // divisor, m) for n, m in zip(shape, coarse_velocity.shape[2:], strict=True)]
+    velocity = resize(coarse_velocity, sizes)
     if half_grid_units:
         return integrate_velocity(velocity)
-    ratio = torch.tensor([n / m for n, m in zip(shape, half, strict=True)])
+    ratio = torch.tensor([n / m for n, m in zip(shape, sizes, strict=True)])
     ratio = ratio.to(velocity.device, non_blocking=True)[:, None, None, None]
     return integrate_velocity(velocity / ratio) * ratio
 

@@ -31,15 +31,39 @@ def sample_linear(volume: Tensor, coordinates: Tensor) -> Tensor:
     """
     check_volume(volume)
     check_coordinates(coordinates, volume.shape[0])
-    grid = _normalised_grid(coordinates, volume.shape[2:])
+    return sample_grid(volume, _normalised_grid(coordinates, volume.shape[2:]))
+
+
+def sample_grid(volume: Tensor, grid: Tensor) -> Tensor:
+    """Trilinear interpolation on a grid of `torch.nn.functional.grid_sample`, edges repeated.
+
+    Args:
+        volume: `(B, C, X, Y, Z)` floating point.
+        grid: `(B, Xo, Yo, Zo, 3)` with -1 and 1 at the centres of the first and last voxels, last
+            axis first.
+
+    Returns:
+        `(B, C, Xo, Yo, Zo)`.
+    """
+    grid = grid.to(volume.dtype)
+    slabs = _slabs(volume, grid)
+    if slabs > 1:
+        volume = volume.expand(slabs, *volume.shape[1:])
+        grid = grid.reshape(slabs, -1, *grid.shape[2:])
     with full_precision(volume.device.type):
-        return functional.grid_sample(
-            volume,
-            grid.to(volume.dtype),
-            mode="bilinear",
-            padding_mode="border",
-            align_corners=True,
+        sampled = functional.grid_sample(
+            volume, grid, mode="bilinear", padding_mode="border", align_corners=True
         )
+    if slabs > 1:
+        sampled = sampled.transpose(0, 1).flatten(1, 2)[None]
+    return sampled
+
+
+def _slabs(volume: Tensor, grid: Tensor) -> int:
+    """In how many slabs to sample: on a CPU, torch gives each element of a batch one thread."""
+    threads = torch.get_num_threads() if volume.device.type == "cpu" else 1
+    whole = volume.shape[0] > 1 or grid.shape[1] % threads != 0
+    return 1 if whole else threads
 
 
 def _normalised_grid(coordinates: Tensor, shape: Sequence[int]) -> Tensor:
@@ -128,10 +152,37 @@ def warp_affine(volume: Tensor, matrix: Tensor, shape: Sequence[int] | None = No
     Returns:
         `(B, C, *shape)`.
     """
+    check_volume(volume)
     shape = tuple(volume.shape[2:]) if shape is None else tuple(shape)
-    indices = whole_grid(shape, volume.shape[0], volume.device)
-    coordinates = patch_coordinates(about_centre(matrix, shape), shape, indices)
-    return sample_linear(volume, coordinates)
+    grid = affine_grid(about_centre(matrix, shape), shape, volume.shape[2:], volume.device)
+    return sample_grid(volume, grid)
+
+
+def affine_grid(
+    matrix: Tensor,
+    shape: Sequence[int],
+    input_shape: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Sampling grid of a pull-back in the form that `sample_grid` takes.
+
+    Args:
+        matrix: `(B, 4, 4)` in voxels, about the origin.
+        shape: Three sizes of the output.
+        input_shape: Three sizes of the volume to be sampled.
+        device: Device of the result.
+
+    Returns:
+        `(B, X, Y, Z, 3)` normalised coordinates, last axis first.
+    """
+    scale = torch.tensor([2.0 / max(n - 1, 1) for n in input_shape], dtype=torch.float64)
+    rows = matrix[:, :3].cpu().double() * scale[:, None]
+    rows[:, :, 3] -= 1
+    rows = rows.flip(1).float().to(device, non_blocking=True)
+    x, y, z = (torch.arange(n, device=device, dtype=torch.float32) for n in shape)
+    in_plane = rows[:, None, :, 0] * x[:, None] + rows[:, None, :, 3]
+    in_plane = in_plane[:, :, None] + (rows[:, None, :, 1] * y[:, None])[:, None]
+    return in_plane[:, :, :, None] + (rows[:, None, :, 2] * z[:, None])[:, None, None]
 
 
 def whole_grid(shape: Sequence[int], batch_size: int, device: torch.device | str) -> list[Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torchio.data.batch import ImagesBatch, SubjectsBatch
+from torchio.data.batch import SubjectsBatch
 
 from ..base import Draws, IntensityEffect, grid_of
 from ..functional.geometry import affine_matrix, millimetres_to_voxels
@@ -37,13 +37,13 @@ class _RigidChannels(IntensityEffect):
     def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
         """Draw angles and shifts; the reference channel gets none."""
         images = self.images(batch)
-        counts = {name: image.data.shape[1] for name, image in images.items()}
-        if len(set(counts.values())) != 1:
+        shapes = {name: tuple(image.data.shape[1:]) for name, image in images.items()}
+        if len(set(shapes.values())) != 1:
             raise ValueError(
-                f"{type(self).__name__} needs images with one number of channels, got {counts}."
+                f"{type(self).__name__} needs images of one shape, got {shapes}."
                 " Name those that move together with include."
             )
-        count = next(iter(counts.values()))
+        count = next(iter(shapes.values()))[0]
         moving = torch.tensor([self._moves(c) for c in range(count)])[:, None]
         size = (batch.batch_size, count, 3)
         return {
@@ -55,21 +55,25 @@ class _RigidChannels(IntensityEffect):
         chosen = self.channels is None or channel in self.channels
         return chosen and channel != self.reference_channel
 
-    def _warp(self, image: ImagesBatch, matrices_mm: Tensor) -> None:
-        """Warp every channel that moves, `(B, C, 4, 4)` pull-backs in mm."""
+    def _warp(self, batch: SubjectsBatch, matrices_mm: Tensor) -> None:
+        """Warp every channel that moves, `(B, C, 4, 4)` pull-backs in mm, all images at once."""
         identity = torch.eye(4, dtype=torch.float64)
         moving = (matrices_mm != identity).flatten(2).any(-1)
-        spacing = grid_of(image).spacing_mm
-        channels = list(image.data.float().unbind(1))
+        images = list(self.images(batch).values())
+        stacks = [list(image.data.float().unbind(1)) for image in images]
+        spacing = grid_of(images[0]).spacing_mm
         for c in moving.any(0).nonzero().flatten().tolist():
             matrix = matrices_mm[:, c]
             if not self.index_grid:
                 matrix = millimetres_to_voxels(matrix, spacing)
-            warped = warp_affine(channels[c][:, None], matrix)[:, 0]
-            keep = moving[:, c].to(warped.device, non_blocking=True)[:, None, None, None]
-            channels[c] = torch.where(keep, warped, channels[c])
-        dtype = image.data.dtype if image.data.is_floating_point() else torch.float32
-        image.data = torch.stack(channels, 1).to(dtype)
+            together = torch.stack([channels[c] for channels in stacks], dim=1)
+            keep = moving[:, c].to(together.device, non_blocking=True)[:, None, None, None, None]
+            warped = torch.where(keep, warp_affine(together, matrix), together)
+            for channels, data in zip(stacks, warped.unbind(1), strict=True):
+                channels[c] = data
+        for image, channels in zip(images, stacks, strict=True):
+            dtype = image.data.dtype if image.data.is_floating_point() else torch.float32
+            image.data = torch.stack(channels, 1).to(dtype)
 
 
 def rigid_matrices(draws: Draws) -> Tensor:
@@ -112,8 +116,7 @@ class RegistrationError(_RigidChannels):
     def act(self, batch: SubjectsBatch, draws: Draws) -> None:
         """Move the channels and record how."""
         matrices = rigid_matrices(draws)
-        for image in self.images(batch).values():
-            self._warp(image, matrices)
+        self._warp(batch, matrices)
         batch.metadata[RECORD] = matrices.tolist()
 
 
@@ -150,5 +153,4 @@ class RegistrationCorrection(_RigidChannels):
         if RECORD in batch.metadata:
             applied = torch.tensor(batch.metadata[RECORD], dtype=torch.float64)
             matrices = matrices @ torch.linalg.inv(applied)
-        for image in self.images(batch).values():
-            self._warp(image, matrices)
+        self._warp(batch, matrices)
