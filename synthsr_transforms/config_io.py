@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,7 +28,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         ConfigError: If the file is missing, not YAML, or not a mapping.
     """
     try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        loaded = OmegaConf.to_container(OmegaConf.load(Path(path)), resolve=True)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist. Check the path.") from None
     except Exception as error:
@@ -54,7 +54,7 @@ def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "
         ConfigError: If a field is unknown (the nearest spelling is suggested), missing or of
             another type.
     """
-    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    known = [field.name for field in fields(cast(Any, kind))]
     prefix = f"{where}: " if where else ""
     for name in settings:
         if name not in known:
@@ -69,7 +69,7 @@ def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "
         field = getattr(error, "full_key", "") or ""
         reason = (getattr(error, "msg", None) or str(error)).splitlines()[0]
         raise ConfigError(f"{prefix}setting {field!r} is not usable: {reason}.") from error
-    return result  # type: ignore[no-any-return]
+    return cast(Config, result)
 
 
 def to_yaml(config: Any) -> str:
@@ -107,7 +107,7 @@ def override(
         >>> override({"a": {"b": 1}}, ["a.b=[2, 3]"])
         {'a': {'b': [2, 3]}}
     """
-    result = _copy(settings)
+    result: dict[str, Any] = _copy(settings)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path.strip():

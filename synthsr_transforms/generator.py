@@ -19,13 +19,19 @@ from torchio.transforms import Transform
 
 from .base import SynthTransform, find_labels, remember, shallow_copy
 from .config_io import ConfigError, config_path, from_mapping, override, read_yaml
+from .functional.layout import bounding_box
+from .functional.mixture import look_up
 from .functional.operators import full_precision
 from .label_report import best_ready_table
 from .labels import LabelTable
 from .spatial_run import SpatialRun
 from .spec import build_transform
+from .transforms.lesion_simulation import membership
+from .transforms.tissue_mixture import whole_labels
 
 Params = dict[str, Any]
+
+BRAIN_BOX = "brain_box"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +255,25 @@ class Generator:
                 f"this generator needs a real image {self.config.target!r} with each label map,"
                 f" got images {list(batch.images)}. Give the folder of images."
             )
-        return shallow_copy(batch)
+        batch = shallow_copy(batch)
+        if self._needs_brain_box() and BRAIN_BOX not in batch.metadata:
+            batch.metadata[BRAIN_BOX] = self.brain_box(batch).tolist()
+        return batch
+
+    def _needs_brain_box(self) -> bool:
+        return any(getattr(t, "focus", None) == BRAIN_BOX for t in self.transforms.values())
+
+    def brain_box(self, batch: SubjectsBatch) -> Tensor:
+        """Box around the brain of each element, `(B, 2, 3)`, see `functional.layout.bounding_box`.
+
+        It is noted in the metadata (`brain_box`) where it is missing. Callers that use a label map
+        often, or keep it on a GPU, note it once themselves.
+        """
+        _, labels = find_labels(batch)
+        brain = membership(self.label_table.brain_values, max(self.label_table.values))
+        table = brain.bool().to(labels.device).expand(labels.batch_size, 1, -1)
+        values = whole_labels(labels.data).clamp(0, table.shape[-1] - 1)
+        return bounding_box(look_up(values, table))
 
     def _stages(self) -> Iterator[tuple[list[str], Any]]:
         """Steps in order; spatial steps that follow each other form one stage."""

@@ -427,8 +427,10 @@ class LabelTable:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
     @classmethod
-    def resolve(cls, spec: LabelTable | str | os.PathLike[str]) -> LabelTable:
-        """Return a table from a table, the name of a ready table, or the path of a file.
+    def resolve(
+        cls, spec: LabelTable | str | os.PathLike[str] | Sequence[Sequence[Any]]
+    ) -> LabelTable:
+        """Return a table from a table, a ready name, the path of a file, or rows (`to_spec`).
 
         Examples:
             >>> LabelTable.resolve("synthseg") == LabelTable.ready("synthseg")
@@ -439,6 +441,8 @@ class LabelTable:
         """  # noqa: E501
         if isinstance(spec, LabelTable):
             return spec
+        if isinstance(spec, Sequence) and not isinstance(spec, str):
+            return cls([LabelRow(*row) for row in spec])
         if spec in cls.ready_names():
             return cls.ready(str(spec))
         if Path(spec).exists() or Path(spec).suffix.lower() in (".tsv", ".npy"):
@@ -448,6 +452,18 @@ class LabelTable:
             f"got {str(spec)!r}.{_nearest(str(spec), cls.ready_names())}"
         )
         raise ValueError(msg)
+
+    def to_spec(self) -> str | list[list[Any]]:
+        """Return plain data from which `resolve` makes the table: a ready name, or all rows.
+
+        Examples:
+            >>> LabelTable.ready("synthseg").to_spec()
+            'synthseg'
+        """
+        for name in self.ready_names():
+            if self == self.ready(name):
+                return name
+        return [list(row) for row in self.rows]
 
     # Inner workings ------------------------------------------------------------------------------
 

@@ -24,8 +24,8 @@ class SpatialRun:
         steps: The deformation, then at most one crop and one flip, in any order.
     """
 
-    def __init__(self, steps: Sequence[SynthTransform]) -> None:
-        self.steps = list(steps)
+    def __init__(self, steps: Sequence[Any]) -> None:
+        self.steps: list[SynthTransform] = list(steps)
         self.deformation = self.steps[0]
         self.crop = _only(self.steps, PatchCrop)
         self.flip = _only(self.steps, HemisphereFlip)

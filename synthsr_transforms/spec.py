@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from .labels import LabelTable
 from .laws import Law
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def to_plain(value: Any) -> Any:
         return value.to_spec()
     if isinstance(value, Tensor | np.ndarray | np.generic):
         return value.tolist()
-    if hasattr(value, "to_spec"):
+    if isinstance(value, LabelTable):
         return value.to_spec()
     if isinstance(value, Mapping):
         return {str(k): to_plain(v) for k, v in value.items()}

@@ -47,7 +47,7 @@ def integrate_velocity(velocity: Tensor, squarings: int = 7) -> Tensor:
     grid = affine_grid(identity, shape, shape, device)
     scale = torch.tensor([2.0 / max(n - 1, 1) for n in reversed(shape)])
     scale = scale.to(device, non_blocking=True)
-    flow = velocity.flip(1) / 2**squarings
+    flow: Tensor = velocity.flip(1) / 2**squarings
     for _ in range(squarings):
         flow = flow + sample_grid(flow, torch.addcmul(grid, flow.movedim(1, -1), scale))
     return flow.flip(1)

@@ -153,16 +153,56 @@ def pad(volume: Tensor, margin: Sequence[int], value: float = 0) -> Tensor:
     return functional.pad(volume, widths, value=value)
 
 
-def crop_start(uniform: Tensor, shape: Sequence[int], crop_shape: Sequence[int]) -> Tensor:
+def crop_start(
+    uniform: Tensor, shape: Sequence[int], crop_shape: Sequence[int], box: Tensor | None = None
+) -> Tensor:
     """First voxel of a random crop; every position, the last one too, is equally likely.
 
     Args:
         uniform: `(B, 3)` numbers in [0, 1).
         shape: Three sizes of the volume.
         crop_shape: Three sizes of the crop.
+        box: `(B, 2, 3)` first voxel, and voxel after the last, of a box that the crop holds or,
+            where the box is larger, lies within. None means the whole volume.
 
     Returns:
         `(B, 3)` whole numbers.
     """
-    room = torch.tensor([n - m + 1 for n, m in zip(shape, crop_shape, strict=True)])
-    return torch.floor(uniform * room).long().minimum(room - 1)
+    size, wanted = torch.tensor(list(shape)), torch.tensor(list(crop_shape))
+    low, high = torch.zeros_like(size), size - wanted
+    if box is not None:
+        begin, end = box[:, 0], box[:, 1] - wanted
+        low, high = torch.minimum(begin, end).clamp(min=0), torch.maximum(begin, end)
+        high = high.minimum(size - wanted)
+        low = low.minimum(high)
+    return (low + torch.floor(uniform * (high - low + 1)).long()).minimum(high)
+
+
+def bounding_box(mask: Tensor) -> Tensor:
+    """Smallest box around the voxels of a mask; the whole volume where the mask is empty.
+
+    Args:
+        mask: `(B, 1, X, Y, Z)` booleans.
+
+    Returns:
+        `(B, 2, 3)` first voxel and voxel after the last, on the CPU (waits for a GPU).
+
+    Examples:
+        >>> mask = torch.zeros(1, 1, 4, 4, 4, dtype=torch.bool)
+        >>> mask[..., 1:3, 2, 3] = True
+        >>> bounding_box(mask).tolist()
+        [[[1, 2, 3], [3, 3, 4]]]
+    """
+    check_volume(mask, "mask")
+    boxes = torch.empty(mask.shape[0], 2, 3, dtype=torch.long)
+    for axis in range(3):
+        for element, row in enumerate(_project(mask, axis)):
+            inside = row.nonzero().flatten()
+            boxes[element, 0, axis] = inside[0] if len(inside) else 0
+            boxes[element, 1, axis] = inside[-1] + 1 if len(inside) else len(row)
+    return boxes
+
+
+def _project(mask: Tensor, axis: int) -> Tensor:
+    """Which positions along an axis hold any voxel of a mask, `(B, n)` on the CPU."""
+    return mask.movedim(axis + 2, 1).flatten(2).any(-1).cpu()

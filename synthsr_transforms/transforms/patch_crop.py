@@ -25,6 +25,10 @@ class PatchCrop(SpatialEffect):
         multiple_of: Round the sizes down to multiples of this number (what the network divides by).
         target_spacing_mm: Spacing of the target grid in mm, one number or three, where a later
             step resamples to it; None means that of the images.
+        focus: Name of a metadata entry with a box in voxels, `[[x, y, z], [x, y, z]]` (first voxel
+            and voxel after the last), that the patch holds or, where the box is larger, lies
+            within. `Generator` notes the `brain_box` of label maps. Without such an entry every
+            place is equally likely.
         **kwargs: See `SynthTransform`.
 
     Examples:
@@ -41,6 +45,7 @@ class PatchCrop(SpatialEffect):
         shape: int | Sequence[int] | None = None,
         multiple_of: int | None = None,
         target_spacing_mm: float | Sequence[float] | None = None,
+        focus: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -49,12 +54,15 @@ class PatchCrop(SpatialEffect):
             raise ValueError(f"multiple_of must be at least 1, got {multiple_of}.")
         self.multiple_of = multiple_of
         self.target_spacing_mm = optional_triple(target_spacing_mm, "target_spacing_mm", float)
+        self.focus = focus
 
     def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
         """Draw the first voxel of each crop."""
         grid = self.grid(batch)
         unit = torch.rand(grid.batch_size, 3, generator=generator, dtype=torch.float64)
-        return {"start": crop_start(unit, grid.shape, self.plan(grid).crop_shape)}
+        noted = None if self.focus is None else batch.metadata.get(self.focus)
+        box = None if noted is None else torch.as_tensor(noted)
+        return {"start": crop_start(unit, grid.shape, self.plan(grid).crop_shape, box)}
 
     def plan(self, grid: Grid) -> PatchPlan:
         """Crop and output sizes for a grid."""
