@@ -8,6 +8,7 @@ that element alone, replayed from its history.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -63,9 +64,11 @@ class Grid:
     @cached_property
     def spacing_mm(self) -> Tensor:
         """Voxel spacing in mm, `(B, 3)` on the CPU, rounded to a thousandth."""
-        columns = torch.stack([a.data[:3, :3] for a in self.affines]).cpu()
-        spacing = columns.square().sum(1).sqrt()
-        return (spacing * 1000).round() / 1000
+        rows = [affine.data[:3, :3].tolist() for affine in self.affines]
+        return torch.tensor(
+            [[round(math.hypot(*column), 3) for column in zip(*row, strict=True)] for row in rows],
+            dtype=torch.float64,
+        )
 
 
 def grid_of(image: ImagesBatch, channels: int | None = None) -> Grid:
@@ -161,6 +164,12 @@ class SynthTransform(Transform):
         with _drawing_from(generator):
             return self.make_params(batch)
 
+    def run_unrecorded(self, batch: SubjectsBatch, generator: Generator | None = None) -> None:
+        """Draw and act on a batch in place, as `run` does, without keeping a record."""
+        keep = self.draw_keep(batch.batch_size, generator)
+        if any(keep):
+            self._act_on_kept(batch, self.draw(batch, generator), keep)
+
     def replay(self, data: Any, params: Mapping[str, Any]) -> Any:
         """Transform with recorded parameters instead of new draws.
 
@@ -178,7 +187,7 @@ class SynthTransform(Transform):
         """Draw, and record in the form that TorchIO keeps in histories."""
         generator = _generator.get()
         size = batch.batch_size
-        keep = self._draw_keep(size, generator)
+        keep = self.draw_keep(size, generator)
         draws = self.draw(batch, generator) if any(keep) else {}
         params: dict[str, Any] = {name: value.tolist() for name, value in draws.items()}
         params["_batch_size"] = size
@@ -187,7 +196,8 @@ class SynthTransform(Transform):
             params["_keep"] = keep
         return params
 
-    def _draw_keep(self, size: int, generator: Generator | None) -> list[bool]:
+    def draw_keep(self, size: int, generator: Generator | None) -> list[bool]:
+        """Decide which elements of a batch to act on."""
         if self.p >= 1 or self.p <= 0:
             return [self.p >= 1] * size
         count = size if self.preserves_layout else 1
@@ -200,18 +210,21 @@ class SynthTransform(Transform):
         keep = params.get("_keep", [True] * size)
         if not any(keep):
             return batch
-        draws = self._to_draws(params, size)
+        self._act_on_kept(batch, self.to_draws(params, size), keep)
+        return batch
+
+    def _act_on_kept(self, batch: SubjectsBatch, draws: Draws, keep: Sequence[bool]) -> None:
         if all(keep):
             self.act(batch, draws)
-            return batch
+            return
         index = [i for i, kept in enumerate(keep) if kept]
         part = _take_elements(batch, index)
         self.act(part, {name: value[index] for name, value in draws.items()})
         _put_elements(batch, part, index)
-        return batch
 
     @staticmethod
-    def _to_draws(params: Mapping[str, Any], size: int) -> Draws:
+    def to_draws(params: Mapping[str, Any], size: int) -> Draws:
+        """Recorded parameters, of a batch or of one element, as tensors for `act`."""
         whole_batch = "_batched_keys" in params
         draws = {}
         for name, value in params.items():
@@ -260,7 +273,7 @@ class IntensityEffect(SynthTransform):
 
     def __init__(self, *, channels: Sequence[int] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.channels = None if channels is None else [int(c) for c in channels]
+        self.channels = channel_indices(channels)
 
     def draw_for(self, grid: Grid, generator: Generator | None) -> Draws:
         """Make the random choices for one image."""
@@ -375,6 +388,22 @@ def find_labels(batch: SubjectsBatch, name: str = "labels") -> tuple[str, Images
         f"label map must be named {name!r}, got images {list(batch.images)}."
         " Rename it or pass its name as labels=."
     )
+
+
+def channel_indices(channels: Sequence[int] | None) -> list[int] | None:
+    """Indices of channels as a list; None stays None.
+
+    Raises:
+        ValueError: If there is none, or one is negative.
+    """
+    if channels is None:
+        return None
+    indices = [int(c) for c in channels]
+    if not indices or min(indices) < 0:
+        raise ValueError(
+            f"channels must be indices from 0 on, got {channels!r}. Name at least one."
+        )
+    return indices
 
 
 def is_label_map(image: ImagesBatch) -> bool:

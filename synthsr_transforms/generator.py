@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -207,7 +208,7 @@ class Generator:
         batch = self._start(data)
         record: dict[str, Any] = {}
         with full_precision(batch.device.type), torch.no_grad():
-            for names, stage in self._stages():
+            for names, stage in self._stages:
                 record.update(_run_stage(names, stage, batch, generator))
         return batch, record
 
@@ -223,13 +224,21 @@ class Generator:
         """
         batch = self._start(data)
         with full_precision(batch.device.type), torch.no_grad():
-            for names, stage in self._stages():
+            for names, stage in self._stages:
                 _replay_stage(stage, batch, [record[name] for name in names])
         return batch
 
     def pair(self, data: Subject | SubjectsBatch, seed: int) -> TrainingPair:
-        """Make a training pair; see `run`."""
-        return self.as_pair(self.run(data, seed)[0])
+        """Make the training pair of a seed, as `run` does but without keeping a record."""
+        generator = torch.Generator().manual_seed(seed)
+        batch = self._start(data)
+        with full_precision(batch.device.type), torch.no_grad():
+            for names, stage in self._stages:
+                if isinstance(stage, SpatialRun | SynthTransform):
+                    stage.run_unrecorded(batch, generator)
+                else:
+                    _run_stage(names, stage, batch, generator)
+        return self.as_pair(batch)
 
     def as_pair(self, batch: SubjectsBatch) -> TrainingPair:
         """Read the training pair off a batch that went through all steps."""
@@ -264,19 +273,27 @@ class Generator:
         return any(getattr(t, "focus", None) == BRAIN_BOX for t in self.transforms.values())
 
     def brain_box(self, batch: SubjectsBatch) -> Tensor:
-        """Box around the brain of each element, `(B, 2, 3)`, see `functional.layout.bounding_box`.
+        """Box around grey and white matter of each element, `(B, 2, 3)`.
+
+        Fluid does not count, as it goes down the spine. See `functional.layout.bounding_box`.
 
         It is noted in the metadata (`brain_box`) where it is missing. Callers that use a label map
         often, or keep it on a GPU, note it once themselves.
         """
         _, labels = find_labels(batch)
-        brain = membership(self.label_table.brain_values, max(self.label_table.values))
+        tissues = ("grey_matter", "white_matter", "deep_grey")
+        inside = [value for t in tissues for value in self.label_table.values_of(t)]
+        brain = membership(inside, max(self.label_table.values))
         table = brain.bool().to(labels.device).expand(labels.batch_size, 1, -1)
         values = whole_labels(labels.data).clamp(0, table.shape[-1] - 1)
         return bounding_box(look_up(values, table))
 
-    def _stages(self) -> Iterator[tuple[list[str], Any]]:
+    @cached_property
+    def _stages(self) -> list[tuple[list[str], Any]]:
         """Steps in order; spatial steps that follow each other form one stage."""
+        return list(self._grouped())
+
+    def _grouped(self) -> Iterator[tuple[list[str], Any]]:
         names, transforms = list(self.transforms), list(self.transforms.values())
         begin = 0
         while begin < len(names):

@@ -442,7 +442,7 @@ class LabelTable:
         if isinstance(spec, LabelTable):
             return spec
         if isinstance(spec, Sequence) and not isinstance(spec, str):
-            return cls([LabelRow(*row) for row in spec])
+            return cls(tuple(LabelRow(*row) for row in spec), keep_order=True)
         if spec in cls.ready_names():
             return cls.ready(str(spec))
         if Path(spec).exists() or Path(spec).suffix.lower() in (".tsv", ".npy"):

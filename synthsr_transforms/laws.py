@@ -99,9 +99,10 @@ class Uniform(Law):
 
     def sample(self, shape: Sequence[int], generator: Generator | None = None) -> Tensor:
         """Draw between the bounds."""
-        low, high = (torch.tensor(v, dtype=torch.float64) for v in (self.low, self.high))
+        low, high = _operand(self.low), _operand(self.high)
         unit = torch.rand(tuple(shape), generator=generator, dtype=torch.float64)
-        return (low + (high - low) * unit).float()
+        drawn: Tensor = low + (high - low) * unit
+        return drawn.float()
 
     def to_spec(self) -> Any:
         """A pair, or a mapping where bounds are given per axis."""
@@ -129,9 +130,10 @@ class Normal(Law):
 
     def sample(self, shape: Sequence[int], generator: Generator | None = None) -> Tensor:
         """Draw from the normal law."""
-        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (self.mean, self.std))
+        mean, std = _operand(self.mean), _operand(self.std)
         unit = torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
-        return (mean + std * unit).float()
+        drawn: Tensor = mean + std * unit
+        return drawn.float()
 
     def to_spec(self) -> Any:
         """`{normal: [mean, std]}`."""
@@ -307,6 +309,11 @@ def _unreadable(spec: Any, name: str) -> str:
         f"{name} must be a number, a pair (uniform), a triple (one number per axis) or one of"
         f" {sorted([*_LAWS, 'choice'])} with its parameters, got {spec!r}."
     )
+
+
+def _operand(value: Number) -> Any:
+    """A number as it is, and numbers per axis as a float64 tensor."""
+    return torch.tensor(value, dtype=torch.float64) if isinstance(value, tuple) else value
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
-from .base import SynthTransform, remember
+from .base import Draws, SynthTransform, remember
 from .transforms import HemisphereFlip, PatchCrop, SpatialDeformation
 from .transforms.hemisphere_flip import left_right_axis
 
@@ -55,35 +55,45 @@ class SpatialRun:
     def apply(self, batch: SubjectsBatch, recorded: Sequence[dict[str, Any]]) -> None:
         """Act with recorded parameters and remember the steps."""
         size = batch.batch_size
-        of_step = dict(zip(map(id, self.steps), recorded, strict=True))
+        drawn = [step.to_draws(p, size) for step, p in zip(self.steps, recorded, strict=True)]
+        self._act(batch, drawn, [params.get("_keep", [True] * size) for params in recorded])
+        for step, params in zip(self.steps, recorded, strict=True):
+            remember(batch, step, params)
+
+    def run_unrecorded(self, batch: SubjectsBatch, generator: Generator | None) -> None:
+        """Draw and act without keeping a record."""
+        keep, drawn = [], []
+        for step in self.steps:
+            keep.append(step.draw_keep(batch.batch_size, generator))
+            drawn.append(step.draw(batch, generator) if any(keep[-1]) else {})
+        self._act(batch, drawn, keep)
+
+    def _act(
+        self, batch: SubjectsBatch, drawn: Sequence[Draws], keep: Sequence[Sequence[bool]]
+    ) -> None:
         deformation = self.deformation
         assert isinstance(deformation, SpatialDeformation)
         grid = deformation.grid(batch)
-        indices = [torch.arange(n).expand(size, n) for n in grid.shape]
-        crop_draws, plan = {}, None
-        if self.crop is not None:
+        indices = [torch.arange(n).expand(grid.batch_size, n) for n in grid.shape]
+        draws, plan = self._of(self.crop, drawn), None
+        if self.crop is not None and draws is not None:
             plan = self.crop.plan(grid)
-            crop_draws = self.crop._to_draws(of_step[id(self.crop)], size)
-            indices = _cropped(crop_draws["start"], plan.crop_shape)
-        flipped = self._flipped(of_step, size)
-        if self.flip is not None and bool(flipped.any()):
+            indices = _cropped(draws["start"], plan.crop_shape)
+        flipped = torch.tensor(self._of(self.flip, keep) or [False] * grid.batch_size)
+        if bool(flipped.any()):
             axis = left_right_axis(grid)
             backwards = indices[axis].flip(-1)
             indices[axis] = torch.where(flipped[:, None], backwards, indices[axis])
         on_device = [index.to(batch.device, non_blocking=True) for index in indices]
-        draws = deformation._to_draws(of_step[id(deformation)], size)
-        deformation.sample(batch, draws, on_device)
-        if self.crop is not None and plan is not None:
-            self.crop.note(batch, crop_draws, plan)
+        deformation.sample(batch, drawn[0], on_device)
+        if self.crop is not None and plan is not None and draws is not None:
+            self.crop.note(batch, draws, plan)
         if self.flip is not None:
             self.flip.exchange(batch, flipped)
-        for step in self.steps:
-            remember(batch, step, of_step[id(step)])
 
-    def _flipped(self, of_step: dict[int, dict[str, Any]], size: int) -> Tensor:
-        if self.flip is None:
-            return torch.zeros(size, dtype=torch.bool)
-        return torch.tensor(of_step[id(self.flip)].get("_keep", [True] * size))
+    def _of(self, step: SynthTransform | None, values: Sequence[Any]) -> Any:
+        """The entry of a list that belongs to a step, or None."""
+        return None if step is None else values[self.steps.index(step)]
 
 
 def _cropped(start: Tensor, shape: Sequence[int]) -> list[Tensor]:

@@ -11,9 +11,10 @@ from torch import Tensor
 from .checks import check_volume
 from .operators import (
     apply_separable,
-    gaussian_operator,
+    full_precision,
+    gaussian_operators,
     gaussian_radius,
-    interpolation_operator,
+    interpolation_operators,
 )
 
 ALIGNMENTS = ("centre", "corner", "corner_open")
@@ -124,22 +125,20 @@ def acquire_slices(
     check_volume(volume)
     device = volume.device
     radius = gaussian_radius(sigma if window_sigma is None else window_sigma, truncate)
-    down: list[Tensor] = []
-    up: list[Tensor] = []
+    where, back, counts = [], [], []
     for axis, (size, size_out) in enumerate(zip(volume.shape[2:], output_shape, strict=True)):
         spare = 1 if plan.alignment == "corner_open" else 0
-        count = min(int(plan.low_shape[..., axis].max()) + spare, size)
-        where = slice_positions(plan, axis, size, count)
-        back = slice_coordinates(plan, axis, size_out, count)
-        width = torch.cat([where, back, sigma[..., axis, None], radius[..., axis, None]], dim=-1)
-        width = width.to(device, torch.float32, non_blocking=True)
-        where, back = width[..., :count], width[..., count:-2]
-        down.append(
-            gaussian_operator(where, size, width[..., -2], width[..., -1], boundary=boundary)
-        )
-        up.append(interpolation_operator(back, count))
+        counts.append(min(int(plan.low_shape[..., axis].max()) + spare, size))
+        where.append(slice_positions(plan, axis, size, counts[-1]))
+        back.append(slice_coordinates(plan, axis, size_out, counts[-1]))
+    sigma, radius = (t.to(device, torch.float32, non_blocking=True) for t in (sigma, radius))
+    down = gaussian_operators(where, volume.shape[2:], sigma, radius, boundary=boundary)
+    back = [coordinates.to(device, non_blocking=True) for coordinates in back]
+    up = interpolation_operators(back, counts)
     if at_low_resolution is None:
-        return apply_separable(volume, [u @ d for u, d in zip(up, down, strict=True)])
+        with full_precision(device.type):
+            there_and_back = [u @ d for u, d in zip(up, down, strict=True)]
+        return apply_separable(volume, there_and_back)
     return apply_separable(at_low_resolution(apply_separable(volume, down)), up)
 
 

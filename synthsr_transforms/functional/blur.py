@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_volume
-from .operators import apply_separable, gaussian_operator, gaussian_radius
+from .operators import apply_separable, gaussian_operators, gaussian_radius
 
 
 def gaussian_blur(
@@ -45,12 +45,9 @@ def gaussian_blur(
     if window_sigma is None:
         window_sigma = sigma
     radius = gaussian_radius(window_sigma.to(sigma.device, non_blocking=True), truncate)
-    operators = []
-    for axis, size in enumerate(volume.shape[2:]):
-        where = torch.arange(size, device=volume.device, dtype=torch.float32)
-        where = where.expand(*sigma.shape[:2], size)
-        width, reach = sigma[..., axis], radius[..., axis].expand_as(sigma[..., axis])
-        operators.append(gaussian_operator(where, size, width, reach, boundary=boundary))
+    where = [torch.arange(float(n), device=volume.device)[None, None] for n in volume.shape[2:]]
+    radius = radius.expand_as(sigma)
+    operators = gaussian_operators(where, volume.shape[2:], sigma, radius, boundary=boundary)
     return apply_separable(volume.float(), operators).to(volume.dtype)
 
 

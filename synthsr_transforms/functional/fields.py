@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_volume
+from .operators import apply_separable
 from .resample import resize
 from .warp import affine_grid, sample_grid
 
@@ -91,3 +92,26 @@ def bias_field(coarse_log: Tensor, shape: Sequence[int]) -> Tensor:
         `(B, C, *shape)`.
     """
     return torch.exp(resize(coarse_log, shape))
+
+
+def smooth_normal_field(coarse: Tensor, shape: Sequence[int], width: float = 0.7) -> Tensor:
+    """Smooth field that is standard normal at every voxel, from a coarse grid that is.
+
+    Each voxel is a Gaussian-weighted sum of the coarse points, with weights of unit Euclidean
+    norm, so that the variance is 1 everywhere and the coarse grid leaves no trace.
+
+    Args:
+        coarse: `(B, C, a, b, c)` independent standard normal numbers.
+        shape: Three output sizes.
+        width: Standard deviation of the weights, in steps of the coarse grid.
+
+    Returns:
+        `(B, C, *shape)`.
+    """
+    operators = []
+    for n, m in zip(shape, coarse.shape[2:], strict=True):
+        where = torch.arange(n, device=coarse.device) * ((m - 1) / max(n - 1, 1))
+        distance = where[:, None] - torch.arange(m, device=coarse.device)
+        weights = torch.exp(-0.5 * (distance / width) ** 2)
+        operators.append((weights / weights.norm(dim=-1, keepdim=True))[None, None])
+    return apply_separable(coarse, operators)

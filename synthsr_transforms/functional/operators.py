@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .checks import check_volume
 
@@ -27,14 +28,15 @@ def full_precision(device_type: str) -> Iterator[None]:
         device_type: `"cpu"`, `"cuda"` or `"mps"`.
     """
     before = torch.get_float32_matmul_precision()
-    if before != "highest":
-        torch.set_float32_matmul_precision("highest")
+    if before == "highest" and not torch.is_autocast_enabled(device_type):
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
     try:
         with torch.autocast(device_type, enabled=False):
             yield
     finally:
-        if before != "highest":
-            torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before)
 
 
 def gaussian_radius(sigma: Tensor, truncate: float) -> Tensor:
@@ -86,20 +88,85 @@ def gaussian_operator(
         >>> [round(w, 3) for w in k[1].tolist()]
         [0.107, 0.787, 0.107, 0.0]
     """
+    return _gaussian_weights(positions, (size,), sigma, radius, boundary)
+
+
+def gaussian_operators(
+    positions: Sequence[Tensor],
+    shape: Sequence[int],
+    sigma: Tensor,
+    radius: Tensor,
+    *,
+    boundary: str = "zero",
+) -> list[Tensor]:
+    """The `gaussian_operator` of each of the three axes, computed together.
+
+    Args:
+        positions: Three tensors `(B or 1, C or 1, M)`, one per axis, on any device.
+        shape: Three sizes N of the input.
+        sigma: Standard deviations in voxels, `(B, C, 3)`, on the device to compute on.
+        radius: Half widths of the window in voxels, `(B, C, 3)`.
+        boundary: See `gaussian_operator`.
+
+    Returns:
+        Three matrices `(B, C, M, N)`.
+    """
+    together = _stacked(positions, sigma.device)
+    weights = _gaussian_weights(together, shape, sigma, radius, boundary)
+    return _per_axis(weights, positions, shape)
+
+
+def _gaussian_weights(
+    positions: Tensor, sizes: Sequence[int], sigma: Tensor, radius: Tensor, boundary: str
+) -> Tensor:
+    """Rows for positions `(..., M)`; with three sizes the last batch dimension is the axis."""
     if boundary not in ("zero", "renormalise"):
         raise ValueError(f"boundary must be 'zero' or 'renormalise', got {boundary!r}.")
+    device, size = positions.device, max(sizes)
     sigma, radius = sigma[..., None, None], radius[..., None, None]
-    samples = torch.arange(size, device=positions.device, dtype=positions.dtype)
-    distance = samples - positions[..., None]
-    weights = _truncated_gaussian(distance, sigma, radius)
+    samples = torch.arange(size, device=device, dtype=positions.dtype)
+    weights = _truncated_gaussian(samples - positions[..., None], sigma, radius)
     if boundary == "zero":
-        reach = int(size)
-        offsets = torch.arange(-reach, reach + 1, device=positions.device, dtype=positions.dtype)
+        offsets = torch.arange(-size, size + 1, device=device, dtype=positions.dtype)
         fraction = positions[..., None] - torch.round(positions[..., None])
-        total = _truncated_gaussian(offsets - fraction, sigma, radius).sum(-1, keepdim=True)
-    else:
-        total = weights.sum(-1, keepdim=True)
-    return weights / total
+        return weights / _truncated_gaussian(offsets - fraction, sigma, radius).sum(-1, True)
+    if len(set(sizes)) > 1:
+        inside = samples < torch.tensor(list(sizes)).to(device, non_blocking=True)[:, None]
+        weights = weights * inside[:, None]
+    return weights / weights.sum(-1, True).clamp(min=1e-30)
+
+
+def interpolation_operators(coordinates: Sequence[Tensor], shape: Sequence[int]) -> list[Tensor]:
+    """The `interpolation_operator` of each of the three axes, computed together.
+
+    Args:
+        coordinates: Three tensors `(B or 1, C or 1, M)`, one per axis, all on one device.
+        shape: Three sizes N of the input.
+
+    Returns:
+        Three matrices `(B or 1, C or 1, M, N)`.
+    """
+    device = coordinates[0].device
+    together = _stacked(coordinates, device)
+    last = torch.tensor([[n - 1.0] for n in shape]).to(device, non_blocking=True)
+    samples = torch.arange(max(shape), device=device, dtype=together.dtype)
+    distance = (together.clamp(min=0).minimum(last)[..., None] - samples).abs_()
+    return _per_axis(distance.neg_().add_(1).clamp_(min=0), coordinates, shape)
+
+
+def _stacked(rows: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Three tensors `(..., M)` of different M as one `(..., 3, max M)` tensor."""
+    longest = max(row.shape[-1] for row in rows)
+    padded = [functional.pad(row, (0, longest - row.shape[-1])) for row in rows]
+    return torch.stack(padded, dim=-2).to(device, torch.float32, non_blocking=True)
+
+
+def _per_axis(weights: Tensor, rows: Sequence[Tensor], shape: Sequence[int]) -> list[Tensor]:
+    """Undo `_stacked`: three matrices cut to their own sizes."""
+    return [
+        weights[..., axis, : row.shape[-1], :n]
+        for axis, (row, n) in enumerate(zip(rows, shape, strict=True))
+    ]
 
 
 def _truncated_gaussian(distance: Tensor, sigma: Tensor, radius: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_volume
-from .operators import apply_separable, interpolation_operator
+from .operators import apply_separable, interpolation_operators
 
 
 def resize_coordinates(
@@ -65,10 +65,12 @@ def resize(volume: Tensor, shape: Sequence[int], mode: str = "linear") -> Tensor
         for n, m in zip(volume.shape[2:], shape, strict=True)
     ]
     if mode == "linear":
-        operators = [
-            None if p is None else interpolation_operator(p, n)[None, None]
+        where = [
+            torch.arange(n, device=volume.device) if p is None else p
             for p, n in zip(coordinates, volume.shape[2:], strict=True)
         ]
+        matrices = interpolation_operators([p[None, None] for p in where], volume.shape[2:])
+        operators = [None if p is None else m for p, m in zip(coordinates, matrices, strict=True)]
         return apply_separable(volume.float(), operators).to(volume.dtype)
     for axis, p in enumerate(coordinates, start=2):
         if p is not None:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from .checks import check_coordinates, check_volume
 from .geometry import about_centre
-from .operators import apply_separable, full_precision, interpolation_operator
+from .operators import apply_separable, full_precision, interpolation_operators
 
 
 def sample_linear(volume: Tensor, coordinates: Tensor) -> Tensor:
@@ -45,6 +45,9 @@ def sample_grid(volume: Tensor, grid: Tensor) -> Tensor:
     Returns:
         `(B, C, Xo, Yo, Zo)`.
     """
+    dtype = volume.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        volume = volume.float()
     grid = grid.to(volume.dtype)
     slabs = _slabs(volume, grid)
     if slabs > 1:
@@ -56,7 +59,7 @@ def sample_grid(volume: Tensor, grid: Tensor) -> Tensor:
         )
     if slabs > 1:
         sampled = sampled.transpose(0, 1).flatten(1, 2)[None]
-    return sampled
+    return sampled.to(dtype)
 
 
 def _slabs(volume: Tensor, grid: Tensor) -> int:
@@ -128,10 +131,9 @@ def patch_coordinates(
         return in_plane[..., None] + along[2][:, :, None, None, :]
     with full_precision(device.type):
         linear = matrix[:, :3, :3] @ displacement.flatten(2)
-    operators = [
-        interpolation_operator(index.float() / _zoom(n, m), m)[:, None]
-        for index, n, m in zip(indices, shape, displacement.shape[2:], strict=True)
-    ]
+    sizes = displacement.shape[2:]
+    coarse = [i[:, None] / _zoom(n, m) for i, n, m in zip(indices, shape, sizes, strict=True)]
+    operators = interpolation_operators(coarse, sizes)
     coordinates = apply_separable(linear.view_as(displacement), operators)
     return coordinates.add_(in_plane[..., None]).add_(along[2][:, :, None, None, :])
 

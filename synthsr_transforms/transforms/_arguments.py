@@ -34,6 +34,17 @@ def optional_triple(
     return None if value is None else triple(value, name, kind)
 
 
+def positive(value: float, name: str) -> float:
+    """A number above 0.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}.")
+    return float(value)
+
+
 def probability(value: float, name: str) -> float:
     """A number within 0 and 1.
 

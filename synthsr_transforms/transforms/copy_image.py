@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, SynthTransform, add_image, is_label_map
+from ..base import Draws, SynthTransform, add_image, channel_indices, is_label_map
 
 
 class CopyImage(SynthTransform):
@@ -40,13 +41,24 @@ class CopyImage(SynthTransform):
     ) -> None:
         super().__init__(**kwargs)
         self.source, self.destination = source, destination
-        self.channels = None if channels is None else [int(c) for c in channels]
+        self.channels = channel_indices(channels)
 
     def act(self, batch: SubjectsBatch, draws: Draws) -> None:
         """Add the copy."""
         image = named_image(batch, self.source)
-        data = image.data if self.channels is None else image.data[:, self.channels]
+        data = image.data
+        if self.channels is not None:
+            check_channels(self.channels, data, self.source)
+            data = data[:, self.channels]
         add_image(batch, self.destination, data, image, labels=is_label_map(image))
+
+
+def check_channels(channels: Sequence[int], data: Tensor, name: str) -> None:
+    """Refuse channels that an image `(B, C, X, Y, Z)` does not have."""
+    if max(channels) >= data.shape[1]:
+        raise ValueError(
+            f"channels must be below {data.shape[1]} for image {name!r}, got {list(channels)}."
+        )
 
 
 def named_image(batch: SubjectsBatch, name: str) -> Any:

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from ..base import Draws, Grid, IntensityEffect
 from ..functional.blur import gaussian_blur
 from ..laws import LawSpec, law
+from ._arguments import positive
 
 
 class GaussianSmoothing(IntensityEffect):
@@ -43,8 +44,8 @@ class GaussianSmoothing(IntensityEffect):
         super().__init__(**kwargs)
         self.sigma_mm = law(sigma_mm, name="sigma_mm", minimum=0)
         self.multiplier = law(multiplier, name="multiplier", minimum=0)
-        self.max_sigma_mm = max_sigma_mm
-        self.truncate = float(truncate)
+        self.max_sigma_mm = None if max_sigma_mm is None else positive(max_sigma_mm, "max_sigma_mm")
+        self.truncate = positive(truncate, "truncate")
         self.boundary = checked_boundary(boundary)
 
     def draw_for(self, grid: Grid, generator: Generator | None) -> Draws:

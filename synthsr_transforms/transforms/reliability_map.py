@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
 from ..base import Draws, SynthTransform, add_image, grid_of
 from ..functional.acquisition import SlicePlan, distance_map, plan_slices, reliability_map
-from ..laws import LawSpec, law
+from ..laws import LawSpec
 from .copy_image import named_image
-from .slice_acquisition import SLICES
+from .slice_acquisition import SLICES, checked_alignment, positive_law, sample_axes
 
 KINDS = ("reliability", "distance_mm")
 
@@ -55,13 +55,21 @@ class ReliabilityMap(SynthTransform):
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, got {kind!r}.")
         self.kind, self.image, self.destination = kind, image, destination
-        self.spacing_mm = None if spacing_mm is None else law(spacing_mm, name="spacing_mm")
-        self.alignment = alignment
+        self.spacing_mm = positive_law(spacing_mm, "spacing_mm")
+        self.alignment = checked_alignment(alignment)
+
+    def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
+        """Draw the fixed spacing, if there is one."""
+        if self.spacing_mm is None:
+            return {}
+        grid = grid_of(named_image(batch, self.image))
+        size = (grid.batch_size, grid.channels)
+        return {"spacing_mm": sample_axes(self.spacing_mm, "spacing_mm", size, generator)}
 
     def act(self, batch: SubjectsBatch, draws: Draws) -> None:
         """Add the map."""
         image = named_image(batch, self.image)
-        plan, spacing = self._plan(batch)
+        plan, spacing = self._plan(batch, draws)
         shape = image.data.shape[2:]
         if self.kind == "reliability":
             made = reliability_map(plan, shape, image.device)
@@ -71,18 +79,17 @@ class ReliabilityMap(SynthTransform):
         name = next(iter(batch.images)) if alone else self.destination
         add_image(batch, name, made, image)
 
-    def _plan(self, batch: SubjectsBatch) -> tuple[SlicePlan, Tensor]:
+    def _plan(self, batch: SubjectsBatch, draws: Draws) -> tuple[SlicePlan, Tensor]:
         records = batch.metadata.get(SLICES)
-        if records and self.spacing_mm is None:
+        if records and "spacing_mm" not in draws:
             low_shape = torch.tensor([record["low_shape"] for record in records])
             spacing = torch.tensor([record["spacing_mm"] for record in records])
             return SlicePlan(low_shape, records[0]["alignment"]), spacing
-        if self.spacing_mm is None:
+        if "spacing_mm" not in draws:
             raise ValueError(
                 "spacing_mm must be given where no acquisition was recorded, got None."
                 " Give spacing_mm or put SliceAcquisition before ReliabilityMap."
             )
-        grid = grid_of(named_image(batch, self.image))
-        spacing = self.spacing_mm.sample((grid.batch_size, grid.channels, 3))
+        grid, spacing = grid_of(named_image(batch, self.image)), draws["spacing_mm"]
         fine = grid.spacing_mm[:, None, :].float()
         return plan_slices(grid.shape, fine, spacing, self.alignment), spacing

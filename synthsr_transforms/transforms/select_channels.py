@@ -7,7 +7,8 @@ from typing import Any
 
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, SynthTransform
+from ..base import Draws, SynthTransform, channel_indices
+from .copy_image import check_channels
 
 
 class SelectChannels(SynthTransform):
@@ -27,16 +28,10 @@ class SelectChannels(SynthTransform):
 
     def __init__(self, *, channels: Sequence[int] = (0,), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.channels = [int(c) for c in channels]
-        if not self.channels:
-            raise ValueError("channels must name at least one channel, got none.")
+        self.channels = channel_indices(channels) or [0]
 
     def act(self, batch: SubjectsBatch, draws: Draws) -> None:
         """Keep the channels."""
         for name, image in self._get_images(batch).items():
-            count = image.data.shape[1]
-            if max(self.channels) >= count:
-                raise ValueError(
-                    f"channels must be below {count} for image {name!r}, got {self.channels}."
-                )
+            check_channels(self.channels, image.data, name)
             image.data = image.data[:, self.channels]

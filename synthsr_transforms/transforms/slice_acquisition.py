@@ -11,12 +11,12 @@ from torch import Generator, Tensor
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from ..base import Draws, Grid, SynthTransform, grid_of, set_affines
-from ..functional.acquisition import SlicePlan, acquire_slices, plan_slices
+from ..functional.acquisition import ALIGNMENTS, SlicePlan, acquire_slices, plan_slices
 from ..functional.blur import acquisition_sigma
 from ..functional.intensity import add_noise
-from ..laws import LawSpec, law
+from ..laws import Law, LawSpec, law
 from ..randomness import draw_seeds, normal_field
-from ._arguments import optional_triple, probability
+from ._arguments import optional_triple, positive, probability
 from .acquisition_resolution import SPACING, THICKNESS
 from .copy_image import named_image
 from .gaussian_smoothing import checked_boundary
@@ -82,14 +82,13 @@ class SliceAcquisition(SynthTransform):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.spacing_mm = _optional_law(spacing_mm, "spacing_mm")
-        self.thickness_mm = _optional_law(thickness_mm, "thickness_mm")
+        self.spacing_mm = positive_law(spacing_mm, "spacing_mm")
+        self.thickness_mm = positive_law(thickness_mm, "thickness_mm")
         self.blur_multiplier = law(blur_multiplier, name="blur_multiplier", minimum=0)
-        self.blur_coefficient = float(blur_coefficient)
+        self.blur_coefficient = positive(blur_coefficient, "blur_coefficient")
         self.max_spacing_mm = optional_triple(max_spacing_mm, "max_spacing_mm", float)
-        self.truncate, self.boundary = float(truncate), checked_boundary(boundary)
-        plan_slices((1, 1, 1), torch.ones(1, 1, 3), torch.ones(1, 1, 3), alignment)
-        self.alignment = alignment
+        self.truncate, self.boundary = positive(truncate, "truncate"), checked_boundary(boundary)
+        self.alignment = checked_alignment(alignment)
         self.downsample = downsample if isinstance(downsample, bool) else list(downsample)
         self.noise_std = law(noise_std, name="noise_std", minimum=0)
         self.rician_probability = probability(rician_probability, "rician_probability")
@@ -103,22 +102,12 @@ class SliceAcquisition(SynthTransform):
         draws = {"blur_multiplier": self.blur_multiplier.sample((*size, 3), generator)}
         for name, chosen in (("spacing_mm", self.spacing_mm), ("thickness_mm", self.thickness_mm)):
             if chosen is not None:
-                draws[name] = self._sample(chosen, name, size, generator)
+                draws[name] = sample_axes(chosen, name, size, generator)
         draws["noise_std"] = self.noise_std.sample(size, generator)
         draws["noise_seed"] = draw_seeds(grid.batch_size, generator)
         coins = torch.rand(grid.batch_size, generator=generator)
         draws["rician"] = coins < self.rician_probability
         return draws
-
-    @staticmethod
-    def _sample(chosen: Any, name: str, size: tuple[int, int], generator: Any) -> Tensor:
-        try:
-            return chosen.sample((*size, 3), generator)
-        except RuntimeError:
-            raise ValueError(
-                f"{name} must be given for each of the {size[1]} channels of the image,"
-                f" got {chosen.to_spec()!r}. Give one triple, or one per channel."
-            ) from None
 
     def act(self, batch: SubjectsBatch, draws: Draws) -> None:
         """Acquire, and note what was acquired."""
@@ -220,7 +209,32 @@ def rescale_affines(image: ImagesBatch, before: Sequence[int], after: Sequence[i
     set_affines(image, matrices)
 
 
-def _optional_law(spec: LawSpec | None, name: str) -> Any:
+def sample_axes(
+    chosen: Law, name: str, size: tuple[int, int], generator: Generator | None
+) -> Tensor:
+    """Draw one number per element, channel and axis, `(B, C, 3)`.
+
+    Raises:
+        ValueError: If the law has numbers for another number of channels.
+    """
+    try:
+        return chosen.sample((*size, 3), generator)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be given for each of the {size[1]} channels of the image,"
+            f" got {chosen.to_spec()!r}. Give one triple, or one per channel."
+        ) from None
+
+
+def checked_alignment(alignment: str) -> str:
+    """Refuse an alignment that does not exist."""
+    if alignment not in ALIGNMENTS:
+        raise ValueError(f"alignment must be one of {ALIGNMENTS}, got {alignment!r}.")
+    return alignment
+
+
+def positive_law(spec: LawSpec | None, name: str) -> Any:
+    """Read a law that draws numbers above 0; None stays None."""
     if spec is None:
         return None
     chosen = law(spec, name=name)

@@ -13,7 +13,7 @@ from ..base import Draws, Grid, SpatialEffect, grid_of, is_label_map
 from ..functional.blur import acquisition_sigma, gaussian_blur
 from ..functional.layout import plan_patch
 from ..functional.resample import resize
-from ._arguments import triple
+from ._arguments import positive, triple
 from .gaussian_smoothing import checked_boundary
 from .slice_acquisition import noted_output_shape, rescale_affines
 
@@ -48,7 +48,7 @@ class TargetResolution(SpatialEffect):
     ) -> None:
         super().__init__(**kwargs)
         self.spacing_mm = triple(spacing_mm, "spacing_mm", float)
-        self.truncate, self.boundary = float(truncate), checked_boundary(boundary)
+        self.truncate, self.boundary = positive(truncate, "truncate"), checked_boundary(boundary)
 
     def act(self, batch: SubjectsBatch, draws: Draws) -> None:
         """Resample every image whose spacing differs."""
@@ -74,4 +74,5 @@ class TargetResolution(SpatialEffect):
         blurred = gaussian_blur(
             image.data.float(), sigma, truncate=self.truncate, boundary=self.boundary
         )
-        return resize(blurred, shape)
+        dtype = image.data.dtype if image.data.is_floating_point() else torch.float32
+        return resize(blurred, shape).to(dtype)

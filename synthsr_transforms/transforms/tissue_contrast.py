@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torchio.data.batch import SubjectsBatch
 from ..base import Draws, LabelEffect, add_image, field_from
 from ..functional.mixture import tissue_mixture
 from ..labels import TISSUES, LabelTable
-from ..laws import Law, LawSpec, law
+from ..laws import Constant, Law, LawSpec, Uniform, law
 from ..randomness import draw_seeds
 from .tissue_mixture import per_value, whole_labels
 
@@ -60,14 +60,22 @@ class TissueContrast(LabelEffect):
         self.by_value = {int(k): v for k, v in _laws(by_value or {}, "by_value").items()}
         self.std = law(std, name="std", minimum=0)
         self.destination = destination
+        self._means = _as_one([self._law_of(row) for row in self.label_table.rows])
 
     def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
         """Draw one intensity and spread per label, and the seed of the noise."""
-        size = (batch.batch_size, 1)
-        means = [self._law_of(row).sample(size, generator) for row in self.label_table.rows]
-        stds = self.std.sample((*size, len(means)), generator)
-        seeds = draw_seeds(batch.batch_size, generator)
-        return {"means": torch.stack(means, -1), "stds": stds, "noise_seed": seeds}
+        size = (batch.batch_size, 1, len(self.label_table))
+        return {
+            "means": self._sample_means(size, generator),
+            "stds": self.std.sample(size, generator),
+            "noise_seed": draw_seeds(batch.batch_size, generator),
+        }
+
+    def _sample_means(self, size: tuple[int, int, int], generator: Generator | None) -> Tensor:
+        if self._means is not None:
+            return self._means.sample(size, generator)
+        rows = self.label_table.rows
+        return torch.stack([self._law_of(r).sample(size[:2], generator) for r in rows], -1)
 
     def _law_of(self, row: Any) -> Law:
         return self.by_value.get(row.value) or self.by_tissue.get(row.tissue) or law(0)
@@ -91,3 +99,12 @@ class TissueContrast(LabelEffect):
 
 def _laws(specs: Mapping[Any, LawSpec], name: str) -> dict[Any, Law]:
     return {key: law(spec, name=f"{name}.{key}") for key, spec in specs.items()}
+
+
+def _as_one(laws: Sequence[Law]) -> Law | None:
+    """Constant and uniform laws as one uniform law with bounds per label, which is faster."""
+    simple = [one for one in laws if isinstance(one, Constant | Uniform)]
+    if len(simple) < len(laws):
+        return None
+    bounds = [one.bounds for one in simple]
+    return Uniform(tuple(low for low, _ in bounds), tuple(high for _, high in bounds))

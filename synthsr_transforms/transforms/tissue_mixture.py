@@ -69,6 +69,8 @@ class TissueMixture(LabelEffect):
     ) -> None:
         super().__init__(**kwargs)
         self.label_table = LabelTable.resolve(label_table)
+        if num_channels < 1:
+            raise ValueError(f"num_channels must be at least 1, got {num_channels}.")
         self.num_channels = int(num_channels)
         self.prior_means, self.prior_stds = prior_means, prior_stds
         self.distribution = distribution
@@ -149,4 +151,4 @@ def per_value(numbers: Tensor, lookup: Tensor, device: torch.device) -> Tensor:
 def whole_labels(labels: Tensor) -> Tensor:
     """Labels as whole numbers, `(B, 1, X, Y, Z)`; floating-point maps are rounded."""
     first = labels[:, :1]
-    return first.round().int() if first.is_floating_point() else first
+    return first.round().int() if first.is_floating_point() else first.int()

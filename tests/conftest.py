@@ -1,0 +1,208 @@
+"""Options and small data that all tests share.
+
+`--device cuda` runs the same tests on another device; nothing else changes.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+import torchio as tio
+from torch import Tensor
+from torchio.data.batch import SubjectsBatch
+
+SHAPE = (12, 10, 14)
+LEFT_VALUES = (2, 3, 4, 10, 17, 31)
+RIGHT_VALUES = (41, 42, 43, 49, 53, 63)
+NEUTRAL_VALUES = (0, 14, 16, 24)
+DEVICES = ("cpu", "cuda", "mps")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device", default="cpu", choices=DEVICES, help="device to run the tests on (default: cpu)"
+    )
+    parser.addoption(
+        "--reference-dir",
+        default=None,
+        help="folder of vectors recorded from the original SynthSR, for the tests of parity",
+    )
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The device that `--device` names."""
+    name = request.config.getoption("--device")
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if name in available and not available[name]():
+        raise pytest.UsageError(f"--device must be available here, got {name}. Use --device cpu.")
+    return torch.device(name)
+
+
+@pytest.fixture(scope="session")
+def affines() -> dict[str, Tensor]:
+    """Voxel-to-world matrices of several kinds, `(4, 4)` float64."""
+    turn = rotation((10.0, -20.0, 5.0))
+    oblique = torch.eye(4, dtype=torch.float64)
+    oblique[:3, :3] = turn @ torch.diag(torch.tensor([0.8, 1.25, 2.0], dtype=torch.float64))
+    oblique[:3, 3] = torch.tensor([-20.0, 31.0, 7.5])
+    swapped = torch.zeros(4, 4, dtype=torch.float64)
+    swapped[0, 2], swapped[1, 0], swapped[2, 1], swapped[3, 3] = -1.0, 1.0, -1.0, 1.0
+    swapped[:3, 3] = torch.tensor([13.0, -4.0, 9.0])
+    return {
+        "identity": torch.eye(4, dtype=torch.float64),
+        "anisotropic": torch.diag(torch.tensor([1.0, 1.5, 3.0, 1.0], dtype=torch.float64)),
+        "oblique": oblique,
+        "swapped": swapped,
+    }
+
+
+def rotation(degrees: Sequence[float]) -> Tensor:
+    """A rotation about x, then y, then z, by other means than the library's."""
+    result = torch.eye(3, dtype=torch.float64)
+    for axis, angle in enumerate(degrees):
+        skew = torch.zeros(3, 3, dtype=torch.float64)
+        i, j = (axis + 1) % 3, (axis + 2) % 3
+        skew[j, i], skew[i, j] = 1.0, -1.0
+        angle_radians = torch.deg2rad(torch.tensor(angle, dtype=torch.float64))
+        result = torch.linalg.matrix_exp(skew * angle_radians) @ result
+    return result
+
+
+@pytest.fixture(scope="session")
+def make_labels() -> Callable[..., Tensor]:
+    """Maker of label maps `(1, X, Y, Z)` in blocks, left values first along the first axis."""
+
+    def make(
+        shape: Sequence[int] = SHAPE, seed: int = 0, dtype: torch.dtype = torch.int16
+    ) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        blocks = [max(1, -(-n // 3)) for n in shape]
+        which = torch.randint(0, 8, blocks, generator=generator)
+        for axis, size in enumerate(shape):
+            which = which.repeat_interleave(3, axis).narrow(axis, 0, size)
+        left = torch.tensor([*LEFT_VALUES, 0, 14])
+        right = torch.tensor([*RIGHT_VALUES, 16, 24])
+        half = torch.arange(shape[0])[:, None, None] < shape[0] // 2
+        return torch.where(half, left[which], right[which]).to(dtype)[None]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_image() -> Callable[..., Tensor]:
+    """Maker of images `(C, X, Y, Z)` of uniform numbers within 0 and 100."""
+
+    def make(
+        shape: Sequence[int] = SHAPE,
+        channels: int = 2,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        generator = torch.Generator().manual_seed(seed + 1000)
+        return (100 * torch.rand(channels, *shape, generator=generator)).to(dtype)
+
+    return make
+
+
+@pytest.fixture
+def make_subject(
+    make_labels: Callable[..., Tensor],
+    make_image: Callable[..., Tensor],
+    affines: dict[str, Tensor],
+    device: torch.device,
+) -> Callable[..., tio.Subject]:
+    """Maker of subjects with a label map `labels` and an image `image` on the test device."""
+
+    def make(
+        shape: Sequence[int] = SHAPE,
+        *,
+        channels: int = 2,
+        seed: int = 0,
+        affine: str = "identity",
+        dtype: torch.dtype = torch.float32,
+        label_dtype: torch.dtype = torch.int16,
+    ) -> tio.Subject:
+        matrix = affines[affine]
+        labels = make_labels(shape, seed, label_dtype).to(device)
+        image = make_image(shape, channels, seed, dtype).to(device)
+        return tio.Subject(
+            labels=tio.LabelMap(labels, affine=matrix), image=tio.ScalarImage(image, affine=matrix)
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_batch(make_subject: Callable[..., tio.Subject]) -> Callable[..., SubjectsBatch]:
+    """Maker of batches of different subjects; arguments are those of `make_subject`."""
+
+    def make(size: int = 3, *, seed: int = 0, **kwargs: Any) -> SubjectsBatch:
+        subjects = [make_subject(seed=seed + i, **kwargs) for i in range(size)]
+        return SubjectsBatch.from_subjects(subjects)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def seeded() -> Callable[[int], torch.Generator]:
+    """Maker of CPU generators."""
+    return lambda seed=0: torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="session")
+def snapshot() -> Callable[[SubjectsBatch], dict[str, Any]]:
+    """Everything that a batch holds, copied, for `assert_same`."""
+
+    def take(batch: SubjectsBatch) -> dict[str, Any]:
+        return {
+            "data": {name: image.data.clone() for name, image in batch.images.items()},
+            "affines": {
+                name: [affine.data.clone().cpu() for affine in image.affines]
+                for name, image in batch.images.items()
+            },
+            "kinds": {name: image._image_class for name, image in batch.images.items()},
+            "metadata": copy.deepcopy(batch.metadata),
+            "history": [(trace.name, trace.params) for trace in batch.applied_transforms],
+        }
+
+    return take
+
+
+@pytest.fixture(scope="session")
+def assert_same(
+    snapshot: Callable[[SubjectsBatch], dict[str, Any]],
+) -> Callable[..., None]:
+    """Compare two batches (or snapshots): voxels, affines, kinds and metadata.
+
+    `tolerance` is relative to the largest magnitude of an image; whole numbers must be equal.
+    """
+
+    def check(first: Any, second: Any, tolerance: float = 0.0, history: bool = False) -> None:
+        a, b = (snapshot(x) if isinstance(x, SubjectsBatch) else x for x in (first, second))
+        assert a["kinds"] == b["kinds"]
+        for name, data in a["data"].items():
+            _assert_close(data, b["data"][name], tolerance, name)
+            for left, right in zip(a["affines"][name], b["affines"][name], strict=True):
+                torch.testing.assert_close(left, right, rtol=0, atol=1e-9)
+        assert json.dumps(a["metadata"]) == json.dumps(b["metadata"])
+        if history:
+            assert a["history"] == b["history"]
+
+    return check
+
+
+def _assert_close(first: Tensor, second: Tensor, tolerance: float, name: str) -> None:
+    assert first.dtype == second.dtype, name
+    assert first.shape == second.shape, name
+    assert first.device == second.device, name
+    if tolerance == 0 or not first.is_floating_point():
+        assert torch.equal(first, second), f"{name} differs at {(first != second).sum()} voxels"
+        return
+    scale = max(first.abs().max().item(), 1e-6)
+    torch.testing.assert_close(first, second, rtol=0, atol=tolerance * scale)
