@@ -1,6 +1,13 @@
 """Composable, GPU-capable steps of the SynthSR generator, as TorchIO 2 transforms."""
 
-from .generator import Generator, GeneratorConfig, TrainingPair, load_config, preset_names
+from .generator import (
+    Generator,
+    GeneratorConfig,
+    StepConfig,
+    TrainingPair,
+    load_config,
+    preset_names,
+)
 from .labels import LabelTable
 from .laws import Choice, Constant, Law, LogNormal, Normal, Uniform
 from .priors import TissuePriors
@@ -16,6 +23,7 @@ __all__ = [
     "Law",
     "LogNormal",
     "Normal",
+    "StepConfig",
     "TissuePriors",
     "TrainingPair",
     "Uniform",

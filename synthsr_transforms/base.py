@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -69,6 +70,21 @@ class Grid:
             [[round(math.hypot(*column), 3) for column in zip(*row, strict=True)] for row in rows],
             dtype=torch.float64,
         )
+
+    @property
+    def common_spacing_mm(self) -> list[float]:
+        """The voxel spacing in mm that all elements share.
+
+        Raises:
+            ValueError: If they do not, so that no one size fits all.
+        """
+        first, *others = self.spacing_mm.tolist()
+        if any(spacing != first for spacing in others):
+            raise ValueError(
+                f"spacing must be the same for all elements, got {[first, *others]} mm."
+                " Resample them to one spacing or make batches of equal ones."
+            )
+        return first
 
 
 def grid_of(image: ImagesBatch, channels: int | None = None) -> Grid:
@@ -259,8 +275,14 @@ class SynthTransform(Transform):
 
     def __repr__(self) -> str:
         """Show the arguments that differ from their defaults."""
-        inside = ", ".join(f"{k}={v!r}" for k, v in constructor_params(self).items())
+        inside = ", ".join(f"{k}={_shown(v)}" for k, v in constructor_params(self).items())
         return f"{type(self).__name__}({inside})"
+
+
+def _shown(value: Any) -> str:
+    """A value as code, or shortened where it is a long table."""
+    code = repr(value)
+    return code if len(code) <= 80 else reprlib.repr(value)
 
 
 class IntensityEffect(SynthTransform):
@@ -273,7 +295,7 @@ class IntensityEffect(SynthTransform):
 
     def __init__(self, *, channels: Sequence[int] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.channels = channel_indices(channels)
+        self.channels = None if channels is None else channel_indices(channels)
 
     def draw_for(self, grid: Grid, generator: Generator | None) -> Draws:
         """Make the random choices for one image."""
@@ -390,14 +412,12 @@ def find_labels(batch: SubjectsBatch, name: str = "labels") -> tuple[str, Images
     )
 
 
-def channel_indices(channels: Sequence[int] | None) -> list[int] | None:
-    """Indices of channels as a list; None stays None.
+def channel_indices(channels: Sequence[int]) -> list[int]:
+    """Indices of channels as a list.
 
     Raises:
         ValueError: If there is none, or one is negative.
     """
-    if channels is None:
-        return None
     indices = [int(c) for c in channels]
     if not indices or min(indices) < 0:
         raise ValueError(
@@ -441,6 +461,8 @@ def shallow_copy(batch: SubjectsBatch) -> SubjectsBatch:
     }
     metadata = {key: list(values) for key, values in batch.metadata.items()}
     copy = SubjectsBatch(images, metadata=metadata)
+    if batch._per_element_history is not None:
+        copy.set_per_element_history(batch._per_element_history)
     copy.applied_transforms = list(batch.applied_transforms)
     return copy
 

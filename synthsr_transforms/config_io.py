@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +16,14 @@ from .atomic import replacing
 from .spec import suggest
 
 Config = TypeVar("Config")
+
+_PLAIN = r"- [-+.\w]+\n"
+_ROW = re.compile(
+    rf"(?m)^(?P<head>(?P<indent> *)-)(?P<items> {_PLAIN}(?:(?P=indent)  {_PLAIN})+)(?!(?P=indent) )"
+)
+_LIST = re.compile(
+    rf"(?m)^(?P<head>(?P<indent> *)[^-\s].*:)\n(?P<items>(?:(?P=indent){_PLAIN})+)(?!(?P=indent)-)"
+)
 
 
 class ConfigError(ValueError):
@@ -73,8 +82,23 @@ def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "
 
 
 def to_yaml(config: Any) -> str:
-    """Settings as YAML text that `read_yaml` and `from_mapping` turn back into them."""
-    return str(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    """Settings as YAML text that `read_yaml` and `from_mapping` turn back into them.
+
+    Lists of plain values take one line, as in the presets.
+    """
+    text = long = str(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    for lines in (_ROW, _LIST):
+        text = lines.sub(_on_one_line, text)
+    try:
+        same = OmegaConf.create(text) == OmegaConf.create(long)
+    except Exception:
+        same = False
+    return text if same else long
+
+
+def _on_one_line(match: re.Match[str]) -> str:
+    items = [line.split()[-1] for line in match["items"].splitlines()]
+    return f"{match['head']} [{', '.join(items)}]\n"
 
 
 def write_yaml(config: Any, path: str | os.PathLike[str]) -> None:

@@ -97,7 +97,8 @@ def load_config(source: str | os.PathLike[str], assignments: Sequence[str] = ())
     """Read a configuration and change some of its settings.
 
     Args:
-        source: Name of a preset or path of a YAML file.
+        source: Name of a preset or path of a YAML file. Its section `job`, which `synthsr generate`
+            adds, is left out; files that it names may lie beside it.
         assignments: Changes such as `"crop.shape=128"`: a step by name, then an argument; or a
             field of `GeneratorConfig`.
 
@@ -112,7 +113,8 @@ def load_config(source: str | os.PathLike[str], assignments: Sequence[str] = ())
         96
     """
     path = config_path(source, _presets(), "preset")
-    settings = read_yaml(path)
+    settings = _beside(read_yaml(path), path.parent)
+    settings.pop("job", None)
     steps = settings.get("steps") or {}
     shortcuts = {name: ("steps", name, "params") for name in steps}
     for step in steps.values():
@@ -120,6 +122,15 @@ def load_config(source: str | os.PathLike[str], assignments: Sequence[str] = ())
             step.setdefault("params", {})
     changed = override(settings, assignments, shortcuts=shortcuts)
     return from_mapping(GeneratorConfig, changed, where=str(source))
+
+
+def _beside(value: Any, folder: Path) -> Any:
+    """Replace names of tables and priors that lie in a folder by their paths."""
+    if isinstance(value, Mapping):
+        return {key: _beside(inner, folder) for key, inner in value.items()}
+    if isinstance(value, str) and value.endswith((".tsv", ".npy")) and (folder / value).is_file():
+        return str(folder / value)
+    return value
 
 
 class Generator:
@@ -316,8 +327,7 @@ def _run_stage(
     if isinstance(stage, SynthTransform):
         return {names[0]: stage.run(batch, generator)}
     seed = int(torch.randint(2**53, (1,), generator=generator))
-    with _global_seed(seed):
-        stage(batch)
+    _run_foreign(stage, batch, seed)
     return {names[0]: {"global_seed": seed}}
 
 
@@ -328,16 +338,29 @@ def _replay_stage(stage: Any, batch: SubjectsBatch, params: Sequence[Params]) ->
         stage.apply_transform(batch, params[0])
         remember(batch, stage, params[0])
     else:
-        with _global_seed(params[0]["global_seed"]):
-            stage(batch)
+        _run_foreign(stage, batch, params[0]["global_seed"])
+
+
+def _run_foreign(stage: Transform, batch: SubjectsBatch, seed: int) -> None:
+    """Run a transform of TorchIO, some of which write into the tensors that they are given."""
+    for image in batch.images.values():
+        image.data = image.data.clone()
+    with _global_seed(seed, batch.device):
+        stage(batch)
 
 
 @contextmanager
-def _global_seed(seed: int) -> Iterator[None]:
-    """TorchIO's own transforms read torch's global generator: lend them one, then restore it."""
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
+def _global_seed(seed: int, device: torch.device) -> Iterator[None]:
+    """TorchIO's own transforms read torch's global generators: lend them one, then restore it."""
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    states = [generator.get_state() for generator in generators]
+    for generator in generators:
+        generator.manual_seed(seed)
     try:
         yield
     finally:
-        torch.set_rng_state(state)
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

@@ -18,6 +18,7 @@ A law that is asked for numbers of shape `(B, 3)` draws each of them independent
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ class Law(ABC):
 
         Returns:
             float32 tensor on the CPU.
+
+        Raises:
+            ValueError: If there are parameters per axis and the shape does not end in their number.
         """
 
     @abstractmethod
@@ -70,7 +74,7 @@ class Constant(Law):
 
     def sample(self, shape: Sequence[int], generator: Generator | None = None) -> Tensor:
         """Repeat the value."""
-        return torch.tensor(self.value, dtype=torch.float32).expand(tuple(shape)).clone()
+        return torch.as_tensor(_operand(self.value, shape)).float().expand(tuple(shape)).clone()
 
     def to_spec(self) -> Any:
         """A number, a triple, or a mapping where a list would be read otherwise."""
@@ -99,7 +103,7 @@ class Uniform(Law):
 
     def sample(self, shape: Sequence[int], generator: Generator | None = None) -> Tensor:
         """Draw between the bounds."""
-        low, high = _operand(self.low), _operand(self.high)
+        low, high = _operand(self.low, shape), _operand(self.high, shape)
         unit = torch.rand(tuple(shape), generator=generator, dtype=torch.float64)
         drawn: Tensor = low + (high - low) * unit
         return drawn.float()
@@ -130,7 +134,7 @@ class Normal(Law):
 
     def sample(self, shape: Sequence[int], generator: Generator | None = None) -> Tensor:
         """Draw from the normal law."""
-        mean, std = _operand(self.mean), _operand(self.std)
+        mean, std = _operand(self.mean, shape), _operand(self.std, shape)
         unit = torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
         drawn: Tensor = mean + std * unit
         return drawn.float()
@@ -207,13 +211,16 @@ _LAWS: dict[str, type[Law]] = {
 }
 
 
-def law(spec: LawSpec, *, name: str = "value", minimum: float | None = None) -> Law:
+def law(
+    spec: LawSpec, *, name: str = "value", minimum: float | None = None, single: bool = False
+) -> Law:
     """Read a law from its short form.
 
     Args:
         spec: A law, a number, a pair, a triple or a mapping; see the table above.
         name: What is being read, for error messages.
         minimum: Smallest number that the law may draw, if there is one.
+        single: Whether to refuse laws with several numbers, per axis or per channel.
 
     Returns:
         The law.
@@ -231,6 +238,11 @@ def law(spec: LawSpec, *, name: str = "value", minimum: float | None = None) -> 
     if minimum is not None and result.bounds[0] < minimum and not isinstance(result, Normal):
         raise ValueError(
             f"{name} must be at least {minimum:g}, got {result.to_spec()!r}. Raise its lower bound."
+        )
+    if single and not isinstance(result, Choice) and any(map(_is_several, vars(result).values())):
+        raise ValueError(
+            f"{name} must be a law of one number, got {result.to_spec()!r}."
+            " Give a number or a pair."
         )
     return result
 
@@ -251,7 +263,7 @@ def _read(spec: LawSpec, name: str) -> Law:
         if len(numbers) == 3:
             return Constant(numbers)
         raise ValueError(_unreadable(spec, name))
-    return Constant(float(spec))
+    return Constant(_numbers([spec], name)[0])
 
 
 def _read_mapping(spec: Mapping[str, Any], name: str) -> Law:
@@ -299,9 +311,12 @@ def _numbers(values: Sequence[Any], name: str) -> tuple[float, ...]:
     try:
         if len(values) == 0 or isinstance(values, str):
             raise TypeError
-        return tuple(float(v) for v in values)
+        numbers = tuple(float(v) for v in values)
     except (TypeError, ValueError):
         raise ValueError(_unreadable(values, name)) from None
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError(f"{name} must hold finite numbers, got {values!r}.")
+    return numbers
 
 
 def _unreadable(spec: Any, name: str) -> str:
@@ -311,9 +326,21 @@ def _unreadable(spec: Any, name: str) -> str:
     )
 
 
-def _operand(value: Number) -> Any:
-    """A number as it is, and numbers per axis as a float64 tensor."""
-    return torch.tensor(value, dtype=torch.float64) if isinstance(value, tuple) else value
+def _operand(value: Number, shape: Sequence[int]) -> Any:
+    """A number as it is, and numbers per axis as a float64 tensor that fits the end of a shape."""
+    if not isinstance(value, tuple):
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64)
+    if tuple(tensor.shape) != tuple(shape)[-tensor.ndim :]:
+        raise ValueError(
+            f"a law with the numbers {_plain(value)!r} cannot give numbers of shape"
+            f" {tuple(shape)}. Give one number, or one for each axis or channel."
+        )
+    return tensor
+
+
+def _is_several(value: Number) -> bool:
+    return isinstance(value, tuple)
 
 
 def _plain(value: Any) -> Any:

@@ -21,6 +21,7 @@ from functools import reduce
 from itertools import pairwise, product
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torchio as tio
 from torch import Tensor
@@ -34,7 +35,7 @@ Knots = tuple[tuple[float, float, float, float], ...]
 
 _FIELD_OF_VIEW_MM = (184.0, 240.0, 208.0)
 _HEAD_CENTRE_MM = (0.0, 8.0, -14.0)  # head-space position of the world origin
-_NECK_CUT_MM = -114.0  # nothing below this height in head space
+_NECK_CUT_MM = -100.0  # the neck ends at this height in world space
 _SKIN_MM = 3.6
 _FISSURE_MM = 1.2  # half width of the gap between the hemispheres
 _BRICK_VOXELS = 48
@@ -721,7 +722,7 @@ def _paint(brick: _Brick) -> None:
         _paint_cerebellum(brick)
     for organ in _DEEP:
         _paint_organ(brick, organ)
-    brick.labels[..., brick.axes[2] + _HEAD_CENTRE_MM[2] < _NECK_CUT_MM] = 0
+    brick.labels[..., brick.axes[2] < _NECK_CUT_MM] = 0
 
 
 def _half_head(axes: tuple[Tensor, ...], person: _Person, side: int) -> Tensor:
@@ -773,10 +774,8 @@ def head_phantom(
         >>> 0.8 < left / right < 1.25
         True
     """
-    spacing = _triple("spacing_mm", spacing_mm)
-    if shape is None:
-        shape = [math.ceil(f / s) for f, s in zip(_FIELD_OF_VIEW_MM, spacing, strict=True)]
-    size = [int(n) for n in _triple("shape", shape)]
+    spacing = _spacing(spacing_mm)
+    size = _size(shape, spacing)
     centres = [(torch.arange(n) - (n - 1) / 2) * s for n, s in zip(size, spacing, strict=True)]
     near = [
         slice(int((a < -f / 2).sum()), int((a <= f / 2).sum()))
@@ -788,15 +787,30 @@ def head_phantom(
     right = _half_head((x[x >= 0], y, z), person, side=1)
     labels = torch.zeros(size, dtype=torch.int16)
     labels[tuple(near)] = torch.cat([left.flip(0), right])
-    affine = torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64))
-    affine[:3, 3] = torch.tensor([-(n - 1) / 2 * s for n, s in zip(size, spacing, strict=True)])
-    return tio.LabelMap(labels[None], affine=affine.numpy())
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = [-(n - 1) / 2 * s for n, s in zip(size, spacing, strict=True)]
+    return tio.LabelMap(labels[None], affine=affine)
 
 
-def _triple(name: str, value: float | Sequence[float]) -> Triple:
-    """Three positive numbers from one or three."""
-    values = (value,) * 3 if isinstance(value, (int, float)) else tuple(value)
-    if len(values) != 3 or not all(0 < v < math.inf for v in values):
-        msg = f"{name} must be one or three positive numbers, got {value}. Give them as R, A, S."
+def _spacing(spacing_mm: float | Sequence[float]) -> Triple:
+    values = [spacing_mm] * 3 if isinstance(spacing_mm, (int, float)) else list(spacing_mm)
+    if len(values) != 3 or not all(0 < value < math.inf for value in values):
+        msg = (
+            f"spacing_mm must be one or three positive numbers, got {spacing_mm}. "
+            f"Give the voxel size in mm along R, A and S."
+        )
         raise ValueError(msg)
     return values[0], values[1], values[2]
+
+
+def _size(shape: Sequence[int] | None, spacing_mm: Triple) -> tuple[int, ...]:
+    if shape is None:
+        return tuple(math.ceil(f / s) for f, s in zip(_FIELD_OF_VIEW_MM, spacing_mm, strict=True))
+    size = tuple(int(n) for n in shape)
+    if len(size) != 3 or size != tuple(shape) or min(size) < 1:
+        msg = (
+            f"shape must be three positive whole numbers, got {tuple(shape)}. "
+            f"Give the number of voxels along R, A and S, or None for the whole head."
+        )
+        raise ValueError(msg)
+    return size

@@ -31,6 +31,7 @@ from .volumes import (
 PHANTOM = Path("phantom")
 """Stands for the built-in head phantom where a label map is named."""
 
+_STAND_INS = {25: 2, 30: 2, 136: 31, 137: 31}
 _ENTITIES = re.compile(r"(?:^|_)(sub|ses)-([^_]+)")
 
 
@@ -266,8 +267,9 @@ def _values_in(labels: npt.NDArray[np.integer]) -> set[int]:
 def phantom_case(table: LabelTable, *, spacing_mm: float = 1.0) -> PhantomCase:
     """The built-in head phantom, for a first run without label maps.
 
-    Values that the table lacks take their left partner (so that a table without sides works), or
-    become background 0 if it lacks that as well (so that a table of the brain works).
+    Values that the table lacks take their left partner (so that a table without sides works). What
+    it lacks then becomes background 0 (so that a table of the brain works), but lesions and
+    vessels inside the brain become white matter, and parts of the choroid plexus the whole.
 
     Args:
         table: Label table of the generator.
@@ -287,9 +289,10 @@ def _phantom_labels(case: PhantomCase) -> LabelMap:
     lookup = torch.arange(int(data.max()) + 1)
     known = LabelTable.ready("synthseg")
     for value in case.table.unknown_values(_values_in(data.numpy())):
-        sided = value in known and known.row(value).side == "right"
-        partner = known.swapped_values()[value] if sided else 0
-        lookup[value] = partner if partner in case.table else 0
+        right = value in known and known.row(value).side == "right"
+        left = known.swapped_values()[value] if right else value
+        stand_ins = (left, _STAND_INS.get(left), 0)
+        lookup[value] = next(v for v in stand_ins if v in case.table or v == 0)
     merged = lookup[data.long()].to(data.dtype)
     if not merged.any():
         raise VolumeError(

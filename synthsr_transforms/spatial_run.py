@@ -27,8 +27,6 @@ class SpatialRun:
     def __init__(self, steps: Sequence[Any]) -> None:
         self.steps: list[SynthTransform] = list(steps)
         self.deformation = self.steps[0]
-        self.crop = _only(self.steps, PatchCrop)
-        self.flip = _only(self.steps, HemisphereFlip)
 
     @staticmethod
     def length(transforms: Sequence[Any]) -> int:
@@ -75,33 +73,30 @@ class SpatialRun:
         assert isinstance(deformation, SpatialDeformation)
         grid = deformation.grid(batch)
         indices = [torch.arange(n).expand(grid.batch_size, n) for n in grid.shape]
-        draws, plan = self._of(self.crop, drawn), None
-        if self.crop is not None and draws is not None:
-            plan = self.crop.plan(grid)
-            indices = _cropped(draws["start"], plan.crop_shape)
-        flipped = torch.tensor(self._of(self.flip, keep) or [False] * grid.batch_size)
-        if bool(flipped.any()):
-            axis = left_right_axis(grid)
-            backwards = indices[axis].flip(-1)
-            indices[axis] = torch.where(flipped[:, None], backwards, indices[axis])
+        followers = list(zip(self.steps, drawn, keep, strict=True))[1:]
+        for step, draws, kept in followers:
+            if isinstance(step, PatchCrop):
+                indices = _cropped(indices, draws["start"], step.plan(grid).crop_shape)
+            elif any(kept):
+                indices = _mirrored(indices, left_right_axis(grid), torch.tensor(kept))
         on_device = [index.to(batch.device, non_blocking=True) for index in indices]
         deformation.sample(batch, drawn[0], on_device)
-        if self.crop is not None and plan is not None and draws is not None:
-            self.crop.note(batch, draws, plan)
-        if self.flip is not None:
-            self.flip.exchange(batch, flipped)
-
-    def _of(self, step: SynthTransform | None, values: Sequence[Any]) -> Any:
-        """The entry of a list that belongs to a step, or None."""
-        return None if step is None else values[self.steps.index(step)]
+        for step, draws, kept in followers:
+            if isinstance(step, PatchCrop):
+                step.note(batch, draws, step.plan(grid))
+            elif isinstance(step, HemisphereFlip):
+                step.exchange(batch, torch.tensor(kept))
 
 
-def _cropped(start: Tensor, shape: Sequence[int]) -> list[Tensor]:
-    return [start[:, axis, None] + torch.arange(n) for axis, n in enumerate(shape)]
+def _cropped(indices: Sequence[Tensor], start: Tensor, shape: Sequence[int]) -> list[Tensor]:
+    windows = [start[:, axis, None] + torch.arange(n) for axis, n in enumerate(shape)]
+    return [index.gather(1, window) for index, window in zip(indices, windows, strict=True)]
 
 
-def _only(steps: Sequence[SynthTransform], kind: type[Any]) -> Any:
-    return next((step for step in steps if isinstance(step, kind)), None)
+def _mirrored(indices: Sequence[Tensor], axis: int, flipped: Tensor) -> list[Tensor]:
+    result = list(indices)
+    result[axis] = torch.where(flipped[:, None], result[axis].flip(-1), result[axis])
+    return result
 
 
 def _can_start(transform: Any) -> bool:

@@ -23,6 +23,7 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 import synthsr_transforms
 from synthsr_transforms.base import (
     IntensityEffect,
+    LabelEffect,
     SpatialEffect,
     SynthTransform,
     registered_transforms,
@@ -207,7 +208,8 @@ NONSENSE: dict[str, list[tuple[str, dict[str, Any]]]] = {
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 LABEL_DTYPES = (torch.int16, torch.int32, torch.uint8)
 MAKES_IMAGE = ("TissueMixture",)
-CONTAINERS = ("tensor", "array", "scalar", "labels", "nifti", "dict", "images", "subjects")
+MAKES_SCALAR = ("TissueMixture", "TissueContrast", "ReliabilityMap")
+CONTAINERS = ("tensor", "array", "image", "nifti", "dict", "images", "subjects")
 
 Maker = Callable[..., Any]
 
@@ -216,15 +218,21 @@ def _params_of(cls: type) -> list[dict[str, Any]]:
     return CASES.get(cls.__name__, [{"missing": cls.__name__}])
 
 
-def _all_cases() -> list[Any]:
+def _cases(kind: type = SynthTransform) -> list[Any]:
     return [
         pytest.param(cls, params, id=f"{name}-{number}")
         for name, cls in registered_transforms().items()
         for number, params in enumerate(_params_of(cls))
+        if issubclass(cls, kind)
     ]
 
 
-every_case = pytest.mark.parametrize(("cls", "params"), _all_cases())
+def _classes_with(parameter: str) -> list[type[SynthTransform]]:
+    return [c for c in registered_transforms().values() if parameter in _params_of(c)[0]]
+
+
+every_case = pytest.mark.parametrize(("cls", "params"), _cases())
+every_intensity_case = pytest.mark.parametrize(("cls", "params"), _cases(IntensityEffect))
 every_class = pytest.mark.parametrize(
     "cls", registered_transforms().values(), ids=lambda c: c.__name__
 )
@@ -443,14 +451,10 @@ class TestTypes:
         container: str,
         make_subject: Maker,
     ) -> None:
-        data = _contain(make_subject(), container)
+        data = contain(make_subject(), container, kind_read_by(cls))
         out = build(cls, params)(data)
-        if container in ("scalar", "labels"):
-            assert isinstance(out, tio.Image)
-            assert type(out) is type(data) or cls.__name__ in MAKES_IMAGE + (
-                "TissueContrast",
-                "ReliabilityMap",
-            )
+        if isinstance(data, tio.Image):
+            assert isinstance(out, tio.ScalarImage if cls.__name__ in MAKES_SCALAR else type(data))
         else:
             assert type(out) is type(data)
         if isinstance(data, dict):
@@ -468,21 +472,25 @@ class TestTypes:
         assert (out.age, out.name) == (70, "anonymous")
 
 
-def _contain(subject: tio.Subject, container: str) -> Any:
-    """The image (or the label map) of a subject in a container of another kind."""
+def kind_read_by(cls: type[SynthTransform]) -> str:
+    """Name of the image of a subject that a transform can take alone."""
+    return "labels" if issubclass(cls, LabelEffect) else "image"
+
+
+def contain(subject: tio.Subject, container: str, name: str) -> Any:
+    """One image of a subject in a container of another kind; some kinds hold both images."""
     image, labels = subject.images["image"], subject.images["labels"]
-    batch = SubjectsBatch.from_subjects([subject])
+    chosen = subject.images[name]
     makers: dict[str, Callable[[], Any]] = {
-        "tensor": lambda: image.data,
-        "array": lambda: image.data.cpu().numpy(),
-        "scalar": lambda: image,
-        "labels": lambda: labels,
+        "tensor": lambda: chosen.data,
+        "array": lambda: chosen.data.cpu().numpy(),
+        "image": lambda: chosen,
         "nifti": lambda: nib.Nifti1Image(
-            np.ascontiguousarray(labels.data[0].cpu().numpy()), np.diag([1.0, 1.5, 3.0, 1.0])
+            np.moveaxis(chosen.data.cpu().numpy(), 0, -1), np.diag([1.0, 1.5, 3.0, 1.0])
         ),
         "dict": lambda: {"image": image.data, "labels": labels},
-        "images": lambda: batch.images["image"],
-        "subjects": lambda: batch,
+        "images": lambda: SubjectsBatch.from_subjects([subject]).images[name],
+        "subjects": lambda: SubjectsBatch.from_subjects([subject]),
     }
     return makers[container]()
 
@@ -499,7 +507,7 @@ class TestInput:
         container: str,
         make_subject: Maker,
     ) -> None:
-        data = _contain(make_subject(), container)
+        data = contain(make_subject(), container, kind_read_by(cls))
         kept = copy.deepcopy(data)
         build(cls, params)(data)
         assert _equal(data, kept)
@@ -543,22 +551,25 @@ class TestInput:
             present = set(batch.images["labels"].data.unique().tolist())
             assert values <= present | {partners[v] for v in present}
 
-    @every_case
-    @pytest.mark.parametrize("scope", [{"include": ["labels"]}, {"exclude": ["image"]}])
-    def test_intensity_effects_obey_include_and_exclude(
+    @every_intensity_case
+    @pytest.mark.parametrize(
+        "scope", [{"include": ["image"]}, {"exclude": ["other", "labels"]}], ids=str
+    )
+    def test_intensity_effects_leave_other_images_alone(
         self,
         cls: type[SynthTransform],
         params: dict,
         scope: dict[str, list[str]],
         make_batch: Maker,
+        make_image: Maker,
+        device: torch.device,
     ) -> None:
-        if not issubclass(cls, IntensityEffect):
-            return
-        batch = make_batch()
-        if cls.__name__.startswith("Registration"):
-            return
-        out = build(cls, params, **scope)(batch)
-        assert torch.equal(out.images["image"].data, batch.images["image"].data)
+        batch = make_batch(2)
+        other = make_image(seed=5).to(device).expand(2, -1, -1, -1, -1)
+        batch.images["other"] = ImagesBatch(other, batch.images["image"].affines)
+        out = build(cls, params, **scope, p=1)(batch)
+        assert not torch.equal(out.images["image"].data, batch.images["image"].data)
+        assert torch.equal(out.images["other"].data, other)
 
 
 def _equal(first: Any, second: Any) -> bool:
@@ -636,17 +647,13 @@ class TestDescription:
         table = LabelTable.from_values(range(1, 35), classes=range(34), sort=False)
         priors = np.tile([[1.0], [2.0]], (1, 34)).tolist()
         shown = repr(synthsr_transforms.TissueMixture(label_table=table, prior_means=priors))
-        assert len(shown) < 400
+        assert len(shown) < 600
 
-    @every_class
+    @pytest.mark.parametrize("cls", _classes_with("label_table"), ids=lambda c: c.__name__)
     def test_a_custom_label_table_survives_a_spec(self, cls: type[SynthTransform]) -> None:
-        params = _params_of(cls)[0]
-        if "label_table" not in params:
-            return
-        aseg = LabelTable.ready(ASEG)
-        rows = tuple(reversed(aseg.rows))
+        rows = tuple(reversed(LabelTable.ready(ASEG).rows))
         table = LabelTable(rows, keep_order=True)
-        transform = build(cls, {**params, "label_table": table})
+        transform = build(cls, _params_of(cls)[0], label_table=table)
         spec = json.loads(json.dumps(transform_spec(transform)))
         assert build_transform(spec).label_table == table
 
@@ -654,7 +661,7 @@ class TestDescription:
     def test_constructor_refuses_nonsense_and_names_it(self, cls: type[SynthTransform]) -> None:
         base = _params_of(cls)[0]
         needed = {k: v for k, v in base.items() if k == "label_table"}
-        with pytest.raises(ValueError, match="[Pp]robability"):
+        with pytest.raises(ValueError, match=r"[Pp]robability"):
             cls(**{**needed, "p": 1.5})
         for name, wrong in NONSENSE[cls.__name__]:
             with pytest.raises(ValueError, match=name):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,7 +28,7 @@ from synthsr_transforms.datasets import (
 CONTENT = {"a_labels.nii.gz": b"first" * 4000, "b_labels.nii.gz": b"second" * 4000}
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(
-    not SHARED_DATA.is_dir(), reason="needs ../shared/data beside the repository"
+    not SHARED_DATA.is_dir(), reason=f"example data is not in {SHARED_DATA}"
 )
 
 
@@ -40,12 +40,12 @@ class Server:
     cut_after_bytes: int | None = None
     requests: list[str] = field(default_factory=list)
     url: str = ""
-    stop: threading.Event = field(default_factory=threading.Event)
+    close: Callable[[], None] = lambda: None
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A web server on 127.0.0.1; `stop` closes it before the end of the test."""
+    """A web server on 127.0.0.1; `close` stops it before the end of the test."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     state = Server(files=dict(CONTENT))
@@ -77,7 +77,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             http.server_close()
             thread.join()
 
-    state.close = close  # type: ignore[attr-defined]
+    state.close = close
     yield state
     close()
 
@@ -109,7 +109,7 @@ class TestFetch:
 
     def test_cached_files_need_no_server(self, server: Server, tmp_path: Path) -> None:
         first = made_up(server).fetch(root=tmp_path)
-        server.close()  # type: ignore[attr-defined]
+        server.close()
         assert made_up(server).fetch(root=tmp_path) == first
         assert server.requests == list(CONTENT)
 
@@ -179,7 +179,7 @@ class TestFailure:
         assert files_below(tmp_path) == []
 
     def test_no_server_is_an_error_of_one_line(self, server: Server, tmp_path: Path) -> None:
-        server.close()  # type: ignore[attr-defined]
+        server.close()
         with pytest.raises(DownloadError, match="Check the connection") as caught:
             made_up(server).fetch(root=tmp_path)
         assert "\n" not in str(caught.value)
@@ -210,7 +210,7 @@ class TestNamed:
     """The functions that take a name, on a data set that is made up."""
 
     def test_labels(self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(datasets.DATASETS, "made_up", made_up(server))  # type: ignore[arg-type]
+        monkeypatch.setitem(datasets.DATASETS, "made_up", made_up(server))
         paths = fetch_labels("made_up", root=tmp_path)
         assert [path.name for path in paths] == list(CONTENT)
 
@@ -220,7 +220,7 @@ class TestNamed:
         server.files["prior_means.npy"] = b"numbers"
         registry = {"prior_means.npy": hashlib.sha256(b"numbers").hexdigest()}
         dataset = made_up(server, kind="priors", registry=registry)
-        monkeypatch.setitem(datasets.DATASETS, "made_up", dataset)  # type: ignore[arg-type]
+        monkeypatch.setitem(datasets.DATASETS, "made_up", dataset)
         files = fetch_priors("made_up", root=tmp_path)
         assert files == {"prior_means": tmp_path / "made_up" / "prior_means.npy"}
 
@@ -232,7 +232,7 @@ class TestNamed:
         body = (tmp_path / "map.nii.gz").read_bytes()
         server.files["map.nii.gz"] = body
         dataset = made_up(server, registry={"map.nii.gz": hashlib.sha256(body).hexdigest()})
-        monkeypatch.setitem(datasets.DATASETS, "made_up", dataset)  # type: ignore[arg-type]
+        monkeypatch.setitem(datasets.DATASETS, "made_up", dataset)
         (subject,) = load_subjects("made_up", root=tmp_path)
         assert subject.labels.shape == (1, 2, 3, 4)
         assert int(subject.labels.data.max()) == 23

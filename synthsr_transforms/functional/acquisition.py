@@ -25,6 +25,7 @@ class SlicePlan(NamedTuple):
 
     Attributes:
         low_shape: Number of slices per element, channel and axis, `(B, C, 3)` whole numbers (CPU).
+        shape: Three sizes of the grid that the slices are taken from.
         alignment: `"centre"`: both grids cover the same field of view, slices are centred in their
             share of it. `"corner"`: slice k lies at voxel `rint(k n / d)` (the original with a
             fixed resolution). `"corner_open"`: the same, and positions beyond the last slice
@@ -32,6 +33,7 @@ class SlicePlan(NamedTuple):
     """
 
     low_shape: Tensor
+    shape: tuple[int, int, int]
     alignment: str
 
 
@@ -50,7 +52,7 @@ def plan_slices(
         alignment: See `SlicePlan`.
 
     Returns:
-        The plan, with at least one slice per axis and at most one per voxel.
+        The plan, with at least one slice per axis and, for `"centre"`, at most one per voxel.
 
     Raises:
         ValueError: If `alignment` is another word or a spacing is not positive.
@@ -67,10 +69,27 @@ def plan_slices(
             f"acquired spacing must be positive, got {acquired_mm.min().item()} mm."
             " Give the distance between slice centres in mm."
         )
-    size = torch.tensor(list(shape), dtype=torch.float32)
-    number = (size * spacing_mm.float()) / acquired_mm.float()
-    number = torch.round(number) if alignment == "centre" else torch.trunc(number)
-    return SlicePlan(number.long().clamp(min=1).minimum(size.long()), alignment)
+    x, y, z = shape
+    size = torch.tensor([x, y, z], dtype=torch.float64)
+    extent, acquired_mm = size * spacing_mm.double(), acquired_mm.double()
+    if alignment == "centre":
+        number = torch.round(extent / acquired_mm).minimum(size)
+    elif alignment == "corner":
+        same = (acquired_mm == spacing_mm.double()).all(-1, keepdim=True)
+        number = torch.where(same, size, torch.trunc(extent / acquired_mm))
+    else:
+        number = torch.trunc(extent.float() / acquired_mm.float())
+    return SlicePlan(number.long().clamp(min=1), (x, y, z), alignment)
+
+
+def thousandths(millimetres: Tensor) -> Tensor:
+    """Round to a thousandth in float64, so that 3.3 mm are 3.3 mm again after float32.
+
+    Examples:
+        >>> thousandths(torch.tensor([3.3])).item()
+        3.3
+    """
+    return (millimetres.double() * 1000).round() / 1000
 
 
 def slice_positions(plan: SlicePlan, axis: int, size: int, count: int) -> Tensor:
@@ -127,11 +146,11 @@ def acquire_slices(
     radius = gaussian_radius(sigma if window_sigma is None else window_sigma, truncate)
     where, back, counts = [], [], []
     for axis, (size, size_out) in enumerate(zip(volume.shape[2:], output_shape, strict=True)):
-        spare = 1 if plan.alignment == "corner_open" else 0
-        counts.append(min(int(plan.low_shape[..., axis].max()) + spare, size))
+        most = int(plan.low_shape[..., axis].max())
+        counts.append(min(most + 1, size) if plan.alignment == "corner_open" else most)
         where.append(slice_positions(plan, axis, size, counts[-1]))
         back.append(slice_coordinates(plan, axis, size_out, counts[-1]))
-    sigma, radius = (t.to(device, torch.float32, non_blocking=True) for t in (sigma, radius))
+    sigma = sigma.to(device, torch.float32, non_blocking=True)
     down = gaussian_operators(where, volume.shape[2:], sigma, radius, boundary=boundary)
     back = [coordinates.to(device, non_blocking=True) for coordinates in back]
     up = interpolation_operators(back, counts)
@@ -147,7 +166,9 @@ def reliability_map(
 ) -> Tensor:
     """How much each voxel was acquired rather than interpolated: 1 on a slice, 0 between slices.
 
-    A slice between two voxels shares its weight among them; axes multiply.
+    A slice between two voxels shares its weight among them; axes multiply. Plans that follow the
+    original (not `"centre"`) give 1 everywhere if every voxel is a slice, whatever the output; else
+    only the last slice within a voxel counts, where slices are finer than the output.
 
     Args:
         plan: Where slices were taken.
@@ -158,7 +179,7 @@ def reliability_map(
         `(B, C, *output_shape)` float32.
 
     Examples:
-        >>> plan = SlicePlan(torch.tensor([[[1, 1, 2]]]), "corner")
+        >>> plan = SlicePlan(torch.tensor([[[1, 1, 2]]]), (1, 1, 4), "corner")
         >>> reliability_map(plan, (1, 1, 4)).flatten().tolist()
         [1.0, 0.0, 1.0, 0.0]
     """
@@ -166,25 +187,36 @@ def reliability_map(
     for axis, size in enumerate(output_shape):
         number = plan.low_shape[..., axis]
         rows = [_reliability_profile(int(d), size, plan.alignment) for d in number.flatten()]
-        profiles.append(torch.stack(rows).view(*number.shape, size))
+        profile = torch.stack(rows).view(*number.shape, size)
+        if plan.alignment != "centre":
+            whole = (plan.low_shape == torch.tensor(plan.shape)).all(-1, keepdim=True)
+            profile = torch.where(whole, 1.0, profile)
+        profiles.append(profile)
     x, y, z = (p.to(device, non_blocking=True) for p in profiles)
     return x[..., :, None, None] * y[..., None, :, None] * z[..., None, None, :]
 
 
 def _reliability_profile(number: int, size: int, alignment: str) -> Tensor:
     """Profile along one axis: slices first assign their share, then add the rest next to it."""
-    if number >= size:
+    if alignment == "centre" and number >= size:
         return torch.ones(size)
     index = torch.arange(number, dtype=torch.float64)
     factor = size / number
     positions = (index + 0.5) * factor - 0.5 if alignment == "centre" else index * factor
     positions = positions.clamp(min=0)
-    low = positions.floor()
+    low = positions.floor().long()
+    after, rest = (low + 1).clamp(max=size - 1), positions - low
     profile = torch.zeros(size, dtype=torch.float64)
-    profile[low.long()] = 1 - (positions - low)
-    after = (low.long() + 1).clamp(max=size - 1)
-    profile.index_add_(0, after, positions - low)
+    last = _last_of_each(low)
+    profile[low[last]] = 1 - rest[last]
+    last = _last_of_each(after)
+    profile[after[last]] += rest[last]
     return profile.float()
+
+
+def _last_of_each(ordered: Tensor) -> Tensor:
+    """Which entries of an increasing list are not followed by their equal."""
+    return torch.cat([ordered[1:] != ordered[:-1], torch.ones(1, dtype=torch.bool)])
 
 
 def distance_map(
@@ -205,7 +237,7 @@ def distance_map(
         `(B, C, *output_shape)` float32.
 
     Examples:
-        >>> plan = SlicePlan(torch.tensor([[[1, 1, 2]]]), "corner")
+        >>> plan = SlicePlan(torch.tensor([[[1, 1, 2]]]), (1, 1, 4), "corner")
         >>> spacing = torch.tensor([[[1.0, 1.0, 2.0]]])
         >>> distance_map(plan, (1, 1, 4), spacing).flatten().tolist()
         [0.0, 1.0, 0.0, 1.0]

@@ -21,7 +21,8 @@ def gaussian_blur(
 
     Args:
         volume: `(B, C, X, Y, Z)` floating point.
-        sigma: Standard deviations in voxels, `(B or 1, C or 1, 3)`; 0 leaves an axis alone.
+        sigma: Standard deviations in voxels, `(B or 1, C or 1, 3)`, best on the CPU; 0 leaves an
+            axis alone.
         window_sigma: Standard deviations that set the window size instead of `sigma`; the
             original takes the width before its random multiplication, or the largest possible.
         truncate: Half width of the window in standard deviations (1.25 in the original).
@@ -41,10 +42,8 @@ def gaussian_blur(
     check_volume(volume)
     if sigma.ndim != 3 or sigma.shape[-1] != 3:
         raise ValueError(f"sigma must have shape (B, C, 3), got {tuple(sigma.shape)}.")
+    radius = gaussian_radius(sigma if window_sigma is None else window_sigma, truncate)
     sigma = sigma.to(volume.device, torch.float32, non_blocking=True)
-    if window_sigma is None:
-        window_sigma = sigma
-    radius = gaussian_radius(window_sigma.to(sigma.device, non_blocking=True), truncate)
     where = [torch.arange(float(n), device=volume.device)[None, None] for n in volume.shape[2:]]
     radius = radius.expand_as(sigma)
     operators = gaussian_operators(where, volume.shape[2:], sigma, radius, boundary=boundary)

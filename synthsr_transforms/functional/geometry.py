@@ -36,38 +36,36 @@ def affine_matrix(
     if not given:
         raise ValueError("affine_matrix needs at least one component, got none.")
     batch, device = given[0].shape[0], given[0].device
-    linear = torch.eye(3, dtype=torch.float64, device=device).repeat(batch, 1, 1)
-    if rotation_degrees is not None:
-        linear = rotation_matrix(rotation_degrees)
+    matrix = torch.zeros(batch, 4, 4, dtype=torch.float64, device=device)
+    matrix.diagonal(dim1=1, dim2=2).fill_(1)
+    linear = matrix[:, :3, :3] if rotation_degrees is None else rotation_matrix(rotation_degrees)
     if shearing is not None:
         linear = _shearing_matrix(shearing.double()) @ linear
     if scaling is not None:
         linear = scaling.double()[:, :, None] * linear
-    matrix = torch.eye(4, dtype=torch.float64, device=device).repeat(batch, 1, 1)
     matrix[:, :3, :3] = linear
     if translation is not None:
-        matrix[:, :3, 3] = translation.double()
+        matrix[:, :3, 3] = translation
     return matrix
 
 
 def rotation_matrix(rotation_degrees: Tensor) -> Tensor:
     r"""Rotations \(R_x R_y R_z\) from `(B, 3)` angles in degrees, as `(B, 3, 3)` float64."""
     angles = torch.deg2rad(rotation_degrees.double())
-    cos, sin = angles.cos(), angles.sin()
-    result = torch.eye(3, dtype=torch.float64, device=angles.device).repeat(len(angles), 1, 1)
-    for axis, (i, j) in enumerate(((1, 2), (2, 0), (0, 1))):
-        turn = torch.eye(3, dtype=torch.float64, device=angles.device).repeat(len(angles), 1, 1)
-        turn[:, i, i] = turn[:, j, j] = cos[:, axis]
-        turn[:, i, j], turn[:, j, i] = -sin[:, axis], sin[:, axis]
-        result = result @ turn
-    return result
+    (cx, cy, cz), (sx, sy, sz) = angles.cos().unbind(1), angles.sin().unbind(1)
+    rows = [
+        [cy * cz, -cy * sz, sy],
+        [cx * sz + sx * sy * cz, cx * cz - sx * sy * sz, -sx * cy],
+        [sx * sz - cx * sy * cz, sx * cz + cx * sy * sz, cx * cy],
+    ]
+    return torch.stack([entry for row in rows for entry in row], dim=1).view(-1, 3, 3)
 
 
 def _shearing_matrix(shearing: Tensor) -> Tensor:
-    matrix = torch.eye(3, dtype=torch.float64, device=shearing.device).repeat(len(shearing), 1, 1)
-    rows, columns = (0, 0, 1, 1, 2, 2), (1, 2, 0, 2, 0, 1)
-    matrix[:, rows, columns] = shearing
-    return matrix
+    one = torch.ones_like(shearing[:, 0])
+    h = shearing.unbind(1)
+    entries = [one, h[0], h[1], h[2], one, h[3], h[4], h[5], one]
+    return torch.stack(entries, dim=1).view(-1, 3, 3)
 
 
 def millimetres_to_voxels(matrix_mm: Tensor, spacing_mm: Tensor) -> Tensor:

@@ -88,7 +88,8 @@ def gaussian_operator(
         >>> [round(w, 3) for w in k[1].tolist()]
         [0.107, 0.787, 0.107, 0.0]
     """
-    return _gaussian_weights(positions, (size,), sigma, radius, boundary)
+    reach = _reach(radius, boundary)
+    return _gaussian_weights(positions, (size,), sigma, radius, boundary, reach)
 
 
 def gaussian_operators(
@@ -105,19 +106,31 @@ def gaussian_operators(
         positions: Three tensors `(B or 1, C or 1, M)`, one per axis, on any device.
         shape: Three sizes N of the input.
         sigma: Standard deviations in voxels, `(B, C, 3)`, on the device to compute on.
-        radius: Half widths of the window in voxels, `(B, C, 3)`.
+        radius: Half widths of the window in voxels, `(B, C, 3)`, on the CPU, or the host waits.
         boundary: See `gaussian_operator`.
 
     Returns:
         Three matrices `(B, C, M, N)`.
     """
     together = _stacked(positions, sigma.device)
-    weights = _gaussian_weights(together, shape, sigma, radius, boundary)
+    reach = _reach(radius, boundary)
+    radius = radius.to(sigma, non_blocking=True)
+    weights = _gaussian_weights(together, shape, sigma, radius, boundary, reach)
     return _per_axis(weights, positions, shape)
 
 
+def _reach(radius: Tensor, boundary: str) -> int:
+    """Voxels on either side that the whole of every kernel covers, if that is needed."""
+    return int(radius.max()) + 1 if boundary == "zero" else 0
+
+
 def _gaussian_weights(
-    positions: Tensor, sizes: Sequence[int], sigma: Tensor, radius: Tensor, boundary: str
+    positions: Tensor,
+    sizes: Sequence[int],
+    sigma: Tensor,
+    radius: Tensor,
+    boundary: str,
+    reach: int,
 ) -> Tensor:
     """Rows for positions `(..., M)`; with three sizes the last batch dimension is the axis."""
     if boundary not in ("zero", "renormalise"):
@@ -127,7 +140,7 @@ def _gaussian_weights(
     samples = torch.arange(size, device=device, dtype=positions.dtype)
     weights = _truncated_gaussian(samples - positions[..., None], sigma, radius)
     if boundary == "zero":
-        offsets = torch.arange(-size, size + 1, device=device, dtype=positions.dtype)
+        offsets = torch.arange(-reach, reach + 1, device=device, dtype=positions.dtype)
         fraction = positions[..., None] - torch.round(positions[..., None])
         return weights / _truncated_gaussian(offsets - fraction, sigma, radius).sum(-1, True)
     if len(set(sizes)) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 import torch
@@ -35,8 +36,12 @@ def resize_coordinates(
         >>> resize_coordinates(6, 3).tolist()
         [0.0, 2.0, 4.0]
     """
-    zoom = torch.tensor(size_out / size_in, dtype=dtype)
-    return torch.arange(size_out, device=device, dtype=dtype) / zoom.item()
+    return torch.arange(size_out, device=device, dtype=dtype) / zoom(size_in, size_out)
+
+
+def zoom(size_in: int, size_out: int) -> float:
+    """The quotient `m / n` rounded to float32, which the convention divides by."""
+    return float(struct.unpack("f", struct.pack("f", size_out / size_in))[0])
 
 
 def resize(volume: Tensor, shape: Sequence[int], mode: str = "linear") -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from .checks import check_coordinates, check_volume
 from .geometry import about_centre
 from .operators import apply_separable, full_precision, interpolation_operators
+from .resample import zoom
 
 
 def sample_linear(volume: Tensor, coordinates: Tensor) -> Tensor:
@@ -132,15 +133,10 @@ def patch_coordinates(
     with full_precision(device.type):
         linear = matrix[:, :3, :3] @ displacement.flatten(2)
     sizes = displacement.shape[2:]
-    coarse = [i[:, None] / _zoom(n, m) for i, n, m in zip(indices, shape, sizes, strict=True)]
+    coarse = [i[:, None] / zoom(m, n) for i, n, m in zip(indices, shape, sizes, strict=True)]
     operators = interpolation_operators(coarse, sizes)
     coordinates = apply_separable(linear.view_as(displacement), operators)
     return coordinates.add_(in_plane[..., None]).add_(along[2][:, :, None, None, :])
-
-
-def _zoom(size_out: int, size_in: int) -> float:
-    """The float32 quotient that the convention of `resize` divides by."""
-    return float(torch.tensor(size_out / size_in, dtype=torch.float32))
 
 
 def warp_affine(volume: Tensor, matrix: Tensor, shape: Sequence[int] | None = None) -> Tensor:

@@ -41,7 +41,7 @@ class CopyImage(SynthTransform):
     ) -> None:
         super().__init__(**kwargs)
         self.source, self.destination = source, destination
-        self.channels = channel_indices(channels)
+        self.channels = None if channels is None else channel_indices(channels)
 
     def act(self, batch: SubjectsBatch, draws: Draws) -> None:
         """Add the copy."""

@@ -64,8 +64,8 @@ class LesionSimulation(LabelEffect):
         self.tissues = list(tissues)
         self.intensity = law(intensity, name="intensity")
         self.std = law(std, name="std", minimum=0)
-        self.size_mm = law(size_mm, name="size_mm", minimum=0.5)
-        self.height = law(height, name="height")
+        self.size_mm = law(size_mm, name="size_mm", minimum=0.5, single=True)
+        self.height = law(height, name="height", single=True)
         if softness <= 0:
             raise ValueError(f"softness must be positive, got {softness}.")
         self.softness = float(softness)

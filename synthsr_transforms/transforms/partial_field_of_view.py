@@ -30,7 +30,7 @@ class PartialFieldOfView(SynthTransform):
 
     def __init__(self, *, fraction: LawSpec = 1.0, value: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.fraction = law(fraction, name="fraction", minimum=0)
+        self.fraction = law(fraction, name="fraction", minimum=0, single=True)
         if self.fraction.bounds[1] > 1:
             raise ValueError(f"fraction must be at most 1, got {self.fraction.to_spec()!r}.")
         self.value = float(value)

@@ -18,7 +18,8 @@ class PatchCrop(SpatialEffect):
     """Crop all images of an element at one random place.
 
     The patch is at most as large as the image. Affines follow, so that world coordinates stay.
-    The size on the target grid is kept in the metadata of the subject as `output_shape`.
+    With `target_spacing_mm`, the size on that grid is kept in the metadata of the subject as
+    `output_shape`, for the step that resamples.
 
     Args:
         shape: Sizes of the patch on the target grid, one number or three; None keeps all.
@@ -68,7 +69,7 @@ class PatchCrop(SpatialEffect):
         """Crop and output sizes for a grid."""
         return plan_patch(
             grid.shape,
-            spacing_mm=grid.spacing_mm[0].tolist(),
+            spacing_mm=(1, 1, 1) if self.target_spacing_mm is None else grid.common_spacing_mm,
             target_spacing_mm=self.target_spacing_mm,
             output_shape=self.shape,
             multiple_of=self.multiple_of,
@@ -91,7 +92,9 @@ class PatchCrop(SpatialEffect):
                     for affine, start in zip(image.affines, draws["start"], strict=True)
                 ],
             )
-        batch.metadata["output_shape"] = [list(plan.output_shape)] * batch.batch_size
+        batch.metadata.pop("output_shape", None)
+        if self.target_spacing_mm is not None:
+            batch.metadata["output_shape"] = [list(plan.output_shape)] * batch.batch_size
 
 
 def shifted(affine: Tensor, start: Tensor) -> Tensor:

@@ -150,7 +150,8 @@ class RegistrationCorrection(_RigidChannels):
     def act(self, batch: SubjectsBatch, draws: Draws) -> None:
         """Move the channels back."""
         matrices = rigid_matrices(draws)
-        if RECORD in batch.metadata:
-            applied = torch.tensor(batch.metadata[RECORD], dtype=torch.float64)
-            matrices = matrices @ torch.linalg.inv(applied)
+        for element, applied in enumerate(batch.metadata.get(RECORD, [])):
+            if applied is not None:
+                inverse = torch.linalg.inv(torch.tensor(applied, dtype=torch.float64))
+                matrices[element] = matrices[element] @ inverse
         self._warp(batch, matrices)

@@ -9,7 +9,13 @@ from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
 from ..base import Draws, SynthTransform, add_image, grid_of
-from ..functional.acquisition import SlicePlan, distance_map, plan_slices, reliability_map
+from ..functional.acquisition import (
+    SlicePlan,
+    distance_map,
+    plan_slices,
+    reliability_map,
+    thousandths,
+)
 from ..laws import LawSpec
 from .copy_image import named_image
 from .slice_acquisition import SLICES, checked_alignment, positive_law, sample_axes
@@ -84,12 +90,13 @@ class ReliabilityMap(SynthTransform):
         if records and "spacing_mm" not in draws:
             low_shape = torch.tensor([record["low_shape"] for record in records])
             spacing = torch.tensor([record["spacing_mm"] for record in records])
-            return SlicePlan(low_shape, records[0]["alignment"]), spacing
+            x, y, z = (int(n) for n in records[0]["shape"])
+            return SlicePlan(low_shape, (x, y, z), records[0]["alignment"]), spacing
         if "spacing_mm" not in draws:
             raise ValueError(
                 "spacing_mm must be given where no acquisition was recorded, got None."
                 " Give spacing_mm or put SliceAcquisition before ReliabilityMap."
             )
-        grid, spacing = grid_of(named_image(batch, self.image)), draws["spacing_mm"]
-        fine = grid.spacing_mm[:, None, :].float()
+        grid, spacing = grid_of(named_image(batch, self.image)), thousandths(draws["spacing_mm"])
+        fine = grid.spacing_mm[:, None, :]
         return plan_slices(grid.shape, fine, spacing, self.alignment), spacing

@@ -28,7 +28,7 @@ class SelectChannels(SynthTransform):
 
     def __init__(self, *, channels: Sequence[int] = (0,), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.channels = channel_indices(channels) or [0]
+        self.channels = channel_indices(channels)
 
     def act(self, batch: SubjectsBatch, draws: Draws) -> None:
         """Keep the channels."""

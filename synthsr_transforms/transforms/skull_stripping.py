@@ -52,7 +52,7 @@ class SkullStripping(LabelEffect):
     ) -> None:
         super().__init__(**kwargs)
         self.label_table = LabelTable.resolve(label_table)
-        self.margin_mm = law(margin_mm, name="margin_mm")
+        self.margin_mm = law(margin_mm, name="margin_mm", single=True)
         reach = max(abs(bound) for bound in self.margin_mm.bounds)
         if reach > 3 * smoothness_mm:
             raise ValueError(

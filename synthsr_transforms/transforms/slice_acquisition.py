@@ -11,7 +11,13 @@ from torch import Generator, Tensor
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from ..base import Draws, Grid, SynthTransform, grid_of, set_affines
-from ..functional.acquisition import ALIGNMENTS, SlicePlan, acquire_slices, plan_slices
+from ..functional.acquisition import (
+    ALIGNMENTS,
+    SlicePlan,
+    acquire_slices,
+    plan_slices,
+    thousandths,
+)
 from ..functional.blur import acquisition_sigma
 from ..functional.intensity import add_noise
 from ..laws import Law, LawSpec, law
@@ -115,11 +121,12 @@ class SliceAcquisition(SynthTransform):
         grid = grid_of(image)
         spacing, thickness = self._resolution(batch, draws)
         plan = self._plan(grid, spacing)
-        fine = grid.spacing_mm[:, None, :].float()
+        fine = grid.spacing_mm[:, None, :]
         width = acquisition_sigma(fine, spacing, thickness, self.blur_coefficient)
         window = width
         if self.max_spacing_mm is not None:
-            window = (0.75 * torch.tensor(self.max_spacing_mm) / fine).expand_as(width)
+            coarsest = torch.tensor(self.max_spacing_mm, dtype=torch.float64)
+            window = (0.75 * coarsest / fine).expand_as(width)
         output = self._output_shape(batch, grid)
         image.data = acquire_slices(
             image.data.float(),
@@ -131,16 +138,16 @@ class SliceAcquisition(SynthTransform):
             boundary=self.boundary,
             at_low_resolution=self._noise(draws, plan),
         ).to(image.data.dtype if image.data.is_floating_point() else torch.float32)
-        rescale_affines(image, grid.shape, output)
+        rescale_affines(image, grid.shape, output, centred=self.alignment == "centre")
         batch.metadata[SLICES] = [
-            {"low_shape": low, "spacing_mm": mm, "alignment": self.alignment}
+            {"low_shape": low, "shape": grid.shape, "spacing_mm": mm, "alignment": self.alignment}
             for low, mm in zip(plan.low_shape.tolist(), spacing.tolist(), strict=True)
         ]
 
     def _resolution(self, batch: SubjectsBatch, draws: Draws) -> tuple[Tensor, Tensor]:
         if "spacing_mm" in draws:
-            spacing = draws["spacing_mm"]
-            return spacing, draws.get("thickness_mm", spacing)
+            spacing = thousandths(draws["spacing_mm"])
+            return spacing, thousandths(draws.get("thickness_mm", spacing))
         if SPACING not in batch.metadata:
             raise ValueError(
                 "spacing_mm must be given where no resolution was drawn, got None."
@@ -150,7 +157,7 @@ class SliceAcquisition(SynthTransform):
         return drawn[0], draws.get("thickness_mm", drawn[1])
 
     def _plan(self, grid: Grid, spacing: Tensor) -> SlicePlan:
-        fine = grid.spacing_mm[:, None, :].float()
+        fine = grid.spacing_mm[:, None, :]
         plan = plan_slices(grid.shape, fine, spacing, self.alignment)
         wanted = torch.tensor(self.downsample).expand(grid.channels)[None, :, None]
         full = torch.tensor(grid.shape).expand_as(plan.low_shape)
@@ -196,14 +203,21 @@ def noted_output_shape(batch: SubjectsBatch) -> tuple[int, int, int] | None:
     return x, y, z
 
 
-def rescale_affines(image: ImagesBatch, before: Sequence[int], after: Sequence[int]) -> None:
-    """Affines of a resized image: index 0 stays, the spacing changes by `before / after`."""
+def rescale_affines(
+    image: ImagesBatch, before: Sequence[int], after: Sequence[int], *, centred: bool = False
+) -> None:
+    """Affines of a resized image, whose spacing changes by `before / after`.
+
+    Index 0 stays where it is, or, if `centred`, the field of view does.
+    """
     if tuple(before) == tuple(after):
         return
     ratio = torch.tensor([n / m for n, m in zip(before, after, strict=True)], dtype=torch.float64)
     matrices = []
     for affine in image.affines:
         matrix = affine.data.clone()
+        if centred:
+            matrix[:3, 3] += matrix[:3, :3] @ ((ratio - 1) / 2).to(matrix.device)
         matrix[:3, :3] *= ratio.to(matrix.device)
         matrices.append(matrix)
     set_affines(image, matrices)

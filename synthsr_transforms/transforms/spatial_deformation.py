@@ -61,9 +61,9 @@ class SpatialDeformation(SpatialEffect):
         super().__init__(**kwargs)
         self.rotation_degrees = law(rotation_degrees, name="rotation_degrees")
         self.scaling = law(scaling, name="scaling", minimum=1e-3)
-        self.shearing = law(shearing, name="shearing")
+        self.shearing = law(shearing, name="shearing", single=True)
         self.translation_mm = law(translation_mm, name="translation_mm")
-        self.velocity_std_mm = law(velocity_std_mm, name="velocity_std_mm", minimum=0)
+        self.velocity_std_mm = law(velocity_std_mm, name="velocity_std_mm", minimum=0, single=True)
         if not 0 < velocity_shape_factor <= 1:
             raise ValueError(
                 f"velocity_shape_factor must be in (0, 1], got {velocity_shape_factor}."

@@ -60,7 +60,7 @@ class TargetResolution(SpatialEffect):
                 rescale_affines(image, grid.shape, shape)
 
     def _shape(self, batch: SubjectsBatch, grid: Grid) -> tuple[int, int, int]:
-        spacing = grid.spacing_mm[0].tolist()
+        spacing = grid.common_spacing_mm
         plan = plan_patch(grid.shape, spacing_mm=spacing, target_spacing_mm=self.spacing_mm)
         same = all(abs(a - t) <= 1e-3 for a, t in zip(spacing, self.spacing_mm, strict=True))
         return grid.shape if same else noted_output_shape(batch) or plan.output_shape
@@ -68,8 +68,8 @@ class TargetResolution(SpatialEffect):
     def _resample(self, image: ImagesBatch, grid: Grid, shape: Sequence[int]) -> Tensor:
         if is_label_map(image):
             return resize(image.data, shape, mode="nearest")
-        fine = grid.spacing_mm[:, None, :].float()
-        coarse = torch.tensor(self.spacing_mm).expand_as(fine)
+        fine = grid.spacing_mm[:, None, :]
+        coarse = torch.tensor(self.spacing_mm, dtype=torch.float64).expand_as(fine)
         sigma = acquisition_sigma(fine, coarse, coefficient=None)
         blurred = gaussian_blur(
             image.data.float(), sigma, truncate=self.truncate, boundary=self.boundary

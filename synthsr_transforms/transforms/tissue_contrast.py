@@ -58,7 +58,7 @@ class TissueContrast(LabelEffect):
         if unknown:
             raise ValueError(f"by_tissue must name tissues of {list(TISSUES)}, got {unknown}.")
         self.by_value = {int(k): v for k, v in _laws(by_value or {}, "by_value").items()}
-        self.std = law(std, name="std", minimum=0)
+        self.std = law(std, name="std", minimum=0, single=True)
         self.destination = destination
         self._means = _as_one([self._law_of(row) for row in self.label_table.rows])
 
@@ -98,7 +98,7 @@ class TissueContrast(LabelEffect):
 
 
 def _laws(specs: Mapping[Any, LawSpec], name: str) -> dict[Any, Law]:
-    return {key: law(spec, name=f"{name}.{key}") for key, spec in specs.items()}
+    return {key: law(spec, name=f"{name}.{key}", single=True) for key, spec in specs.items()}
 
 
 def _as_one(laws: Sequence[Law]) -> Law | None:

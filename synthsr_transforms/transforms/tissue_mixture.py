@@ -100,7 +100,7 @@ class TissueMixture(LabelEffect):
         size = (batch.batch_size, self.num_channels, len(self._background))
         for numbers, chosen in ((means, self.background_mean), (stds, self.background_std)):
             if chosen is not None:
-                numbers[..., self._background] = chosen.sample(size, generator)
+                numbers[..., self._background] = chosen.sample(size, generator).clamp(min=0)
         return {
             "means": means,
             "stds": stds,

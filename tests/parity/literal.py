@@ -143,7 +143,9 @@ def acquisition_sigma(
 
 
 def low_shape(shape: Shape, atlas: npt.ArrayLike, resolution: npt.ArrayLike) -> list[int]:
-    """10.2: number of slices at a fixed resolution, in float64."""
+    """10.2: number of slices at a fixed resolution, in float64; all voxels if it is that of the atlas."""
+    if np.array_equal(atlas, resolution):
+        return list(shape)
     triples = zip(shape, np.asarray(atlas, float), np.asarray(resolution, float), strict=True)
     return [math.trunc(s * a / r) for s, a, r in triples]
 
@@ -180,7 +182,7 @@ def acquire_random(
     down, up, squares = [], [], []
     triples = zip(volume.shape, np.asarray(atlas, float), resolution, output, strict=True)
     for size, a, res, out in triples:
-        low = np.float32(math.trunc(np.float32(size * a) / np.float32(res)))
+        low = np.float32(int(np.float32(size * a) / np.float32(res)))
         zoom_down, zoom_up = np.float32(low / np.float32(size)), np.float32(np.float32(out) / low)
         down.append(np.clip(np.arange(size, dtype=np.float32) / zoom_down, 0, size))
         up.append(np.arange(out, dtype=np.float32) / zoom_up)

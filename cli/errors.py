@@ -1,0 +1,96 @@
+"""Errors of the command line, in one place: one line on the error stream and an exit code.
+
+| Exit code | Meaning |
+| --- | --- |
+| 0 | done |
+| 1 | the work failed, or an error that nobody foresaw |
+| 2 | input or settings that cannot be worked with |
+| 130 | stopped by the user |
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+TRACEBACK = "SYNTHSR_TRACEBACK"
+"""Environment variable, and key of `Context.meta`, that asks for tracebacks."""
+
+
+class InputError(click.ClickException):
+    """Input that cannot be worked with."""
+
+    exit_code = 2
+
+
+class WorkFailedError(click.ClickException):
+    """Good input, but the work could not be finished."""
+
+    exit_code = 1
+
+
+class ReportingGroup(click.Group):
+    """Group whose commands report every error in one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command, turning errors of the library into those of `click`."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if ctx.meta.get(TRACEBACK) or os.environ.get(TRACEBACK, "0") not in ("", "0"):
+                traceback.print_exc()
+            raise as_click_error(error) from error
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse and run, see `click.Group.main`; on errors, print one line and exit."""
+        standalone = kwargs.pop("standalone_mode", True)
+        run: Callable[..., Any] = super().main
+        if not standalone:
+            return run(*args, standalone_mode=False, **kwargs)
+        try:
+            code = run(*args, standalone_mode=False, **kwargs)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            code = error.exit_code
+        except click.ClickException as error:
+            click.echo(f"Error: {_one_line(error)}", err=True)
+            code = error.exit_code
+        except click.Abort:
+            click.echo("Stopped.", err=True)
+            code = 130
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def as_click_error(error: Exception) -> click.ClickException:
+    """The error of the command line for an error of the library.
+
+    Examples:
+        >>> as_click_error(ValueError("size must be above 0, got 0.")).exit_code
+        2
+    """
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return InputError(f"{where}{error.strerror}.")
+    if isinstance(error, (ValueError, OSError)):
+        return InputError(text)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return WorkFailedError(f"out of memory. Make smaller pieces, or use --device cpu ({text}).")
+    return WorkFailedError(
+        f"unexpected {type(error).__name__}: {text.rstrip('.')}. Please report it, with what"
+        f" --traceback (or {TRACEBACK}=1) prints."
+    )
+
+
+def _one_line(error: click.ClickException) -> str:
+    text = " ".join(error.format_message().split())
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        text += f" Try '{error.ctx.command_path} --help'."
+    return text

@@ -1,0 +1,137 @@
+"""`synthsr generate`: training pairs from label maps."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import (
+    Shard,
+    device_option,
+    format_option,
+    overwrite_option,
+    seed_option,
+    set_option,
+    threads_option,
+    traceback_option,
+)
+from .progress import clock, pace, progress
+
+if TYPE_CHECKING:
+    from synthsr_transforms.job import StartedJob
+
+
+def _list_presets(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from synthsr_transforms.generator import load_config, preset_names
+
+    for name in preset_names():
+        config = load_config(name)
+        target = "real target, needs --images" if config.real_target else "synthetic target"
+        click.echo(f"{name}  ({target}; label table: {config.label_table})")
+        click.echo(f"    {config.description}")
+    ctx.exit()
+
+
+@click.command()
+@click.argument("source", metavar="PRESET|CONFIG.yaml")
+@click.option(
+    "--list-presets",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_presets,
+    help="List the presets and what they are for.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="DIR|FILE",
+    help="Label maps (.nii, .nii.gz, .mgz, .npz).  [default: a built-in head phantom]",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="DIR|FILE",
+    help="Images for presets with a real target, one per label map and on its grid.",
+)
+@click.option("-n", "num_samples", type=int, metavar="N", help="Number of samples.  [default: 1]")
+@click.option(
+    "-o",
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    default="synthetic",
+    show_default=True,
+    help="Output folder. Complete samples in it are kept, so a stopped job goes on.",
+)
+@seed_option
+@set_option
+@format_option
+@click.option("--preview", is_flag=True, help="Draw a picture of each sample, and an overview.")
+@click.option(
+    "--shard",
+    type=Shard(),
+    default="1/1",
+    metavar="I/N",
+    help="Make only the I-th of N parts of the job, for several processes or machines.",
+)
+@overwrite_option
+@device_option
+@threads_option
+@traceback_option
+def generate(source: str, assignments: tuple[str, ...], **options: Any) -> None:
+    r"""Make training pairs from label maps: image, target and labels of each sample.
+
+    PRESET is a published setting (see --list-presets); CONFIG.yaml is one of your own, or the
+    config.yaml of an earlier job, which brings its label maps, seed and number of samples along.
+
+    \b
+    Examples:
+      Two samples of the built-in phantom, with pictures:
+        synthsr generate all_purpose -n 2 --preview
+      A thousand samples from your label maps:
+        synthsr generate all_purpose --labels label_maps/ -n 1000 --out synthetic/
+      Other settings:
+        synthsr generate all_purpose --labels label_maps/ --set crop.shape=96 --set flip.p=0
+      Real scans as targets:
+        synthsr generate tutorial_1_sr_real --labels label_maps/ --images scans/
+      The same samples as in an earlier job:
+        synthsr generate synthetic/config.yaml --out again/
+    """
+    from synthsr_transforms.job import GenerationJob
+
+    job = GenerationJob.from_source(source, assignments, **options)
+    with progress("label maps checked", len(job.cases)) as advance:
+        started = job.start(on_case=lambda case: advance())
+    number, made, begin = len(started.samples), 0, time.perf_counter()
+    try:
+        with progress("samples", number) as advance:
+            for _ in started.run():
+                made += 1
+                advance()
+    except KeyboardInterrupt:
+        click.echo(
+            f"Stopped after {made} of {number} samples. The same command goes on where it stopped.",
+            err=True,
+        )
+        sys.exit(130)
+    _summarise(started, time.perf_counter() - begin)
+
+
+def _summarise(started: StartedJob, seconds: float) -> None:
+    number, folder = len(started.samples), started.folder.path
+    kept = f" ({started.num_complete} were complete before)" if started.num_complete else ""
+    if number:
+        samples = "1 sample" if number == 1 else f"{number} samples"
+        click.echo(
+            f"Made {samples} in {clock(seconds)}, {pace(number, seconds)}, in {folder}{kept}."
+        )
+    else:
+        click.echo(f"Nothing to make: all samples in {folder} are complete{kept}.")

@@ -1,0 +1,72 @@
+"""The command `synthsr`."""
+
+from __future__ import annotations
+
+import difflib
+import signal
+from importlib import import_module
+from typing import Any
+
+import click
+
+from .errors import ReportingGroup
+
+COMMANDS = {
+    "generate": "Make training pairs from label maps.",
+    "labels": "Report the labels of label maps.",
+}
+"""Each command, in the module of its name, and its help in short."""
+
+
+class LazyGroup(ReportingGroup):
+    """Group that imports a command only when it is used, so that `--help` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(f"{__package__}.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command; if there is none of that name, suggest the nearest."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise click.UsageError(error.message + hint, ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="synthsr", prog_name="synthsr", message="%(prog)s %(version)s")
+def synthsr() -> None:
+    """Synthetic brain scans from label maps.
+
+    Each command has its own help: synthsr generate --help.
+    """
+
+
+def main() -> None:
+    """Run `synthsr`; a polite request to end, as schedulers send it, stops it like Ctrl-C."""
+    signal.signal(signal.SIGTERM, _stop)
+    synthsr()
+
+
+def _stop(*_: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,111 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from .errors import TRACEBACK
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Option = Callable[[Command], Command]
+
+
+def device_option(command: Command) -> Command:
+    """Add `--device`; the library checks that the machine has it."""
+    return click.option(
+        "--device",
+        metavar="auto|cpu|cuda|mps",
+        help="Where to compute.  [default: cuda if there is one, else cpu]",
+    )(command)
+
+
+def set_option(command: Command) -> Command:
+    """Add `--set`, as `assignments`."""
+    return click.option(
+        "--set",
+        "assignments",
+        metavar="A.B=C",
+        multiple=True,
+        help="Change a setting, such as crop.shape=128. May be repeated.",
+    )(command)
+
+
+def seed_option(command: Command) -> Command:
+    """Add `--seed`."""
+    return click.option(
+        "--seed",
+        type=int,
+        help="Seed of all chance: the same seed gives the same output.  [default: 0]",
+    )(command)
+
+
+def format_option(command: Command) -> Command:
+    """Add `--format`, as `file_format`."""
+    return click.option(
+        "--format",
+        "file_format",
+        type=click.Choice(["nii.gz", "nii", "mgz"]),
+        help="Format of the volumes.  [default: nii.gz]",
+    )(command)
+
+
+def overwrite_option(command: Command) -> Command:
+    """Add `--overwrite`."""
+    return click.option("--overwrite", is_flag=True, help="Replace output that exists.")(command)
+
+
+def threads_option(command: Command) -> Command:
+    """Add `--threads`, which needs no argument of the command."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        expose_value=False,
+        callback=_use_threads,
+        help="Threads to compute with on the CPU.  [default: all cores]",
+    )(command)
+
+
+def traceback_option(command: Command) -> Command:
+    """Add `--traceback`, which needs no argument of the command."""
+    return click.option(
+        "--traceback",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_ask_for_traceback,
+        help="Show where an error comes from.",
+    )(command)
+
+
+class Shard(click.ParamType):
+    """`I/N` as a pair of numbers."""
+
+    name = "I/N"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Split at the slash."""
+        if isinstance(value, tuple):
+            return value
+        number, slash, total = str(value).partition("/")
+        if not (slash and number.isdecimal() and total.isdecimal()):
+            self.fail(
+                f"shard must be I/N, such as 1/8 for the first of eight, got {value!r}.", param, ctx
+            )
+        return int(number), int(total)
+
+
+def _use_threads(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
+    if value is not None and not ctx.resilient_parsing:
+        import torch
+
+        torch.set_num_threads(value)
+
+
+def _ask_for_traceback(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[TRACEBACK] = True

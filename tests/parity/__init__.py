@@ -1,0 +1,1 @@
+"""Numbers of this library against numbers of the original SynthSR."""

@@ -1,0 +1,66 @@
+"""Which vectors are compared, and a summary of how well they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import families  # noqa: F401 - registers them
+from .vectors import FAMILIES, LATER, Agreement, Vector, family_of
+
+OWN = Path(__file__).parent / "data"
+WORST = pytest.StashKey[dict[str, tuple[int, float, float]]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[WORST] = {}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test per case of each file in the folder that `--reference-dir` names."""
+    if "recorded_case" in metafunc.fixturenames:
+        folder = metafunc.config.getoption("--reference-dir")
+        paths = sorted(Path(folder or OWN).iterdir())
+        found = [p for path in paths if path.suffix in (".npz", ".h5") for p in _cases(path)]
+        if not found:
+            raise pytest.UsageError(f"--reference-dir must hold vectors, got {folder}.")
+        metafunc.parametrize("recorded_case", found)
+
+
+def _cases(path: Path) -> list[Any]:
+    kind = family_of(path.stem)
+    if kind in LATER:
+        later = pytest.mark.xfail(reason=f"later work: {LATER[kind]}", strict=True, run=False)
+        return [pytest.param((path, kind, ""), id=path.name, marks=later)]
+    if kind is None:
+        return [pytest.param((path, None, ""), id=f"{path.stem}-unknown")]
+    names = FAMILIES[kind].cases(Vector.read(path))
+    return [pytest.param((path, kind, name), id=f"{path.stem}-{name}") for name in names]
+
+
+@pytest.fixture
+def note(request: pytest.FixtureRequest) -> Callable[[str, Agreement], None]:
+    """Keep the largest error of a family, as a share of what is allowed, for the summary."""
+    worst = request.config.stash[WORST]
+
+    def keep(kind: str, agreement: Agreement) -> None:
+        count, error, tolerance = worst.get(kind, (0, 0.0, 0.0))
+        before = error / tolerance if tolerance else error
+        now = agreement.error / agreement.tolerance if agreement.tolerance else agreement.error
+        if now > before or not count:
+            error, tolerance = agreement.error, agreement.tolerance
+        worst[kind] = (count + 1, error, tolerance)
+
+    return keep
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    worst = config.stash.get(WORST, {})
+    if worst and config.getoption("--reference-dir"):
+        terminalreporter.section("parity with the original")
+        for kind, (count, error, tolerance) in sorted(worst.items()):
+            text = f"{kind:28} {count:5} comparisons, largest error {error:.2g} of {tolerance:.2g}"
+            terminalreporter.write_line(text)

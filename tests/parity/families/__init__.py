@@ -1,0 +1,5 @@
+"""One module per group of families; importing them registers what they compare."""
+
+from . import acquisition, blur, generator, intensity, labels, layout, spatial
+
+__all__ = ["acquisition", "blur", "generator", "intensity", "labels", "layout", "spatial"]
