@@ -134,4 +134,4 @@ def _summarise(started: StartedJob, seconds: float) -> None:
             f"Made {samples} in {clock(seconds)}, {pace(number, seconds)}, in {folder}{kept}."
         )
     else:
-        click.echo(f"Nothing to make: all samples in {folder} are complete{kept}.")
+        click.echo(f"Nothing to make: all {started.num_complete} samples in {folder} are complete.")

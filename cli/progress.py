@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import click
 
-LINES = 20
-"""Lines written where there is no terminal."""
+SECONDS_BETWEEN_LINES = 10
+"""Where there is no terminal, a line is written for the first, for the last, and this often."""
 
 
 @contextmanager
@@ -67,16 +67,18 @@ def _bar(what: str, total: int, done: int) -> Iterator[Callable[[], None]]:
 
 
 def _lines(what: str, total: int, done: int) -> Callable[[], None]:
-    begin, made = time.perf_counter(), 0
+    begin = last = time.perf_counter()
+    made = 0
 
     def advance() -> None:
-        nonlocal made
+        nonlocal made, last
         made += 1
-        now = done + made
-        if now == total or now * LINES // total > (now - 1) * LINES // total:
-            seconds = time.perf_counter() - begin
-            left = clock((total - now) * seconds / made)
-            click.echo(f"{now}/{total} {what}, {pace(made, seconds)}, {left} left", err=True)
+        now = time.perf_counter()
+        if made == 1 or done + made == total or now - last > SECONDS_BETWEEN_LINES:
+            last = now
+            left = clock((total - done - made) * (now - begin) / made)
+            counted = f"{done + made}/{total} {what}"
+            click.echo(f"{counted}, {pace(made, now - begin)}, {left} left", err=True)
 
     return advance
 

@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchio import Subject
@@ -24,7 +25,7 @@ from .functional.layout import bounding_box
 from .functional.mixture import look_up
 from .functional.operators import full_precision
 from .label_report import best_ready_table
-from .labels import LabelTable
+from .labels import LabelTable, listed
 from .spatial_run import SpatialRun
 from .spec import build_transform
 from .transforms.lesion_simulation import membership
@@ -186,9 +187,8 @@ class Generator:
         unknown = generator.label_table.unknown_values(present)
         if unknown:
             raise ConfigError(
-                f"label table {name!r} lacks the labels {list(unknown)} of the label maps."
-                " Write a table of your own with `synthsr labels --write-table` and name it with"
-                " --set label_table=FILE, or choose another ready one."
+                f"label table {name!r} lacks labels of the label maps: {listed(unknown)}."
+                f" {_table_advice(present)}"
             )
         return generator
 
@@ -199,9 +199,21 @@ class Generator:
                 spec, label_table=self.label_table, check_labels=False, copy=False
             )
         except ValueError as error:
-            raise ConfigError(f"step {name!r}: {error}") from error
+            raise ConfigError(f"step {name!r}: {error}{self._prior_advice(name, step)}") from error
         transform.copy = False
         return transform
+
+    def _prior_advice(self, name: str, step: StepConfig) -> str:
+        """How to go on where priors were made for another number of classes."""
+        priors = np.asarray(step.params.get("prior_means"), dtype=object)
+        classes = self.label_table.num_classes
+        if priors.ndim != 2 or priors.shape[1] == classes:
+            return ""
+        return (
+            f" The label table has {classes} classes, the priors {priors.shape[1]}: merge classes"
+            " in a table of your own (docs/generate.md shows how) and add --set label_table=table.tsv,"
+            f" or add --set {name}.prior_means=MEANS.npy --set {name}.prior_stds=STDS.npy."
+        )
 
     def run(self, data: Subject | SubjectsBatch, seed: int) -> tuple[SubjectsBatch, dict[str, Any]]:
         """Run every step.
@@ -315,6 +327,17 @@ class Generator:
                 length, stage = 1, transforms[begin]
             yield names[begin : begin + length], stage
             begin += length
+
+
+def _table_advice(values: Sequence[int]) -> str:
+    """Which table to take for label maps with these values."""
+    best = best_ready_table(values)
+    if not LabelTable.ready(best).unknown_values(values):
+        return f"The ready table {best!r} has them all: try --set label_table={best}."
+    return (
+        "Write a table of your own with `synthsr labels LABELS --write-table table.tsv`, edit it,"
+        " and add --set label_table=table.tsv."
+    )
 
 
 def _run_stage(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -221,13 +222,13 @@ def _header(path: Path) -> Volume:
     if path.name.lower().endswith(".npz"):
         return read_volume(path)
     try:
-        image = nib.load(path)  # type: ignore[attr-defined]
+        image: Any = nib.load(path)
     except Exception:
         return read_volume(path)  # says what is wrong
-    shape = tuple(int(n) for n in image.shape)  # type: ignore[attr-defined]
+    shape = tuple(int(n) for n in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    affine = np.asarray(image.affine, dtype=np.float64)  # type: ignore[attr-defined]
+    affine = np.asarray(image.affine, dtype=np.float64)
     return Volume(np.broadcast_to(np.int8(0), shape), affine)
 
 
@@ -291,8 +292,8 @@ def _phantom_labels(case: PhantomCase) -> LabelMap:
     for value in case.table.unknown_values(_values_in(data.numpy())):
         right = value in known and known.row(value).side == "right"
         left = known.swapped_values()[value] if right else value
-        stand_ins = (left, _STAND_INS.get(left), 0)
-        lookup[value] = next(v for v in stand_ins if v in case.table or v == 0)
+        stand_ins = (left, _STAND_INS.get(left, 0))
+        lookup[value] = next((v for v in stand_ins if v in case.table), 0)
     merged = lookup[data.long()].to(data.dtype)
     if not merged.any():
         raise VolumeError(

@@ -126,17 +126,14 @@ class TestSpatial:
         assert_likely(p_values)
 
     def test_coarse_velocities_have_the_drawn_width(self, tiny: Maker) -> None:
-        batch = tiny(400, shape=(8, 8, 8))
-        transform = synth.SpatialDeformation(velocity_std_mm=3, velocity_shape_factor=0.25)
-        x, y, z = torch.meshgrid(*[torch.arange(8.0)] * 3, indexing="ij")
-        # A narrow cone around each velocity: first order in time, so the node moves by v.
-        weak = synth.SpatialDeformation(velocity_std_mm=0.01, velocity_shape_factor=0.25)
-        place = torch.stack([x, y, z]).to(batch.device).expand(400, -1, -1, -1, -1)
-        batch.images["image"].data = place
-        moved = (image_of(weak, batch) - place.cpu()) / 0.01
+        batch, std_mm = tiny(400, shape=(8, 8, 8)), 0.01
+        place = torch.stack(torch.meshgrid(*[torch.arange(8.0)] * 3, indexing="ij"))
+        batch.images["image"].data = place.to(batch.device).expand(400, -1, -1, -1, -1)
+        # So weak a velocity moves a node of the coarse grid (every fourth voxel) by itself.
+        weak = synth.SpatialDeformation(velocity_std_mm=std_mm, velocity_shape_factor=0.25)
+        moved = (image_of(weak, batch) - place) / std_mm
         nodes = moved[:, :, 4, 4, 4]
         assert_likely([fit(nodes, stats.norm(0, 1)), *apart(*nodes.unbind(1))])
-        assert drawn(transform, batch)["velocity_std_mm"].unique().tolist() == [3]
 
     def test_every_crop_is_equally_likely_the_last_one_too(self, tiny: Maker) -> None:
         start = drawn(synth.PatchCrop(shape=(2, 3, 2)), tiny(shape=(4, 3, 5)))["start"]

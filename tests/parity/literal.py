@@ -143,7 +143,7 @@ def acquisition_sigma(
 
 
 def low_shape(shape: Shape, atlas: npt.ArrayLike, resolution: npt.ArrayLike) -> list[int]:
-    """10.2: number of slices at a fixed resolution, in float64; all voxels if it is that of the atlas."""
+    """10.2: number of slices, in float64; all voxels where the resolution is that of the atlas."""
     if np.array_equal(atlas, resolution):
         return list(shape)
     triples = zip(shape, np.asarray(atlas, float), np.asarray(resolution, float), strict=True)

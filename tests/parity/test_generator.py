@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from . import literal_generator
+from .literal_draws import draws
+from .literal_generator import generate
 from .vectors import FAMILIES, Vector
 
 SHAPE = (17, 20, 14)
@@ -138,8 +139,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("seed", range(2))
 def test_agrees_with_the_literal_generator(name: str, seed: int):
     rng = np.random.default_rng([seed, *name.encode()])
-    arrays = literal_generator.draws(rng, SETTINGS[name], SHAPE)
-    expected = literal_generator.generate(arrays)
+    arrays = draws(rng, SETTINGS[name], SHAPE)
+    expected = generate(arrays)
     vector = Vector(name, {**arrays, **expected})
     for agreement in FAMILIES["gen"].compare(vector, "all"):
         agreement.check()

@@ -32,7 +32,8 @@ from synthsr_transforms.spatial_run import SpatialRun
 
 from . import literal
 from .families.blur import ORIGINAL
-from .vectors import batch_of, recorded, same_field, same_image, same_labels
+from .replay import batch_of, recorded
+from .vectors import same_field, same_image, same_labels
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True)
 SEED = st.integers(0, 2**31)
@@ -143,7 +144,9 @@ class TestBlur:
     def test_random_factor_leaves_the_window(self, seed, shape, sigma, factor):
         volume, widths = image_of(seed, shape), torch.tensor(sigma, dtype=torch.float64)
         own = widths * torch.tensor(factor, dtype=torch.float64)
-        blurred = gaussian_blur(volume, own[None, None], window_sigma=widths[None, None], **ORIGINAL)
+        blurred = gaussian_blur(
+            volume, own[None, None], window_sigma=widths[None, None], **ORIGINAL
+        )
         agree(blurred, literal.blur(volume[0, 0].numpy(), own.numpy(), sigma))
 
     @FEW

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchio import LabelMap, ScalarImage, Subject
-from torchio.data.batch import SubjectsBatch
 
 MATRIX = 1e-5
 """Largest difference of matrices and widths."""
@@ -34,13 +32,13 @@ class Vector:
 
     name: str
     arrays: dict[str, Array]
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = "cpu"
 
     @classmethod
-    def read(cls, path: Path, device: torch.device | None = None) -> Vector:
+    def read(cls, path: Path, device: torch.device | str = "cpu") -> Vector:
         """Read a `.npz` file."""
         with np.load(path, allow_pickle=False) as file:
-            return cls(path.stem, {key: file[key] for key in file.files}, device or torch.device("cpu"))
+            return cls(path.stem, dict(file), device)
 
     def __getitem__(self, key: str) -> Array:
         return self.arrays[key]
@@ -103,8 +101,8 @@ class Agreement:
         """Largest difference, but for the allowed share of ties."""
         if self.ours.size == 0:
             return 0.0
-        difference = np.abs(self.ours.astype(float) - self.theirs.astype(float)).ravel() / self.scale
-        difference[np.isnan(difference)] = np.inf
+        difference = np.abs(self.ours.astype(float) - self.theirs.astype(float)).ravel()
+        difference = np.nan_to_num(difference / self.scale, nan=np.inf, posinf=np.inf)
         spared = int(self.ties * difference.size)
         return float(np.sort(difference)[-1 - spared])
 
@@ -151,37 +149,6 @@ def same_labels(what: str, ours: Tensor, theirs: Array) -> Agreement:
 def same_field(what: str, ours: Tensor, theirs: Array) -> Agreement:
     """Our `(B, 3, X, Y, Z)` displacements against theirs, in voxels."""
     return Agreement(what, np.moveaxis(_array(ours), 1, -1), theirs, FIELD_VOXELS)
-
-
-# Batches and recorded parameters -----------------------------------------------------------------
-
-
-def batch_of(spacing: Iterable[float] = (1, 1, 1), **images: Tensor) -> SubjectsBatch:
-    """A batch of images `(B, C, X, Y, Z)`; whole numbers are label maps."""
-    affine = torch.diag(torch.tensor([*map(float, spacing), 1.0], dtype=torch.float64))
-    size = len(next(iter(images.values())))
-    return SubjectsBatch.from_subjects(
-        [
-            Subject(**{name: _image(data[b], affine) for name, data in images.items()})
-            for b in range(size)
-        ]
-    )
-
-
-def _image(data: Tensor, affine: Tensor) -> Any:
-    kind = ScalarImage if data.is_floating_point() else LabelMap
-    return kind(data, affine=affine.clone())
-
-
-def recorded(**draws: Any) -> dict[str, Any]:
-    """Parameters of a whole batch, in the form that transforms record and replay."""
-    return {**draws, "_batched_keys": list(draws)}
-
-
-def replayed(transform: Any, batch: SubjectsBatch, **draws: Any) -> SubjectsBatch:
-    """Let a transform act with given draws; image names may hold dots as `image__key`."""
-    named = {name.replace("__", "."): value for name, value in draws.items()}
-    return transform.apply_transform(batch, recorded(**named))
 
 
 # Families ----------------------------------------------------------------------------------------

@@ -26,17 +26,16 @@ from synthsr_transforms.functional.acquisition import (
 from synthsr_transforms.functional.geometry import affine_matrix
 from synthsr_transforms.functional.resample import resize
 
+from ..replay import batch_of, replayed
 from ..vectors import (
     TIES,
     Agreement,
     Array,
     Vector,
-    batch_of,
     decimals,
     family,
     near,
     numbered,
-    replayed,
     same_image,
 )
 from .blur import ORIGINAL
@@ -69,8 +68,9 @@ def resample_tensor(vector: Vector, case: str) -> Iterator[Agreement]:
         near_by = resize(low, output, mode="nearest")
         yield same_image("nearest", near_by, vector[f"out_nearest_{case}"], ties=TIES)
     if f"reliability_{case}" in vector:
-        made = reliability_map(plan, output)
-        yield same_reliability("reliability", made, vector[f"reliability_{case}"], plan.low_shape)
+        expected = vector[f"reliability_{case}"]
+        made = reliability_map(plan, output).expand(len(expected), expected.shape[-1], -1, -1, -1)
+        yield same_reliability("reliability", made, expected, plan.low_shape)
 
 
 def same_reliability(what: str, ours: Tensor, theirs: Array, low_shape: Tensor) -> Agreement:
@@ -156,7 +156,8 @@ def registration_error(vector: Vector, case: str) -> Iterator[Agreement]:
     yield near("T_err", error, vector["T_err"])
     yield near("T_inv", torch.linalg.inv(moved), vector["T_inv"])
     yield near("T_realign", error @ torch.linalg.inv(moved), vector["T_realign"])
-    batch = batch_of(image=vector.volume("image"))
+    fine = decimals(vector.arrays.get("volume_res", np.ones(3)))
+    batch = batch_of(fine.tolist(), image=vector.volume("image"))
     images = batch.images
     count = images["image"].data.shape[1]
     replayed(RegistrationError(index_grid=True), batch, **_rigid(angle, shift, count))
@@ -170,7 +171,7 @@ def registration_error(vector: Vector, case: str) -> Iterator[Agreement]:
         noise_std=torch.zeros(batch.batch_size, count),
     )
     replayed(ReliabilityMap(), batch)
-    plan = _plan(images["image"].data.shape[2:], np.ones(3), vector["subsample_res"])
+    plan = _plan(images["image"].data.shape[2:], fine.numpy(), vector["subsample_res"])
     yield same_image("acquired", images["image"].data, vector["lr_image"])
     reliability = images["reliability"].data
     expected = vector["lr_reliability"]

@@ -12,16 +12,15 @@ from torch import Tensor
 from synthsr_transforms import GaussianSmoothing
 from synthsr_transforms.functional.blur import acquisition_sigma, gaussian_blur
 
+from ..replay import batch_of, replayed
 from ..vectors import (
     Agreement,
     Vector,
-    batch_of,
     decimals,
     family,
     given,
     near,
     numbered,
-    replayed,
     rows,
     same_image,
 )

@@ -8,35 +8,29 @@ Options that restore the original: `index_grid` and `half_grid_units` (voxels in
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms import Generator, GeneratorConfig
 from synthsr_transforms.functional.acquisition import random_resolution
-from synthsr_transforms.generator import StepConfig
 
+from ..replay import Steps, batch_of
 from ..vectors import (
     Agreement,
     Vector,
-    batch_of,
-    decimals,
     family,
     near,
-    recorded,
     same_image,
     same_labels,
 )
 from .acquisition import same_reliability
 from .blur import ORIGINAL
+from .recorded_run import Group, RecordedRun
 from .spatial import deformation_draws
-from .tables import sided_table
 
 
 @family("gen")
@@ -79,95 +73,8 @@ def _inputs(model: Model, batch: SubjectsBatch) -> Iterator[Agreement]:
     yield near("number of channels", step * len(model.inputs), expected.shape[-1], 0)
 
 
-@dataclass
-class Steps:
-    """Steps of a generator and the parameters to replay them with."""
-
-    configs: dict[str, StepConfig] = field(default_factory=dict)
-    record: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, transform: str, params: dict[str, Any], **draws: Any) -> None:
-        """Add a step; draws are named as the transform records them, dots written as `__`."""
-        name = f"{len(self.configs)}_{transform}"
-        self.configs[name] = StepConfig(name=transform, params=params)
-        self.record[name] = recorded(**{k.replace("__", "."): v for k, v in draws.items()})
-        self.record[name]["global_seed"] = 0  # for steps of TorchIO, which draw nothing here
-
-    def run(self, table: Any, batch: SubjectsBatch) -> SubjectsBatch:
-        """Replay all steps on a batch."""
-        return Generator(GeneratorConfig(steps=self.configs), table).replay(batch, self.record)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Input channels that are acquired alike.
-
-    Attributes:
-        channels: Their indices among the synthetic channels.
-        random: Whether their resolution is random.
-        resampled_first: Whether they are targets too and lie on the target grid already (B15).
-    """
-
-    channels: tuple[int, ...]
-    random: bool
-    resampled_first: bool
-
-
-class Model:
-    """A recorded run of the original: its settings and draws as steps of this library."""
-
-    def __init__(self, vector: Vector) -> None:
-        self.vector = vector
-        self.table = sided_table(
-            vector["generation_labels"].tolist(), vector.given("n_neutral_labels")
-        )
-        self.spacing = decimals(np.broadcast_to(self.setting("atlas_res", 1.0), 3))
-        target = vector.given("param_target_res")
-        self.target_spacing = self.spacing if target is None else decimals(np.resize(target, 3))
-        self.count = vector["means"].shape[-1]
-        flags = np.broadcast_to(self.setting("input_channels", 1), self.count)
-        self.inputs = np.flatnonzero(flags).tolist()
-        outputs = vector.given("param_output_channel")
-        self.outputs = [] if outputs is None else sorted(np.atleast_1d(outputs).tolist())
-        self.real = "real_image" in vector
-        self.maps = bool(self.setting("build_reliability_maps", 0))
-
-    def setting(self, name: str, default: Any) -> Any:
-        """A setting of the original, or its default."""
-        array = self.vector.given(f"param_{name}")
-        return default if array is None else array
-
-    def per_channel(self, name: str, default: Any) -> list[bool]:
-        """A flag, or a list of flags, for each synthetic channel."""
-        return np.broadcast_to(self.setting(name, default), self.count).astype(bool).tolist()
-
-    @property
-    def size(self) -> int:
-        """Number of elements of the batch."""
-        return len(self.vector["labels"])
-
-    def draw(self, name: str) -> Tensor | None:
-        """A recorded draw, or None where its step was off."""
-        array = self.vector.given(f"draw_{name}")
-        return None if array is None else torch.from_numpy(array)
-
-    def draws_of(self, channels: Sequence[int], name: str, neutral: float) -> Tensor:
-        """Three numbers per element and channel, `(B, C, 3)`."""
-        drawn = [self.draw(f"ch{c}_{name}") for c in channels]
-        rows = [torch.full((3,), neutral) if d is None else d for d in drawn]
-        return torch.stack([row.expand(self.size, 3) for row in rows], dim=1)
-
-    def moves(self, channel: int) -> bool:
-        """Whether a channel was misaligned."""
-        return self.draw(f"ch{channel}_reg_rotation_deg") is not None
-
-    @cached_property
-    def changes_grid(self) -> bool:
-        """Whether the output has another shape than the crop."""
-        labels = self.vector["segmentation_target"].shape[1:4]
-        return labels != self.vector["image_out"].shape[1:4]
-
-    # Steps -----------------------------------------------------------------------------------
+class Model(RecordedRun):
+    """A recorded run of the original as steps of this library."""
 
     def start(self) -> SubjectsBatch:
         """Label maps, and real targets if there are any."""
@@ -233,7 +140,7 @@ class Model:
             steps.add("MinMaxRescale", {"include": ["target"]})
         else:
             steps.add("CopyImage", {"channels": self.outputs})
-        self._add_target_grid(steps, "target")
+        self.add_target_grid(steps, "target")
         return steps
 
     def _add_bias(self, steps: Steps) -> None:
@@ -251,19 +158,10 @@ class Model:
         params = {"shape_factor": factor, "include": ["image"], "channels": self.inputs}
         steps.add("BiasCorruption", params, image__log_field=log_field)
 
-    def _add_target_grid(self, steps: Steps, image: str) -> None:
+    def add_target_grid(self, steps: Steps, image: str) -> None:
+        """Resampling of an image to the target grid, if that is another one."""
         spacing = {"spacing_mm": self.target_spacing.tolist()}
         steps.add("TargetResolution", {**spacing, **ORIGINAL, "include": [image]})
-
-    # Acquisition -----------------------------------------------------------------------------
-
-    def groups(self) -> list[Group]:
-        """Input channels by how they are acquired, which the original decides one by one."""
-        random = self.per_channel("randomise_res", 0)
-        found: dict[tuple[bool, bool], list[int]] = {}
-        for c in self.inputs:
-            found.setdefault((random[c], self.changes_grid and c in self.outputs), []).append(c)
-        return [Group(tuple(channels), *key) for key, channels in found.items()]
 
     def acquisition_steps(self, group: Group) -> Steps:
         """Misalignment, acquisition, map and re-alignment."""
@@ -291,14 +189,14 @@ class Model:
         return steps
 
     def _add_fixed(self, steps: Steps, channels: Sequence[int]) -> None:
-        spacing, thickness = self._resolutions()
+        spacing, thickness = self.resolutions()
         index = list(channels)
         steps.add(
             "SliceAcquisition",
             {
                 "spacing_mm": 1,
                 "alignment": "corner",
-                "downsample": [self._downsampled()[c] for c in index],
+                "downsample": [self.downsampled()[c] for c in index],
                 **ORIGINAL,
             },
             spacing_mm=spacing[index].expand(self.size, -1, -1),
@@ -326,31 +224,6 @@ class Model:
             noise_std=torch.zeros(self.size, len(channels)),
         )
 
-    def _resolutions(self) -> tuple[Tensor, Tensor]:
-        """Spacing and thickness of every synthetic channel, `(C, 3)` each."""
-        spacing = self._per_input("data_res", self.spacing.expand(self.count, 3))
-        return spacing, self._per_input("thickness", spacing)
-
-    def _per_input(self, name: str, default: Tensor) -> Tensor:
-        """Rows of a setting: one for all, one per input channel, or one per synthetic channel."""
-        array = self.vector.given(f"param_{name}")
-        if array is None:
-            return default
-        values = torch.round(decimals(array), decimals=3)
-        if values.ndim < 2 or len(values) == 1 or len(values) == self.count:
-            return values.expand(self.count, 3)
-        rows = torch.ones(self.count, 3, dtype=torch.float64)
-        rows[self.inputs] = values
-        return rows
-
-    def _downsampled(self) -> list[bool]:
-        """Channels whose slices are sampled: as told, or those with gaps inside slices (2.6)."""
-        flags = self.setting("downsample", np.array(0))
-        if flags.ndim > 0 or flags:
-            return self.per_channel("downsample", 0)
-        spacing, thickness = self._resolutions()
-        return ((thickness - spacing).min(dim=1).values < 0).tolist()
-
 
 def _start_of_group(model: Model, batch: SubjectsBatch, group: Group) -> SubjectsBatch:
     """The channels of a group as an image of their own, on the grid that the original uses.
@@ -362,12 +235,10 @@ def _start_of_group(model: Model, batch: SubjectsBatch, group: Group) -> Subject
     steps = Steps()
     steps.add("SelectChannels", {"channels": list(group.channels), "include": ["image"]})
     if group.resampled_first:
-        model._add_target_grid(steps, "image")
+        model.add_target_grid(steps, "image")
     part = steps.run(model.table, batch)
     if group.resampled_first:
         atlas = torch.diag(torch.cat([model.spacing, torch.ones(1)]))
         affines = [AffineMatrix(atlas.clone()) for _ in range(model.size)]
         part.images["image"] = ImagesBatch(part.images["image"].data, affines)
     return part
-
-

@@ -21,17 +21,16 @@ from synthsr_transforms import (
 from synthsr_transforms.functional.fields import coarse_shape
 from synthsr_transforms.transforms.tissue_mixture import per_value
 
+from ..replay import batch_of, replayed
 from ..vectors import (
     INTENSITY,
     Agreement,
     Array,
     Vector,
-    batch_of,
     channels_first,
     family,
     near,
     numbered,
-    replayed,
     same_image,
 )
 from .tables import sided_table
@@ -114,5 +113,6 @@ def _prior(vector: Vector, key: str) -> Any:
 
 
 def _class_lookup(values: list[int], classes: list[int]) -> Tensor:
-    rows = [(v, f"label {v}", "neutral", k, "brain_other") for v, k in zip(values, classes)]
+    pairs = zip(values, classes, strict=True)
+    rows = [(v, f"label {v}", "neutral", k, "brain_other") for v, k in pairs]
     return LabelTable(tuple(rows), keep_order=True).class_lookup()

@@ -72,7 +72,7 @@ def _values_of_side(side: str, end: int) -> list[int]:
 
 @family("load_labels_ras", numbered(r"stored_(\d+)"))
 def load_labels_ras(vector: Vector, case: str) -> Iterator[Agreement]:
-    """Label maps through a file; the library refuses those with fractions, which it can only guess."""
+    """Label maps through a file; the original rounds fractions, the library refuses them."""
     stored = vector[f"stored_{case}"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "labels.nii.gz"

@@ -11,16 +11,15 @@ import torch
 from synthsr_transforms import HemisphereFlip, PatchCrop
 from synthsr_transforms.functional.layout import PatchPlan, crop, loss_margin, pad, plan_patch
 
+from ..replay import batch_of, replayed
 from ..vectors import (
     Agreement,
     Vector,
-    batch_of,
     channels_first,
     family,
     given,
     near,
     numbered,
-    replayed,
     same_image,
     same_labels,
 )
@@ -83,8 +82,8 @@ def shapes(vector: Vector, case: str) -> Iterator[Agreement]:
 def _plan(vector: Vector, row: int) -> Iterator[Agreement]:
     """`tolerance_mm=0` restores the exact comparison of spacings (B42)."""
     expected = (vector["cropping_shape"][row], vector["resample_output_shape"][row])
-    if min(map(np.min, expected)) < 1:  # the original goes on with an empty patch (2.4)
-        with pytest.raises(ValueError, match="must hold at least"):
+    if min(expected[1]) < 1:  # the original goes on with an empty patch (2.4)
+        with pytest.raises(ValueError, match="at least"):
             _planned(vector, row)
         return
     plan = _planned(vector, row)

@@ -19,14 +19,13 @@ from synthsr_transforms.functional.warp import (
     whole_grid,
 )
 
+from ..replay import batch_of, replayed
 from ..vectors import (
     Agreement,
     Vector,
-    batch_of,
     family,
     near,
     numbered,
-    replayed,
     same_field,
     same_image,
     same_labels,
@@ -77,7 +76,8 @@ def warp(vector: Vector, case: str) -> Iterator[Agreement]:
     where = patch_coordinates(about_centre(matrix, shape), shape, indices, field)
     yield from _sampled(vector, case, images, where)
     if field is None and "image" in images:
-        yield same_image("warp_affine", warp_affine(images["image"], matrix), vector[f"image_{case}"])
+        warped = warp_affine(images["image"], matrix)
+        yield same_image("warp_affine", warped, vector[f"image_{case}"])
 
 
 def _sampled(

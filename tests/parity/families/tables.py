@@ -19,7 +19,8 @@ def sided_table(values: Sequence[int], neutral: Any = None) -> LabelTable:
     half = (len(values) - count) // 2
     left, right = values[count : count + half], values[count + half :]
     # A table pairs labels by rank, the original by place: the same for lists in FreeSurfer order.
-    assert list(left) == sorted(left) and list(right) == sorted(right), "list is not sorted"
+    for side in (left, right):
+        assert list(side) == sorted(side), f"a table cannot pair unsorted labels, got {side}"
     sides = ["neutral"] * count + ["left"] * len(left) + ["right"] * len(right)
     rows = [
         (value, f"label {value}", side, k, "brain_other")
