@@ -87,7 +87,7 @@ def _list_presets(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @threads_option
 @traceback_option
 def generate(source: str, assignments: tuple[str, ...], **options: Any) -> None:
-    r"""Make training pairs from label maps: image, target and labels of each sample.
+    """Make training pairs from label maps: image, target and labels of each sample.
 
     PRESET is a published setting (see --list-presets); CONFIG.yaml is one of your own, or the
     config.yaml of an earlier job, which brings its label maps, seed and number of samples along.
@@ -104,7 +104,7 @@ def generate(source: str, assignments: tuple[str, ...], **options: Any) -> None:
         synthsr generate tutorial_1_sr_real --labels label_maps/ --images scans/
       The same samples as in an earlier job:
         synthsr generate synthetic/config.yaml --out again/
-    """
+    """  # noqa: D301 - click reads the character itself
     from synthsr_transforms.job import GenerationJob
 
     job = GenerationJob.from_source(source, assignments, **options)

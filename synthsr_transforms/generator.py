@@ -211,8 +211,9 @@ class Generator:
             return ""
         return (
             f" The label table has {classes} classes, the priors {priors.shape[1]}: merge classes"
-            " in a table of your own (docs/generate.md shows how) and add --set label_table=table.tsv,"
-            f" or add --set {name}.prior_means=MEANS.npy --set {name}.prior_stds=STDS.npy."
+            " in a table of your own (docs/generate.md shows how) and add --set"
+            f" label_table=table.tsv, or add --set {name}.prior_means=MEANS.npy"
+            f" --set {name}.prior_stds=STDS.npy."
         )
 
     def run(self, data: Subject | SubjectsBatch, seed: int) -> tuple[SubjectsBatch, dict[str, Any]]:

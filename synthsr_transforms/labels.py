@@ -15,82 +15,44 @@ Vocabulary used throughout the library:
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import InitVar, dataclass
 from functools import cache, cached_property
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .atomic import replacing
+from .label_checks import check_choice, integers, listed, naming, nearest
+from .label_classes import close_gaps, name_classes, partners, share_classes
+from .label_files import (
+    COLUMNS,
+    read_integers,
+    read_npy,
+    read_rows,
+    ready_names,
+    ready_rows,
+    write_rows,
+)
+from .label_lists import rows_of_values
+from .label_rows import MAX_VALUE, SIDES, TISSUES, LabelRow, Side, Tissue, side_of, valid_rows
 
-Side = Literal["neutral", "left", "right"]
-Tissue = Literal[
-    "background",
-    "grey_matter",
-    "deep_grey",
-    "white_matter",
-    "csf",
-    "brain_other",
-    "vessel",
-    "lesion",
-    "extracerebral",
+__all__ = [
+    "COLUMNS",
+    "MAX_VALUE",
+    "SIDES",
+    "TISSUES",
+    "LabelRow",
+    "LabelTable",
+    "Side",
+    "Tissue",
+    "listed",
+    "read_npy",
+    "side_of",
 ]
-
-SIDES: tuple[Side, ...] = get_args(Side)
-
-TISSUES: Mapping[Tissue, str] = {
-    "background": "outside the head, or not labelled",
-    "grey_matter": "cortex of the cerebrum and the cerebellum",
-    "deep_grey": "grey structures below the cortex, hippocampus and amygdala included",
-    "white_matter": "white matter of the cerebrum and the cerebellum, corpus callosum included",
-    "csf": "ventricles and the fluid around the brain",
-    "brain_other": "brain stem, ventral diencephalon, choroid plexus, optic chiasm, ...",
-    "vessel": "vessels and perivascular spaces inside the brain",
-    "lesion": "white-matter lesions and other abnormal tissue inside the brain",
-    "extracerebral": "everything that skull stripping removes: skull, skin, eyes, neck, ...",
-}
-"""The tissues a label can belong to, with their meaning."""
-
-COLUMNS = ("value", "name", "side", "class", "tissue")
-"""Columns of a label table file, in the order in which they are written."""
-
-MAX_VALUE = 2**24
-"""Largest label value: the largest integer up to which 32-bit floats hold every integer."""
-
-_FREESURFER_RANGES: Mapping[Side, tuple[tuple[int, int], ...]] = {
-    "neutral": (
-        *((value, value) for value in (0, 14, 15, 16, 21, 22, 23, 24, 72, 77, 80, 85, 165)),
-        *((100, 109), (200, 210), (251, 255), (258, 260), (331, 340)),
-        *((502, 502), (506, 509), (511, 512), (514, 517), (530, 537)),
-    ),
-    "left": ((1, 13), (17, 20), (25, 39), (136, 138), (865, 865), (1000, 1035), (20101, 20109)),
-    "right": ((40, 71), (139, 139), (163, 164), (866, 866), (2000, 2035), (20001, 20009)),
-}
-
-
-class LabelRow(NamedTuple):
-    """One label of a `LabelTable`."""
-
-    value: int
-    """Integer stored in the voxels of the label map."""
-    name: str
-    """Readable name, such as `left thalamus`."""
-    side: Side
-    """`neutral`, `left` or `right`."""
-    label_class: int
-    """Class whose Gaussian the label is drawn from."""
-    tissue: Tissue
-    """One of `TISSUES`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -123,12 +85,7 @@ class LabelTable:
     keep_order: InitVar[bool] = False
 
     def __post_init__(self, keep_order: bool) -> None:
-        rows = [_checked_row(row) for row in self.rows]
-        if not keep_order:
-            rows.sort(key=lambda row: (SIDES.index(row.side), row.value))
-        _check_values([row.value for row in rows])
-        _check_classes([row.label_class for row in rows])
-        object.__setattr__(self, "rows", tuple(rows))
+        object.__setattr__(self, "rows", valid_rows(self.rows, sort=not keep_order))
 
     def __repr__(self) -> str:
         number = Counter(self.sides)
@@ -192,11 +149,7 @@ class LabelTable:
             >>> LabelTable.ready("synthsr").class_names[:4]
             ('background', 'white matter + brain other', 'cerebral cortex + cerebellar cortex', 'csf')
         """  # noqa: E501
-        names = [_class_name(self._rows_of_class(k)) for k in range(self.num_classes)]
-        number = Counter(names)
-        return tuple(
-            name if number[name] == 1 else f"{name} (class {k})" for k, name in enumerate(names)
-        )
+        return name_classes(self.rows)
 
     # Questions about labels ----------------------------------------------------------------------
 
@@ -219,7 +172,7 @@ class LabelTable:
             >>> LabelTable.ready("synthseg").values_of("white_matter")
             (2, 7, 41, 46)
         """
-        _check_choice("tissue", tissue, TISSUES)
+        check_choice("tissue", tissue, TISSUES)
         return tuple(row.value for row in self.rows if row.tissue == tissue)
 
     @property
@@ -246,7 +199,7 @@ class LabelTable:
             >>> LabelTable.ready("synthsr").unknown_values([0, 2, 41, 999, 41])
             (41, 999)
         """
-        return tuple(sorted(set(_integers(values, "values")) - self._row_of_value.keys()))
+        return tuple(sorted(set(integers(values, "values")) - self._row_of_value.keys()))
 
     def subset(self, values: Iterable[int]) -> LabelTable:
         """Return a table of these values only, with the classes renumbered without gaps.
@@ -258,15 +211,13 @@ class LabelTable:
             >>> LabelTable.ready("synthseg").subset([0, 16, 2, 41]).classes
             (0, 2, 1, 1)
         """
-        wanted = set(_integers(values, "values"))
+        wanted = set(integers(values, "values"))
         unknown = self.unknown_values(wanted)
         if unknown:
             msg = f"values must be in the label table, got {listed(unknown)}. Add rows for them."
             raise ValueError(msg)
         rows = [row for row in self.rows if row.value in wanted]
-        new_class = {old: new for new, old in enumerate(sorted({row.label_class for row in rows}))}
-        renumbered = (row._replace(label_class=new_class[row.label_class]) for row in rows)
-        return LabelTable(tuple(renumbered), keep_order=True)
+        return LabelTable(close_gaps(rows), keep_order=True)
 
     # Look-up tables ------------------------------------------------------------------------------
 
@@ -284,7 +235,7 @@ class LabelTable:
             {0: 0, 2: 41, 3: 42, 41: 2, 42: 3}
         """
         swapped = {value: value for value in self.values}
-        for left, right in self._partners():
+        for left, right in partners(self.rows):
             swapped[left], swapped[right] = right, left
         return swapped
 
@@ -356,16 +307,8 @@ class LabelTable:
             >>> table.values, table.classes
             ((0, 16, 2, 41), (0, 2, 1, 1))
         """
-        listed = _integers(values, "values")
-        given = None if classes is None else _classes_by_value(listed, classes)
-        unique = list(dict.fromkeys(listed)) if sort else listed
-        rows = []
-        for k, value in enumerate(unique):
-            name, tissue = _name_and_tissue(value)
-            side = side_of(value) if sort else "neutral"
-            rows.append(LabelRow(value, name, side, given[value] if given else k, tissue))
-        table = cls(tuple(rows), keep_order=not sort)
-        return table if given else table._with_shared_classes()
+        table = cls(rows_of_values(values, classes, sort=sort), keep_order=not sort)
+        return table if classes is not None else cls(share_classes(table.rows), keep_order=True)
 
     @classmethod
     def ready_names(cls) -> tuple[str, ...]:
@@ -375,13 +318,12 @@ class LabelTable:
             >>> LabelTable.ready_names()
             ('freesurfer_aparc_aseg', 'freesurfer_aseg', 'synthseg', 'synthsr')
         """
-        files = resources.files("synthsr_transforms.tables").iterdir()
-        return tuple(sorted(f.name[:-4] for f in files if f.name.endswith(".tsv")))
+        return ready_names()
 
     @classmethod
     def ready(cls, name: str) -> LabelTable:
         """Return one of the tables that come with the library, see `ready_names`."""
-        _check_choice("name of a ready table", name, cls.ready_names())
+        check_choice("name of a ready table", name, cls.ready_names())
         return _ready_table(name)
 
     @classmethod
@@ -401,9 +343,9 @@ class LabelTable:
         """
         path = Path(path)
         if path.suffix.lower() == ".npy":
-            values = _load_integers(path)
-            given = None if classes is None else _load_integers(Path(classes))
-            with _naming(path):
+            values = read_integers(path)
+            given = None if classes is None else read_integers(Path(classes))
+            with naming(path):
                 return cls.from_values(values, given)
         if path.suffix.lower() != ".tsv":
             msg = f"label table must be a .tsv or .npy file, got {path}. Save it as one of the two."
@@ -411,7 +353,7 @@ class LabelTable:
         if classes is not None:
             msg = f"classes must be None for a .tsv table, got {classes}. Edit its class column."
             raise ValueError(msg)
-        return _parse_table(_read_text(path), path)
+        return cls(read_rows(path))
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the table as a `.tsv` file, complete or not at all.
@@ -422,9 +364,7 @@ class LabelTable:
         if path.suffix.lower() != ".tsv":
             msg = f"path must end in .tsv, got {path}. Choose a name that does."
             raise ValueError(msg)
-        lines = ["\t".join(str(cell) for cell in row) for row in (COLUMNS, *self.rows)]
-        with replacing(path) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+        write_rows(self.rows, path)
 
     @classmethod
     def resolve(
@@ -449,7 +389,7 @@ class LabelTable:
             return cls.read(spec)
         msg = (
             f"label table must be a file or one of {', '.join(cls.ready_names())}, "
-            f"got {str(spec)!r}.{_nearest(str(spec), cls.ready_names())}"
+            f"got {str(spec)!r}.{nearest(str(spec), cls.ready_names())}"
         )
         raise ValueError(msg)
 
@@ -471,275 +411,12 @@ class LabelTable:
     def _row_of_value(self) -> dict[int, LabelRow]:
         return {row.value: row for row in self.rows}
 
-    def _rows_of_class(self, label_class: int) -> list[LabelRow]:
-        return [row for row in self.rows if row.label_class == label_class]
-
     def _lookup(self, targets: Sequence[int]) -> Tensor:
         lookup = torch.full((max(self.values) + 1,), -1)
         lookup[list(self.values)] = torch.tensor(targets)
         return lookup
 
-    def _partners(self) -> list[tuple[int, int]]:
-        left = sorted(row.value for row in self.rows if row.side == "left")
-        right = sorted(row.value for row in self.rows if row.side == "right")
-        if left and right and len(left) != len(right):
-            msg = (
-                "numbers of left and right labels must be equal to pair them, "
-                f"got {len(left)} left ({listed(left)}) and {len(right)} right "
-                f"({listed(right)}). Add the missing labels, or make them neutral."
-            )
-            raise ValueError(msg)
-        return list(zip(left, right, strict=False))
-
-    def _with_shared_classes(self) -> LabelTable:
-        """Return the table with one class per label, partners sharing theirs."""
-        first_partner = {right: left for left, right in self._partners()}
-        owners = [first_partner.get(value, value) for value in self.values]
-        new_class = {value: k for k, value in enumerate(dict.fromkeys(owners))}
-        rows = zip(self.rows, owners, strict=True)
-        shared = (row._replace(label_class=new_class[owner]) for row, owner in rows)
-        return LabelTable(tuple(shared), keep_order=True)
-
-
-def side_of(value: int) -> Side:
-    """Return the side of a FreeSurfer label value.
-
-    Args:
-        value: Label value.
-
-    Returns:
-        `neutral`, `left` or `right`, by the intervals of the original SynthSR.
-
-    Raises:
-        ValueError: If the value lies in none of the intervals.
-
-    Examples:
-        >>> side_of(2), side_of(41), side_of(16)
-        ('left', 'right', 'neutral')
-    """
-    for side, ranges in _FREESURFER_RANGES.items():
-        if any(low <= value <= high for low, high in ranges):
-            return side
-    msg = (
-        f"value must be a FreeSurfer label with a known side, got {value}. "
-        "Use a .tsv label table, where every label states its side."
-    )
-    raise ValueError(msg)
-
-
-def read_npy(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
-    """Read a `.npy` file of integers or floating-point numbers."""
-    msg = f"file must be a .npy array of numbers, got something else ({os.fspath(path)})."
-    try:
-        with open(path, "rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{msg} Save it with numpy.save.") from error
-    if array.dtype.kind not in "iuf":
-        raise ValueError(f"{msg} Save numbers, not {array.dtype}.")
-    return np.asarray(array)
-
-
-def listed(items: Sequence[object], limit: int = 12) -> str:
-    """Return items as text for a message, only the first few if there are many.
-
-    Examples:
-        >>> listed([1, 2, 3]), listed(range(5), limit=2)
-        ('1, 2, 3', '0, 1 and 3 more')
-    """
-    text = ", ".join(str(item) for item in items[:limit])
-    return text if len(items) <= limit else f"{text} and {len(items) - limit} more"
-
-
-# Checks of rows ----------------------------------------------------------------------------------
-
-
-def _checked_row(row: LabelRow) -> LabelRow:
-    """Return the row with plain Python cells, or say which cell is wrong."""
-    value, name, side, label_class, tissue = row
-    if not 0 <= value <= MAX_VALUE:
-        msg = f"value must be between 0 and {MAX_VALUE}, got {value}. Renumber the label."
-        raise ValueError(msg)
-    if not name.strip() or name.splitlines() != [name] or "\t" in name:
-        msg = f"name must be one line of text without tabs, got {name!r} (value {value})."
-        raise ValueError(msg)
-    _check_choice("side", side, SIDES)
-    _check_choice("tissue", tissue, TISSUES)
-    return LabelRow(int(value), name, side, int(label_class), tissue)
-
-
-def _check_values(values: Sequence[int]) -> None:
-    if not values:
-        msg = "label table must have at least one row, got none. Add a row per label."
-        raise ValueError(msg)
-    repeated = [value for value, number in Counter(values).items() if number > 1]
-    if repeated:
-        msg = f"each value must occur once, got {listed(repeated)} repeatedly. Remove the repeats."
-        raise ValueError(msg)
-
-
-def _check_classes(classes: Iterable[int]) -> None:
-    present = sorted(set(classes))
-    if present != list(range(len(present))):
-        msg = (
-            f"classes must be 0, 1, ..., K-1 with none left out, got {listed(present)}. "
-            "Renumber them without gaps."
-        )
-        raise ValueError(msg)
-
-
-def _check_choice(what: str, word: str, choices: Iterable[str]) -> None:
-    choices = tuple(choices)
-    if word not in choices:
-        msg = f"{what} must be one of {', '.join(choices)}, got {word!r}.{_nearest(word, choices)}"
-        raise ValueError(msg)
-
-
-def _nearest(word: str, choices: Iterable[str]) -> str:
-    """Return a hint at the choice that is spelt most like the word, or nothing."""
-    close = difflib.get_close_matches(word, list(choices), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
-# Lists of values and classes ---------------------------------------------------------------------
-
-
-def _integers(numbers: Iterable[float], what: str) -> list[int]:
-    """Return numbers as Python integers; numbers with a fraction are an error."""
-    numbers = list(numbers)
-    fractions = [number for number in numbers if number != int(number)]
-    if fractions:
-        msg = f"{what} must be integers, got {fractions[0]}. Round them first."
-        raise ValueError(msg)
-    return [int(number) for number in numbers]
-
-
-def _classes_by_value(values: Sequence[int], classes: Iterable[int]) -> dict[int, int]:
-    """Pair values with classes; a value may be repeated if its class is."""
-    given = _integers(classes, "classes")
-    if len(given) != len(values):
-        msg = f"classes must be as many as values ({len(values)}), got {len(given)}."
-        raise ValueError(f"{msg} Give one class per value.")
-    by_value: dict[int, int] = {}
-    for value, label_class in zip(values, given, strict=True):
-        if by_value.setdefault(value, label_class) != label_class:
-            msg = f"a value must have one class, got {by_value[value]} and {label_class}"
-            raise ValueError(f"{msg} (value {value}). Remove one of the two.")
-    return by_value
-
-
-def _class_name(rows: Sequence[LabelRow]) -> str:
-    """Name a class by its labels if they have at most two names, else by their tissues."""
-    names = list(dict.fromkeys(row.name.removeprefix(f"{row.side} ") for row in rows))
-    if len(names) <= 2:
-        return " + ".join(names)
-    tissues = Counter(row.tissue.replace("_", " ") for row in rows)
-    return " + ".join(tissue for tissue, _ in tissues.most_common())
-
-
-# Tables that come with the library ---------------------------------------------------------------
-
 
 @cache
 def _ready_table(name: str) -> LabelTable:
-    file = resources.files("synthsr_transforms.tables") / f"{name}.tsv"
-    return _parse_table(file.read_text(encoding="utf-8"), Path(f"{name}.tsv"))
-
-
-@cache
-def _known_rows() -> dict[int, LabelRow]:
-    """Return rows of the ready tables that keep left and right apart, by value."""
-    tables = (_ready_table(name) for name in ("synthseg", "freesurfer_aparc_aseg"))
-    return {row.value: row for table in tables for row in table.rows}
-
-
-def _name_and_tissue(value: int) -> tuple[str, Tissue]:
-    known = _known_rows().get(value)
-    return (known.name, known.tissue) if known else (f"label {value}", "brain_other")
-
-
-# Files -------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _naming(place: object) -> Iterator[None]:
-    """Add a place, such as a file and a line, to the message of a ValueError."""
-    try:
-        yield
-    except ValueError as error:
-        head, stop, advice = str(error).partition(". ")
-        msg = f"{head.removesuffix('.')} ({place}).{' ' if stop else ''}{advice}"
-        raise ValueError(msg) from error
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        msg = f"label table must be a UTF-8 text file, got other bytes ({path}). Save it as UTF-8."
-        raise ValueError(msg) from error
-
-
-def _load_integers(path: Path) -> list[int]:
-    """Load a `.npy` list of integers."""
-    array = read_npy(path)
-    if array.ndim != 1:
-        msg = f"list must be a 1-D array, got shape {array.shape} ({path}). Flatten it."
-        raise ValueError(msg)
-    with _naming(path):
-        return _integers(array.tolist(), "list")
-
-
-def _parse_table(text: str, path: Path) -> LabelTable:
-    """Make a table from the text of a `.tsv` file."""
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1)]
-    cells = [(n, line.split("\t")) for n, line in lines if line.strip() and line[0] != "#"]
-    if not cells:
-        msg = f"label table must start with the columns {', '.join(COLUMNS)}, got an empty file"
-        raise ValueError(f"{msg} ({path}).")
-    (header_number, header), *body = cells
-    columns = [column.strip() for column in header]
-    if sorted(columns) != sorted(COLUMNS):
-        msg = f"columns must be {', '.join(COLUMNS)}, separated by tabs, got {', '.join(columns)}"
-        raise ValueError(f"{msg} ({path}, line {header_number}).")
-    rows = {number: _parse_row(row, columns, f"{path}, line {number}") for number, row in body}
-    _check_repeats_in_file({number: row.value for number, row in rows.items()}, path)
-    with _naming(f"{path}, column 'class'" if rows else path):
-        return LabelTable(tuple(rows.values()))
-
-
-def _check_repeats_in_file(value_of_line: Mapping[int, int], path: Path) -> None:
-    first: dict[int, int] = {}
-    for line, value in value_of_line.items():
-        if first.setdefault(value, line) != line:
-            msg = (
-                f"each value must occur once, got {value} again "
-                f"({path}, line {line}, column 'value'; first in line {first[value]}). "
-                "Remove one of the two lines."
-            )
-            raise ValueError(msg)
-
-
-def _parse_row(cells: Sequence[str], columns: Sequence[str], place: str) -> LabelRow:
-    if len(cells) != len(columns):
-        msg = f"row must have {len(columns)} cells, got {len(cells)} ({place})."
-        raise ValueError(f"{msg} Separate cells by single tabs.")
-    cell = {column: text.strip() for column, text in zip(columns, cells, strict=True)}
-    for column in ("value", "class"):
-        if not cell[column].isdecimal():
-            where = f"{place}, column {column!r}"
-            msg = f"{column} must be a whole number, got {cell[column]!r} ({where})."
-            raise ValueError(msg)
-    for column, choices in (("side", SIDES), ("tissue", tuple(TISSUES))):
-        with _naming(f"{place}, column {column!r}"):
-            _check_choice(column, cell[column], choices)
-    with _naming(place):
-        return _checked_row(
-            LabelRow(
-                value=int(cell["value"]),
-                name=cell["name"],
-                side=cast("Side", cell["side"]),
-                label_class=int(cell["class"]),
-                tissue=cast("Tissue", cell["tissue"]),
-            )
-        )
+    return LabelTable(ready_rows(name))

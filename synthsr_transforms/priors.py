@@ -16,29 +16,35 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from .atomic import replacing
-from .labels import read_npy
-
-Distribution = Literal["uniform", "normal"]
-FloatArray = npt.NDArray[np.floating[Any]]
-PriorSpec = (
-    float | Sequence[float] | Sequence[Sequence[float]] | FloatArray | os.PathLike[str] | str
+from .label_files import read_npy
+from .prior_arrays import (
+    DISTRIBUTIONS,
+    Distribution,
+    FloatArray,
+    as_blocks,
+    as_rows,
+    check_distribution,
+    check_hyper_parameters,
+    frozen_copy,
 )
+from .prior_spec import DEFAULT_CENTRE, DEFAULT_HALF_WIDTH, PriorSpec, hyper_parameters_of
 
-DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
-
-DEFAULT_CENTRE = {"means": 125.0, "stds": 15.0}
-"""Centres of the intervals that numbers and None stand for."""
-
-DEFAULT_HALF_WIDTH = {"means": 100.0, "stds": 10.0}
-"""Half widths of the intervals that None stands for."""
+__all__ = [
+    "DEFAULT_CENTRE",
+    "DEFAULT_HALF_WIDTH",
+    "DISTRIBUTIONS",
+    "Distribution",
+    "FloatArray",
+    "PriorSpec",
+    "TissuePriors",
+]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,10 +77,10 @@ class TissuePriors:
     distribution: str = "uniform"
 
     def __post_init__(self) -> None:
-        _check_distribution(self.distribution)
+        check_distribution(self.distribution)
         for name in ("means", "stds"):
-            array = _frozen_copy(getattr(self, name))
-            _check_hyper_parameters(name, array, self.distribution)
+            array = frozen_copy(getattr(self, name))
+            check_hyper_parameters(name, array, self.distribution)
             object.__setattr__(self, name, array)
         if self.means.shape != self.stds.shape:
             msg = (
@@ -247,16 +253,13 @@ class TissuePriors:
             >>> priors.means[0, :, 0], priors.stds[0, :, 0]
             (array([ 75., 175.]), array([ 5., 25.]))
         """
-        _check_distribution(distribution)
+        check_distribution(distribution)
         shape = (num_channels, 2, num_classes)
-        arrays = {}
-        for name, spec in (("means", means), ("stds", stds)):
-            if distribution == "normal" and not legacy:
-                _check_not_interval(name, spec)
-            arrays[name] = _hyper_parameters(name, spec, shape)
-            if distribution == "uniform" and not legacy:
-                _check_bounds(name, arrays[name])
-        return cls(arrays["means"], arrays["stds"], distribution)
+        blocks = {
+            name: hyper_parameters_of(name, spec, shape, distribution=distribution, legacy=legacy)
+            for name, spec in (("means", means), ("stds", stds))
+        }
+        return cls(**blocks, distribution=distribution)
 
     @classmethod
     def read(
@@ -295,8 +298,8 @@ class TissuePriors:
                 msg = f"path must end in .npy, got {path}. Choose a name that does."
                 raise ValueError(msg)
         with replacing(paths[0]) as means_file, replacing(paths[1]) as stds_file:
-            np.save(means_file, _rows(self.means))
-            np.save(stds_file, _rows(self.stds))
+            np.save(means_file, as_rows(self.means))
+            np.save(stds_file, as_rows(self.stds))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and strings, for YAML and JSON; rows as in the files.
@@ -307,8 +310,8 @@ class TissuePriors:
         """  # noqa: E501
         return {
             "distribution": self.distribution,
-            "means": _rows(self.means).tolist(),
-            "stds": _rows(self.stds).tolist(),
+            "means": as_rows(self.means).tolist(),
+            "stds": as_rows(self.stds).tolist(),
         }
 
     @classmethod
@@ -318,128 +321,8 @@ class TissuePriors:
         if set(data) != expected:
             msg = f"keys must be {', '.join(sorted(expected))}, got {', '.join(sorted(data))}."
             raise ValueError(msg)
-        _check_distribution(data["distribution"])
-        blocks = {name: _blocks(name, np.asarray(data[name], float)) for name in ("means", "stds")}
-        return cls(blocks["means"], blocks["stds"], data["distribution"])
-
-
-# Shapes ------------------------------------------------------------------------------------------
-
-
-def _rows(blocks: FloatArray) -> FloatArray:
-    """Return a `(C, 2, K)` array as `(2 * C, K)`."""
-    return blocks.reshape(-1, blocks.shape[2])
-
-
-def _blocks(name: str, rows: FloatArray) -> FloatArray:
-    """Return a `(2 * C, K)` array as `(C, 2, K)`."""
-    if rows.ndim != 2 or rows.shape[0] % 2:
-        msg = f"{name} must have shape (2 * channels, classes), got {rows.shape}."
-        raise ValueError(msg)
-    return rows.reshape(-1, 2, rows.shape[1])
-
-
-def _frozen_copy(array: npt.ArrayLike) -> FloatArray:
-    """Return a read-only copy; integers become 64-bit floats, floats keep their precision."""
-    copy = np.array(array, order="C")
-    if copy.dtype.kind != "f":
-        copy = copy.astype(np.float64)
-    copy.setflags(write=False)
-    return copy
-
-
-# Checks ------------------------------------------------------------------------------------------
-
-
-def _check_distribution(distribution: str) -> None:
-    if distribution not in DISTRIBUTIONS:
-        msg = f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {distribution!r}."
-        raise ValueError(msg)
-
-
-def _check_hyper_parameters(name: str, array: FloatArray, distribution: str) -> None:
-    if array.ndim != 3 or array.shape[1] != 2 or 0 in array.shape:
-        msg = f"{name} must have shape (channels, 2, classes), got {array.shape}."
-        raise ValueError(msg)
-    if not np.isfinite(array).all():
-        msg = f"{name} must be finite, got NaN or infinity. Estimate the priors again."
-        raise ValueError(msg)
-    if distribution == "normal" and (array[:, 1] < 0).any():
-        msg = (
-            f"{name} must have standard deviations of at least 0, got {array[:, 1].min()}. "
-            "Odd rows of a prior array are standard deviations when distribution is 'normal'."
-        )
-        raise ValueError(msg)
-
-
-def _check_bounds(name: str, array: FloatArray) -> None:
-    reversed_bounds = np.argwhere(array[:, 0] > array[:, 1])
-    if len(reversed_bounds):
-        channel, label_class = (int(k) for k in reversed_bounds[0])
-        low, high = (float(bound) for bound in array[channel, :, label_class])
-        msg = (
-            f"{name} must have an upper bound of at least the lower one, got {low} to {high} "
-            f"(channel {channel}, class {label_class}). If these are a mean and a standard "
-            "deviation, use distribution='normal'."
-        )
-        raise ValueError(msg)
-
-
-# Forms -------------------------------------------------------------------------------------------
-
-
-def _interval(name: str, spec: PriorSpec | None) -> tuple[float, float] | None:
-    """Return the interval that None or a number stands for, None for other forms."""
-    if spec is None:
-        half_width = DEFAULT_HALF_WIDTH[name]
-    elif isinstance(spec, (int, float, np.number)) and not isinstance(spec, bool):
-        half_width = float(spec)
-    else:
-        return None
-    return DEFAULT_CENTRE[name] - half_width, DEFAULT_CENTRE[name] + half_width
-
-
-def _check_not_interval(name: str, spec: PriorSpec | None) -> None:
-    if _interval(name, spec) is not None:
-        msg = (
-            f"{name} must be a pair, an array or a .npy file when distribution is 'normal', "
-            f"got {spec}. Use distribution='uniform', or give a (mean, standard deviation) pair."
-        )
-        raise ValueError(msg)
-
-
-def _hyper_parameters(name: str, spec: PriorSpec | None, shape: tuple[int, int, int]) -> FloatArray:
-    """Return the `(C, 2, K)` array that a form stands for."""
-    interval = _interval(name, spec)
-    if interval is not None:
-        return _same_everywhere(interval, shape)
-    array = read_npy(spec) if isinstance(spec, (str, os.PathLike)) else _numbers(name, spec)
-    if array.shape == (2,):
-        return _same_everywhere(array, shape)
-    rows = (2 * shape[0], shape[2])
-    if array.shape != rows:
-        where = f" ({spec})" if isinstance(spec, (str, os.PathLike)) else ""
-        msg = (
-            f"{name} must have shape {rows} = (2 * num_channels, num_classes), or be a pair, "
-            f"got shape {array.shape}{where}. Use priors made for this label table and for as "
-            "many channels."
-        )
-        raise ValueError(msg)
-    return array.reshape(shape)
-
-
-def _same_everywhere(pair: npt.ArrayLike, shape: tuple[int, int, int]) -> FloatArray:
-    column = np.asarray(pair, dtype=np.float64).reshape(1, 2, 1)
-    return np.broadcast_to(column, shape)
-
-
-def _numbers(name: str, spec: Any) -> FloatArray:
-    try:
-        array = np.asarray(spec)
-    except ValueError as error:
-        msg = f"{name} must have rows of one length, got rows of several lengths."
-        raise ValueError(msg) from error
-    if array.dtype.kind not in "iuf":
-        msg = f"{name} must be None, a number, a pair, an array or a .npy file, got {spec!r}."
-        raise ValueError(msg)
-    return array
+        check_distribution(data["distribution"])
+        blocks = {
+            name: as_blocks(name, np.asarray(data[name], float)) for name in ("means", "stds")
+        }
+        return cls(**blocks, distribution=data["distribution"])

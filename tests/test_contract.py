@@ -54,7 +54,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"label_table": ASEG, "intensity": [200, 300], "std": [0, 9], "height": [-0.5, 0.5]},
         {"label_table": ASEG, "tissues": ["grey_matter", "csf"], "size_mm": 3, "height": -9},
     ],
-    "MinMaxRescale": [{"clip": [10, 90]}, {"input_range": [0, 50], "channels": [1]}],
+    "MinMaxRescale": [{}, {"clip": [10, 90]}, {"input_range": [0, 50], "channels": [1]}],
     "PartialFieldOfView": [{"fraction": [0.3, 0.8], "value": -1}],
     "PatchCrop": [{"shape": [8, 7, 9]}, {"shape": 9, "multiple_of": 4}],
     "RegistrationCorrection": [{"rotation_degrees": [-9, 9], "translation_mm": [-2, 2]}],
@@ -65,7 +65,11 @@ CASES: dict[str, list[dict[str, Any]]] = {
     ],
     "ScannerNoise": [{"std": [1, 9], "rician_probability": 0.5}, {"std": 3, "channels": [1]}],
     "SelectChannels": [{"channels": [1], "include": ["image"]}, {"channels": [0]}],
-    "SkullStripping": [{"label_table": ASEG, "margin_mm": [-2, 1]}, {"label_table": ASEG}],
+    "SkullStripping": [
+        {"label_table": ASEG, "margin_mm": [-2, 1]},
+        {"label_table": ASEG, "margin_mm": {"choice": [0, -2]}, "value": 5},
+        {"label_table": ASEG},
+    ],
     "SliceAcquisition": [
         {
             "spacing_mm": AXES_2_TO_6,

@@ -657,13 +657,13 @@ class TestAcquisition:
 
     def test_centred_slices_lie_symmetrically(self) -> None:
         plan = plan_for((1, 1, 14), (1, 1, 4), "centre")
-        where = acquisition.slice_positions(plan, 2, 14, int(plan.low_shape[0, 0, 2]))[0, 0]
+        where = acquisition.slice_positions(plan, plan.low_shape[0, 0].tolist())[2][0, 0]
         torch.testing.assert_close(where + where.flip(0), torch.full_like(where, 13.0))
         torch.testing.assert_close(where.diff(), torch.full((len(where) - 1,), 14 / len(where)))
 
     def test_corner_slices_lie_at_whole_voxels_from_the_first_on(self) -> None:
         plan = plan_for((1, 1, 14), (1, 1, 4), "corner")
-        where = acquisition.slice_positions(plan, 2, 14, int(plan.low_shape[0, 0, 2]))[0, 0]
+        where = acquisition.slice_positions(plan, plan.low_shape[0, 0].tolist())[2][0, 0]
         assert where.tolist() == [0, 5, 9]
 
     @pytest.mark.parametrize("alignment", ["centre", "corner"])
@@ -711,6 +711,13 @@ class TestAcquisition:
         assert made.sum().item() == pytest.approx(plan.low_shape.prod().item(), rel=1e-5)
         assert made.min() >= 0
         assert made.max() <= 1 + 1e-6
+
+    def test_centred_reliability_is_symmetric_and_corner_starts_at_the_first_voxel(self) -> None:
+        for acquired_mm in ((1, 1, 4), (3, 2.5, 1), (5, 4, 3.3)):
+            centred = acquisition.reliability_map(plan_for(SHAPE, acquired_mm, "centre"), SHAPE)
+            torch.testing.assert_close(centred, centred.flip(2, 3, 4), rtol=0, atol=1e-5)
+            corner = acquisition.reliability_map(plan_for(SHAPE, acquired_mm, "corner"), SHAPE)
+            assert corner[0, 0, 0, 0, 0] == 1
 
     @pytest.mark.parametrize("alignment", acquisition.ALIGNMENTS)
     def test_everything_is_reliable_if_every_voxel_is_a_slice(self, alignment: str) -> None:

@@ -92,24 +92,34 @@ def thousandths(millimetres: Tensor) -> Tensor:
     return (millimetres.double() * 1000).round() / 1000
 
 
-def slice_positions(plan: SlicePlan, axis: int, size: int, count: int) -> Tensor:
-    """Input voxel at which each slice is taken, `(B, C, count)`; spare slices repeat the last."""
-    number = plan.low_shape[..., axis, None].float()
-    index = torch.arange(count, dtype=torch.float32)
+def slice_positions(plan: SlicePlan, counts: Sequence[int]) -> list[Tensor]:
+    """Input voxel at which each slice is taken, one tensor `(B, C, count)` per axis.
+
+    Where an element has fewer slices than `count`, the spare ones repeat its last voxel.
+    """
+    number, size = plan.low_shape[..., None].float(), torch.tensor(plan.shape)[:, None]
+    index = torch.arange(max(counts), dtype=torch.float32)
     if plan.alignment == "centre":
-        return ((index + 0.5) * (size / number) - 0.5).clamp(max=size - 1)
-    zoom = number / size
-    return torch.round((index / zoom).clamp(max=size)).clamp(max=size - 1)
+        where = ((index + 0.5) * (size / number) - 0.5).minimum(size - 1)
+    else:
+        where = torch.round((index / (number / size)).minimum(size)).minimum(size - 1)
+    return [where[..., axis, :n] for axis, n in enumerate(counts)]
 
 
-def slice_coordinates(plan: SlicePlan, axis: int, size_out: int, size_low: int) -> Tensor:
-    """Coordinate of each output voxel among the slices, `(B, C, size_out)`."""
-    number = plan.low_shape[..., axis, None].float()
-    index = torch.arange(size_out, dtype=torch.float32)
+def slice_coordinates(
+    plan: SlicePlan, output_shape: Sequence[int], counts: Sequence[int]
+) -> list[Tensor]:
+    """Coordinate of each output voxel among the slices, one tensor `(B, C, size)` per axis."""
+    number = plan.low_shape[..., None].float()
+    size = torch.tensor(list(output_shape))[:, None]
+    index = torch.arange(max(output_shape), dtype=torch.float32)
     if plan.alignment == "centre":
-        return ((index + 0.5) * (number / size_out) - 0.5).clamp(min=0).minimum(number - 1)
-    last = number - 1 if plan.alignment == "corner" else torch.full_like(number, size_low - 1)
-    return (index / (size_out / number)).minimum(last)
+        where = ((index + 0.5) * (number / size) - 0.5).clamp(min=0).minimum(number - 1)
+    else:
+        open_end = torch.tensor(list(counts))[:, None] - 1
+        last = number - 1 if plan.alignment == "corner" else open_end
+        where = (index / (size / number)).minimum(last)
+    return [where[..., axis, :n] for axis, n in enumerate(output_shape)]
 
 
 def acquire_slices(
@@ -144,16 +154,18 @@ def acquire_slices(
     check_volume(volume)
     device = volume.device
     radius = gaussian_radius(sigma if window_sigma is None else window_sigma, truncate)
-    where, back, counts = [], [], []
-    for axis, (size, size_out) in enumerate(zip(volume.shape[2:], output_shape, strict=True)):
-        most = int(plan.low_shape[..., axis].max())
-        counts.append(min(most + 1, size) if plan.alignment == "corner_open" else most)
-        where.append(slice_positions(plan, axis, size, counts[-1]))
-        back.append(slice_coordinates(plan, axis, size_out, counts[-1]))
+    if tuple(volume.shape[2:]) != tuple(plan.shape):
+        raise ValueError(
+            f"plan must be for a volume of shape {tuple(volume.shape[2:])}, got {plan.shape}."
+        )
+    counts = plan.low_shape.amax(dim=(0, 1)).tolist()
+    if plan.alignment == "corner_open":
+        counts = [min(m + 1, n) for m, n in zip(counts, plan.shape, strict=True)]
     sigma = sigma.to(device, torch.float32, non_blocking=True)
-    down = gaussian_operators(where, volume.shape[2:], sigma, radius, boundary=boundary)
-    back = [coordinates.to(device, non_blocking=True) for coordinates in back]
-    up = interpolation_operators(back, counts)
+    where = slice_positions(plan, counts)
+    down = gaussian_operators(where, plan.shape, sigma, radius, boundary=boundary)
+    back = slice_coordinates(plan, output_shape, counts)
+    up = interpolation_operators([c.to(device, non_blocking=True) for c in back], counts)
     if at_low_resolution is None:
         with full_precision(device.type):
             there_and_back = [u @ d for u, d in zip(up, down, strict=True)]

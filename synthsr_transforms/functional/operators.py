@@ -170,7 +170,10 @@ def interpolation_operators(coordinates: Sequence[Tensor], shape: Sequence[int])
 def _stacked(rows: Sequence[Tensor], device: torch.device) -> Tensor:
     """Three tensors `(..., M)` of different M as one `(..., 3, max M)` tensor."""
     longest = max(row.shape[-1] for row in rows)
-    padded = [functional.pad(row, (0, longest - row.shape[-1])) for row in rows]
+    padded = [
+        row if row.shape[-1] == longest else functional.pad(row, (0, longest - row.shape[-1]))
+        for row in rows
+    ]
     return torch.stack(padded, dim=-2).to(device, torch.float32, non_blocking=True)
 
 

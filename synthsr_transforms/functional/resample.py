@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
 import torch
@@ -41,7 +40,7 @@ def resize_coordinates(
 
 def zoom(size_in: int, size_out: int) -> float:
     """The quotient `m / n` rounded to float32, which the convention divides by."""
-    return float(struct.unpack("f", struct.pack("f", size_out / size_in))[0])
+    return torch.tensor(size_out / size_in, dtype=torch.float32).item()
 
 
 def resize(volume: Tensor, shape: Sequence[int], mode: str = "linear") -> Tensor:

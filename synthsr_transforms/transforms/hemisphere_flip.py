@@ -52,10 +52,14 @@ class HemisphereFlip(SpatialEffect):
 
 
 def _exchange(labels: Tensor, swap: Tensor, flipped: Tensor) -> Tensor:
+    """Exchange partners where flipped; values beyond the table stay."""
     table = swap.to(labels.device, non_blocking=True)[None, None]
+    inside = labels.int().clamp(0, len(swap) - 1)
     exchanged = [
-        look_up(element[None], table)[0].to(labels.dtype) if flip else element
-        for element, flip in zip(labels, flipped.tolist(), strict=True)
+        torch.where(index == element, look_up(index[None], table)[0].to(labels.dtype), element)
+        if flip
+        else element
+        for element, index, flip in zip(labels, inside, flipped.tolist(), strict=True)
     ]
     return torch.stack(exchanged)
 
