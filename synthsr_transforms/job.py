@@ -60,8 +60,8 @@ from .volumes import Volume, reorient
 
 CACHED_CASES = 4
 """Cases kept in memory; a label map of 256^3 voxels takes 32 MiB."""
-WRITERS = 2
-"""Threads that compress and write while the next sample is made."""
+WRITERS, WRITERS_BESIDE_GPU = 2, 8
+"""Threads that compress and write while the next samples are made; a GPU leaves them the CPU."""
 OVERVIEW_SAMPLES = 4
 """Samples that the overview shows."""
 
@@ -276,8 +276,9 @@ class StartedJob:
             samples that are being written are finished and nothing is left of the others.
         """
         load = lru_cache(maxsize=CACHED_CASES)(self._load)
+        number = WRITERS if self.job.device == "cpu" else min(WRITERS_BESIDE_GPU, _num_cores())
         waiting: deque[Future[Sample]] = deque()
-        with _threads(1) as reader, _threads(WRITERS) as writers:
+        with _threads(1) as reader, _threads(number) as writers:
             if self.job.preview:
                 self._draw_missing_previews()
             sources = _ahead(reader, load, [sample.case for sample in self.samples])
@@ -285,7 +286,7 @@ class StartedJob:
                 batch, steps = self.generator.run(source.batch, sample.seed)
                 volumes = self._volumes(batch)
                 waiting.append(writers.submit(self._write, sample, volumes, source.affine, steps))
-                while waiting and (waiting[0].done() or len(waiting) > 2 * WRITERS):
+                while waiting and (waiting[0].done() or len(waiting) > 2 * number):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -454,6 +455,13 @@ def _to_volume(image: ImagesBatch) -> Volume:
     data = image.data[0].detach().cpu().movedim(0, -1).numpy()
     affine = np.asarray(image.affines[0].data.cpu(), dtype=np.float64)
     return Volume(data[..., 0] if data.shape[-1] == 1 else data, affine)
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _ahead(

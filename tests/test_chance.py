@@ -185,6 +185,19 @@ class TestSpatial:
         kept = image_of(transform, batch).mean((1, 2, 3, 4))
         torch.testing.assert_close(kept, draws["fraction"], rtol=0, atol=0.5 / 20 + 1e-6)
 
+    def test_slabs_begin_anywhere(self, tiny: Maker) -> None:
+        batch = tiny(2000, shape=(9, 9, 9), value=1.0)
+        transform = synth.PartialFieldOfView(fraction=4 / 9)
+        axis = drawn(transform, batch, seed=2)["axis"]
+        kept = image_of(transform, batch)[:, 0]
+        middle = torch.stack([kept.mean((2, 3)), kept.mean((1, 3)), kept.mean((1, 2))], 1)
+        rows = middle[torch.arange(2000), axis]
+        begin = rows.argmax(1)
+        counts = torch.bincount(begin, minlength=6).numpy()
+        expected = np.array([0.5, 1, 1, 1, 1, 0.5]) * 2000 / 5
+        assert bool((rows.sum(1) == 4).all())
+        assert_likely([float(stats.chisquare(counts, expected).pvalue)])
+
 
 class TestBias:
     def test_widths_and_presence(self, tiny: Maker) -> None:

@@ -24,6 +24,7 @@ from click.testing import CliRunner, Result
 
 from synthsr_cli.errors import as_click_error
 from synthsr_cli.main import COMMANDS, synthsr
+from synthsr_cli.progress import progress
 from synthsr_transforms import job as job_module
 from synthsr_transforms import job_folder
 from synthsr_transforms.generator import preset_names
@@ -513,6 +514,30 @@ class TestCommandLine:
         result = run("labels", "maps")
         assert result.exit_code == 0
         assert "left cerebral white matter" in result.stdout
+
+
+class TestProgress:
+    def test_off_a_terminal_the_first_and_the_last_are_lines(self, capsys):
+        with progress("things", 5, done=2) as advance:
+            for _ in range(3):
+                advance()
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.split(",")[0] for line in lines] == ["3/5 things", "5/5 things"]
+        assert lines[-1].endswith("0 s left")
+
+    def test_a_long_job_writes_lines_in_between(self, capsys, monkeypatch):
+        monkeypatch.setattr("synthsr_cli.progress.SECONDS_BETWEEN_LINES", -1)
+        with progress("things", 5) as advance:
+            for _ in range(5):
+                advance()
+        assert len(capsys.readouterr().err.splitlines()) == 5
+
+    def test_on_a_terminal_there_is_a_bar(self, capsys, monkeypatch):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        with progress("things", 2) as advance:
+            advance()
+            advance()
+        assert "2/2" in capsys.readouterr().err
 
 
 class TestErrors:

@@ -202,6 +202,7 @@ def noise_pipeline() -> tio.Compose:
     return tio.Compose([synth.ScannerNoise(std=(1, 5)), synth.HemisphereFlip(p=0.5)])
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 class TestLoaders:
     @pytest.fixture
     def cpu_subject(self, make_labels: Maker, make_image: Maker) -> tio.Subject:

@@ -14,7 +14,11 @@ from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 import synthsr_transforms as synth
-from synthsr_transforms.base import SynthTransform, find_labels
+from synthsr_transforms.base import SynthTransform, find_labels, grid_of
+from synthsr_transforms.functional.blur import gaussian_blur
+from synthsr_transforms.functional.geometry import affine_matrix
+from synthsr_transforms.functional.resample import resize
+from synthsr_transforms.functional.warp import warp_affine
 from synthsr_transforms.labels import LabelTable
 
 ASEG = "freesurfer_aseg"
@@ -24,6 +28,12 @@ Maker = Callable[..., Any]
 def channels_of(*values: float, shape: tuple[int, int, int] = (4, 3, 5)) -> Tensor:
     """An image `(C, X, Y, Z)` with one constant per channel."""
     return torch.tensor(values)[:, None, None, None].expand(-1, *shape).clone()
+
+
+def rigid_of(rotation_degrees: list[float], translation_mm: list[float]) -> Tensor:
+    return affine_matrix(
+        torch.tensor([rotation_degrees]), translation=torch.tensor([translation_mm])
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,6 +182,21 @@ class TestStripping:
         assert image[~brain].unique().tolist() == [-3]
 
 
+class TestLesions:
+    def test_borders_blend_linearly(self, make_batch: Maker, seeded: Maker) -> None:
+        batch = make_batch(2)
+        lesions = synth.LesionSimulation(
+            label_table=ASEG, intensity=300, height=0, softness=1, include=["image"]
+        )
+        out = lesions(batch, generator=seeded(1))
+        draws = lesions.to_draws(out.applied_transforms[0].params, 2)
+        labels, data = batch.images["labels"], batch.images["image"].data
+        share = lesions.lesion_fraction(labels.data, draws, grid_of(labels))
+        assert 0.2 < share[share > 0].mean() < 0.8
+        expected = data + (300 - data) * share
+        torch.testing.assert_close(out.images["image"].data, expected, rtol=0, atol=1e-3)
+
+
 class TestTargetResolution:
     def test_labels_take_values_that_were_there(self, make_batch: Maker) -> None:
         batch = make_batch()
@@ -179,6 +204,15 @@ class TestTargetResolution:
         values = set(out.images["labels"].data.unique().tolist())
         assert values <= set(batch.images["labels"].data.unique().tolist())
         assert tuple(out.images["labels"].data.shape[2:]) == (8, 6, 9)
+
+    def test_it_blurs_by_three_quarters_of_the_spacing_and_half_a_voxel(
+        self, make_batch: Maker
+    ) -> None:
+        batch = make_batch()
+        out = synth.TargetResolution(spacing_mm=[1, 2, 2])(batch).images["image"].data
+        sigma = torch.tensor([[[0.5, 1.5, 1.5]]])
+        blurred = gaussian_blur(batch.images["image"].data, sigma, truncate=2)
+        torch.testing.assert_close(out, resize(blurred, (12, 5, 7)), rtol=0, atol=1e-3)
 
     def test_the_spacing_it_has_changes_nothing(
         self, make_batch: Maker, assert_same: Maker
@@ -293,6 +327,18 @@ class TestRegistration:
         batch = synth.CopyImage()(make_batch())
         out = synth.RegistrationError(include=["image", "target"])(batch)
         assert torch.equal(out.images["image"].data, out.images["target"].data)
+
+    def test_the_correction_is_the_error_undone_then_a_rest(self, make_batch: Maker) -> None:
+        batch = make_batch(2)
+        error = {"rotation_degrees": [20, -10, 5], "translation_mm": [1, 2, -1]}
+        rest = {"rotation_degrees": [0, 0, 30], "translation_mm": [-2, 0, 1]}
+        moved = synth.RegistrationError(**error)(batch)
+        corrected = synth.RegistrationCorrection(**rest)(moved)
+        t, e = (rigid_of(**arguments) for arguments in (error, rest))
+        matrix = (e @ torch.linalg.inv(t)).expand(2, 4, 4)
+        expected = warp_affine(moved.images["image"].data[:, 1:], matrix)
+        ours = corrected.images["image"].data[:, 1:]
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-3)
 
     def test_images_of_two_shapes_cannot(self, make_batch: Maker) -> None:
         batch = synth.CopyImage(channels=[0])(make_batch())

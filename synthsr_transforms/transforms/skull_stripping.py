@@ -82,9 +82,11 @@ class SkullStripping(LabelEffect):
         """
         table = self._brain.to(labels.device, non_blocking=True).expand(len(labels), 1, -1)
         brain = look_up(whole_labels(labels).clamp(0, table.shape[-1] - 1), table)
+        exact = brain > 0.5
         if self.smoothness_mm == 0 or not bool(margin_mm.any()):
-            return brain > 0.5
+            return exact
         sigma = (self.smoothness_mm / spacing_mm[:, None, :]).float()
         smooth = gaussian_blur(brain, sigma, truncate=4.0)
+        margin_mm = margin_mm.to(labels.device, non_blocking=True)[:, None, None, None, None]
         threshold = torch.special.ndtr(-margin_mm / self.smoothness_mm)
-        return smooth > threshold.to(labels.device, non_blocking=True)[:, None, None, None, None]
+        return torch.where(margin_mm == 0, exact, smooth > threshold)
