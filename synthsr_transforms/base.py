@@ -265,8 +265,9 @@ class SynthTransform(Transform):
 
     @staticmethod
     def _wrap(data: Any) -> tuple[Any, Any]:
-        batch, unwrap = Transform._wrap(data)
-        return (batch, _unwrap_dict) if isinstance(data, dict) else (batch, unwrap)
+        if isinstance(data, dict):
+            return Transform._wrap(_with_label_map(data))[0], _unwrap_dict
+        return Transform._wrap(data)
 
     def to_hydra(self) -> dict[str, Any]:
         """`_target_` with the import path of the class, and the arguments that differ."""
@@ -490,6 +491,14 @@ def _put_elements(batch: SubjectsBatch, part: SubjectsBatch, index: Sequence[int
         whole = batch.metadata.setdefault(key, [None] * batch.batch_size)
         for i, value in zip(index, values, strict=True):
             whole[i] = value
+
+
+def _with_label_map(data: dict[str, Any]) -> dict[str, Any]:
+    """Take a tensor of whole numbers named `labels` for what it is."""
+    labels = data.get("labels")
+    if isinstance(labels, Tensor) and not labels.is_floating_point():
+        return {**data, "labels": LabelMap(labels)}
+    return data
 
 
 def _unwrap_dict(batch: SubjectsBatch) -> dict[str, Any]:

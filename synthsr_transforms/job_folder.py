@@ -1,11 +1,9 @@
-"""The output folder of a generation job: names of files, its record, and what is complete."""
+"""The output folder of a generation job: names of files, its records, and what is complete."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import errno
-import hashlib
 import io
 import json
 import os
@@ -13,129 +11,33 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from .atomic import replacing
 from .config_io import read_yaml, to_yaml
-from .generator import Generator, GeneratorConfig
-from .labels import LabelTable, read_npy
-from .sources import PHANTOM, Case, PhantomCase
+from .job_record import (
+    TABLE,
+    JobConfig,
+    JobError,
+    Sample,
+    comparable,
+    difference,
+    fingerprint,
+    sample_json,
+    source_record,
+)
+from .labels import LabelTable
 from .volumes import Volume, read_volume, stem, write_volume
 
-CONFIG, MANIFEST, TABLE, OVERVIEW = "config.yaml", "manifest.csv", "label_table.tsv", "overview.png"
+CONFIG, MANIFEST, OVERVIEW = "config.yaml", "manifest.csv", "overview.png"
 FORMATS = ("nii.gz", "nii", "mgz")
 """Formats of the volumes that are written."""
 
 _SAMPLE_FILE = re.compile(r"(?:\.[0-9a-f]{32}-)?sample_(\d{6,})[_.].*")
-_NOT_COMPARED = ("description", "citation")
 _HEADER = "# `synthsr generate {} --out FOLDER` makes the same samples in another folder.\n"
-
-
-class JobError(ValueError):
-    """A job that cannot be started or go on; the message says what to do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceRecord:
-    """Files of one case."""
-
-    labels: str
-    """Label map, or `phantom` for the built-in head phantom."""
-    image: Optional[str] = None  # noqa: UP045 - read at run time by OmegaConf
-    """Image that goes with it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobSettings:
-    """What defines the samples of a job besides the generator."""
-
-    synthsr_version: str = ""
-    """Version that made the samples."""
-    seed: int = 0
-    """Seed from which those of all samples derive."""
-    num_samples: int = 1
-    """Number of samples; it may grow."""
-    file_format: str = "nii.gz"
-    """Ending of the volumes."""
-    device: str = "cpu"
-    """Type of the device, on which noise depends."""
-    sources: list[SourceRecord] = field(default_factory=list)
-    """Label maps and images that samples are made from."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobConfig(GeneratorConfig):
-    """A generator and its job: what `config.yaml` holds."""
-
-    job: JobSettings = field(default_factory=JobSettings)
-    """The job."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sample of a job.
-
-    Attributes:
-        number: Position in the job, from 0.
-        seed: Seed of all its chance.
-        case: What it is made from.
-    """
-
-    number: int
-    seed: int
-    case: Case
-
-    @property
-    def stem(self) -> str:
-        """Beginning of the names of its files."""
-        return f"sample_{self.number:06d}"
-
-    def record(self) -> dict[str, Any]:
-        """What its JSON file says of it besides the parameters of the steps."""
-        source = source_record(self.case)
-        names = {"labels": source.labels, "image": source.image}
-        return {"sample": self.stem, "seed": self.seed, "source": names}
-
-
-def source_record(case: Case) -> SourceRecord:
-    """Files of a case, by absolute path."""
-    if isinstance(case, PhantomCase):
-        return SourceRecord(labels=str(PHANTOM))
-    image = None if case.image is None else os.path.abspath(case.image)
-    return SourceRecord(labels=os.path.abspath(case.labels), image=image)
-
-
-def job_config(generator: Generator, settings: JobSettings) -> JobConfig:
-    """Configuration that needs no file but the label maps, images and `label_table.tsv`.
-
-    Args:
-        generator: Generator with its label table chosen.
-        settings: What defines the samples besides.
-    """
-    config = generator.config
-    ready = config.label_table in LabelTable.ready_names()
-    own = {
-        **{f.name: getattr(config, f.name) for f in dataclasses.fields(GeneratorConfig)},
-        "label_table": config.label_table if ready else TABLE,
-        "steps": {
-            name: dataclasses.replace(step, params=_without_files(step.params))
-            for name, step in config.steps.items()
-        },
-    }
-    return JobConfig(**own, job=settings)
-
-
-def _without_files(value: Any) -> Any:
-    """Replace paths of `.npy` files by the numbers in them, and make other paths absolute."""
-    if isinstance(value, Mapping):
-        return {key: _without_files(inner) for key, inner in value.items()}
-    if isinstance(value, str) and Path(value).is_file():
-        return read_npy(value).tolist() if value.endswith(".npy") else os.path.abspath(value)
-    return value
 
 
 class JobFolder:
@@ -151,9 +53,7 @@ class JobFolder:
         self.path = Path(path)
         self.config = config
         self.table = None if config.label_table in LabelTable.ready_names() else table
-        self._comparable = _comparable(OmegaConf.create(to_yaml(config)), self.table)
-        text = json.dumps([self._comparable, list(config.steps)], sort_keys=True)
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.fingerprint = fingerprint(config, self.table)
         """Name of everything that defines the samples."""
 
     # Names
@@ -193,14 +93,15 @@ class JobFolder:
         try:
             found = read_yaml(self.path / CONFIG)
             table = self.path / TABLE
-            there = _comparable(found, LabelTable.read(table) if table.exists() else None)
+            there = comparable(found, LabelTable.read(table) if table.exists() else None)
         except ValueError as error:
             raise JobError(
                 f"{self.path} holds a job that cannot be read: {error} {advice}"
             ) from error
-        difference = _difference(there, self._comparable)
-        if difference:
-            raise JobError(f"{self.path} holds another job: {difference}. {advice}")
+        here = comparable(OmegaConf.create(to_yaml(self.config)), self.table)
+        differs = difference(there, here)
+        if differs:
+            raise JobError(f"{self.path} holds another job: {differs}. {advice}")
         number = found["job"]["num_samples"]
         if number > self.config.job.num_samples:
             raise JobError(
@@ -280,7 +181,7 @@ class JobFolder:
                     write_volume(self.volume_path(sample, kind), volume)
                 if preview:
                     self.write_preview(sample, volumes)
-                self._write_text(self.record_path(sample).name, _json(record, steps))
+                self._write_text(self.record_path(sample).name, sample_json(record, steps))
         except BaseException:
             self.remove(sample)
             raise
@@ -372,44 +273,3 @@ def check_space(folder: Path, expected_bytes: float) -> None:
             f" {free / 2**30:.1f} GiB free. Free some space, make fewer samples with -n, or choose"
             " another folder with --out."
         )
-
-
-def _comparable(config: Any, table: LabelTable | None) -> dict[str, Any]:
-    """Everything that changes samples, as plain data."""
-    container = OmegaConf.to_container(OmegaConf.create(config))
-    assert isinstance(container, dict)
-    plain = {str(key): value for key, value in container.items() if key not in _NOT_COMPARED}
-    plain["job"] = {k: v for k, v in dict(plain.get("job") or {}).items() if k != "num_samples"}
-    if table is not None:
-        plain["label_table"] = [list(row) for row in table.rows]
-    return plain
-
-
-def _difference(there: Any, here: Any, name: str = "") -> str | None:
-    """The first setting that differs, in words."""
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        if name == "steps" and set(there) == set(here) and list(there) != list(here):
-            return "its steps have another order"
-        for key in dict.fromkeys([*there, *here]):
-            path = f"{name}.{key}" if name else str(key)
-            found = _difference(there.get(key), here.get(key), path)
-            if found:
-                return found
-        return None
-    return None if there == here else f"{name} is {_short(there)} there and {_short(here)} here"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _json(record: Mapping[str, Any], steps: Mapping[str, Any]) -> str:
-    """JSON with one line per entry, and one per step."""
-    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in record.items()]
-    inner = [
-        f"  {json.dumps(name)}: {json.dumps(params, allow_nan=False)}"
-        for name, params in steps.items()
-    ]
-    lines.append(' "steps": {\n' + ",\n".join(inner) + "\n }")
-    return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -235,9 +235,10 @@ def law(
         Normal(mean=0.0, std=0.5)
     """
     result = _read(spec, name)
-    if minimum is not None and result.bounds[0] < minimum and not isinstance(result, Normal):
+    if minimum is not None and result.bounds[0] < minimum:
         raise ValueError(
-            f"{name} must be at least {minimum:g}, got {result.to_spec()!r}. Raise its lower bound."
+            f"{name} must be at least {minimum:g}, got {result.to_spec()!r}. Raise its lower bound,"
+            " or use log_normal instead of normal."
         )
     if single and not isinstance(result, Choice) and any(map(_is_several, vars(result).values())):
         raise ValueError(

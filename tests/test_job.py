@@ -23,11 +23,11 @@ import pytest
 import torch
 
 from synthsr_transforms import job as job_module
-from synthsr_transforms import job_folder
+from synthsr_transforms import job_folder, job_run
 from synthsr_transforms.config_io import ConfigError
 from synthsr_transforms.generator import Generator, GeneratorConfig, StepConfig, load_config
 from synthsr_transforms.job import GenerationJob, expected_bytes, remake_sample
-from synthsr_transforms.job_folder import JobError
+from synthsr_transforms.job_record import JobError
 from synthsr_transforms.labels import LabelTable
 from synthsr_transforms.sources import Case, find_cases, phantom_case, read_case
 from synthsr_transforms.volumes import read_volume
@@ -499,9 +499,9 @@ class TestWriting:
 
     def test_few_cases_are_in_memory(self, make_job, monkeypatch):
         reads: list[Case] = []
-        read = job_module.read_case
+        read = job_run.read_case
         monkeypatch.setattr(
-            job_module, "read_case", lambda case, **k: (reads.append(case), read(case, **k))[1]
+            job_run, "read_case", lambda case, **k: (reads.append(case), read(case, **k))[1]
         )
         run(make_job(num_samples=10))
         assert len(reads) == 3

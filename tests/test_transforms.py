@@ -205,14 +205,32 @@ class TestTargetResolution:
         assert values <= set(batch.images["labels"].data.unique().tolist())
         assert tuple(out.images["labels"].data.shape[2:]) == (8, 6, 9)
 
+    @pytest.mark.parametrize("alignment", ["centre", "corner"])
     def test_it_blurs_by_three_quarters_of_the_spacing_and_half_a_voxel(
-        self, make_batch: Maker
+        self, alignment: str, make_batch: Maker
     ) -> None:
         batch = make_batch()
-        out = synth.TargetResolution(spacing_mm=[1, 2, 2])(batch).images["image"].data
+        transform = synth.TargetResolution(spacing_mm=[1, 2, 2], alignment=alignment)
+        out = transform(batch).images["image"].data
         sigma = torch.tensor([[[0.5, 1.5, 1.5]]])
         blurred = gaussian_blur(batch.images["image"].data, sigma, truncate=2)
-        torch.testing.assert_close(out, resize(blurred, (12, 5, 7)), rtol=0, atol=1e-3)
+        expected = resize(blurred, (12, 5, 7), centred=alignment == "centre")
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-3)
+
+    def test_it_leaves_the_same_place_as_slices_with_the_same_alignment(
+        self, make_batch: Maker
+    ) -> None:
+        for alignment in ("centre", "corner"):
+            target = synth.TargetResolution(spacing_mm=2, alignment=alignment)(make_batch())
+            shape = target.images["image"].data.shape[2:]
+            slices = synth.SliceAcquisition(
+                spacing_mm=1, alignment=alignment, output_shape=list(shape)
+            )
+            scan = slices(make_batch())
+            for one, other in zip(
+                target.images["image"].affines, scan.images["image"].affines, strict=True
+            ):
+                torch.testing.assert_close(one.data, other.data)
 
     def test_the_spacing_it_has_changes_nothing(
         self, make_batch: Maker, assert_same: Maker

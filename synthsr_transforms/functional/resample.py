@@ -16,6 +16,8 @@ def resize_coordinates(
     size_out: int,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    *,
+    centred: bool = False,
 ) -> Tensor:
     """Input coordinates `i / (m / n)` of the m output samples of an axis of size n.
 
@@ -27,6 +29,7 @@ def resize_coordinates(
         size_out: Number m of output samples.
         device: Device of the result.
         dtype: Type of the result.
+        centred: Align the fields of view instead: output i reads `(i + 1/2) n / m - 1/2`.
 
     Returns:
         `(m,)` coordinates in input voxels, not clamped.
@@ -35,7 +38,10 @@ def resize_coordinates(
         >>> resize_coordinates(6, 3).tolist()
         [0.0, 2.0, 4.0]
     """
-    return torch.arange(size_out, device=device, dtype=dtype) / zoom(size_in, size_out)
+    index = torch.arange(size_out, device=device, dtype=dtype)
+    if centred:
+        return (index + 0.5) * (size_in / size_out) - 0.5
+    return index / zoom(size_in, size_out)
 
 
 def zoom(size_in: int, size_out: int) -> float:
@@ -43,13 +49,16 @@ def zoom(size_in: int, size_out: int) -> float:
     return torch.tensor(size_out / size_in, dtype=torch.float32).item()
 
 
-def resize(volume: Tensor, shape: Sequence[int], mode: str = "linear") -> Tensor:
+def resize(
+    volume: Tensor, shape: Sequence[int], mode: str = "linear", *, centred: bool = False
+) -> Tensor:
     """Resize to a shape in voxels, repeating the edges.
 
     Args:
         volume: `(B, C, X, Y, Z)`; any dtype with `mode="nearest"`.
         shape: Three output sizes.
         mode: `"linear"` or `"nearest"` (ties go to the even index).
+        centred: Align the fields of view instead of the first voxels.
 
     Returns:
         `(B, C, *shape)`, same dtype.
@@ -65,7 +74,7 @@ def resize(volume: Tensor, shape: Sequence[int], mode: str = "linear") -> Tensor
     if mode not in ("linear", "nearest"):
         raise ValueError(f"mode must be 'linear' or 'nearest', got {mode!r}.")
     coordinates = [
-        None if n == m else resize_coordinates(n, m, volume.device)
+        None if n == m else resize_coordinates(n, m, volume.device, centred=centred)
         for n, m in zip(volume.shape[2:], shape, strict=True)
     ]
     if mode == "linear":

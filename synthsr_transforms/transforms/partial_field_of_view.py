@@ -62,7 +62,7 @@ def slab(shape: Sequence[int], draws: Draws) -> list[Tensor]:
     inside = []
     for axis, size in enumerate(shape):
         kept = torch.round(size * draws["fraction"]).clamp(min=1)
-        begin = torch.round((size - kept) * draws["start"])
+        begin = torch.floor((size - kept + 1) * draws["start"]).minimum(size - kept)
         index = torch.arange(size)
         within = (index >= begin[:, None]) & (index < (begin + kept)[:, None])
         inside.append(within | (draws["axis"] != axis)[:, None])

@@ -83,7 +83,7 @@ class PatchCrop(SpatialEffect):
         self.note(batch, draws, plan)
 
     def note(self, batch: SubjectsBatch, draws: Draws, plan: PatchPlan) -> None:
-        """Move the origins of the affines and note the size on the target grid."""
+        """Move the origins of the affines, note the target size and drop the box, now elsewhere."""
         for image in self.images(batch).values():
             set_affines(
                 image,
@@ -92,7 +92,8 @@ class PatchCrop(SpatialEffect):
                     for affine, start in zip(image.affines, draws["start"], strict=True)
                 ],
             )
-        batch.metadata.pop("output_shape", None)
+        for outdated in ("output_shape", self.focus or ""):
+            batch.metadata.pop(outdated, None)
         if self.target_spacing_mm is not None:
             batch.metadata["output_shape"] = [list(plan.output_shape)] * batch.batch_size
 

@@ -28,6 +28,8 @@ class TargetResolution(SpatialEffect):
         spacing_mm: New spacing in mm, one number or three.
         truncate: Half width of the blur window in standard deviations; the original has 1.25.
         boundary: `"renormalise"`, or `"zero"` as in the original (borders darken).
+        alignment: `"centre"`: the field of view stays; `"corner"`: the first voxel does, as in the
+            original. `SliceAcquisition` has the same argument: give both the same value.
         **kwargs: See `SynthTransform`.
 
     Examples:
@@ -44,9 +46,13 @@ class TargetResolution(SpatialEffect):
         spacing_mm: float | Sequence[float] = 1.0,
         truncate: float = 2.0,
         boundary: str = "renormalise",
+        alignment: str = "centre",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if alignment not in ("centre", "corner"):
+            raise ValueError(f"alignment must be 'centre' or 'corner', got {alignment!r}.")
+        self.alignment = alignment
         self.spacing_mm = triple(spacing_mm, "spacing_mm", float)
         self.truncate, self.boundary = positive(truncate, "truncate"), checked_boundary(boundary)
 
@@ -57,7 +63,11 @@ class TargetResolution(SpatialEffect):
             shape = self._shape(batch, grid)
             if shape != grid.shape:
                 image.data = self._resample(image, grid, shape)
-                rescale_affines(image, grid.shape, shape)
+                rescale_affines(image, grid.shape, shape, centred=self._centred)
+
+    @property
+    def _centred(self) -> bool:
+        return self.alignment == "centre"
 
     def _shape(self, batch: SubjectsBatch, grid: Grid) -> tuple[int, int, int]:
         spacing = grid.common_spacing_mm
@@ -67,7 +77,7 @@ class TargetResolution(SpatialEffect):
 
     def _resample(self, image: ImagesBatch, grid: Grid, shape: Sequence[int]) -> Tensor:
         if is_label_map(image):
-            return resize(image.data, shape, mode="nearest")
+            return resize(image.data, shape, mode="nearest", centred=self._centred)
         fine = grid.spacing_mm[:, None, :]
         coarse = torch.tensor(self.spacing_mm, dtype=torch.float64).expand_as(fine)
         sigma = acquisition_sigma(fine, coarse, coefficient=None)
@@ -75,4 +85,4 @@ class TargetResolution(SpatialEffect):
             image.data.float(), sigma, truncate=self.truncate, boundary=self.boundary
         )
         dtype = image.data.dtype if image.data.is_floating_point() else torch.float32
-        return resize(blurred, shape).to(dtype)
+        return resize(blurred, shape, centred=self._centred).to(dtype)

@@ -12,7 +12,7 @@ from torchio.data.batch import SubjectsBatch
 from ..base import Draws, LabelEffect, add_image, field_from
 from ..functional.mixture import look_up, tissue_mixture
 from ..labels import LabelTable
-from ..laws import LawSpec, law
+from ..laws import Law, LawSpec, law
 from ..priors import TissuePriors
 from ..randomness import draw_seeds
 
@@ -74,13 +74,8 @@ class TissueMixture(LabelEffect):
         self.num_channels = int(num_channels)
         self.prior_means, self.prior_stds = prior_means, prior_stds
         self.distribution = distribution
-        self.background_mean, self.background_std = (
-            None if spec is None else law(spec, name=name, minimum=0)
-            for spec, name in (
-                (background_mean, "background_mean"),
-                (background_std, "background_std"),
-            )
-        )
+        self.background_mean = _clipped_law(background_mean, "background_mean")
+        self.background_std = _clipped_law(background_std, "background_std")
         self.destination = destination
         self.check_labels = bool(check_labels)
         self.priors = TissuePriors.from_spec(
@@ -130,6 +125,14 @@ class TissueMixture(LabelEffect):
                 f"labels must be in the label table, got {labels[bad].unique().tolist()[:10]}."
                 " Add them to the table (see `synthsr labels --write-table`)."
             )
+
+
+def _clipped_law(spec: LawSpec | None, name: str) -> Law | None:
+    """A law whose negative numbers become 0, such as a normal one; it must reach above 0."""
+    chosen = None if spec is None else law(spec, name=name)
+    if chosen is not None and chosen.bounds[1] < 0:
+        raise ValueError(f"{name} must be at least 0, got {chosen.to_spec()!r}. Raise it.")
+    return chosen
 
 
 def per_value(numbers: Tensor, lookup: Tensor, device: torch.device) -> Tensor:

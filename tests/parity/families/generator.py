@@ -161,7 +161,9 @@ class Model(RecordedRun):
     def add_target_grid(self, steps: Steps, image: str) -> None:
         """Resampling of an image to the target grid, if that is another one."""
         spacing = {"spacing_mm": self.target_spacing.tolist()}
-        steps.add("TargetResolution", {**spacing, **ORIGINAL, "include": [image]})
+        steps.add(
+            "TargetResolution", {**spacing, **ORIGINAL, "alignment": "corner", "include": [image]}
+        )
 
     def acquisition_steps(self, group: Group) -> Steps:
         """Misalignment, acquisition, map and re-alignment."""
