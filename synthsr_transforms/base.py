@@ -235,8 +235,9 @@ class SynthTransform(Transform):
             return
         index = [i for i, kept in enumerate(keep) if kept]
         part = _take_elements(batch, index)
+        taken = {name: image.data for name, image in part.images.items()}
         self.act(part, {name: value[index] for name, value in draws.items()})
-        _put_elements(batch, part, index)
+        _put_elements(batch, part, taken, index)
 
     @staticmethod
     def to_draws(params: Mapping[str, Any], size: int) -> Draws:
@@ -471,7 +472,7 @@ def shallow_copy(batch: SubjectsBatch) -> SubjectsBatch:
 def _take_elements(batch: SubjectsBatch, index: Sequence[int]) -> SubjectsBatch:
     images = {
         name: ImagesBatch(
-            image.data[list(index)],
+            image.data.index_select(0, _on_device(index, image.data)),
             [image.affines[i].clone() for i in index],
             image_class=image._image_class,
         )
@@ -481,16 +482,26 @@ def _take_elements(batch: SubjectsBatch, index: Sequence[int]) -> SubjectsBatch:
     return SubjectsBatch(images, metadata=metadata)
 
 
-def _put_elements(batch: SubjectsBatch, part: SubjectsBatch, index: Sequence[int]) -> None:
+def _put_elements(
+    batch: SubjectsBatch,
+    part: SubjectsBatch,
+    taken: Mapping[str, Tensor],
+    index: Sequence[int],
+) -> None:
+    """Put back the images that were changed, and the notes."""
     for name, image in batch.images.items():
         changed = part.images[name].data
-        data = image.data.to(changed.dtype, copy=True)
-        data[list(index)] = changed
-        image.data = data
+        if changed is not taken[name]:
+            whole = image.data.to(changed.dtype)
+            image.data = whole.index_copy(0, _on_device(index, whole), changed)
     for key, values in part.metadata.items():
-        whole = batch.metadata.setdefault(key, [None] * batch.batch_size)
+        whole_list = batch.metadata.setdefault(key, [None] * batch.batch_size)
         for i, value in zip(index, values, strict=True):
-            whole[i] = value
+            whole_list[i] = value
+
+
+def _on_device(index: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(list(index)).to(like.device, non_blocking=True)
 
 
 def _with_label_map(data: dict[str, Any]) -> dict[str, Any]:

@@ -35,8 +35,10 @@ def derive_seed(seed: int, *path: int) -> int:
     Examples:
         >>> derive_seed(0, 1) == derive_seed(0, 1), derive_seed(0, 1) == derive_seed(0, 2)
         (True, False)
+        >>> derive_seed(0) == derive_seed(0, 0)
+        False
     """
-    state = np.random.SeedSequence([seed, *path])
+    state = np.random.SeedSequence(seed, spawn_key=path)
     return int(state.generate_state(1, np.uint64)[0] >> np.uint64(11))
 
 

@@ -108,10 +108,16 @@ def smooth_normal_field(coarse: Tensor, shape: Sequence[int], width: float = 0.7
     Returns:
         `(B, C, *shape)`.
     """
-    operators = []
-    for n, m in zip(shape, coarse.shape[2:], strict=True):
-        where = torch.arange(n, device=coarse.device) * ((m - 1) / max(n - 1, 1))
-        distance = where[:, None] - torch.arange(m, device=coarse.device)
-        weights = torch.exp(-0.5 * (distance / width) ** 2)
-        operators.append((weights / weights.norm(dim=-1, keepdim=True))[None, None])
+    sizes = torch.tensor([list(shape), list(coarse.shape[2:])])
+    step = (sizes[1] - 1) / (sizes[0] - 1).clamp(min=1)
+    both = torch.stack([step, sizes[1].float()]).to(coarse.device, non_blocking=True)
+    where = torch.arange(max(shape), device=coarse.device) * both[0, :, None]
+    points = torch.arange(max(coarse.shape[2:]), device=coarse.device)
+    weights = torch.exp(-0.5 * ((where[..., None] - points) / width).square())
+    weights = weights * (points < both[1, :, None])[:, None]
+    weights = weights / weights.norm(dim=-1, keepdim=True)
+    operators = [
+        weights[None, None, axis, :n, :m]
+        for axis, (n, m) in enumerate(zip(shape, coarse.shape[2:], strict=True))
+    ]
     return apply_separable(coarse, operators)

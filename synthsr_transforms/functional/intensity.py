@@ -46,7 +46,9 @@ def gamma_contrast(volume: Tensor, log_gamma: Tensor) -> Tensor:
     return volume.sign() * volume.abs().pow(exponent[:, :, None, None, None])
 
 
-def add_noise(volume: Tensor, noise: Tensor, std: Tensor, *, rician: bool = False) -> Tensor:
+def add_noise(
+    volume: Tensor, noise: Tensor, std: Tensor | float, *, rician: bool = False
+) -> Tensor:
     r"""Add Gaussian noise, or Rician noise \(\sqrt{(x + n_1)^2 + n_2^2}\).
 
     Gudbjartsson and Patz, "The Rician distribution of noisy MRI data", 1995.
@@ -55,15 +57,19 @@ def add_noise(volume: Tensor, noise: Tensor, std: Tensor, *, rician: bool = Fals
         volume: `(B, C, X, Y, Z)`.
         noise: Standard normal numbers, `(B, C, X, Y, Z)`, or `(B, 2C, X, Y, Z)` for Rician noise
             (real parts of all channels, then imaginary parts).
-        std: `(B, C)` standard deviation in the unit of the image; 0 leaves a channel unchanged.
+        std: `(B, C)` standard deviation in the unit of the image, or one number for all; 0 leaves a
+            channel unchanged.
         rician: Which of the two.
 
     Returns:
         Same shape as `volume`.
     """
-    std = std.to(volume.device, volume.dtype, non_blocking=True)[:, :, None, None, None]
+    if isinstance(std, Tensor):
+        std = std.to(volume.device, volume.dtype, non_blocking=True)[:, :, None, None, None]
     if not rician:
         return volume + std * noise
-    real, imaginary = (std * part for part in noise.chunk(2, dim=1))
-    noisy = torch.hypot(volume + real, imaginary)
-    return torch.where(std > 0, noisy, volume)
+    real, imaginary = noise.chunk(2, dim=1)
+    noisy = torch.hypot(volume + std * real, std * imaginary)
+    if isinstance(std, Tensor):
+        return torch.where(std > 0, noisy, volume)
+    return noisy if std > 0 else volume

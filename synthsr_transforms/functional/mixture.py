@@ -48,9 +48,11 @@ def look_up(labels: Tensor, table: Tensor) -> Tensor:
     Returns:
         `(B, C, X, Y, Z)` of the dtype of the table.
     """
+    batch, channels, values = table.shape
     index = labels.int().flatten(1)
-    rows = [
-        torch.stack([channel.index_select(0, index[b]) for channel in table[b]])
-        for b in range(labels.shape[0])
-    ]
-    return torch.stack(rows).view(*table.shape[:2], *labels.shape[2:])
+    if batch > 1:
+        rows = torch.arange(0, batch * values, values, dtype=torch.int32, device=labels.device)
+        index = index + rows[:, None]
+    flat = table.transpose(0, 1).reshape(channels, -1)
+    picked = [channel.index_select(0, index.flatten()) for channel in flat]
+    return torch.stack([channel.view(batch, *labels.shape[2:]) for channel in picked], dim=1)

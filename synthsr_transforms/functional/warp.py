@@ -97,10 +97,15 @@ def sample_nearest(volume: Tensor, coordinates: Tensor) -> Tensor:
     check_coordinates(coordinates, volume.shape[0])
     batch, channels, *shape = volume.shape
     x, y, z = (coordinates[:, i].round().clamp(0, shape[i] - 1).int() for i in range(3))
-    index = ((x * shape[1] + y) * shape[2] + z).flatten(1)
-    flat = volume.reshape(batch, channels, -1)
-    picked = [flat[b].index_select(1, index[b]) for b in range(batch)]
-    return torch.stack(picked).view(batch, channels, *coordinates.shape[2:])
+    index = (x * shape[1] + y) * shape[2] + z
+    voxels = volume[0, 0].numel()
+    if batch > 1:
+        wide = torch.int32 if batch * voxels < 2**31 else torch.int64
+        first = torch.arange(0, batch * voxels, voxels, dtype=wide, device=volume.device)
+        index = index + first[:, None, None, None]
+    flat = volume.transpose(0, 1).reshape(channels, -1)
+    picked = [channel.index_select(0, index.flatten()).view_as(index) for channel in flat]
+    return torch.stack(picked, dim=1)
 
 
 def patch_coordinates(

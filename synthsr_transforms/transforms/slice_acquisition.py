@@ -176,22 +176,16 @@ class SliceAcquisition(SynthTransform):
 
 def _add_slice_noise(slices: Tensor, draws: Draws, low_shape: Tensor) -> Tensor:
     """Noise on the acquired samples of each channel, the same whatever else is in the batch."""
-    elements = []
-    for b, element in enumerate(slices):
-        channels = []
+    noisy = slices.clone()
+    stds, kinds = draws["noise_std"].tolist(), draws["rician"].tolist()
+    for b, (element, rician) in enumerate(zip(noisy, kinds, strict=True)):
         for c, channel in enumerate(element):
-            box = tuple(slice(int(n)) for n in low_shape[b, c])
+            box = tuple(slice(n) for n in low_shape[b, c].tolist())
             acquired = channel[box][None, None]
             seed = draws["noise_seed"][b : b + 1] + c
-            noise = normal_field(seed, (2, *acquired.shape[2:]), slices.device)
-            rician = bool(draws["rician"][b])
-            noise = noise if rician else noise[:, :1]
-            std = draws["noise_std"][b, c].view(1, 1)
-            noisy = channel.clone()
-            noisy[box] = add_noise(acquired, noise, std, rician=rician)[0, 0]
-            channels.append(noisy)
-        elements.append(torch.stack(channels))
-    return torch.stack(elements)
+            noise = normal_field(seed, (1 + rician, *acquired.shape[2:]), slices.device)
+            acquired.copy_(add_noise(acquired, noise, stds[b][c], rician=rician))
+    return noisy
 
 
 def noted_output_shape(batch: SubjectsBatch) -> tuple[int, int, int] | None:

@@ -148,8 +148,10 @@ class Model(RecordedRun):
         for c in self.inputs:
             if f"draw_ch{c}_bias_small_grid" in self.vector:
                 draw = self.draw(f"ch{c}_bias_uniform_draw")
-                applied = 1.0 if draw is None else (draw < 0.95).float().view(-1, 1, 1, 1, 1)
-                grids[c] = self.vector.volume(f"draw_ch{c}_bias_small_grid") * applied
+                grid = self.vector.volume(f"draw_ch{c}_bias_small_grid")
+                if draw is not None:
+                    grid = grid * (draw < 0.95).to(grid).view(-1, 1, 1, 1, 1)
+                grids[c] = grid
         if not grids:
             return
         nothing = torch.zeros_like(next(iter(grids.values())))

@@ -54,7 +54,7 @@ def bias(vector: Vector, case: str) -> Iterator[Agreement]:
     factor = vector["bias_scale"].item()
     yield near("coarse shape", coarse_shape(image.shape[2:], factor), grid.shape[2:], 0)
     draw = vector.given(f"uniform_draw_{case}")
-    applied = True if draw is None else torch.from_numpy(draw < 0.95).view(-1, 1, 1, 1, 1)
+    applied = True if draw is None else torch.from_numpy(draw < 0.95).to(grid).view(-1, 1, 1, 1, 1)
     batch = batch_of(image=image)
     field = grid * applied
     replayed(BiasCorruption(shape_factor=factor), batch, image__log_field=field)
