@@ -37,7 +37,7 @@ class InputError(click.ClickException):
     "--write-table",
     type=click.Path(path_type=Path),
     metavar="OUT.tsv",
-    help="Write a label table of exactly the labels found, ready to edit.",
+    help="Write a label table of the labels found and their left or right partners, to edit.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT.tsv if it exists.")
 def labels(

@@ -68,18 +68,27 @@ class LabelReport:
 
     @cached_property
     def present_table(self) -> LabelTable:
-        """Table of exactly the labels that occur, classes renumbered without gaps.
+        """Table of the labels that occur and of their partners, classes renumbered without gaps.
 
+        A partner that occurs in no map is kept, since flips exchange left and right labels.
         Unknown labels are given the side of their FreeSurfer value (neutral if it has none), a
         class each, the tissue `brain_other` (`background` for 0), and a name that asks to be
         edited.
         """
         unknown = self.unknown_values
         known = [volume.value for volume in self.volumes if volume.value not in unknown]
-        rows = list(self.table.subset(known).rows) if known else []
+        kept = [*known, *self._absent_partners(known)]
+        rows = list(self.table.subset(kept).rows) if kept else []
         next_class = 1 + max((row.label_class for row in rows), default=-1)
         rows += [_row_of_unknown(value, next_class + k) for k, value in enumerate(unknown)]
         return LabelTable(tuple(rows))
+
+    def _absent_partners(self, known: Sequence[int]) -> list[int]:
+        try:
+            partner = self.table.swapped_values()
+        except ValueError:  # a table of unequal sides has no partners
+            return []
+        return sorted({partner[value] for value in known} - set(known))
 
     @property
     def dropped_classes(self) -> tuple[int, ...]:

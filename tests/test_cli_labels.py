@@ -161,7 +161,7 @@ class TestWarnings:
 
 
 class TestWriteTable:
-    def test_table_holds_exactly_the_labels_found(self, tmp_path):
+    def test_table_holds_the_labels_found(self, tmp_path):
         path = tmp_path / "mine.tsv"
         result = run(save(tmp_path / "a.nii", cube(2, 41, 507)), "--write-table", path)
         assert result.exit_code == 0
@@ -170,6 +170,13 @@ class TestWriteTable:
         assert table.classes == (0, 2, 1, 1)
         assert f"Wrote 4 labels to {path}." in result.stderr
         assert "classes 1, 3, 4" in result.stderr
+
+    def test_partners_that_no_map_holds_are_kept_so_that_flips_work(self, tmp_path):
+        path = tmp_path / "mine.tsv"
+        run(save(tmp_path / "a.nii", cube(2, 3, 41)), "--write-table", path)
+        table = LabelTable.read(path)
+        assert table.values == (0, 2, 3, 41, 42)
+        assert table.swapped_values()[3] == 42
 
     def test_unknown_labels_are_marked_for_editing(self, tmp_path):
         path = tmp_path / "mine.tsv"
