@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from ..base import Draws, Grid, IntensityEffect, field_from
 from ..functional.intensity import add_noise
 from ..laws import LawSpec, law
-from ..randomness import draw_seeds
+from ..randomness import draw_seeds, normal_field
 from ._arguments import probability
 
 
@@ -49,11 +49,14 @@ class ScannerNoise(IntensityEffect):
 
     def act_on(self, image: Tensor, draws: Draws, grid: Grid) -> Tensor:
         """Add the noise."""
-        channels = image.shape[1]
-        noise = field_from(draws, "noise", (2 * channels, *image.shape[2:]), image.device)
+        noise = field_from(draws, "noise", tuple(image.shape[1:]), image.device)
         elements = []
         for b, rician in enumerate(draws["rician"].tolist()):
-            own = noise[b : b + 1] if rician else noise[b : b + 1, :channels]
-            std = draws["std"][b : b + 1]
-            elements.append(add_noise(image[b : b + 1], own, std, rician=rician))
+            one, own = image[b : b + 1], noise[b : b + 1]
+            if rician:
+                imaginary = normal_field(
+                    draws["noise_seed"][b : b + 1] + 1, one.shape[1:], one.device
+                )
+                own = torch.cat([own, imaginary], dim=1)
+            elements.append(add_noise(one, own, draws["std"][b : b + 1], rician=rician))
         return torch.cat(elements)
