@@ -23,7 +23,6 @@ from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 from torchio.transforms.transform import AppliedTransform, Transform
 
-from .randomness import normal_field
 from .spec import constructor_params
 
 Draws = dict[str, Tensor]
@@ -197,6 +196,10 @@ class SynthTransform(Transform):
         batch = shallow_copy(batch)
         return unwrap(self.apply_transform(batch, dict(params)))
 
+    def chosen_images(self, batch: SubjectsBatch) -> dict[str, ImagesBatch]:
+        """Images that `include` and `exclude` leave, label maps too."""
+        return self._get_images(batch)
+
     # TorchIO's contract
 
     def make_params(self, batch: SubjectsBatch) -> dict[str, Any]:
@@ -287,107 +290,6 @@ def _shown(value: Any) -> str:
     return code if len(code) <= 80 else reprlib.repr(value)
 
 
-class IntensityEffect(SynthTransform):
-    """Changes the intensities of scalar images, each channel with parameters of its own.
-
-    Args:
-        channels: Indices of the only channels to act on.
-        **kwargs: See `SynthTransform`.
-    """
-
-    def __init__(self, *, channels: Sequence[int] | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.channels = None if channels is None else channel_indices(channels)
-
-    def draw_for(self, grid: Grid, generator: Generator | None) -> Draws:
-        """Make the random choices for one image."""
-        return {}
-
-    def act_on(self, image: Tensor, draws: Draws, grid: Grid) -> Tensor:
-        """Return the changed image, `(B, C, X, Y, Z)` float32."""
-        raise NotImplementedError
-
-    def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
-        """Draw for each image in turn; names are `image.parameter`."""
-        draws = {}
-        for name, image in self.images(batch).items():
-            for key, value in self.draw_for(self._grid(image), generator).items():
-                draws[f"{name}.{key}"] = value
-        return draws
-
-    def act(self, batch: SubjectsBatch, draws: Draws) -> None:
-        """Act on each image in turn."""
-        for name, image in self.images(batch).items():
-            prefix = f"{name}."
-            own = {k[len(prefix) :]: v for k, v in draws.items() if k.startswith(prefix)}
-            grid = self._grid(image)
-            data = image.data if image.data.is_floating_point() else image.data.float()
-            selected = data if self.channels is None else data[:, self.channels]
-            result = self.act_on(selected.float(), own, grid).to(data.dtype)
-            if self.channels is not None:
-                index = torch.tensor(self.channels).to(data.device, non_blocking=True)
-                result = data.index_copy(1, index, result)
-            image.data = result
-
-    def images(self, batch: SubjectsBatch) -> dict[str, ImagesBatch]:
-        """Scalar images of the batch that `include` and `exclude` leave."""
-        return {
-            name: image
-            for name, image in batch.images.items()
-            if issubclass(image._image_class, ScalarImage)
-            and (self.include is None or name in self.include)
-            and (self.exclude is None or name not in self.exclude)
-        }
-
-    def _grid(self, image: ImagesBatch) -> Grid:
-        if self.channels is not None and max(self.channels) >= image.data.shape[1]:
-            raise ValueError(
-                f"channels must be below the number of channels {image.data.shape[1]},"
-                f" got {self.channels}. Name channels that the image has."
-            )
-        return grid_of(image, None if self.channels is None else len(self.channels))
-
-
-class SpatialEffect(SynthTransform):
-    """Changes the geometry of all images alike: labels by nearest neighbour, images linearly."""
-
-    def images(self, batch: SubjectsBatch) -> dict[str, ImagesBatch]:
-        """Images that `include` and `exclude` leave."""
-        return self._get_images(batch)
-
-    def grid(self, batch: SubjectsBatch) -> Grid:
-        """The grid that all images share.
-
-        Raises:
-            ValueError: If there is no image, or their shapes differ.
-        """
-        images = self.images(batch)
-        shapes = {name: tuple(image.data.shape[2:]) for name, image in images.items()}
-        if len(set(shapes.values())) != 1:
-            raise ValueError(
-                f"{type(self).__name__} needs images of one shape, got {shapes}."
-                " Resample them to one grid or name those to transform with include."
-            )
-        return grid_of(next(iter(images.values())))
-
-
-class LabelEffect(SynthTransform):
-    """Reads a label map.
-
-    Args:
-        labels: Name of the label map. A subject with one label map, or one image only, needs none.
-        **kwargs: See `SynthTransform`.
-    """
-
-    def __init__(self, *, labels: str = "labels", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.labels = labels
-
-    def label_image(self, batch: SubjectsBatch) -> tuple[str, ImagesBatch]:
-        """Name and batch of the label map."""
-        return find_labels(batch, self.labels)
-
-
 def remember(batch: SubjectsBatch, transform: Transform, params: dict[str, Any]) -> None:
     """Append a step to the history of a batch, unless it kept every element as it was."""
     if any(params.get("_keep", [True])):
@@ -396,41 +298,14 @@ def remember(batch: SubjectsBatch, transform: Transform, params: dict[str, Any])
         )
 
 
-def find_labels(batch: SubjectsBatch, name: str = "labels") -> tuple[str, ImagesBatch]:
-    """The label map of a batch: the one of that name, the only label map, or the only image.
-
-    Raises:
-        ValueError: If none of the three exists.
-    """
-    if name in batch.images:
-        return name, batch.images[name]
-    maps = [k for k, image in batch.images.items() if is_label_map(image)]
-    candidates = maps if len(maps) == 1 else list(batch.images)
-    if len(candidates) == 1:
-        return candidates[0], batch.images[candidates[0]]
-    raise ValueError(
-        f"label map must be named {name!r}, got images {list(batch.images)}."
-        " Rename it or pass its name as labels=."
-    )
-
-
-def channel_indices(channels: Sequence[int]) -> list[int]:
-    """Indices of channels as a list.
-
-    Raises:
-        ValueError: If there is none, or one is negative.
-    """
-    indices = [int(c) for c in channels]
-    if not indices or min(indices) < 0:
-        raise ValueError(
-            f"channels must be indices from 0 on, got {channels!r}. Name at least one."
-        )
-    return indices
-
-
 def is_label_map(image: ImagesBatch) -> bool:
     """Whether an image batch holds labels."""
     return issubclass(image._image_class, LabelMap)
+
+
+def is_scalar_image(image: ImagesBatch) -> bool:
+    """Whether an image batch holds intensities."""
+    return issubclass(image._image_class, ScalarImage)
 
 
 def add_image(
@@ -444,13 +319,6 @@ def add_image(
 def set_affines(image: ImagesBatch, matrices: Sequence[Tensor]) -> None:
     """Replace the affines of an image by `(4, 4)` float64 tensors."""
     image._affines = [AffineMatrix(matrix) for matrix in matrices]
-
-
-def field_from(draws: Draws, name: str, shape: Sequence[int], device: torch.device | str) -> Tensor:
-    """A recorded field: explicit numbers if `draws` has them under `name`, else from its seed."""
-    if name in draws:
-        return draws[name].to(device, torch.float32, non_blocking=True)
-    return normal_field(draws[f"{name}_seed"], shape, device)
 
 
 def shallow_copy(batch: SubjectsBatch) -> SubjectsBatch:

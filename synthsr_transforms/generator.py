@@ -19,8 +19,9 @@ from torchio import Subject
 from torchio.data.batch import SubjectsBatch
 from torchio.transforms import Transform
 
-from .base import SynthTransform, find_labels, remember, shallow_copy
+from .base import SynthTransform, remember, shallow_copy
 from .config_io import ConfigError, config_path, from_mapping, override, read_yaml
+from .effects import find_labels
 from .functional.layout import bounding_box
 from .functional.mixture import look_up
 from .functional.operators import full_precision
@@ -289,11 +290,12 @@ class Generator:
                 f" got images {list(batch.images)}. Give the folder of images."
             )
         batch = shallow_copy(batch)
-        if self._needs_brain_box() and BRAIN_BOX not in batch.metadata:
+        if self.needs_brain_box() and BRAIN_BOX not in batch.metadata:
             batch.metadata[BRAIN_BOX] = self.brain_box(batch).tolist()
         return batch
 
-    def _needs_brain_box(self) -> bool:
+    def needs_brain_box(self) -> bool:
+        """Whether a step places patches by the `brain_box` of the metadata."""
         return any(getattr(t, "focus", None) == BRAIN_BOX for t in self.transforms.values())
 
     def brain_box(self, batch: SubjectsBatch) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
-from .base import find_labels
+from .effects import find_labels
 from .generator import BRAIN_BOX, Generator
 from .job_folder import JobFolder
 from .job_record import Sample
@@ -89,7 +89,7 @@ class StartedJob:
     def _load(self, case: Case) -> _Source:
         subject = read_case(case, target=self.generator.config.target)
         batch = SubjectsBatch.from_subjects([subject]).to(self.job.device)
-        if self.generator._needs_brain_box():
+        if self.generator.needs_brain_box():
             batch.metadata[BRAIN_BOX] = self.generator.brain_box(batch).tolist()
         return _Source(batch, case_affine(case))
 

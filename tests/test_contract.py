@@ -21,13 +21,8 @@ import torchio as tio
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 import synthsr_transforms
-from synthsr_transforms.base import (
-    IntensityEffect,
-    LabelEffect,
-    SpatialEffect,
-    SynthTransform,
-    registered_transforms,
-)
+from synthsr_transforms.base import SynthTransform, registered_transforms
+from synthsr_transforms.effects import IntensityEffect, LabelEffect, SpatialEffect
 from synthsr_transforms.labels import LabelTable
 from synthsr_transforms.spec import build_transform, transform_spec
 

@@ -14,7 +14,8 @@ from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 import synthsr_transforms as synth
-from synthsr_transforms.base import SynthTransform, find_labels, grid_of
+from synthsr_transforms.base import SynthTransform, grid_of
+from synthsr_transforms.effects import find_labels
 from synthsr_transforms.functional.blur import gaussian_blur
 from synthsr_transforms.functional.geometry import affine_matrix
 from synthsr_transforms.functional.resample import resize

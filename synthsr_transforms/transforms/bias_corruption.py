@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ..base import Draws, Grid, IntensityEffect, field_from
+from ..base import Draws, Grid
+from ..effects import IntensityEffect, field_from
 from ..functional.fields import bias_field, coarse_shape
 from ..laws import LawSpec, law
 from ..randomness import draw_seeds

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, SynthTransform, add_image, channel_indices, is_label_map
+from ..base import Draws, SynthTransform, add_image, is_label_map
+from ..effects import channel_indices
 
 
 class CopyImage(SynthTransform):

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from ..base import Draws, Grid, IntensityEffect
+from ..base import Draws, Grid
+from ..effects import IntensityEffect
 from ..functional.intensity import gamma_contrast
 from ..laws import LawSpec, law
 

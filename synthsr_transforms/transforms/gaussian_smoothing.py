@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ..base import Draws, Grid, IntensityEffect
+from ..base import Draws, Grid
+from ..effects import IntensityEffect
 from ..functional.blur import gaussian_blur
 from ..laws import LawSpec, law
 from ._arguments import positive

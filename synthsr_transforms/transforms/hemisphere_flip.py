@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, Grid, SpatialEffect, is_label_map
+from ..base import Draws, Grid, is_label_map
+from ..effects import SpatialEffect
 from ..functional.mixture import look_up
 from ..labels import LabelTable
 

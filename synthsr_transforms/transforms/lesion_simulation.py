@@ -10,7 +10,8 @@ import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, Grid, LabelEffect, field_from, grid_of, is_label_map
+from ..base import Draws, Grid, grid_of, is_label_map
+from ..effects import LabelEffect, field_from
 from ..functional.fields import smooth_normal_field
 from ..functional.mixture import look_up
 from ..labels import LabelTable
@@ -128,7 +129,7 @@ def scalar_images(transform: LabelEffect, batch: SubjectsBatch) -> dict[str, Any
     label_name, _ = transform.label_image(batch)
     return {
         name: image
-        for name, image in transform._get_images(batch).items()
+        for name, image in transform.chosen_images(batch).items()
         if name != label_name and not is_label_map(image)
     }
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..base import Draws, Grid, IntensityEffect
+from ..base import Draws, Grid
+from ..effects import IntensityEffect
 from ..functional.intensity import min_max
 
 

@@ -46,7 +46,7 @@ class PartialFieldOfView(SynthTransform):
 
     def act(self, batch: SubjectsBatch, draws: Draws) -> None:
         """Blank what lies outside the slab."""
-        for image in self._get_images(batch).values():
+        for image in self.chosen_images(batch).values():
             if not is_label_map(image):
                 x, y, z = (
                     inside.to(image.device, non_blocking=True)

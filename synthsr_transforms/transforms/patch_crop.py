@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, Grid, SpatialEffect, set_affines
+from ..base import Draws, Grid, set_affines
+from ..effects import SpatialEffect
 from ..functional.layout import PatchPlan, crop, crop_start, plan_patch
 from ._arguments import optional_triple
 

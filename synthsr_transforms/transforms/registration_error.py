@@ -8,7 +8,8 @@ import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, IntensityEffect, grid_of
+from ..base import Draws, grid_of
+from ..effects import IntensityEffect
 from ..functional.geometry import affine_matrix, millimetres_to_voxels
 from ..functional.warp import warp_affine
 from ..laws import LawSpec, law

@@ -7,7 +7,8 @@ from typing import Any
 
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, SynthTransform, channel_indices
+from ..base import Draws, SynthTransform
+from ..effects import channel_indices
 from .copy_image import check_channels
 
 
@@ -32,6 +33,6 @@ class SelectChannels(SynthTransform):
 
     def act(self, batch: SubjectsBatch, draws: Draws) -> None:
         """Keep the channels."""
-        for name, image in self._get_images(batch).items():
+        for name, image in self.chosen_images(batch).items():
             check_channels(self.channels, image.data, name)
             image.data = image.data[:, self.channels]

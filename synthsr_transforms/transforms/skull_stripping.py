@@ -8,7 +8,8 @@ import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, LabelEffect, grid_of
+from ..base import Draws, grid_of
+from ..effects import LabelEffect
 from ..functional.blur import gaussian_blur
 from ..functional.mixture import look_up
 from ..labels import LabelTable

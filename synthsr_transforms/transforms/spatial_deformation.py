@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, Grid, SpatialEffect, field_from, is_label_map
+from ..base import Draws, Grid, is_label_map
+from ..effects import SpatialEffect, field_from
 from ..functional.fields import coarse_shape, elastic_displacement
 from ..functional.geometry import about_centre, affine_matrix, millimetres_to_voxels
 from ..functional.warp import patch_coordinates, sample_linear, sample_nearest, whole_grid

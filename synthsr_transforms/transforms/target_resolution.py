@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
-from ..base import Draws, Grid, SpatialEffect, grid_of, is_label_map
+from ..base import Draws, Grid, grid_of, is_label_map
+from ..effects import SpatialEffect
 from ..functional.blur import acquisition_sigma, gaussian_blur
 from ..functional.layout import plan_patch
 from ..functional.resample import resize

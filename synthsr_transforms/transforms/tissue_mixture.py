@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, LabelEffect, add_image, field_from
+from ..base import Draws, add_image
+from ..effects import LabelEffect, field_from
 from ..functional.mixture import look_up, tissue_mixture
 from ..labels import LabelTable
 from ..laws import Law, LawSpec, law
