@@ -121,9 +121,9 @@ class SynthTransform(Transform):
             exclude=None if exclude is None else list(exclude),
         )
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if not cls.__name__.startswith("_") and cls.__module__ != __name__:
+        if not abstract:
             _REGISTRY[cls.__name__] = cls
 
     # What a subclass writes

@@ -13,7 +13,7 @@ from .base import Draws, Grid, SynthTransform, grid_of, is_label_map, is_scalar_
 from .randomness import normal_field
 
 
-class IntensityEffect(SynthTransform):
+class IntensityEffect(SynthTransform, abstract=True):
     """Changes the intensities of scalar images, each channel with parameters of its own.
 
     Args:
@@ -69,7 +69,7 @@ class IntensityEffect(SynthTransform):
         return grid_of(image, None if self.channels is None else len(self.channels))
 
 
-class SpatialEffect(SynthTransform):
+class SpatialEffect(SynthTransform, abstract=True):
     """Changes the geometry of all images alike: labels by nearest neighbour, images linearly."""
 
     def images(self, batch: SubjectsBatch) -> dict[str, ImagesBatch]:
@@ -92,7 +92,7 @@ class SpatialEffect(SynthTransform):
         return grid_of(next(iter(images.values())))
 
 
-class LabelEffect(SynthTransform):
+class LabelEffect(SynthTransform, abstract=True):
     """Reads a label map.
 
     Args:

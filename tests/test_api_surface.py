@@ -30,7 +30,8 @@ PUBLIC = {
 }  # fmt: skip
 
 MODULES = {
-    "base": {"Grid", "IntensityEffect", "LabelEffect", "SpatialEffect", "SynthTransform"},
+    "base": {"Grid", "SynthTransform"},
+    "effects": {"IntensityEffect", "LabelEffect", "SpatialEffect"},
     "config_io": {"ConfigError", "from_mapping", "override", "read_yaml", "to_yaml", "write_yaml"},
     "randomness": {"derive_seed", "draw_seeds", "normal_field"},
     "spec": {"build_transform", "transform_spec"},

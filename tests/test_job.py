@@ -358,14 +358,16 @@ class TestResume:
 
 SCRIPT = """
 import sys
+import time
 import torch
 from synthsr_transforms.job import GenerationJob
 torch.set_num_threads(1)
 job = GenerationJob.from_source(sys.argv[1], labels=sys.argv[2], folder=sys.argv[3],
                                 num_samples=int(sys.argv[4]))
 print("ready", flush=True)
-for sample in job.run():
+for count, sample in enumerate(job.run()):
     print(sample.stem, flush=True)
+    time.sleep(0.3 if count >= 8 else 0)  # full speed when the signal comes, but never done by then
 """
 
 

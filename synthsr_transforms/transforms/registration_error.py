@@ -17,7 +17,7 @@ from ..laws import LawSpec, law
 RECORD = "registration_error"
 
 
-class _RigidChannels(IntensityEffect):
+class _RigidChannels(IntensityEffect, abstract=True):
     """Draws one rigid motion per element and channel, the same for all images."""
 
     def __init__(
