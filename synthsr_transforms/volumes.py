@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -257,9 +256,3 @@ def same_grid(first: Volume, second: Volume, tolerance_mm: float = 1e-2) -> bool
     points = np.vstack([corners, np.ones(corners.shape[1])])
     apart = np.abs((first.affine - second.affine) @ points)[:3].max()
     return first.data.shape[:3] == second.data.shape[:3] and bool(apart <= tolerance_mm)
-
-
-def common_shape(volumes: Sequence[Volume]) -> tuple[int, ...] | None:
-    """The shape that all volumes share, or None."""
-    shapes = {v.data.shape[:3] for v in volumes}
-    return shapes.pop() if len(shapes) == 1 else None

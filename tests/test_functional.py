@@ -436,7 +436,7 @@ class TestOperators:
 
     def test_a_selection_is_indexing(self, volume: Tensor) -> None:
         index = torch.tensor([3, 0, 9, 9], device=volume.device)
-        chosen = operators.selection_operator(index, 10)[None, None]
+        chosen = operators.interpolation_operator(index.float(), 10)[None, None]
         out = operators.apply_separable(volume, [None, chosen, None])
         assert torch.equal(out, volume[:, :, :, index])
 

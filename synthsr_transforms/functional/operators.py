@@ -211,20 +211,6 @@ def interpolation_operator(coordinates: Tensor, size: int) -> Tensor:
     return (1 - (inside[..., None] - samples).abs()).clamp(min=0)
 
 
-def selection_operator(indices: Tensor, size: int) -> Tensor:
-    """Axis operator that picks samples by index.
-
-    Args:
-        indices: Whole numbers within 0..size-1, `(..., M)`, any dtype.
-        size: Number N of input samples.
-
-    Returns:
-        Matrices `(..., M, N)` of zeros and ones, float32.
-    """
-    samples = torch.arange(size, device=indices.device)
-    return (indices.long()[..., None] == samples).float()
-
-
 def apply_separable(volume: Tensor, operators: Sequence[Tensor | None]) -> Tensor:
     """Apply one operator per axis.
 
