@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import signal
 from importlib import import_module
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import click
 
 from .errors import ReportingGroup
+
+# Threads that wait for work by spinning take the cores from each other on busy machines.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 COMMANDS = {
     "generate": "Make training pairs from label maps.",

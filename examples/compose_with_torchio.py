@@ -1,6 +1,6 @@
 """Mix steps of this library with TorchIO's own: motion, ghosting and spikes.
 
-Usage: python examples/compose_with_torchio.py OUTPUT_FOLDER
+Usage: python examples/compose_with_torchio.py [OUTPUT_FOLDER]
 """
 
 import dataclasses
@@ -59,7 +59,7 @@ def preset_with_motion() -> Generator:
 
 def main() -> None:
     """Write one scan of each."""
-    folder = Path(sys.argv[1])
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "composed")
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     subject = tio.Subject(labels=head_phantom(spacing_mm=1.5))

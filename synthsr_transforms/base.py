@@ -13,9 +13,10 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 from torchio import LabelMap, ScalarImage, Subject
@@ -23,9 +24,14 @@ from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 from torchio.transforms.transform import AppliedTransform, Transform
 
-from .spec import constructor_params
+from .spec import constructor_params, suggest, unknown_parameter
 
 Draws = dict[str, Tensor]
+
+BARE_IMAGE = "tio_default_image"
+"""Name under which TorchIO wraps a tensor, array or image that comes alone."""
+LABEL_KEYS = ("labels", "label", "segmentation", "seg", "mask")
+"""Keys of a dictionary under which tensors of whole numbers are label maps."""
 
 _generator: ContextVar[Generator | None] = ContextVar("synthsr_generator", default=None)
 _REGISTRY: dict[str, type[SynthTransform]] = {}
@@ -113,7 +119,10 @@ class SynthTransform(Transform):
         copy: bool = True,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
+        **unknown: Any,
     ) -> None:
+        for name in unknown:
+            raise TypeError(unknown_parameter(type(self), name))
         super().__init__(
             p=p,
             copy=copy,
@@ -197,7 +206,17 @@ class SynthTransform(Transform):
         return unwrap(self.apply_transform(batch, dict(params)))
 
     def chosen_images(self, batch: SubjectsBatch) -> dict[str, ImagesBatch]:
-        """Images that `include` and `exclude` leave, label maps too."""
+        """Images that `include` and `exclude` leave, label maps too.
+
+        Raises:
+            ValueError: If `include` names no image of the batch.
+        """
+        unnamed = BARE_IMAGE in batch.images
+        if self.include and not unnamed and not set(self.include) & set(batch.images):
+            raise ValueError(
+                f"include must name images of the subject, {list(batch.images)}, got"
+                f" {self.include}{suggest(self.include[0], list(batch.images))}."
+            )
         return self._get_images(batch)
 
     # TorchIO's contract
@@ -270,7 +289,7 @@ class SynthTransform(Transform):
     @staticmethod
     def _wrap(data: Any) -> tuple[Any, Any]:
         if isinstance(data, dict):
-            return Transform._wrap(_with_label_map(data))[0], _unwrap_dict
+            return Transform._wrap(_readable_dict(data))[0], partial(_unwrap_dict, data)
         return Transform._wrap(data)
 
     def to_hydra(self) -> dict[str, Any]:
@@ -372,16 +391,20 @@ def _on_device(index: Sequence[int], like: Tensor) -> Tensor:
     return torch.tensor(list(index)).to(like.device, non_blocking=True)
 
 
-def _with_label_map(data: dict[str, Any]) -> dict[str, Any]:
-    """Take a tensor of whole numbers named `labels` for what it is."""
-    labels = data.get("labels")
-    if isinstance(labels, Tensor) and not labels.is_floating_point():
-        return {**data, "labels": LabelMap(labels)}
-    return data
+def _readable_dict(data: dict[str, Any]) -> dict[str, Any]:
+    """Take arrays for tensors, and tensors of whole numbers under a label key for label maps."""
+    readable = {k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in data.items()}
+    for key, value in readable.items():
+        if key in LABEL_KEYS and isinstance(value, Tensor) and not value.is_floating_point():
+            readable[key] = LabelMap(value)
+    return readable
 
 
-def _unwrap_dict(batch: SubjectsBatch) -> dict[str, Any]:
+def _unwrap_dict(data: dict[str, Any], batch: SubjectsBatch) -> dict[str, Any]:
+    """The images, those that were added too, as arrays where arrays came in, and the notes."""
     subject: Subject = batch.unbatch()[0]
     result: dict[str, Any] = {name: image.data for name, image in subject.images.items()}
+    if any(isinstance(value, np.ndarray) for value in data.values()):
+        result = {name: tensor.cpu().numpy() for name, tensor in result.items()}
     result.update(subject.metadata)
     return result

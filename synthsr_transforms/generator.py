@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 import torch
 from torch import Tensor
-from torchio import Subject
+from torchio import Image, LabelMap, Subject
 from torchio.data.batch import SubjectsBatch
 from torchio.transforms import Transform
 
@@ -33,6 +34,8 @@ from .transforms.lesion_simulation import membership
 from .transforms.tissue_mixture import whole_labels
 
 Params = dict[str, Any]
+Source = Subject | SubjectsBatch | Image | Tensor | str | os.PathLike[str]
+"""What a generator makes pairs from; all but the first two are label maps."""
 
 BRAIN_BOX = "brain_box"
 
@@ -76,12 +79,17 @@ class TrainingPair(NamedTuple):
         image: Network input `(B, Cin, X, Y, Z)`; with reliability maps, each channel is followed
             by its map.
         target: Regression target `(B, Cout, X, Y, Z)`.
-        labels: Label map `(B, 1, x, y, z)` after the spatial steps.
+        labels: Label map `(B, 1, x, y, z)`, int32, after the spatial steps.
     """
 
     image: Tensor
     target: Tensor
     labels: Tensor
+
+    def __repr__(self) -> str:
+        """Show shapes, not voxels."""
+        parts = (f"{name}={tuple(value.shape)}" for name, value in self._asdict().items())
+        return f"TrainingPair({', '.join(parts)})"
 
 
 def preset_names() -> list[str]:
@@ -95,14 +103,17 @@ def _presets() -> dict[str, Path]:
     return {path.stem: path for path in files}
 
 
-def load_config(source: str | os.PathLike[str], assignments: Sequence[str] = ()) -> GeneratorConfig:
+def load_config(
+    source: str | os.PathLike[str], assignments: Sequence[str] | Mapping[str, Any] = ()
+) -> GeneratorConfig:
     """Read a configuration and change some of its settings.
 
     Args:
         source: Name of a preset or path of a YAML file. Its section `job`, which `synthsr generate`
             adds, is left out; files that it names may lie beside it.
-        assignments: Changes such as `"crop.shape=128"`: a step by name, then an argument; or a
-            field of `GeneratorConfig`.
+        assignments: Changes such as `"crop.shape=128"`, in a list, or as a mapping
+            `{"crop.shape": 128}`: a step by name, then an argument; or a field of
+            `GeneratorConfig`.
 
     Returns:
         The configuration.
@@ -114,6 +125,10 @@ def load_config(source: str | os.PathLike[str], assignments: Sequence[str] = ())
         >>> load_config("all_purpose", ["crop.shape=96"]).steps["crop"].params["shape"]
         96
     """
+    if isinstance(assignments, str):
+        assignments = [assignments]
+    if isinstance(assignments, Mapping):
+        assignments = [f"{name}={json.dumps(value)}" for name, value in assignments.items()]
     path = config_path(source, _presets(), "preset")
     settings = _beside(read_yaml(path), path.parent)
     settings.pop("job", None)
@@ -166,7 +181,9 @@ class Generator:
         self.transforms = {name: self._build(name, step) for name, step in config.steps.items()}
 
     @classmethod
-    def from_preset(cls, name: str, assignments: Sequence[str] = ()) -> Generator:
+    def from_preset(
+        cls, name: str, assignments: Sequence[str] | Mapping[str, Any] = ()
+    ) -> Generator:
         """Make a generator from a preset, or a YAML file; see `load_config`."""
         return cls(load_config(name, assignments))
 
@@ -189,9 +206,14 @@ class Generator:
         if unknown:
             raise ConfigError(
                 f"label table {name!r} lacks labels of the label maps: {listed(unknown)}."
-                f" {_table_advice(present)}"
+                f" {_table_advice(present, generator.label_table.num_classes)}"
             )
         return generator
+
+    def __repr__(self) -> str:
+        """Name the steps."""
+        steps = ", ".join(self.transforms)
+        return f"Generator(label_table={self.config.label_table!r}, steps=[{steps}])"
 
     def _build(self, name: str, step: StepConfig) -> Transform:
         spec = {"name": step.name, "params": step.params}
@@ -217,12 +239,12 @@ class Generator:
             f" --set {name}.prior_stds=STDS.npy."
         )
 
-    def run(self, data: Subject | SubjectsBatch, seed: int) -> tuple[SubjectsBatch, dict[str, Any]]:
+    def run(self, data: Source, seed: int) -> tuple[SubjectsBatch, dict[str, Any]]:
         """Run every step.
 
         Args:
             data: A subject or a batch with a label map `labels` (and an image named like the
-                target, if that is real), on any device. It stays as it is.
+                target, if that is real), on any device, or a label map alone. It stays as it is.
             seed: Seed of all chance.
 
         Returns:
@@ -237,7 +259,7 @@ class Generator:
                 record.update(_run_stage(names, stage, batch, generator))
         return batch, record
 
-    def replay(self, data: Subject | SubjectsBatch, record: Mapping[str, Any]) -> SubjectsBatch:
+    def replay(self, data: Source, record: Mapping[str, Any]) -> SubjectsBatch:
         """Run every step with recorded parameters.
 
         Args:
@@ -253,7 +275,7 @@ class Generator:
                 _replay_stage(stage, batch, [record[name] for name in names])
         return batch
 
-    def pair(self, data: Subject | SubjectsBatch, seed: int) -> TrainingPair:
+    def pair(self, data: Source, seed: int) -> TrainingPair:
         """Make the training pair of a seed, as `run` does but without keeping a record."""
         generator = torch.Generator().manual_seed(seed)
         batch = self._start(data)
@@ -272,7 +294,8 @@ class Generator:
             maps = self._named(batch, self.config.reliability)
             image = torch.stack([image, maps], dim=2).flatten(1, 2)
         _, labels = find_labels(batch)
-        return TrainingPair(image, self._named(batch, self.config.target), labels.data)
+        target = self._named(batch, self.config.target)
+        return TrainingPair(image, target, whole_labels(labels.data))
 
     def _named(self, batch: SubjectsBatch, name: str) -> Tensor:
         if name not in batch.images:
@@ -282,8 +305,8 @@ class Generator:
             )
         return batch.images[name].data
 
-    def _start(self, data: Subject | SubjectsBatch) -> SubjectsBatch:
-        batch = SubjectsBatch.from_subjects([data]) if isinstance(data, Subject) else data
+    def _start(self, data: Source) -> SubjectsBatch:
+        batch = _as_batch(data)
         if self.config.real_target and self.config.target not in batch.images:
             raise ConfigError(
                 f"this generator needs a real image {self.config.target!r} with each label map,"
@@ -332,11 +355,31 @@ class Generator:
             begin += length
 
 
-def _table_advice(values: Sequence[int]) -> str:
-    """Which table to take for label maps with these values."""
+def _as_batch(data: Source) -> SubjectsBatch:
+    if isinstance(data, str | os.PathLike | Tensor):
+        data = LabelMap(data)
+    if isinstance(data, Image):
+        data = Subject(labels=data)
+    if isinstance(data, Subject):
+        data = SubjectsBatch.from_subjects([data])
+    if not isinstance(data, SubjectsBatch):
+        raise TypeError(
+            f"a generator takes a Subject, a SubjectsBatch, a LabelMap, its path or a tensor"
+            f" (1, X, Y, Z), got {type(data).__name__}."
+        )
+    return data
+
+
+def _table_advice(values: Sequence[int], num_classes: int) -> str:
+    """Which table to take for label maps with these values, and priors of so many classes."""
+    tables = {name: LabelTable.ready(name) for name in LabelTable.ready_names()}
+    knowing = [name for name, table in tables.items() if not table.unknown_values(values)]
+    for name in sorted(knowing, key=lambda name: len(tables[name])):
+        if tables[name].num_classes == num_classes:
+            return f"The ready table {name!r} has them all: try --set label_table={name}."
     best = best_ready_table(values)
-    if not LabelTable.ready(best).unknown_values(values):
-        return f"The ready table {best!r} has them all: try --set label_table={best}."
+    if len(tables[best].unknown_values(values)) > len(values) / 2:
+        return "Most of them are unknown: are these label maps, and not images?"
     return (
         "Write a table of your own with `synthsr labels LABELS --write-table table.tsv`, edit it,"
         " and add --set label_table=table.tsv."

@@ -315,8 +315,8 @@ class LabelTable:
         """Return the names of the tables that come with the library.
 
         Examples:
-            >>> LabelTable.ready_names()
-            ('freesurfer_aparc_aseg', 'freesurfer_aseg', 'synthseg', 'synthsr')
+            >>> "synthseg" in LabelTable.ready_names()
+            True
         """
         return ready_names()
 
@@ -377,7 +377,7 @@ class LabelTable:
             True
             >>> LabelTable.resolve("synthsegg")
             Traceback (most recent call last):
-            ValueError: label table must be a file or one of freesurfer_aparc_aseg, freesurfer_aseg, synthseg, synthsr, got 'synthsegg'. Did you mean 'synthseg'?
+            ValueError: label table must be a file or one of freesurfer_aparc_aseg, freesurfer_aseg, freesurfer_synthsr, synthseg, synthseg_synthsr, synthsr, got 'synthsegg'. Did you mean 'synthseg'?
         """  # noqa: E501
         if isinstance(spec, LabelTable):
             return spec

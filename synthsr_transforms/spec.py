@@ -51,7 +51,7 @@ def _defaults(cls: type) -> dict[str, Any]:
         for parameter in parameters:
             if parameter.kind in _NAMED:
                 found.setdefault(parameter.name, parameter.default)
-        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        if not any(p.kind is p.VAR_KEYWORD and p.name != "unknown" for p in parameters):
             break
     return {k: v for k, v in found.items() if k != "copy"}
 
@@ -108,15 +108,21 @@ def build_transform(spec: Mapping[str, Any], **context: Any) -> Transform:
     accepted = {*_defaults(cls), "copy"}
     for name in params:
         if name not in accepted:
-            raise ValueError(
-                f"{cls.__name__} has no parameter {name!r}{suggest(name, accepted)}."
-                f" It takes: {', '.join(sorted(accepted))}."
-            )
+            raise ValueError(unknown_parameter(cls, name))
     params = {**{k: v for k, v in context.items() if k in accepted}, **params}
     try:
         return cls(**_tuples_for_torchio(cls, params))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{cls.__name__}: {error}") from error
+
+
+def unknown_parameter(cls: type, name: str) -> str:
+    """Message about an argument that a constructor does not take."""
+    accepted = sorted({*_defaults(cls), "copy"})
+    return (
+        f"{cls.__name__} has no parameter {name!r}{suggest(name, accepted)}."
+        f" It takes: {', '.join(accepted)}."
+    )
 
 
 def transform_class(name: str) -> type[Transform]:
@@ -143,7 +149,8 @@ def transform_class(name: str) -> type[Transform]:
 
 def suggest(word: str, known: Sequence[str] | Mapping[str, Any] | set[str]) -> str:
     """End of an error message that offers the nearest spelling, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+    begin = [name for name in known if word and name.startswith(word)]
+    close = begin[:1] if len(begin) == 1 else difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -390,3 +390,46 @@ class TestTorchioSteps:
         generator.pair(batch_for(generator), seed=1)
         after = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
         assert torch.equal(after, state)
+
+
+class TestConvenience:
+    def test_a_label_map_its_path_and_a_tensor_are_subjects(self, tmp_path: Path) -> None:
+        generator = Generator.from_preset("all_purpose", {"crop.shape": 32})
+        labels = torch.zeros(1, 32, 32, 32, dtype=torch.int16)
+        labels[:, 8:24, 8:24, 8:24] = 2
+        tio.LabelMap(labels).save(tmp_path / "map.nii.gz")
+        sources = (
+            tio.Subject(labels=tio.LabelMap(labels)),
+            tio.Subject(seg=tio.LabelMap(labels)),
+            tio.LabelMap(labels),
+            labels,
+            tmp_path / "map.nii.gz",
+        )
+        pairs = [generator.pair(source, seed=3) for source in sources]
+        for pair in pairs:
+            assert all(torch.equal(a, b) for a, b in zip(pair, pairs[0], strict=True))
+            assert pair.labels.dtype == torch.int32
+
+    def test_anything_else_is_refused_by_name(self) -> None:
+        with pytest.raises(TypeError, match="got dict"):
+            Generator.from_preset("all_purpose").pair({}, seed=0)  # type: ignore[arg-type]
+
+    def test_reprs_are_short(self) -> None:
+        generator = Generator.from_preset("all_purpose", "crop.shape=32")
+        pair = generator.pair(torch.zeros(1, 32, 32, 32, dtype=torch.int16), seed=0)
+        assert "deformation" in repr(generator)
+        assert repr(pair).startswith("TrainingPair(image=(1, 1, 32, 32, 32), ")
+        assert len(repr(pair)) < 120
+
+    def test_tables_are_proposed_only_with_the_classes_of_the_priors(self) -> None:
+        config = load_config("hyperfine")
+        with pytest.raises(ConfigError, match="label_table=freesurfer_synthsr"):
+            Generator.for_labels(config, [0, 2, 41, 1001])
+        assert (
+            Generator(
+                load_config("hyperfine", ["label_table=freesurfer_synthsr"])
+            ).label_table.num_classes
+            == 14
+        )
+        with pytest.raises(ConfigError, match="not images"):
+            Generator.for_labels(config, range(2000, 2999))

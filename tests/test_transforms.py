@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchio as tio
@@ -377,3 +378,27 @@ class TestRegistration:
             moved = move(batch).images["image"].data
             step = (moved - x)[:, 1, ..., :10]
             torch.testing.assert_close(step, torch.full_like(step, voxels), rtol=0, atol=1e-4)
+
+
+class TestNamesOfInputs:
+    @pytest.mark.parametrize("key", ["label", "seg", "mask", "labels"])
+    def test_whole_numbers_under_a_label_key_are_labels(self, key: str) -> None:
+        left = torch.full((1, 4, 4, 4), 2)
+        flip = synth.HemisphereFlip(label_table="synthseg")
+        assert set(flip({key: left})[key].unique().tolist()) == {41}
+        made = synth.TissueMixture(label_table="synthseg")({key: left})
+        assert torch.equal(made[key], left)
+        assert set(made) == {key, "image"}
+
+    def test_dictionaries_of_arrays_give_arrays(self) -> None:
+        array = np.ones((1, 4, 4, 4), dtype=np.float32)
+        out = synth.MinMaxRescale()({"image": array})["image"]
+        assert isinstance(out, np.ndarray)
+
+    def test_an_include_that_names_nothing_is_an_error(self, make_batch: Maker) -> None:
+        with pytest.raises(ValueError, match="did you mean 'image'"):
+            synth.GammaContrast(include=["imag"])(make_batch())
+
+    def test_a_misspelt_argument_is_named(self) -> None:
+        with pytest.raises(TypeError, match=r"BiasCorruption has no parameter 'sdt'.*'std'"):
+            synth.BiasCorruption(sdt=1)

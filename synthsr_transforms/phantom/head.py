@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 
 import numpy as np
@@ -62,9 +63,10 @@ def head_phantom(
         for a, f in zip(centres, _FIELD_OF_VIEW_MM, strict=True)
     ]
     x, y, z = (a[s] for a, s in zip(centres, near, strict=True))
-    person = draw_person(seed)
-    left = _half_head((x[x < 0].abs().flip(0), y, z), person, side=0)
-    right = _half_head((x[x >= 0], y, z), person, side=1)
+    with _one_thread():
+        person = draw_person(seed)
+        left = _half_head((x[x < 0].abs().flip(0), y, z), person, side=0)
+        right = _half_head((x[x >= 0], y, z), person, side=1)
     labels = torch.zeros(size, dtype=torch.int16)
     labels[tuple(near)] = torch.cat([left.flip(0), right])
     affine = np.diag([*spacing, 1.0])
@@ -107,3 +109,14 @@ def _size(shape: Sequence[int] | None, spacing_mm: Triple) -> tuple[int, ...]:
         )
         raise ValueError(msg)
     return size
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Thousands of small operations gain nothing from threads, and wait for them on busy cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, SynthTransform, add_image, grid_of
+from ..base import BARE_IMAGE, Draws, SynthTransform, add_image, grid_of
 from ..functional.acquisition import (
     SlicePlan,
     distance_map,
@@ -35,7 +35,7 @@ class ReliabilityMap(SynthTransform):
         spacing_mm: Fixed spacing to describe, in mm, where nothing was recorded.
         alignment: Where slices of that fixed spacing lie.
         image: Name of the image to describe.
-        destination: Name of the map. A tensor or an image alone is replaced.
+        destination: Name of the map. A bare tensor, array or image is replaced.
         **kwargs: See `SynthTransform`.
 
     Examples:
@@ -81,8 +81,7 @@ class ReliabilityMap(SynthTransform):
             made = reliability_map(plan, shape, image.device)
         else:
             made = distance_map(plan, shape, spacing, image.device)
-        alone = self.image not in batch.images
-        name = next(iter(batch.images)) if alone else self.destination
+        name = BARE_IMAGE if BARE_IMAGE in batch.images else self.destination
         add_image(batch, name, made, image)
 
     def _plan(self, batch: SubjectsBatch, draws: Draws) -> tuple[SlicePlan, Tensor]:

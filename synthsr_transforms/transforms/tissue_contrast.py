@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, add_image
+from ..base import BARE_IMAGE, Draws, add_image
 from ..effects import LabelEffect, field_from
 from ..functional.mixture import tissue_mixture
 from ..labels import TISSUES, LabelTable
@@ -30,7 +30,7 @@ class TissueContrast(LabelEffect):
             are 0.
         by_value: Laws of single label values, which win over those of the tissue.
         std: Law of the standard deviation inside each label.
-        destination: Name of the image to make. A tensor or an image alone is replaced.
+        destination: Name of the image to make. A bare tensor, array or image is replaced.
         **kwargs: See `LabelEffect`.
 
     Examples:
@@ -88,8 +88,7 @@ class TissueContrast(LabelEffect):
         means, stds = (per_value(draws[k], lookup, image.device) for k in ("means", "stds"))
         labels = whole_labels(image.data).clamp(0, means.shape[-1] - 1)
         made = tissue_mixture(labels, means, stds, self._noise(draws, labels))
-        alone = len(batch.images) == 1 and name != self.labels
-        add_image(batch, name if alone else self.destination, made, image)
+        add_image(batch, name if name == BARE_IMAGE else self.destination, made, image)
 
     @staticmethod
     def _noise(draws: Draws, labels: Tensor) -> Tensor:

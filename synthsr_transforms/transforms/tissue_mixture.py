@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, add_image
+from ..base import BARE_IMAGE, Draws, add_image
 from ..effects import LabelEffect, field_from
 from ..functional.mixture import look_up, tissue_mixture
 from ..labels import LabelTable
@@ -36,7 +36,7 @@ class TissueMixture(LabelEffect):
         background_mean: Law of the mean of the labels whose tissue is background, in place of
             their prior, for each channel; None keeps the prior.
         background_std: Law of their standard deviation, likewise.
-        destination: Name of the image to make. A tensor or an image alone is replaced.
+        destination: Name of the image to make. A bare tensor, array or image is replaced.
         check_labels: Refuse labels that the table lacks. On a GPU this waits for the device, so
             pipelines that checked their label maps when they read them turn it off; unknown
             labels then read 0.
@@ -114,8 +114,7 @@ class TissueMixture(LabelEffect):
         shape = (means.shape[1], *labels.shape[2:])
         noise = field_from(draws, "noise", shape, device)
         made = tissue_mixture(labels.clamp(0, means.shape[-1] - 1), means, stds, noise)
-        alone = len(batch.images) == 1 and name != self.labels
-        add_image(batch, name if alone else self.destination, made, image)
+        add_image(batch, name if name == BARE_IMAGE else self.destination, made, image)
 
     def _refuse_unknown(self, labels: Tensor) -> None:
         known = torch.cat([self._classes >= 0, torch.tensor([False])]).to(labels.device)
