@@ -109,7 +109,10 @@ def generate(source: str, assignments: tuple[str, ...], **options: Any) -> None:
 
     job = GenerationJob.from_source(source, assignments, **options)
     with progress("label maps checked", len(job.cases)) as advance:
-        started = job.start(on_case=lambda case: advance())
+        started = job.start(
+            on_case=lambda case: advance(),
+            on_phantom=lambda: click.echo("making the built-in head phantom", err=True),
+        )
     number, made, begin = len(started.samples), 0, time.perf_counter()
     try:
         with progress("samples", number) as advance:
@@ -132,6 +135,11 @@ def _summarise(started: StartedJob, seconds: float) -> None:
         samples = "1 sample" if number == 1 else f"{number} samples"
         click.echo(
             f"Made {samples} in {clock(seconds)}, {pace(number, seconds)}, in {folder}{kept}."
+        )
+    elif not started.num_complete:
+        part, parts = started.job.shard
+        click.echo(
+            f"Nothing to make: shard {part}/{parts} of {started.job.num_samples} samples is empty."
         )
     else:
         click.echo(f"Nothing to make: all {started.num_complete} samples in {folder} are complete.")

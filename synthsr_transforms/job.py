@@ -28,7 +28,16 @@ from .job_record import JobError, JobSettings, Sample, SourceRecord, job_config,
 from .job_run import StartedJob
 from .labels import LabelTable
 from .randomness import derive_seed
-from .sources import PHANTOM, Case, case_shape, check_cases, find_cases, phantom_case, read_case
+from .sources import (
+    PHANTOM,
+    Case,
+    PhantomCase,
+    case_shape,
+    check_cases,
+    find_cases,
+    phantom_case,
+    read_case,
+)
 from .transforms import PatchCrop, TissueMixture
 
 
@@ -93,6 +102,7 @@ class GenerationJob:
         for holds, message in expectations:
             if not holds:
                 raise JobError(message)
+        _check_folder(self.folder, self.cases)
         _check_images(self.config, self.cases)
 
     @classmethod
@@ -120,6 +130,7 @@ class GenerationJob:
         Raises:
             ValueError: If a file, name or value is not usable; the message says what to do.
         """
+        _refuse_record(source)
         config = load_config(source, assignments)
         earlier = _earlier_job(source)
         chosen: dict[str, Any] = {"device": "auto"}
@@ -137,11 +148,16 @@ class GenerationJob:
         index = int(torch.randint(len(self.cases), (1,), generator=generator))
         return Sample(number, seed, self.cases[index])
 
-    def start(self, on_case: Callable[[Case], object] | None = None) -> StartedJob:
+    def start(
+        self,
+        on_case: Callable[[Case], object] | None = None,
+        on_phantom: Callable[[], object] | None = None,
+    ) -> StartedJob:
         """Check everything, then write the records of the job.
 
         Args:
             on_case: Called with each case after it was read and checked.
+            on_phantom: Called once before the built-in head phantom is made.
 
         Returns:
             The job, ready to run.
@@ -151,9 +167,11 @@ class GenerationJob:
         """
         disk = check_writable(self.folder)
         _check_settings(self.config)
-        generator = self._checked_before() or Generator.for_labels(
-            self.config, check_cases(self.cases, on_case)
-        )
+        phantom = any(isinstance(case, PhantomCase) for case in self.cases)
+        checked = self._checked_before()
+        if phantom and checked is None and on_phantom is not None:
+            on_phantom()
+        generator = checked or Generator.for_labels(self.config, check_cases(self.cases, on_case))
         folder = self._folder(generator)
         if not self.overwrite:
             folder.refuse_other_job()
@@ -161,6 +179,8 @@ class GenerationJob:
         mine = samples[self.shard[0] - 1 :: self.shard[1]]
         done = {s.number for s in mine if not self.overwrite and folder.is_complete(s)}
         missing = [sample for sample in mine if sample.number not in done]
+        if phantom and checked is not None and missing and on_phantom is not None:
+            on_phantom()
         check_space(disk, self._expected_bytes(generator, missing))
         folder.open(samples, self.shard, overwrite=self.overwrite)
         return StartedJob(self, generator, folder, missing)
@@ -252,6 +272,17 @@ def remake_sample(record: str | os.PathLike[str], device: str = "cpu") -> Subjec
 # Cases -------------------------------------------------------------------------------------------
 
 
+def _refuse_record(source: str | os.PathLike[str]) -> None:
+    """Refuse the JSON file of a sample where a configuration belongs."""
+    path = Path(source)
+    if path.suffix == ".json" and path.is_file() and "sample" in read_yaml(path):
+        raise ConfigError(
+            f"configuration must be a preset or a YAML file, got {path}, the record of one sample."
+            f" Give {path.with_name(CONFIG)} for the whole job, or make this sample again with"
+            " synthsr_transforms.job.remake_sample."
+        )
+
+
 def _earlier_job(source: str | os.PathLike[str]) -> JobSettings | None:
     """The job that a file describes, if `source` is the `config.yaml` of one."""
     if not Path(source).is_file():
@@ -296,6 +327,19 @@ def _check_settings(config: GeneratorConfig) -> None:
         else:
             return
     raise errors[0]
+
+
+def _check_folder(folder: str | os.PathLike[str], cases: Sequence[Case]) -> None:
+    """Refuse to write where the label maps or images are."""
+    files = [
+        f for case in cases if not isinstance(case, PhantomCase) for f in (case.labels, case.image)
+    ]
+    inputs = {os.path.realpath(path) for path in {file.parent for file in files if file}}
+    if os.path.realpath(folder) in inputs:
+        raise JobError(
+            f"output folder must be another than that of label maps and images, got {folder}."
+            " Choose another with --out."
+        )
 
 
 def _check_images(config: GeneratorConfig, cases: Sequence[Case]) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +69,7 @@ class JobFolder:
         return self.path / f"{sample.stem}_{kind}.{self.config.job.file_format}"
 
     def record_path(self, sample: Sample) -> Path:
-        """Where the record of a sample is; a sample is complete when it exists."""
+        """Where the record of a sample is, which is written last."""
         return self.path / f"{sample.stem}.json"
 
     def preview_path(self, sample: Sample) -> Path:
@@ -150,12 +151,14 @@ class JobFolder:
     # Samples
 
     def is_complete(self, sample: Sample) -> bool:
-        """Whether a sample of this very job is there."""
+        """Whether a sample of this very job is there, with every file that its record names."""
         try:
             record = json.loads(self.record_path(sample).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            if record["job"] != self.fingerprint:
+                return False
+            return all((self.path / name).stat().st_size > 0 for name in record["files"].values())
+        except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError):
             return False
-        return isinstance(record, dict) and record.get("job") == self.fingerprint
 
     def write_sample(
         self,
@@ -235,6 +238,12 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
         wrong = f"{nearest} is a file"
     elif not os.access(nearest, os.W_OK | os.X_OK):
         wrong = f"no permission to write to {nearest}"
+    else:
+        try:
+            tempfile.TemporaryFile(dir=nearest).close()  # some folders promise more than they keep
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                wrong = f"no file can be made in {nearest}"
     if wrong:
         raise JobError(
             f"output folder must be writable, got {path} ({wrong}). Choose another with --out."

@@ -154,7 +154,30 @@ def difference(there: Any, here: Any, name: str = "") -> str | None:
             if found:
                 return found
         return None
-    return None if there == here else f"{name} is {_short(there)} there and {_short(here)} here"
+    if there == here:
+        return None
+    if name == "job.sources":
+        return _difference_of_sources(there, here)
+    return f"{name} is {_short(there)} there and {_short(here)} here"
+
+
+def _difference_of_sources(there: Any, here: Any) -> str:
+    """How many label maps two jobs have, and the first that only one of them has."""
+    try:
+        old, new = ([(s["labels"], s.get("image")) for s in sources] for sources in (there, here))
+    except (AttributeError, KeyError, TypeError):
+        return "job.sources is not a list of label maps there"
+    text = f"job.sources has {len(old)} label maps there and {len(new)} here"
+    for these, others, word in ((old, new, "missing"), (new, old, "new")):
+        known = {labels for labels, _ in others}
+        for labels, _ in these:
+            if labels not in known:
+                return f"{text}, {labels} is {word} here"
+    images = dict(new)
+    for labels, image in old:
+        if images[labels] != image:
+            return f"the image of {labels} is {image} there and {images[labels]} here"
+    return f"{text}, in another order"
 
 
 def fingerprint(config: JobConfig, table: LabelTable | None) -> str:

@@ -32,13 +32,15 @@ LETTERS = ("PAIS", "LRIS", "LRPA")
 
 _BACKGROUND, _TEXT, _FAINT = "#101114", "#f2f2f2", "#9aa0a6"
 _PIXELS_PER_MM, _MAX_WIDTH_PIXELS, _DPI = 2.0, 1600, 100
-_GAP, _TITLE, _CAPTION = 8, 30, 22  # pixels
-_EDGES: tuple[tuple[float, float, Horizontal, Vertical], ...] = (
-    (0.01, 0.5, "left", "center"),
-    (0.99, 0.5, "right", "center"),
-    (0.5, 0.01, "center", "bottom"),
-    (0.5, 0.99, "center", "top"),
+_MIN_EXTENT, _MIN_COLUMN, _MIN_WIDTH = 192, 88, 540  # pixels: largest slice, title, all details
+_GAP, _TITLE, _CAPTION, _NAME = 8, 30, 22, 18  # pixels
+_EDGES: tuple[tuple[float, float, Horizontal, Vertical, tuple[float, float]], ...] = (
+    (0, 0.5, "left", "center", (3, 0)),
+    (1, 0.5, "right", "center", (-3, 0)),
+    (0.5, 0, "center", "bottom", (0, 3)),
+    (0.5, 1, "center", "top", (0, -3)),
 )
+"""Place of each letter in its panel, from 0 to 1, how it is aligned, and its offset in points."""
 _drawing = Lock()  # matplotlib draws in one thread at a time
 
 _COLOURS: Mapping[int, tuple[int, int, int]] = {
@@ -140,7 +142,7 @@ def preview_figure(volumes: Mapping[str, Volume], *, title: str = "") -> Figure:
     rows = rows_of(volumes)
     centre = _centre_mm(rows[0].volume)
     cells = [[(row, plane) for plane in PLANES] for row in rows]
-    figure = _draw_grid(cells, centre=[centre] * len(rows), title=title)
+    figure = _draw_grid(cells, centre=[centre] * len(rows), title=title, min_width=_MIN_WIDTH)
     for axes, row in zip(figure.axes[:: len(PLANES)], rows, strict=True):
         _caption(axes, row)
     return figure
@@ -158,10 +160,10 @@ def overview_figure(samples: Mapping[str, Mapping[str, Volume]]) -> Figure:
     ]
     cells = [[(row, 2) for row in rows] for rows in per_sample]
     centres = [_centre_mm(rows[0].volume) for rows in per_sample]
-    figure = _draw_grid(cells, centre=centres)
+    figure = _draw_grid(cells, centre=centres, caption=_CAPTION + _NAME)
     columns = len(per_sample[0])
     for axes, name in zip(figure.axes[::columns], samples, strict=True):
-        _write(axes, name, 0, 1, "left", "bottom", offset=(80, 3), colour=_FAINT)
+        _write(axes, name, 0, 1, "left", "bottom", offset=(0, 17), colour=_FAINT)
     for position, axes in enumerate(figure.axes):
         title = per_sample[position // columns][position % columns].title
         _write(axes, title, 0, 1, "left", "bottom", offset=(0, 3))
@@ -215,14 +217,18 @@ def _draw_grid(
     *,
     centre: Sequence[npt.NDArray[np.float64]],
     title: str = "",
+    caption: int = _CAPTION,
+    min_width: int = 0,
 ) -> Figure:
-    """Draw slices in rows and columns, all to one scale."""
+    """Draw slices in rows and columns, all to one scale, with room for a caption above each row."""
     sizes = np.array([[_slice_size_mm(row.volume, plane) for row, plane in line] for line in cells])
     widths, heights = sizes[..., 0].max(axis=0), sizes[..., 1].max(axis=1)
-    scale = min(_PIXELS_PER_MM, _MAX_WIDTH_PIXELS / widths.sum())
-    lefts = _GAP + np.concatenate([[0], np.cumsum(np.rint(widths * scale) + _GAP)])
-    bottoms = (_TITLE if title else 0) + np.cumsum(np.rint(heights * scale) + _CAPTION)
-    width, height = int(lefts[-1]), int(bottoms[-1]) + _GAP
+    scale = max(_PIXELS_PER_MM, _MIN_EXTENT / max(widths.max(), heights.max()))
+    scale = min(scale, _MAX_WIDTH_PIXELS / widths.sum())
+    columns = np.maximum(np.rint(widths * scale), _MIN_COLUMN)
+    lefts = _GAP + np.concatenate([[0], np.cumsum(columns + _GAP)])
+    bottoms = (_TITLE if title else 0) + np.cumsum(np.rint(heights * scale) + caption)
+    width, height = max(int(lefts[-1]), min_width), int(bottoms[-1]) + _GAP
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor=_BACKGROUND)
     FigureCanvasAgg(figure)
     if title:
@@ -264,8 +270,10 @@ def _draw_slice(axes: Axes, row: Row, plane: int, centre_mm: npt.NDArray[np.floa
             origin="lower",
             interpolation="nearest",
         )
-    for letter, place in zip(LETTERS[plane], _EDGES, strict=True):
-        _write(axes, letter, *place)
+    for letter, (across, up, horizontal, vertical, offset) in zip(
+        LETTERS[plane], _EDGES, strict=True
+    ):
+        _write(axes, letter, across, up, horizontal, vertical, offset=offset)
 
 
 def intensity_window(data: npt.NDArray[np.generic], kind: Kind) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -75,7 +76,7 @@ def find_cases(
     An image goes with a label map if both have the same name; or the same subject and session
     (`sub-01_ses-1_dseg` and `sub-01_ses-1_T1w`); or the same leading name (`brain1_labels` and
     `brain1_T1w`). Two single files always go together. Images that no label map needs are left
-    out.
+    out, and so are the label maps themselves where they lie among the images.
 
     Args:
         labels: Folder of label maps, or one.
@@ -104,6 +105,8 @@ def find_cases(
 def _match(
     label_maps: Sequence[Path], images: Sequence[Path], where: str | os.PathLike[str]
 ) -> list[Case]:
+    own = {os.path.realpath(path) for path in label_maps}
+    images = [image for image in images if os.path.realpath(image) not in own]
     chosen = {path: _images_of(path, images) for path in label_maps}
     lonely = [path.name for path, found in chosen.items() if not found]
     if lonely:
@@ -133,8 +136,15 @@ def _check_used_once(image_of: dict[Path, Path]) -> None:
 
 
 def _images_of(labels: Path, images: Sequence[Path]) -> list[Path]:
+    images = [image for image in images if not _is_copy(image, labels)]
     same = [image for image in images if stem(image) == stem(labels)]
     return same or [image for image in images if _belong_together(stem(labels), stem(image))]
+
+
+def _is_copy(image: Path, labels: Path) -> bool:
+    """Whether a file among the images is a copy of the label map."""
+    same_name = image.name == labels.name and image.stat().st_size > 0
+    return same_name and filecmp.cmp(image, labels, shallow=False)
 
 
 def _belong_together(labels: str, image: str) -> bool:
@@ -247,7 +257,12 @@ def check_cases(cases: Iterable[Case], on_case: Callable[[Case], object] | None 
     """
     values: set[int] = set()
     for case in cases:
-        values |= _values_in(read_case(case).images["labels"].data.numpy())
+        found = _values_in(read_case(case).images["labels"].data.numpy())
+        if found == {0}:
+            raise VolumeError(
+                f"{case.labels} must hold labels, got background 0 alone. Remove or replace it."
+            )
+        values |= found
         if on_case is not None:
             on_case(case)
     return values

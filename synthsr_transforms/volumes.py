@@ -98,12 +98,21 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     path = Path(path)
     try:
         if path.name.lower().endswith(".npz"):
-            data, affine = np.load(path)["vol_data"], np.eye(4)
+            with np.load(path) as arrays:
+                if "vol_data" not in arrays:
+                    names = ", ".join(arrays) or "none"
+                    raise VolumeError(
+                        f"{path} must hold an array named vol_data, got {names}."
+                        " Save it with numpy.savez(path, vol_data=array)."
+                    )
+                data, affine = arrays["vol_data"], np.eye(4)
         else:
             image: Any = nib.load(path)
             data, affine = np.asanyarray(image.dataobj), image.affine
     except FileNotFoundError:
         raise VolumeError(f"{path} does not exist. Check the path.") from None
+    except VolumeError:
+        raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise VolumeError(f"{path} cannot be read as a volume: {reason}.") from error

@@ -105,6 +105,8 @@ class TestGenerate:
         assert result.exit_code == 0, result.stderr
         assert {path.suffix for path in (folder / "p").glob("*preview*")} == {".png"}
         assert (folder / "p" / "overview.png").exists()
+        assert result.stderr.startswith("making the built-in head phantom\n")
+        assert "phantom" not in run("generate", *arguments).stderr
 
     def test_a_single_label_map_and_image(self, folder):
         one = ("--labels", "maps/sub-01_dseg.nii.gz", "--images", "images/sub-02_T1w.nii.gz")
@@ -140,6 +142,11 @@ class TestGenerate:
             arguments = ("--labels", "maps", "-n", 5, "--out", "parts", "--shard", shard)
             assert run("generate", "own.yaml", *arguments).exit_code == 0
         assert volumes(folder / "whole") == volumes(folder / "parts")
+
+    def test_a_shard_without_samples_says_so(self, folder):
+        result = run("generate", "own.yaml", "--labels", "maps", "-n", 4, "--shard", "5/8")
+        assert result.exit_code == 0, result.stderr
+        assert result.stdout == "Nothing to make: shard 5/8 of 4 samples is empty.\n"
 
     def test_a_job_goes_on_where_it_stopped(self, folder):
         job = ("generate", "own.yaml", "--labels", "maps")
@@ -235,6 +242,33 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
     "empty folder": (
         lambda folder: ("own.yaml", "--labels", (folder / "empty").mkdir() or "empty"),
         "empty must hold label maps or images",
+    ),
+    "empty label map": (
+        lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", label_map() * 0)),
+        "a.nii must hold labels, got background 0 alone",
+    ),
+    "output folder of the label maps": (
+        lambda folder: ("own.yaml", "--labels", "maps", "--out", "images/../maps"),
+        "output folder must be another than that of label maps and images",
+    ),
+    "output folder of the images": (
+        lambda folder: ("real.yaml", "--labels", "maps", "--images", "images", "--out", "images"),
+        "output folder must be another than that of label maps and images",
+    ),
+    "array of another name": (
+        lambda folder: (
+            *("own.yaml", "--labels"),
+            np.savez(folder / "a.npz", labels=label_map()) or "a.npz",
+        ),
+        "a.npz must hold an array named vol_data, got labels",
+    ),
+    "record of a sample as configuration": (
+        lambda folder: (
+            (folder / "sample_000000.json").write_text('{"sample": "sample_000000", "steps": {}}')
+            and "sample_000000.json",
+        ),
+        "Give config.yaml for the whole job, or make this sample again with"
+        " synthsr_transforms.job.remake_sample.",
     ),
     "not a volume": (
         lambda folder: ("own.yaml", "--labels", "own.yaml"),
@@ -435,6 +469,12 @@ class TestBadInput:
         assert result.exit_code == 2
         assert_one_error(result, "no permission to write")
 
+    @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+    def test_a_folder_that_only_seems_writable(self, folder):
+        result = run("generate", "own.yaml", "--out", "/proc/x")
+        assert result.exit_code == 2
+        assert_one_error(result, "output folder must be writable, got /proc/x (no ")
+
     def test_a_disk_without_room(self, folder, monkeypatch):
         usage = shutil._ntuple_diskusage(100, 99, 1)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
@@ -585,7 +625,7 @@ def test_a_merged_table_makes_priors_of_fewer_classes_fit(folder):
     LabelTable(tuple(rows)).write(folder / "table.tsv")
     arguments = ("tutorial_1_sr_real", "--labels", "maps", "--images", "images")
     refused = run("generate", *arguments)
-    assert_one_error(refused, "--set label_table=freesurfer_aseg")
+    assert_one_error(refused, "try --set label_table=")
     result = run("generate", *arguments, "--set", "label_table=table.tsv")
     assert result.exit_code == 0, result.stderr
     assert (folder / "synthetic" / "label_table.tsv").exists()

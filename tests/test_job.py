@@ -286,6 +286,27 @@ class TestResume:
         assert [s.stem for s in started.run()] == ["sample_000002"]
         assert files(tmp_path / "out") == whole
 
+    @pytest.mark.parametrize("how", ["deleted", "empty"])
+    def test_samples_that_lost_a_volume_are_made_again(self, how, make_job, tmp_path):
+        run(make_job())
+        whole = files(tmp_path / "out")
+        path = tmp_path / "out" / "sample_000001_target.nii.gz"
+        path.unlink() if how == "deleted" else path.write_bytes(b"")
+        started = make_job().start()
+        assert started.num_complete == 3
+        assert [s.stem for s in started.run()] == ["sample_000001"]
+        assert files(tmp_path / "out") == whole
+
+    def test_label_maps_that_differ_are_counted_and_named(self, make_job, maps):
+        run(make_job(cases=find_cases(maps)[:2]))
+        message = r"job.sources has 2 label maps there and 3 here, \S+c_labels.nii.gz is new here\."
+        with pytest.raises(JobError, match=message):
+            make_job().start()
+        with pytest.raises(JobError, match=r"2 .* there and 2 here, \S+a_labels.nii.gz is missing"):
+            make_job(cases=find_cases(maps)[1:]).start()
+        with pytest.raises(JobError, match="in another order"):
+            make_job(cases=find_cases(maps)[1::-1]).start()
+
     @pytest.mark.parametrize(
         ("change", "named"),
         [
@@ -491,6 +512,16 @@ class TestWriting:
         with pytest.raises(JobError, match="no permission to write"):
             make_job().start()
 
+    def test_a_folder_that_only_seems_writable_is_found_first(self, make_job, monkeypatch):
+        def refuse(**_: Any) -> None:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+        seen: list[Case] = []
+        monkeypatch.setattr(job_folder.tempfile, "TemporaryFile", refuse)
+        with pytest.raises(JobError, match=r"must be writable, got .*no file can be made in"):
+            make_job().start(seen.append)
+        assert seen == []
+
     def test_permission_that_is_missing_later_is_one_clear_error(self, make_job, monkeypatch):
         def refuse(*_: Any, **__: Any) -> None:
             raise PermissionError(errno.EACCES, "Permission denied")
@@ -614,6 +645,24 @@ class TestSettings:
     def test_values_out_of_range_are_refused(self, change, message, make_job):
         with pytest.raises(JobError, match=message):
             make_job(**change)
+
+    def test_the_folder_of_the_input_is_refused(self, make_job, maps, tmp_path):
+        (tmp_path / "link").symlink_to(maps)
+        for folder in (maps, tmp_path / "link"):
+            with pytest.raises(JobError, match="output folder must be another than that of label"):
+                make_job(folder=folder)
+
+    def test_the_phantom_is_announced_when_it_is_made(self, config, tmp_path):
+        config = dataclasses.replace(config, label_table="synthseg")
+        case = phantom_case(LabelTable.ready("synthseg"), spacing_mm=4)
+        calls: list[int] = []
+        for number, expected in ((1, 1), (1, 1), (2, 2)):
+            time.sleep(0.02)
+            job = GenerationJob(
+                config=config, cases=[case], folder=tmp_path / "out", num_samples=number
+            )
+            list(job.start(on_phantom=lambda: calls.append(1)).run())
+            assert len(calls) == expected
 
     def test_a_real_target_needs_images(self, make_job, config):
         with pytest.raises(ConfigError, match="--images"):

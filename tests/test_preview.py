@@ -133,6 +133,35 @@ def test_an_overview_has_one_row_per_sample():
     assert not any("reliability" in text for panel in range(8) for text in texts(figure, panel))
 
 
+@pytest.mark.parametrize("size", [12, 32, 64, 160])
+@pytest.mark.parametrize("draw", ["overview", "preview"])
+def test_no_text_meets_another_or_an_edge(draw, size):
+    volume = Volume(np.zeros((size, size, size // 2), np.float32), np.eye(4))
+    channels = Volume(np.zeros((size, size, size // 2, 2), np.float32), np.eye(4))
+    volumes = {"labels": volume, "image": channels, "reliability": channels, "target": volume}
+    if draw == "overview":
+        figure = overview_figure({"sample_000000": volumes, "sample_000001": volumes})
+    else:
+        figure = preview_figure(volumes, title="sample_000000   from brain")
+    figure.draw_without_rendering()
+    boxes = []
+    for axes in figure.axes:
+        panel = axes.get_window_extent()
+        for text in axes.texts:
+            box = text.get_window_extent()
+            boxes.append(box)
+            assert figure.bbox.x0 <= box.x0
+            assert box.x1 <= figure.bbox.x1
+            if len(text.get_text()) == 1:
+                assert panel.x0 + 2 < box.x0
+                assert box.x1 < panel.x1 - 2
+                assert panel.y0 + 2 < box.y0
+                assert box.y1 < panel.y1 - 2
+            else:
+                assert not panel.overlaps(box)
+    assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k])
+
+
 def test_pictures_are_written_whole_and_the_same_each_time(tmp_path: Path):
     for name in ("a.png", "b.png"):
         save_preview(tmp_path / name, sample(), title="sample")

@@ -139,6 +139,20 @@ class TestFindCases:
         (case,) = find_cases(tmp_path / "x" / "aseg.mgz", tmp_path / "x" / "T1.mgz")
         assert (case.labels.name, case.image.name) == ("aseg.mgz", "T1.mgz")
 
+    def test_label_maps_among_the_images_are_no_images(self, tmp_path):
+        name = "paired_T1_labels.nii"
+        folder = touch(tmp_path / "both", name, "paired_T1.nii", "other.nii")
+        (case,) = find_cases(folder / name, folder)
+        assert case.image.name == "paired_T1.nii"
+        (folder / name).write_bytes(b"labels")
+        touch(tmp_path / "labels", name)
+        (tmp_path / "labels" / name).write_bytes(b"labels")
+        (case,) = find_cases(tmp_path / "labels", folder)
+        assert case.image.name == "paired_T1.nii"
+        (folder / "paired_T1_norm.nii").touch()
+        with pytest.raises(VolumeError, match=r"paired_T1.nii, paired_T1_norm.nii for paired_T1_l"):
+            find_cases(folder / name, folder)
+
     def test_one_folder_for_both_is_refused(self, tmp_path):
         touch(tmp_path / "x", "sub-01_labels.nii", "sub-01_norm.nii")
         with pytest.raises(VolumeError, match="two folders"):
@@ -208,6 +222,16 @@ class TestChecks:
         b = save(tmp_path / "b.nii", np.full((4, 5, 6), np.nan, np.float32))
         with pytest.raises(VolumeError, match=r"b.nii must hold finite numbers"):
             check_cases([Case(a, b)])
+
+    def test_label_maps_of_background_alone_are_named(self, tmp_path):
+        cases = [Case(save(tmp_path / f"{n}.nii", labels(*v))) for n, v in (("a", [2]), ("b", []))]
+        with pytest.raises(VolumeError, match=r"b.nii must hold labels, got background 0 alone"):
+            check_cases(cases)
+
+    def test_arrays_of_another_name_are_named(self, tmp_path):
+        np.savez(tmp_path / "a.npz", seg=labels(2), x=1)
+        with pytest.raises(VolumeError, match=r"must hold an array named vol_data, got seg, x\."):
+            read_case(Case(tmp_path / "a.npz"))
 
     def test_affine_and_shape_need_no_voxels(self, tmp_path):
         lia = np.array([[-1, 0, 0, 5], [0, 0, 2, -3], [0, -1.5, 0, 9], [0, 0, 0, 1]], float)
