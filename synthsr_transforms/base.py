@@ -95,6 +95,7 @@ class Grid:
 def grid_of(image: ImagesBatch, channels: int | None = None) -> Grid:
     """Describe an image batch."""
     batch, count, x, y, z = image.data.shape
+    _bring_affines_home(image)
     return Grid(batch, count if channels is None else channels, (x, y, z), image.affines)
 
 
@@ -317,6 +318,12 @@ def remember(batch: SubjectsBatch, transform: Transform, params: dict[str, Any])
         )
 
 
+def _bring_affines_home(image: ImagesBatch) -> None:
+    """Keep affines on the CPU: TorchIO moves them with the voxels, and reading them there waits."""
+    if any(affine.device.type != "cpu" for affine in image.affines):
+        image._affines = [AffineMatrix(affine.data.cpu()) for affine in image.affines]
+
+
 def is_label_map(image: ImagesBatch) -> bool:
     """Whether an image batch holds labels."""
     return issubclass(image._image_class, LabelMap)
@@ -342,6 +349,8 @@ def set_affines(image: ImagesBatch, matrices: Sequence[Tensor]) -> None:
 
 def shallow_copy(batch: SubjectsBatch) -> SubjectsBatch:
     """A batch that shares tensors with another but has containers and history of its own."""
+    for image in batch.images.values():
+        _bring_affines_home(image)
     images = {
         name: ImagesBatch(
             image.data, [a.clone() for a in image.affines], image_class=image._image_class

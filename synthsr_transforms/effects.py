@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from .base import Draws, Grid, SynthTransform, grid_of, is_label_map, is_scalar_image
+from .functional.layout import take_channels
 from .randomness import normal_field
 
 
@@ -48,7 +49,7 @@ class IntensityEffect(SynthTransform, abstract=True):
             own = {k[len(prefix) :]: v for k, v in draws.items() if k.startswith(prefix)}
             grid = self._grid(image)
             data = image.data if image.data.is_floating_point() else image.data.float()
-            selected = data if self.channels is None else data[:, self.channels]
+            selected = data if self.channels is None else take_channels(data, self.channels)
             result = self.act_on(selected.float(), own, grid).to(data.dtype)
             if self.channels is not None:
                 index = torch.tensor(self.channels).to(data.device, non_blocking=True)

@@ -433,3 +433,23 @@ class TestConvenience:
         )
         with pytest.raises(ConfigError, match="not images"):
             Generator.for_labels(config, range(2000, 2999))
+
+
+class TestGpu:
+    @pytest.mark.parametrize("preset", [p for p in preset_names() if "real" not in p])
+    def test_a_pair_never_waits_for_the_device(self, preset: str, device: torch.device) -> None:
+        if device.type != "cuda":
+            pytest.skip("there is nothing to wait for without a GPU")
+        generator = Generator.from_preset(preset, {"crop.shape": 24})
+        labels = torch.zeros(1, 48, 44, 40, dtype=torch.int16)
+        labels[:, 8:40, 8:40, 8:30] = 2
+        batch = SubjectsBatch.from_subjects([tio.Subject(labels=tio.LabelMap(labels))] * 3)
+        batch.metadata["brain_box"] = generator.brain_box(batch).tolist()
+        batch = batch.to(device)
+        generator.pair(batch, seed=0)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for seed in range(1, 12):
+                generator.pair(batch, seed=seed)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

@@ -206,3 +206,18 @@ def bounding_box(mask: Tensor) -> Tensor:
 def _project(mask: Tensor, axis: int) -> Tensor:
     """Which positions along an axis hold any voxel of a mask, `(B, n)` on the CPU."""
     return mask.movedim(axis + 2, 1).flatten(2).any(-1).cpu()
+
+
+def take_channels(volume: Tensor, channels: Sequence[int]) -> Tensor:
+    """Some channels of a volume, in a given order.
+
+    Args:
+        volume: `(B, C, X, Y, Z)`, any dtype.
+        channels: Indices within 0..C-1.
+
+    Returns:
+        `(B, len(channels), X, Y, Z)`.
+    """
+    check_volume(volume)
+    index = torch.tensor(list(channels)).to(volume.device, non_blocking=True)
+    return volume.index_select(1, index)

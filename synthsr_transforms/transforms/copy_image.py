@@ -50,7 +50,7 @@ class CopyImage(SynthTransform):
         data = image.data
         if self.channels is not None:
             check_channels(self.channels, data, self.source)
-            data = data[:, self.channels]
+            data = take_channels(data, self.channels)
         add_image(batch, self.destination, data, image, labels=is_label_map(image))
 
 

@@ -9,6 +9,7 @@ from torchio.data.batch import SubjectsBatch
 
 from ..base import Draws, SynthTransform
 from ..effects import channel_indices
+from ..functional.layout import take_channels
 from .copy_image import check_channels
 
 
@@ -35,4 +36,4 @@ class SelectChannels(SynthTransform):
         """Keep the channels."""
         for name, image in self.chosen_images(batch).items():
             check_channels(self.channels, image.data, name)
-            image.data = image.data[:, self.channels]
+            image.data = take_channels(image.data, self.channels)
