@@ -440,7 +440,7 @@ class TestGpu:
     def test_a_pair_never_waits_for_the_device(self, preset: str, device: torch.device) -> None:
         if device.type != "cuda":
             pytest.skip("there is nothing to wait for without a GPU")
-        generator = Generator.from_preset(preset, {"crop.shape": 24})
+        generator = Generator.from_preset(preset, {"crop.shape": 32})
         labels = torch.zeros(1, 48, 44, 40, dtype=torch.int16)
         labels[:, 8:40, 8:40, 8:30] = 2
         batch = SubjectsBatch.from_subjects([tio.Subject(labels=tio.LabelMap(labels))] * 3)

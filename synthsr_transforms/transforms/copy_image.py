@@ -10,6 +10,7 @@ from torchio.data.batch import SubjectsBatch
 
 from ..base import Draws, SynthTransform, add_image, is_label_map
 from ..effects import channel_indices
+from ..functional.layout import take_channels
 
 
 class CopyImage(SynthTransform):
