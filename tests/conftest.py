@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -206,3 +206,12 @@ def _assert_close(first: Tensor, second: Tensor, tolerance: float, name: str) ->
         return
     scale = max(first.abs().max().item(), 1e-6)
     torch.testing.assert_close(first, second, rtol=0, atol=tolerance * scale)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Volumes are so small that threads only cost time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from synthsr_transforms import job_folder
 from synthsr_transforms.generator import preset_names
 from synthsr_transforms.labels import LabelTable
 from synthsr_transforms.sources import phantom_case
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHAPE = (16, 18, 20)
 CONFIG = """
@@ -56,15 +58,6 @@ def save(path: Path, data: object, affine: np.ndarray | None = None) -> Path:
 
 def label_map(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
     return np.random.default_rng(seed).choice(np.int16([0, 2, 3, 41, 42]), shape)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Volumes are so small that threads only cost time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -618,14 +611,16 @@ class TestErrors:
 
 
 def test_a_merged_table_makes_priors_of_fewer_classes_fit(folder):
-    """The way that the guide shows for label maps of FreeSurfer and the tutorial presets."""
+    """The table that the error advises works, and so does one of the user's own."""
     table = LabelTable.ready("freesurfer_aparc_aseg")
     like = {"lesion": 1, "vessel": 3}
     rows = [row._replace(label_class=like.get(row.tissue, row.label_class)) for row in table.rows]
     LabelTable(tuple(rows)).write(folder / "table.tsv")
     arguments = ("tutorial_1_sr_real", "--labels", "maps", "--images", "images")
     refused = run("generate", *arguments)
-    assert_one_error(refused, "try --set label_table=")
+    assert_one_error(refused, "try --set label_table=synthseg_synthsr.")
+    advised = run("generate", *arguments, "--set", "label_table=synthseg_synthsr", "--out", "as")
+    assert advised.exit_code == 0, advised.stderr
     result = run("generate", *arguments, "--set", "label_table=table.tsv")
     assert result.exit_code == 0, result.stderr
     assert (folder / "synthetic" / "label_table.tsv").exists()

@@ -32,6 +32,8 @@ from synthsr_transforms.labels import LabelTable
 from synthsr_transforms.sources import Case, find_cases, phantom_case, read_case
 from synthsr_transforms.volumes import read_volume
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = (18, 20, 16)
 VALUES = np.array([0, 2, 3, 4, 41, 42, 43, 14], np.int16)
 
@@ -66,15 +68,6 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(data, np.eye(4) if affine is None else affine), path)
     return path
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Volumes are so small that threads only cost time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -24,16 +23,9 @@ from synthsr_transforms.sources import (
 )
 from synthsr_transforms.volumes import VolumeError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Volumes are so small that threads only cost time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def save(path: Path, data: object, affine: np.ndarray = AFFINE) -> Path:
