@@ -1,0 +1,221 @@
+"""The U-Net of SynthSR, whose weights can be exchanged with the original Keras network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the customary name
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "elu": F.elu,
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
+"""Activations by name, with the default constants of PyTorch (`elu`: alpha 1)."""
+
+NORMALISATIONS = ("batch", "instance", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """Architecture of a `UNet3d`; the defaults are those of the published SynthSR networks.
+
+    Examples:
+        >>> UNetConfig().features
+        (24, 48, 96, 192, 384)
+    """
+
+    in_channels: int = 1
+    """Number of channels of the input."""
+    out_channels: int = 1
+    """Number of channels of the output."""
+    num_levels: int = 5
+    """Number of resolutions, each half the one before."""
+    num_features: int = 24
+    """Number of feature maps at full resolution."""
+    feature_multiplier: float = 2.0
+    """Ratio of the features of a level and of the one above; numbers of features are rounded."""
+    convs_per_level: int = 2
+    """Number of convolutions per level, on the way down as well as up."""
+    kernel_size: int = 3
+    """Size of the convolution kernels in voxels, odd."""
+    activation: str = "elu"
+    """Applied after every convolution but the last: one of `ACTIVATIONS`."""
+    dropout: float = 0.0
+    """Probability that a whole feature map is left out in training, after each convolution."""
+    normalisation: str = "batch"
+    """Applied at the end of each level: one of `NORMALISATIONS`."""
+    softmax: bool = False
+    """Whether the output is turned into probabilities, as a segmentation network does."""
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "out_channels", "num_levels", "num_features"):
+            _check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _check(self.convs_per_level >= 1, "convs_per_level", "at least 1", self.convs_per_level)
+        _check(
+            self.feature_multiplier > 0, "feature_multiplier", "above 0", self.feature_multiplier
+        )
+        odd = self.kernel_size >= 1 and self.kernel_size % 2 == 1
+        _check(odd, "kernel_size", "odd and at least 1", self.kernel_size)
+        _check(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
+        known = ", ".join(ACTIVATIONS)
+        _check(self.activation in ACTIVATIONS, "activation", f"one of {known}", self.activation)
+        known = ", ".join(NORMALISATIONS)
+        _check(
+            self.normalisation in NORMALISATIONS,
+            "normalisation",
+            f"one of {known}",
+            self.normalisation,
+        )
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Number of features of each level."""
+        return tuple(
+            round(self.num_features * self.feature_multiplier**level)
+            for level in range(self.num_levels)
+        )
+
+    @property
+    def divisor(self) -> int:
+        """Sizes that are multiples of this are halved without a remainder."""
+        return int(2 ** (self.num_levels - 1))
+
+
+def _check(holds: bool, name: str, expected: str, got: object) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {expected}, got {got!r}.")
+
+
+class Level(nn.Module):
+    """Convolutions of one level, each followed by the activation, then a normalisation.
+
+    Args:
+        in_channels: Number of channels of the input.
+        features: Number of channels of the output.
+        config: Architecture.
+    """
+
+    def __init__(self, in_channels: int, features: int, config: UNetConfig) -> None:
+        super().__init__()
+        size = config.kernel_size
+        self.convs = nn.ModuleList(
+            nn.Conv3d(features if i else in_channels, features, size, padding=size // 2)
+            for i in range(config.convs_per_level)
+        )
+        self.norm = _normalisation(config.normalisation, features)
+        self.dropout = nn.Dropout3d(config.dropout)
+        self.activation = ACTIVATIONS[config.activation]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the level.
+
+        Args:
+            x: `(B, in_channels, X, Y, Z)`.
+
+        Returns:
+            The output `(B, features, X, Y, Z)`, and what a skip connection carries: the last
+            activation, before dropout and normalisation.
+        """
+        skip = x
+        for conv in self.convs:
+            skip = self.activation(conv(x))
+            x = self.dropout(skip)
+        return self.norm(x), skip
+
+
+def _normalisation(kind: str, features: int) -> nn.Module:
+    if kind == "batch":
+        return nn.BatchNorm3d(features, eps=1e-3, momentum=0.01)  # as Keras has them
+    if kind == "instance":
+        return nn.InstanceNorm3d(features, eps=1e-3, affine=True)
+    return nn.Identity()
+
+
+class UNet3d(nn.Module):
+    """U-Net for volumes of any size.
+
+    Each level is a few convolutions with activation, then a normalisation. On the way down,
+    levels are joined by max pooling, on the way up by repeating each voxel twice per axis and
+    concatenating the skip connection in front. A 1x1x1 convolution makes the output.
+
+    Kernels start from the uniform law of Glorot and Bengio (2010), biases from 0, as in Keras.
+
+    Args:
+        config: Architecture.
+
+    References:
+        Ronneberger et al., U-Net: Convolutional networks for biomedical image segmentation,
+        MICCAI 2015; Iglesias et al., NeuroImage 237:118206 (2021), for this variant.
+
+    Examples:
+        >>> network = UNet3d(UNetConfig(num_levels=2, num_features=4))
+        >>> network(torch.zeros(1, 1, 8, 6, 5)).shape
+        torch.Size([1, 1, 8, 6, 5])
+    """
+
+    def __init__(self, config: UNetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or UNetConfig()
+        features = config.features
+        inputs = (config.in_channels, *features)
+        self.encoder = nn.ModuleList(
+            Level(inputs[level], features[level], config) for level in range(config.num_levels)
+        )
+        self.decoder = nn.ModuleList(
+            Level(features[level] + features[level + 1], features[level], config)
+            for level in reversed(range(config.num_levels - 1))
+        )
+        self.head = nn.Conv3d(features[0], config.out_channels, 1)
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the network.
+
+        Args:
+            x: `(B, in_channels, X, Y, Z)`, of any size. Sizes that are multiples of
+                `config.divisor` are what the original accepts; others are halved rounding up.
+
+        Returns:
+            `(B, out_channels, X, Y, Z)`.
+
+        Raises:
+            ValueError: If the number of channels is not that of the network.
+        """
+        if x.ndim != 5 or x.shape[1] != self.config.in_channels:
+            raise ValueError(
+                f"input must be (B, {self.config.in_channels}, X, Y, Z), got {tuple(x.shape)}."
+            )
+        skips: list[Tensor] = []
+        for level in self.encoder:
+            if skips:
+                x = F.max_pool3d(x, 2, ceil_mode=True)
+            x, skip = level(x)
+            skips.append(skip)
+        for level, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
+            x, _ = level(torch.cat([skip, upsample(x, skip.shape[2:])], dim=1))
+        x = self.head(x)
+        return x.softmax(1) if self.config.softmax else x
+
+
+def upsample(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Repeat each voxel twice along each axis, and crop to a shape.
+
+    Args:
+        x: `(B, C, X, Y, Z)`.
+        shape: Spatial shape of the result, at most twice that of `x`.
+    """
+    x = F.interpolate(x, scale_factor=2, mode="nearest")
+    return x[:, :, : shape[0], : shape[1], : shape[2]]
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv3d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
