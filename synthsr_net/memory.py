@@ -1,0 +1,236 @@
+"""How much memory a prediction takes, and how to compute it within what there is."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+
+from .unet import UNetConfig
+
+Strategy = Literal["kept", "recomputed", "whole", "tiled"]
+
+HALO = 32
+"""Least overlap of neighbouring tiles in voxels, blended linearly."""
+MIN_TILE = 96
+"""Smallest tile in voxels that is chosen without being asked for."""
+RESERVE = 0.9
+"""Share of the available memory that is used at most."""
+
+_SLAB_BYTES = {"cpu": 8 * 2**20, "cuda": 2**28}
+_WORKSPACE_SLABS = {"cpu": 10, "cuda": 8}
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a prediction is computed.
+
+    Attributes:
+        strategy: `kept`: in slabs, keeping all skip connections; `recomputed`: in slabs, computing
+            the largest skip connection twice; `whole`: layer by layer; `tiled`: in overlapping
+            tiles, which changes the result where they meet.
+        num_bytes: Estimate of the memory it takes at most, inputs and outputs included.
+        tile: Shape of a tile in voxels, for `tiled`.
+    """
+
+    strategy: Strategy
+    num_bytes: int
+    tile: tuple[int, int, int] | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the result is that of the network on the whole volume."""
+        return self.strategy != "tiled"
+
+
+class DoesNotFitError(ValueError):
+    """No way to compute a prediction in the memory there is."""
+
+
+def plan_memory(
+    config: UNetConfig,
+    shape: Sequence[int],
+    *,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    max_bytes: int | None = None,
+    tile: int | None = None,
+) -> Plan:
+    """Choose how to compute a prediction: exactly if it fits, else in tiles.
+
+    Args:
+        config: Architecture.
+        shape: `(X, Y, Z)` of the padded volume in voxels.
+        device: Where to compute.
+        precision: `fp32`, `tf32` or `bf16`.
+        max_bytes: Memory that may be used; None means 90 % of what is available now.
+        tile: Edge of tiles in voxels, if tiles are wanted.
+
+    Raises:
+        DoesNotFitError: If not even small tiles fit; the message gives the figures.
+
+    Examples:
+        >>> plan_memory(UNetConfig(), (192, 256, 160), max_bytes=4 * 10**9).strategy
+        'kept'
+    """
+    kind = torch.device(device).type
+    budget = int(RESERVE * available_bytes(device)) if max_bytes is None else max_bytes
+    if tile is not None:
+        return _tiled(config, shape, tile, kind, precision)
+    for strategy in _exact_strategies(config, shape):
+        plan = Plan(
+            strategy, estimate_bytes(config, shape, strategy, device=kind, precision=precision)
+        )
+        if plan.num_bytes <= budget:
+            return plan
+    step = _tile_step(config)
+    largest = math.ceil(max(shape) / step) * step
+    smallest = min(math.ceil(MIN_TILE / step) * step, largest)
+    for edge in range(largest, smallest - 1, -step):
+        plan = _tiled(config, shape, edge, kind, precision)
+        if plan.num_bytes <= budget:
+            return plan
+    needed = _tiled(config, shape, smallest, kind, precision).num_bytes
+    raise DoesNotFitError(
+        f"a volume of {' x '.join(map(str, shape))} voxels needs {in_gigabytes(needed)} of memory"
+        f" even in tiles, but only {in_gigabytes(budget)} may be used on {kind}. Close other"
+        " programs, raise --max-memory, use --precision bf16, or crop the scan."
+    )
+
+
+def estimate_bytes(
+    config: UNetConfig,
+    shape: Sequence[int],
+    strategy: Strategy,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> int:
+    """Estimate of the memory that a pass takes at most, with inputs, outputs and weights.
+
+    Args:
+        config: Architecture.
+        shape: `(X, Y, Z)` in voxels.
+        strategy: `kept`, `recomputed` or `whole`.
+        device: `cpu` or `cuda`.
+        precision: `fp32`, `tf32` or `bf16`.
+    """
+    size = 2 if precision == "bf16" else 4
+    voxels = [math.prod(-(-n // 2**level) for n in shape) for level in range(config.num_levels)]
+    tensors = [size * v * f for v, f in zip(voxels, config.features, strict=True)]
+    skips = [0 if strategy == "recomputed" and not level else n for level, n in enumerate(tensors)]
+    peak = 0
+    for level, tensor in enumerate(tensors):  # what lives while a level is computed
+        above = sum(skips[:level])
+        below = tensors[level + 1] if level + 1 < len(tensors) else 0
+        here = (skips[level] + below) if level == 0 else (tensor + skips[level] + below)
+        peak = max(peak, above + here)
+    if strategy == "whole":  # nothing is streamed: upsampled, concatenated and convolved volumes
+        peak = sum(tensors) + 4 * tensors[0] + (2 * tensors[1] if len(tensors) > 1 else 0)
+    slab = min(slab_bytes(device), tensors[0])
+    workspace = 0 if strategy == "whole" else _WORKSPACE_SLABS.get(device, 8) * slab
+    ends = 4 * voxels[0] * (3 * config.in_channels + 3 * config.out_channels)
+    return peak + workspace + ends + 3 * 4 * _num_weights(config)
+
+
+def slab_bytes(device: str | torch.device) -> int:
+    """Size of slabs that suits a device: what its caches hold, or what keeps it busy."""
+    return _SLAB_BYTES.get(torch.device(device).type, 2**28)
+
+
+def available_bytes(device: str | torch.device = "cpu") -> int:
+    """Memory that is free now, limits of containers and batch systems included."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(psutil.virtual_memory().available, *_limits())
+
+
+def _limits() -> list[int]:
+    """What the control groups of Linux (version 2, then 1) still leave."""
+    left = [2**62]
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            left.append(int((_CGROUP / limit).read_text()) - int((_CGROUP / used).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return left
+
+
+def parse_size(text: str) -> int:
+    """Bytes from a text such as `4GB`, `800 MB` or `2GiB`.
+
+    Raises:
+        ValueError: If it is not a number above 0 with a known unit.
+
+    Examples:
+        >>> parse_size("1.5GB"), parse_size("2 GiB")
+        (1500000000, 2147483648)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", text.lower())
+    number = round(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    if number <= 0:
+        raise ValueError(f"memory must be a number and a unit, such as 4GB or 800MB, got {text!r}.")
+    return number
+
+
+def in_gigabytes(num_bytes: int) -> str:
+    """Bytes in words.
+
+    Examples:
+        >>> in_gigabytes(1_540_000_000)
+        '1.5 GB'
+    """
+    return f"{num_bytes / 1e9:.1f} GB"
+
+
+def _exact_strategies(config: UNetConfig, shape: Sequence[int]) -> tuple[Strategy, ...]:
+    streams = config.normalisation != "instance"
+    divisible = all(size % config.divisor == 0 for size in shape)
+    return ("kept", "recomputed") if streams and divisible else ("whole",)
+
+
+def _tiled(
+    config: UNetConfig, shape: Sequence[int], edge: int, device: str, precision: str
+) -> Plan:
+    step = _tile_step(config)
+    if edge < 1:
+        raise ValueError(f"tile must be at least 1 voxel, got {edge}.")
+    edge = max(math.ceil(edge / step) * step, 2 * math.ceil(HALO / step) * step)
+    x, y, z = (min(edge, math.ceil(n / config.divisor) * config.divisor) for n in shape)
+    strategy = _exact_strategies(config, (x, y, z))[0]
+    pass_bytes = estimate_bytes(config, (x, y, z), strategy, device=device, precision=precision)
+    whole = 4 * math.prod(shape) * (2 * config.in_channels + 3 * config.out_channels + 1)
+    return Plan("tiled", pass_bytes + whole, (x, y, z))
+
+
+def _tile_step(config: UNetConfig) -> int:
+    return max(config.divisor, 16)
+
+
+def _num_weights(config: UNetConfig) -> int:
+    """Number of weights of the convolutions, which outnumber all others."""
+    kernel, features = config.kernel_size**3, config.features
+    inputs = [config.in_channels, *features]
+    down = sum(
+        kernel * f * (c + (config.convs_per_level - 1) * f)
+        for c, f in zip(inputs, features, strict=False)
+    )
+    up = sum(
+        kernel * f * (f + deep + (config.convs_per_level - 1) * f)
+        for f, deep in itertools.pairwise(features)
+    )
+    return down + up

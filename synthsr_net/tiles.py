@@ -1,0 +1,76 @@
+"""Overlapping tiles that cover a volume, and how their predictions are blended."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def tile_starts(size: int, tile: int, overlap: int) -> list[int]:
+    """First voxels of tiles along an axis, evenly spread, overlapping by at least `overlap`.
+
+    Examples:
+        >>> tile_starts(200, 96, 32)
+        [0, 52, 104]
+    """
+    if tile >= size:
+        return [0]
+    number = -(-(size - overlap) // (tile - overlap))
+    return [round(i * (size - tile) / (number - 1)) for i in range(number)]
+
+
+def tile_weight(shape: Sequence[int], overlap: int, device: torch.device | str) -> Tensor:
+    """Weight of the voxels of a tile: 1 inside, falling linearly towards its faces.
+
+    Args:
+        shape: `(x, y, z)` of the tile.
+        overlap: Width of the fall in voxels.
+        device: Where the weights are.
+
+    Returns:
+        `(x, y, z)`, above 0 everywhere.
+    """
+    weight = torch.ones(tuple(shape), device=device)
+    for axis, size in enumerate(shape):
+        place = torch.arange(size, device=device)
+        distance = torch.minimum(place, size - 1 - place) + 1
+        ramp = (distance / (overlap + 1)).clamp(max=1)
+        weight *= ramp.view([-1 if a == axis else 1 for a in range(3)])
+    return weight
+
+
+def predict_tiles(
+    network: Callable[[Tensor], Tensor], x: Tensor, tile: Sequence[int], overlap: int
+) -> Tensor:
+    """Apply a network to tiles and blend the results where they overlap.
+
+    Args:
+        network: Takes `(C, x, y, z)` and gives `(O, x, y, z)`.
+        x: `(C, X, Y, Z)`; zeros are added where a tile is larger than the volume.
+        tile: Shape of a tile in voxels.
+        overlap: Least overlap of neighbouring tiles in voxels.
+
+    Returns:
+        `(O, X, Y, Z)`. Far from the faces of tiles it is what the whole volume gives; near them
+        the network sees less of its surroundings.
+    """
+    shape = x.shape[1:]
+    missing = [max(0, t - n) for t, n in zip(tile, shape, strict=True)]
+    if any(missing):
+        x = torch.nn.functional.pad(x, [p for m in reversed(missing) for p in (0, m)])
+    starts = [tile_starts(n, t, overlap) for n, t in zip(x.shape[1:], tile, strict=True)]
+    weight = tile_weight(tile, overlap, x.device)
+    total = torch.zeros(x.shape[1:], device=x.device)
+    result: Tensor | None = None
+    for corner in itertools.product(*starts):
+        place = tuple(slice(start, start + t) for start, t in zip(corner, tile, strict=True))
+        output = network(x[(slice(None), *place)])
+        if result is None:
+            result = output.new_zeros(output.shape[0], *x.shape[1:])
+        result[(slice(None), *place)] += output * weight
+        total[place] += weight
+    assert result is not None
+    return (result / total)[:, : shape[0], : shape[1], : shape[2]]
