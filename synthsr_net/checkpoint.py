@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from synthsr_transforms.atomic import replacing
-from synthsr_transforms.config_io import ConfigError, from_mapping
+from synthsr_transforms.config_io import from_mapping
 
 from .unet import UNet3d, UNetConfig
 
@@ -155,14 +156,15 @@ def save_model(
 
     Raises:
         ModelFileError: If the path has another ending.
+        OSError: If the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise ModelFileError(f"a model file must end in .safetensors, got {path}. Rename it.")
     header = {HEADER: json.dumps({"format": FORMAT_VERSION, **asdict(config)})}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, header)
+    with replacing(path) as temporary:  # not by save_file, whose files only their owner may read
+        temporary.write_bytes(save(tensors, header))
 
 
 def read_config(path: str | os.PathLike[str]) -> ModelConfig:
@@ -214,13 +216,21 @@ def network_of(config: UNetConfig, state: Mapping[str, Tensor], where: str) -> U
             f"{where} must hold the weights of its architecture, but {len(wrong)} differ, first"
             f" {wrong[0]}. Get the file again, or convert it again."
         )
-    for name, tensor in state.items():
-        if tensor.is_floating_point():
-            state[name] = tensor.to(torch.float32)
-            if not bool(torch.isfinite(state[name]).all()):
-                raise ModelFileError(f"{where} must hold finite weights, but {name} does not.")
+    for name in expected:
+        if expected[name].is_floating_point():
+            state[name] = _as_weights(state[name], name, where)
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def _as_weights(tensor: Tensor, name: str, where: str) -> Tensor:
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ModelFileError(f"{where} must hold floating point weights, but {name} is {kind}.")
+    tensor = tensor.to(torch.float32)
+    if not bool(torch.isfinite(tensor).all()):
+        raise ModelFileError(f"{where} must hold finite weights, but {name} does not.")
+    return tensor
 
 
 def _read(path: Path, weights: bool) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -248,7 +258,7 @@ def _config(header: str, path: Path) -> ModelConfig:
     try:
         settings = json.loads(header)
         version = settings.pop("format")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ModelFileError(f"{path} has a damaged header. Get the file again.") from error
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ModelFileError(
@@ -256,6 +266,17 @@ def _config(header: str, path: Path) -> ModelConfig:
             " Update synthsr."
         )
     try:
-        return from_mapping(ModelConfig, settings)
-    except ConfigError as error:
+        return from_mapping(ModelConfig, _literal(settings))
+    except ValueError as error:
         raise ModelFileError(f"{path}: {error}") from error
+
+
+def _literal(settings: Any) -> Any:
+    """Settings whose texts OmegaConf takes as they are, without looking up what `${...}` names."""
+    if isinstance(settings, dict):
+        return {key: _literal(value) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [_literal(value) for value in settings]
+    if isinstance(settings, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", settings)
+    return settings

@@ -19,6 +19,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """Activations by name, with the default constants of PyTorch (`elu`: alpha 1)."""
 
 NORMALISATIONS = ("batch", "instance", "none")
+MAX_LEVELS = 12
+"""Inputs of the deepest network must have thousands of voxels along each axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +56,13 @@ class UNetConfig:
     """Whether the output is turned into probabilities, as a segmentation network does."""
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "out_channels", "num_levels", "num_features"):
+        for name in ("in_channels", "out_channels", "num_features", "convs_per_level"):
             _check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        _check(self.convs_per_level >= 1, "convs_per_level", "at least 1", self.convs_per_level)
+        levels, multiplier = self.num_levels, self.feature_multiplier
+        _check(1 <= levels <= MAX_LEVELS, "num_levels", f"1 to {MAX_LEVELS}", levels)
+        _check(0 < multiplier <= 100, "feature_multiplier", "above 0, at most 100", multiplier)
         _check(
-            self.feature_multiplier > 0, "feature_multiplier", "above 0", self.feature_multiplier
+            min(self.features) >= 1, "feature_multiplier", "such that no level is empty", multiplier
         )
         odd = self.kernel_size >= 1 and self.kernel_size % 2 == 1
         _check(odd, "kernel_size", "odd and at least 1", self.kernel_size)
