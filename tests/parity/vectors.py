@@ -25,6 +25,9 @@ TIES = 1e-3
 
 Array = npt.NDArray[Any]
 
+OWN = Path(__file__).parent / "data"
+"""Vectors that come with the project."""
+
 
 @dataclass(frozen=True)
 class Vector:
@@ -33,12 +36,19 @@ class Vector:
     name: str
     arrays: dict[str, Array]
     device: torch.device | str = "cpu"
+    folder: Path = OWN
 
     @classmethod
     def read(cls, path: Path, device: torch.device | str = "cpu") -> Vector:
-        """Read a `.npz` file."""
+        """Read a `.npz` file; a weight file (`.h5`) has no arrays of its own."""
+        if path.suffix == ".h5":
+            return cls(path.stem, {}, device, path.parent)
         with np.load(path, allow_pickle=False) as file:
-            return cls(path.stem, dict(file), device)
+            return cls(path.stem, dict(file), device, path.parent)
+
+    def beside(self, name: str) -> Path:
+        """A file of the same folder, such as the weights used, or ours where it has none."""
+        return next((p for p in (self.folder / name, OWN / name) if p.is_file()), OWN / name)
 
     def __getitem__(self, key: str) -> Array:
         return self.arrays[key]
@@ -174,12 +184,6 @@ LATER: dict[str, str] = {
     "wgan": "adversarial training",
     "prior_estimation": "prior estimation",
     "t2_cropping": "prior estimation",
-    "predict_v1": "prediction",
-    "predict_hyperfine": "prediction",
-    "predict_fsv2": "prediction",
-    "resample_volume": "prediction",
-    "checkpoint": "networks",
-    "unet": "networks",
 }
 """Families that belong to work to come, and which."""
 

@@ -1,5 +1,25 @@
 """One module per group of families; importing them registers what they compare."""
 
-from . import acquisition, blur, generator, intensity, labels, layout, spatial
+from . import (
+    acquisition,
+    blur,
+    generator,
+    intensity,
+    labels,
+    layout,
+    networks,
+    prediction,
+    spatial,
+)
 
-__all__ = ["acquisition", "blur", "generator", "intensity", "labels", "layout", "spatial"]
+__all__ = [
+    "acquisition",
+    "blur",
+    "generator",
+    "intensity",
+    "labels",
+    "layout",
+    "networks",
+    "prediction",
+    "spatial",
+]
