@@ -6,42 +6,33 @@ Slices are shown in neurological convention: the left of the head is on the left
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from threading import Lock
+from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
-from .atomic import replacing
+from .drawing import (
+    CAPTION_PIXELS,
+    FAINT,
+    LETTERS,
+    PLANES,
+    Panel,
+    draw_grid,
+    drawing,
+    save_figure,
+    size_in_words,
+    write,
+    write_caption,
+)
 from .volumes import Volume, reorient
 
 Kind = Literal["labels", "reliability", "image"]
-Horizontal = Literal["left", "center", "right"]
-Vertical = Literal["bottom", "center", "top"]
 
-PLANES = (0, 1, 2)
-"""Axes across which slices are cut: sagittal, coronal, axial."""
-LETTERS = ("PAIS", "LRIS", "LRPA")
-"""What lies at the left, right, bottom and top of each slice."""
-
-_BACKGROUND, _TEXT, _FAINT = "#101114", "#f2f2f2", "#9aa0a6"
-_PIXELS_PER_MM, _MAX_WIDTH_PIXELS, _DPI = 2.0, 1600, 100
-_MIN_EXTENT, _MIN_COLUMN, _MIN_WIDTH = 192, 88, 540  # pixels: largest slice, title, all details
-_GAP, _TITLE, _CAPTION, _NAME = 8, 30, 22, 18  # pixels
-_EDGES: tuple[tuple[float, float, Horizontal, Vertical, tuple[float, float]], ...] = (
-    (0, 0.5, "left", "center", (3, 0)),
-    (1, 0.5, "right", "center", (-3, 0)),
-    (0.5, 0, "center", "bottom", (0, 3)),
-    (0.5, 1, "center", "top", (0, -3)),
-)
-"""Place of each letter in its panel, from 0 to 1, how it is aligned, and its offset in points."""
-_drawing = Lock()  # matplotlib draws in one thread at a time
+_MIN_WIDTH, _NAME = 540, 18  # pixels: all details, name of a sample
 
 _COLOURS: Mapping[int, tuple[int, int, int]] = {
     0: (0, 0, 0),
@@ -104,21 +95,16 @@ def save_preview(
     path: str | os.PathLike[str], volumes: Mapping[str, Volume], *, title: str = ""
 ) -> None:
     """Write the picture of a sample, see `preview_figure`, atomically."""
-    with _drawing:
-        _save(preview_figure(volumes, title=title), path)
+    with drawing:
+        save_figure(preview_figure(volumes, title=title), path)
 
 
 def save_overview(
     path: str | os.PathLike[str], samples: Mapping[str, Mapping[str, Volume]]
 ) -> None:
     """Write the picture of several samples, see `overview_figure`, atomically."""
-    with _drawing:
-        _save(overview_figure(samples), path)
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor=figure.get_facecolor())
+    with drawing:
+        save_figure(overview_figure(samples), path)
 
 
 def preview_figure(volumes: Mapping[str, Volume], *, title: str = "") -> Figure:
@@ -141,8 +127,8 @@ def preview_figure(volumes: Mapping[str, Volume], *, title: str = "") -> Figure:
     """
     rows = rows_of(volumes)
     centre = _centre_mm(rows[0].volume)
-    cells = [[(row, plane) for plane in PLANES] for row in rows]
-    figure = _draw_grid(cells, centre=[centre] * len(rows), title=title, min_width=_MIN_WIDTH)
+    panels = [[_panel(row, plane, centre) for plane in PLANES] for row in rows]
+    figure = draw_grid(panels, title=title, min_width=_MIN_WIDTH)
     for axes, row in zip(figure.axes[:: len(PLANES)], rows, strict=True):
         _caption(axes, row)
     return figure
@@ -158,15 +144,16 @@ def overview_figure(samples: Mapping[str, Mapping[str, Volume]]) -> Figure:
         [row for row in rows_of(volumes) if row.kind != "reliability"]
         for volumes in samples.values()
     ]
-    cells = [[(row, 2) for row in rows] for rows in per_sample]
-    centres = [_centre_mm(rows[0].volume) for rows in per_sample]
-    figure = _draw_grid(cells, centre=centres, caption=_CAPTION + _NAME)
+    panels = []
+    for rows in per_sample:
+        centre = _centre_mm(rows[0].volume)
+        panels.append([_panel(row, 2, centre) for row in rows])
+    figure = draw_grid(panels, caption=CAPTION_PIXELS + _NAME)
     columns = len(per_sample[0])
     for axes, name in zip(figure.axes[::columns], samples, strict=True):
-        _write(axes, name, 0, 1, "left", "bottom", offset=(0, 17), colour=_FAINT)
+        write(axes, name, offset=(0, 17), colour=FAINT)
     for position, axes in enumerate(figure.axes):
-        title = per_sample[position // columns][position % columns].title
-        _write(axes, title, 0, 1, "left", "bottom", offset=(0, 3))
+        write(axes, per_sample[position // columns][position % columns].title)
     return figure
 
 
@@ -209,71 +196,17 @@ def _profile(inside: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.intp]:
     return np.count_nonzero(inside, axis=tuple({0, 1, 2} - {axis}))
 
 
-# Drawing -----------------------------------------------------------------------------------------
-
-
-def _draw_grid(
-    cells: Sequence[Sequence[tuple[Row, int]]],
-    *,
-    centre: Sequence[npt.NDArray[np.float64]],
-    title: str = "",
-    caption: int = _CAPTION,
-    min_width: int = 0,
-) -> Figure:
-    """Draw slices in rows and columns, all to one scale, with room for a caption above each row."""
-    sizes = np.array([[_slice_size_mm(row.volume, plane) for row, plane in line] for line in cells])
-    widths, heights = sizes[..., 0].max(axis=0), sizes[..., 1].max(axis=1)
-    scale = max(_PIXELS_PER_MM, _MIN_EXTENT / max(widths.max(), heights.max()))
-    scale = min(scale, _MAX_WIDTH_PIXELS / widths.sum())
-    columns = np.maximum(np.rint(widths * scale), _MIN_COLUMN)
-    lefts = _GAP + np.concatenate([[0], np.cumsum(columns + _GAP)])
-    bottoms = (_TITLE if title else 0) + np.cumsum(np.rint(heights * scale) + caption)
-    width, height = max(int(lefts[-1]), min_width), int(bottoms[-1]) + _GAP
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor=_BACKGROUND)
-    FigureCanvasAgg(figure)
-    if title:
-        figure.text(
-            _GAP / width, 1 - 7 / height, title, color=_TEXT, fontsize=9, va="top", weight="bold"
-        )
-    for line, point, bottom, tall in zip(cells, centre, bottoms, heights, strict=True):
-        for (row, plane), left, wide in zip(line, lefts, widths, strict=False):
-            box = (left, height - bottom, wide * scale, tall * scale)
-            axes = figure.add_axes(tuple(np.array(box) / [width, height, width, height]))
-            _draw_slice(axes, row, plane, point)
-    return figure
-
-
-def _slice_size_mm(volume: Volume, plane: int) -> list[float]:
-    return [volume.data.shape[a] * volume.spacing_mm[a] for a in PLANES if a != plane]
-
-
-def _draw_slice(axes: Axes, row: Row, plane: int, centre_mm: npt.NDArray[np.float64]) -> None:
+def _panel(row: Row, plane: int, centre_mm: npt.NDArray[np.float64]) -> Panel:
     volume = row.volume
     voxel = np.linalg.inv(volume.affine) @ [*centre_mm, 1.0]
     index = int(np.clip(np.rint(voxel[plane]), 0, volume.data.shape[plane] - 1))
-    wide, tall = _slice_size_mm(volume, plane)
-    shown = np.take(volume.data, index, axis=plane).T
-    axes.set_facecolor(_BACKGROUND)
-    axes.axis("off")
-    axes.set_anchor("NW")
-    box = (0.0, wide, 0.0, tall)
+    wide, tall = (volume.data.shape[a] * volume.spacing_mm[a] for a in PLANES if a != plane)
+    pixels = np.take(volume.data, index, axis=plane).T
     if row.kind == "labels":
-        axes.imshow(label_colours(shown), extent=box, origin="lower", interpolation="nearest")
-    else:
-        low, high = intensity_window(volume.data, row.kind)
-        axes.imshow(
-            shown,
-            cmap="viridis" if row.kind == "reliability" else "gray",
-            vmin=low,
-            vmax=high,
-            extent=box,
-            origin="lower",
-            interpolation="nearest",
-        )
-    for letter, (across, up, horizontal, vertical, offset) in zip(
-        LETTERS[plane], _EDGES, strict=True
-    ):
-        _write(axes, letter, across, up, horizontal, vertical, offset=offset)
+        return Panel(label_colours(pixels), (wide, tall), LETTERS[plane])
+    window = intensity_window(volume.data, row.kind)
+    colours = "viridis" if row.kind == "reliability" else "gray"
+    return Panel(pixels, (wide, tall), LETTERS[plane], window, colours)
 
 
 def intensity_window(data: npt.NDArray[np.generic], kind: Kind) -> tuple[float, float]:
@@ -319,38 +252,8 @@ def _colour(value: int) -> tuple[int, int, int]:
 
 def _caption(axes: Axes, row: Row) -> None:
     """Write the name and the size of a volume above its first slice."""
-    size = " x ".join(str(n) for n in row.volume.data.shape)
-    spacing = " x ".join(f"{mm:g}" for mm in row.volume.spacing_mm)
-    details = f"{size} voxels of {spacing} mm"
+    details = size_in_words(row.volume)
     if row.kind != "labels":
         low, high = (float(f(row.volume.data)) for f in (np.min, np.max))
         details += f", {low:.3g} to {high:.3g}"
-    _write(axes, row.title, 0, 1, "left", "bottom", offset=(0, 3))
-    _write(axes, details, 0, 1, "left", "bottom", offset=(80, 3), colour=_FAINT)
-
-
-def _write(
-    axes: Axes,
-    text: str,
-    across: float,
-    up: float,
-    horizontal: Horizontal,
-    vertical: Vertical,
-    *,
-    offset: tuple[float, float] = (0, 0),
-    colour: str = _TEXT,
-) -> None:
-    """Write at a place of a panel from 0 to 1, moved by an offset in points."""
-    axes.annotate(
-        text,
-        (across, up),
-        xycoords="axes fraction",
-        xytext=offset,
-        textcoords="offset points",
-        ha=horizontal,
-        va=vertical,
-        color=colour,
-        fontsize=8,
-        annotation_clip=False,
-        path_effects=[withStroke(linewidth=2, foreground=_BACKGROUND)],
-    )
+    write_caption(axes, row.title, details)

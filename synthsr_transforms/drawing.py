@@ -1,0 +1,212 @@
+"""Slices of volumes, drawn side by side to one scale.
+
+Slices are shown in neurological convention: the left of the head is on the left of the picture.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any, Literal, NamedTuple
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from PIL import Image
+
+from .atomic import replacing
+from .volumes import Volume
+
+Horizontal = Literal["left", "center", "right"]
+Vertical = Literal["bottom", "center", "top"]
+
+PLANES = (0, 1, 2)
+"""Axes across which slices are cut: sagittal, coronal, axial."""
+LETTERS = ("PAIS", "LRIS", "LRPA")
+"""What lies at the left, right, bottom and top of each slice."""
+TEXT, FAINT = "#f2f2f2", "#9aa0a6"
+CAPTION_PIXELS = 22
+drawing = Lock()
+"""To be held while drawing: matplotlib draws in one thread at a time."""
+
+_BACKGROUND, _NOTHING = "#101114", "#23252b"
+_PIXELS_PER_MM, _MAX_WIDTH_PIXELS, _DPI = 2.0, 1600, 100
+_MIN_EXTENT, _MIN_COLUMN = 192, 88  # pixels: largest slice, title
+_GAP, _TITLE = 8, 30  # pixels
+_EDGES: tuple[tuple[float, float, Horizontal, Vertical, tuple[float, float]], ...] = (
+    (0, 0.5, "left", "center", (3, 0)),
+    (1, 0.5, "right", "center", (-3, 0)),
+    (0.5, 0, "center", "bottom", (0, 3)),
+    (0.5, 1, "center", "top", (0, -3)),
+)
+"""Place of each letter in its panel, from 0 to 1, how it is aligned, and its offset in points."""
+
+
+class Panel(NamedTuple):
+    """One slice.
+
+    Attributes:
+        pixels: `(H, W)` intensities, masked where there are none, or `(H, W, 3)` colours; the
+            first row is shown at the bottom.
+        size_mm: Width and height in mm.
+        letters: What lies at the left, right, bottom and top, see `LETTERS`.
+        window: Intensities shown black and white; unused for colours.
+        colours: Name of a colour map.
+    """
+
+    pixels: npt.NDArray[Any]
+    size_mm: tuple[float, float]
+    letters: str
+    window: tuple[float, float] = (0.0, 1.0)
+    colours: str = "gray"
+
+
+def draw_grid(
+    panels: Sequence[Sequence[Panel]],
+    *,
+    title: str = "",
+    caption: int = CAPTION_PIXELS,
+    min_width: int = 0,
+    pixels_per_mm: float | None = None,
+) -> Figure:
+    """Draw panels in rows and columns, all to one scale.
+
+    Args:
+        panels: Rows of panels, as long as each other or shorter.
+        title: Heading.
+        caption: Room above each row, in pixels.
+        min_width: Least width of the picture, in pixels.
+        pixels_per_mm: Scale; by default, one at which the panels can be seen and fit.
+
+    Returns:
+        A figure that no other code knows of, whose axes are the panels row by row.
+    """
+    columns = max(len(line) for line in panels)
+    sizes = np.zeros((len(panels), columns, 2))
+    for sizes_of_line, line in zip(sizes, panels, strict=True):
+        sizes_of_line[: len(line)] = [panel.size_mm for panel in line]
+    widths, heights = sizes[..., 0].max(axis=0), sizes[..., 1].max(axis=1)
+    scale = pixels_per_mm or _scale(widths, heights)
+    lefts = _GAP + np.concatenate(
+        [[0], np.cumsum(np.maximum(np.rint(widths * scale), _MIN_COLUMN) + _GAP)]
+    )
+    bottoms = (_TITLE if title else 0) + np.cumsum(np.rint(heights * scale) + caption)
+    width, height = max(int(lefts[-1]), min_width), int(bottoms[-1]) + _GAP
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor=_BACKGROUND)
+    FigureCanvasAgg(figure)
+    if title:
+        place = (_GAP / width, 1 - 7 / height)
+        style: dict[str, Any] = {
+            "color": TEXT,
+            "fontsize": 9,
+            "va": "top",
+            "weight": "bold",
+            "parse_math": False,
+        }
+        figure.text(*place, title, **style)
+    for line, bottom, tall in zip(panels, bottoms, heights, strict=True):
+        for panel, left, wide in zip(line, lefts, widths, strict=False):
+            box = (left, height - bottom, wide * scale, tall * scale)
+            axes = figure.add_axes(tuple(np.array(box) / [width, height, width, height]))
+            _draw_panel(axes, panel)
+    return figure
+
+
+def _scale(widths: npt.NDArray[np.float64], heights: npt.NDArray[np.float64]) -> float:
+    scale = max(_PIXELS_PER_MM, _MIN_EXTENT / max(widths.max(), heights.max()))
+    return float(min(scale, _MAX_WIDTH_PIXELS / widths.sum()))
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    axes.set_facecolor(_BACKGROUND)
+    axes.axis("off")
+    axes.set_anchor("NW")
+    box = (0.0, panel.size_mm[0], 0.0, panel.size_mm[1])
+    low, high = panel.window
+    colours = matplotlib.colormaps[panel.colours].with_extremes(bad=_NOTHING)
+    axes.imshow(
+        panel.pixels,
+        cmap=colours,
+        vmin=low,
+        vmax=high,
+        extent=box,
+        origin="lower",
+        interpolation="nearest",
+    )
+    for letter, (across, up, horizontal, vertical, offset) in zip(
+        panel.letters, _EDGES, strict=True
+    ):
+        write(axes, letter, (across, up), (horizontal, vertical), offset=offset)
+
+
+def write(
+    axes: Axes,
+    text: str,
+    place: tuple[float, float] = (0, 1),
+    align: tuple[Horizontal, Vertical] = ("left", "bottom"),
+    *,
+    offset: tuple[float, float] = (0, 3),
+    colour: str = TEXT,
+) -> None:
+    """Write at a place of a panel from 0 to 1, moved by an offset in points.
+
+    By default, at the left above the panel.
+    """
+    axes.annotate(
+        text,
+        place,
+        xycoords="axes fraction",
+        xytext=offset,
+        textcoords="offset points",
+        ha=align[0],
+        va=align[1],
+        color=colour,
+        fontsize=8,
+        annotation_clip=False,
+        parse_math=False,
+        path_effects=[withStroke(linewidth=2, foreground=_BACKGROUND)],
+    )
+
+
+def write_caption(axes: Axes, title: str, details: str) -> None:
+    """Write a title, and details after it, above a panel."""
+    write(axes, title)
+    write(axes, details, offset=(80, 3), colour=FAINT)
+
+
+def size_in_words(volume: Volume) -> str:
+    """Number of voxels of a volume, and their size.
+
+    Examples:
+        >>> size_in_words(Volume(np.zeros((2, 3, 4)), np.diag([1, 1, 5, 1.0])))
+        '2 x 3 x 4 voxels of 1 x 1 x 5 mm'
+    """
+    size = " x ".join(str(n) for n in volume.data.shape[:3])
+    spacing = " x ".join(f"{mm:g}" for mm in volume.spacing_mm)
+    return f"{size} voxels of {spacing} mm"
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, grey: bool = False) -> None:
+    """Write a figure as PNG, atomically.
+
+    Args:
+        figure: From `draw_grid`.
+        path: The file.
+        grey: Leave the colours out, which makes the file smaller.
+    """
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        if not grey:
+            figure.savefig(temporary, format="png", facecolor=figure.get_facecolor())
+            return
+        canvas = figure.canvas
+        assert isinstance(canvas, FigureCanvasAgg)
+        canvas.draw()
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+        picture.convert("L").save(temporary, format="png", compress_level=6)
