@@ -1,0 +1,176 @@
+"""The registry of models: published weights, where they are on the web, and models that ship."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SHIPPED_FOLDER = Path(__file__).parents[1] / "weights"
+"""Folder of the models that ship with the package, `NAME.safetensors`."""
+
+_GITHUB = "https://raw.githubusercontent.com/freesurfer/freesurfer/dev/mri_synthsr"
+_ANNEX = "https://surfer.nmr.mgh.harvard.edu/pub/dist/freesurfer/repo/annex.git/annex/objects"
+
+_FREESURFER: Mapping[str, Any] = {
+    "licence": "FreeSurfer Software License",
+    "licence_note": (
+        "These weights are distributed with FreeSurfer; its terms are at "
+        "https://surfer.nmr.mgh.harvard.edu/fswiki/FreeSurferSoftwareLicense"
+    ),
+}
+_SCIENCE_ADVANCES = (
+    "Iglesias JE, Billot B, Balbastre Y, et al. SynthSR: A public AI tool to turn heterogeneous "
+    "clinical brain scans into high-resolution T1-weighted images for 3D morphometry. Science "
+    "Advances 9(5):eadd3607 (2023). doi:10.1126/sciadv.add3607"
+)
+_NEUROIMAGE = (
+    "Iglesias JE, Billot B, Balbastre Y, et al. Joint super-resolution and synthesis of 1 mm "
+    "isotropic MP-RAGE volumes from clinical MRI exams with scans of different orientation, "
+    "resolution and contrast. NeuroImage 237:118206 (2021). doi:10.1016/j.neuroimage.2021.118206"
+)
+_RADIOLOGY = (
+    "Iglesias JE, Schleicher R, Laguna S, et al. Quantitative brain morphometry of portable "
+    "low-field-strength MRI using super-resolution machine learning. Radiology (2022). "
+    "doi:10.1148/radiol.220522"
+)
+
+_V2_SCAN: Mapping[str, Any] = {
+    "normalise_after_padding": True,
+    "clip_each_pass": True,
+    "sharpen": True,
+}
+"""Settings of a `ScanConfig` for the v2 models of FreeSurfer; v1 has its defaults."""
+_HYPERFINE_SCAN: Mapping[str, Any] = {"residual_input": 0, "output_range": None, "flip": False}
+_HYPERFINE_INPUTS: tuple[Mapping[str, Any], ...] = (
+    {"name": "T1", "contrast": "T1w", "maximum": 3.0},
+    {"name": "T2", "contrast": "T2w", "maximum": 2.0},
+)
+
+
+class ModelError(ValueError):
+    """A model that cannot be had; the message names it and says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownModel:
+    """A published model of the original authors.
+
+    Examples:
+        >>> KNOWN_MODELS["synthsr-v1"].size_bytes
+        53075984
+    """
+
+    name: str
+    description: str
+    licence: str
+    """In short."""
+    licence_note: str
+    """Where the terms come from."""
+    citation: str
+    """What to cite, one publication per line."""
+    file: str
+    """Name of the Keras weight file."""
+    url: str | None = None
+    """Address of the file; None if it must be brought along."""
+    size_bytes: int | None = None
+    sha256: str | None = None
+    """In hexadecimal digits."""
+    inputs: tuple[Mapping[str, Any], ...] = ({},)
+    """Settings of the `InputConfig` of each scan that the network takes."""
+    scan: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of its `ScanConfig`."""
+
+    @property
+    def input_text(self) -> str:
+        """The scans that the network takes, in words."""
+        return input_text([str(image.get("contrast", "any")) for image in self.inputs])
+
+
+def input_text(contrasts: Sequence[str]) -> str:
+    """The scans that a network takes, in words, from the contrast of each.
+
+    Examples:
+        >>> input_text(["T1w", "any"])
+        'T1w + any contrast'
+    """
+    return " + ".join("any contrast" if c == "any" else c for c in contrasts)
+
+
+def _annexed(folder: str, size_bytes: int, sha256: str) -> dict[str, Any]:
+    """Address, size and checksum of a file in the annex of FreeSurfer."""
+    key = f"SHA256E-s{size_bytes}--{sha256}.h5"
+    return {"url": f"{_ANNEX}/{folder}/{key}/{key}", "size_bytes": size_bytes, "sha256": sha256}
+
+
+KNOWN_MODELS: Mapping[str, KnownModel] = {
+    model.name: model
+    for model in (
+        KnownModel(
+            name="synthsr-v2",
+            description="Any MRI contrast, or CT; version 2.0 of January 2023, as in FreeSurfer.",
+            **_FREESURFER,
+            citation=f"{_SCIENCE_ADVANCES}\n{_NEUROIMAGE}",
+            file="synthsr_v20_230130.h5",
+            scan=_V2_SCAN,
+            **_annexed(
+                "f08/bc9",
+                106_163_752,
+                "a472f776e7b33b5ea6e10c801f55fee488f1477a208b3e6998dc1aec1d9c5f8b",
+            ),
+        ),
+        KnownModel(
+            name="synthsr-lowfield-v2",
+            description=(
+                "One scan of a portable low-field scanner (0.064 T), of any contrast; version 2.0 "
+                "of January 2023, as in FreeSurfer."
+            ),
+            **_FREESURFER,
+            citation=f"{_RADIOLOGY}\n{_SCIENCE_ADVANCES}",
+            file="synthsr_lowfield_v20_230130.h5",
+            scan=_V2_SCAN,
+            **_annexed(
+                "de0/799",
+                106_163_752,
+                "a7c5ea91c94fe31f3c716252caae0d181629201bd884dc59af88ddfd75ed4b84",
+            ),
+        ),
+        KnownModel(
+            name="synthsr-v1",
+            description="Any MRI contrast, or CT; version 1.0 of July 2021.",
+            **_FREESURFER,
+            citation=f"{_SCIENCE_ADVANCES}\n{_NEUROIMAGE}",
+            file="synthsr_v10_210712.h5",
+            url=f"{_GITHUB}/synthsr_v10_210712.h5",
+            size_bytes=53_075_984,
+            sha256="2fd59e96196388360eba95254fb6dfc9eb9eb8638018b590575e47e0a387f255",
+        ),
+        KnownModel(
+            name="synthsr-hyperfine",
+            description=(
+                "A T1-weighted and a T2-weighted scan of a Hyperfine scanner (0.064 T); version "
+                "1.0 of July 2021."
+            ),
+            licence="Apache-2.0",
+            licence_note=(
+                "That of the repository that holds the file, https://github.com/BBillot/SynthSR"
+            ),
+            citation=f"{_RADIOLOGY}\n{_NEUROIMAGE}",
+            file="SynthSR_v10_210712_hyperfine.h5",
+            inputs=_HYPERFINE_INPUTS,
+            scan=_HYPERFINE_SCAN,
+        ),
+    )
+}
+"""All published models, by name."""
+
+
+def shipped_models() -> dict[str, Path]:
+    """Model files that ship with the package, by name, sorted."""
+    return {path.stem: path for path in sorted(SHIPPED_FOLDER.glob("*.safetensors"))}
+
+
+def default_model() -> str | None:
+    """Name of the model that ships with the package, the first by name; None if none does."""
+    return next(iter(shipped_models()), None)
