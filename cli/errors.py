@@ -81,8 +81,12 @@ def as_click_error(error: Exception) -> click.ClickException:
         return InputError(f"{where}{error.strerror}.")
     if isinstance(error, (ValueError, OSError)):
         return InputError(text)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return WorkFailedError(f"out of memory. Make smaller pieces, or use --device cpu ({text}).")
+    no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if no_memory or "allocate memory" in text:  # PyTorch has no error of its own for the CPU
+        return WorkFailedError(
+            "out of memory. Make smaller pieces (predict: lower --max-memory), or use --device cpu"
+            f" ({text})."
+        )
     return WorkFailedError(
         f"unexpected {type(error).__name__}: {text.rstrip('.')}. Please report it, with what"
         f" --traceback (or {TRACEBACK}=1) prints."

@@ -16,10 +16,14 @@ from .errors import ReportingGroup
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 COMMANDS = {
+    "predict": "Turn clinical brain scans into 1 mm T1-weighted scans.",
+    "predict-hyperfine": "The same for pairs of low-field T1 and T2 scans.",
+    "models": "List and download models.",
+    "convert-weights": "Convert Keras weights of the original, and back.",
     "generate": "Make training pairs from label maps.",
     "labels": "Report the labels of label maps.",
 }
-"""Each command, in the module of its name, and its help in short."""
+"""Each command, in the module of its name (with _ for -), and its help in short."""
 
 
 class LazyGroup(ReportingGroup):
@@ -33,7 +37,8 @@ class LazyGroup(ReportingGroup):
         """Import a command."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(f"{__package__}.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command = getattr(import_module(f"{__package__}.{name}"), name)
         assert isinstance(command, click.Command)
         return command
 
@@ -60,7 +65,7 @@ class LazyGroup(ReportingGroup):
 )
 @click.version_option(package_name="synthsr", prog_name="synthsr", message="%(prog)s %(version)s")
 def synthsr() -> None:
-    """Synthetic brain scans from label maps.
+    """1 mm T1-weighted scans from any brain scan, and synthetic scans to train for it.
 
     Each command has its own help: synthsr generate --help.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -66,6 +67,74 @@ def threads_option(command: Command) -> Command:
         callback=_use_threads,
         help="Threads to compute with on the CPU.  [default: all cores]",
     )(command)
+
+
+def prediction_options(command: Command) -> Command:
+    """Add the options of all commands that predict."""
+    options: list[Option[Any]] = [
+        click.option(
+            "--model",
+            metavar="NAME|FILE",
+            help="A model of `synthsr models`, a model file, or a Keras file of the original.",
+        ),
+        click.option(
+            "--legacy",
+            type=click.Choice(["v1", "v2"]),
+            help="Do exactly what the original repository (v1) or FreeSurfer's script (v2) does.",
+        ),
+        click.option(
+            "--grid",
+            type=click.Choice(["1mm", "input"]),
+            default="1mm",
+            show_default=True,
+            help="Write 1 mm voxels in the directions of the scan, or the scan's own voxels.",
+        ),
+        click.option(
+            "--report",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Write pictures, and a report.html that shows all scans of the run.",
+        ),
+        click.option(
+            "--uncertainty",
+            type=click.Path(path_type=Path),
+            metavar="OUT",
+            help="Write the spread of the prediction as well, where the model predicts one.",
+        ),
+        click.option("--resume", is_flag=True, help="Keep complete output, and make the rest."),
+        overwrite_option,
+        device_option,
+        click.option(
+            "--precision",
+            type=click.Choice(["fp32", "tf32", "bf16", "auto"]),
+            default="fp32",
+            show_default=True,
+            help="tf32 (NVIDIA GPUs) and bf16 are quicker and rougher; auto takes what the hardware"
+            " is built for.",
+        ),
+        threads_option,
+        click.option(
+            "--max-memory",
+            metavar="SIZE",
+            help="Stay below this, such as 4GB: scans are cut into tiles.  [default: what is free]",
+        ),
+        click.option("--tile", type=click.IntRange(min=1), metavar="N", help="Size of tiles."),
+        click.option(
+            "--devices",
+            metavar="N|all",
+            help="Share the scans among N processes of this machine, each with a GPU of its own.",
+        ),
+        click.option(
+            "--shard",
+            type=Shard(),
+            metavar="I/N",
+            help="Take only the I-th of N parts of the scans.",
+        ),
+        traceback_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def traceback_option(command: Command) -> Command:

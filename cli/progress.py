@@ -14,18 +14,23 @@ SECONDS_BETWEEN_LINES = 10
 
 
 @contextmanager
-def progress(what: str, total: int, *, done: int = 0) -> Iterator[Callable[[], None]]:
+def progress(
+    what: str, total: int, *, done: int = 0, quiet: bool = False
+) -> Iterator[Callable[[], None]]:
     """Count things that get done.
 
     Args:
         what: Their name, in the plural.
         total: How many there are.
         done: How many were done before.
+        quiet: Whether to say nothing.
 
     Yields:
         Function to call after each.
     """
-    if sys.stderr.isatty():
+    if quiet:
+        yield lambda: None
+    elif sys.stderr.isatty():
         with _bar(what, total, done) as advance:
             yield advance
     else:

@@ -1,0 +1,129 @@
+"""`synthsr predict`: clinical scans to 1 mm T1-weighted scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .errors import InputError
+from .options import prediction_options
+from .prediction import PredictionCommand, predict_all
+
+if TYPE_CHECKING:
+    from synthsr_net.batch.tasks import Task
+
+
+@click.command(cls=PredictionCommand)
+@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))
+@click.option("--ct", is_flag=True, help="Scans are CT: clip them to [0, 80] HU.")
+@click.option(
+    "--flip/--no-flip",
+    default=None,
+    help="Average with the prediction of the mirrored scan.  [default: as the model says]",
+)
+@click.option(
+    "--sharpen/--no-sharpen",
+    default=None,
+    help="Sharpen the prediction (unsharp mask).  [default: as the model says]",
+)
+@click.option(
+    "--lesion-mask",
+    type=click.Path(path_type=Path),
+    metavar="FILE|DIR",
+    help="Keep the lesion of this mask instead of filling it in; a folder for a folder of scans.",
+)
+@click.option(
+    "--with",
+    "others",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="Another input of a model that takes several, by its name. May be repeated.",
+)
+@click.option("--bids", is_flag=True, help="INPUT is a BIDS dataset, OUTPUT its derivative.")
+@click.option(
+    "--participant-label",
+    "participants",
+    multiple=True,
+    metavar="LABEL",
+    help="Take only this participant of the BIDS dataset. May be repeated.",
+)
+@prediction_options
+def predict(source: Path, output: Path, **options: Any) -> None:
+    """Turn scans of any MRI contrast, or CT, into T1-weighted scans of 1 mm.
+
+    INPUT is a scan (.nii, .nii.gz, .mgz, .npz), a folder of scans, a .txt list with one path per
+    line, or a BIDS dataset. OUTPUT is a file for one scan, a .txt list for a list, or a folder, in
+    which scan.nii.gz becomes scan_synthsr.nii.gz.
+
+    \b
+    Examples:
+      One scan:
+        synthsr predict scan.nii.gz t1.nii.gz
+      A folder, with pictures to look at:
+        synthsr predict scans/ predictions/ --report report/
+      CT scans:
+        synthsr predict ct/ predictions/ --ct
+      A BIDS dataset, and going on after an interruption:
+        synthsr predict dataset/ dataset/derivatives/synthsr --bids --resume
+      Eight GPUs:
+        synthsr predict scans/ predictions/ --devices 8
+      Just as FreeSurfer does it:
+        synthsr predict scan.nii.gz t1.nii.gz --model synthsr-v2 --legacy v2
+    """  # noqa: D301 - click reads the character itself
+    names, files = _named(options["others"])
+    if options["bids"]:
+        _predict_bids(source, output, options)
+        return
+    if options["participants"]:
+        raise InputError("--participant-label needs --bids. Add it, or give a folder.")
+
+    def plan() -> list[Task]:
+        from synthsr_net.batch.tasks import plan_tasks
+
+        return plan_tasks(
+            [source, *files],
+            output,
+            lesion_mask=options["lesion_mask"],
+            uncertainty=options["uncertainty"],
+        )
+
+    predict_all(plan, options, names=[None, *names], output=output)
+
+
+def _named(others: tuple[str, ...]) -> tuple[list[str], list[Path]]:
+    names, files = [], []
+    for text in others:
+        name, equals, file = text.partition("=")
+        if not (name and equals and file):
+            raise InputError(f"--with must be NAME=FILE, such as T2=t2.nii.gz, got {text!r}.")
+        names.append(name)
+        files.append(Path(file))
+    return names, files
+
+
+def _predict_bids(source: Path, output: Path, options: dict[str, Any]) -> None:
+    for name, option in (("others", "--with"), ("lesion_mask", "--lesion-mask")):
+        if options[name]:
+            raise InputError(f"{option} does not go with --bids. Give scans by path instead.")
+    if options["ct"]:
+        raise InputError("--ct does not go with --bids, where CT is told by its suffix.")
+
+    def plan() -> list[Task]:
+        from synthsr_net.batch.tasks import plan_bids
+
+        return plan_bids(
+            source,
+            output,
+            participants=options["participants"],
+            uncertainty=options["uncertainty"],
+        )
+
+    def start() -> None:
+        from synthsr_net.batch.bids import write_descriptions
+
+        write_descriptions(source, [output, options["uncertainty"]])
+
+    predict_all(plan, options, output=output, start=start)

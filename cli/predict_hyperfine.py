@@ -1,0 +1,43 @@
+"""`synthsr predict-hyperfine`: pairs of low-field T1 and T2 scans to 1 mm T1-weighted scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import prediction_options
+from .prediction import PredictionCommand, predict_all
+
+if TYPE_CHECKING:
+    from synthsr_net.batch.tasks import Task
+
+
+@click.command(cls=PredictionCommand)
+@click.argument("t1", metavar="T1", type=click.Path(path_type=Path))
+@click.argument("t2", metavar="T2", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))
+@prediction_options
+def predict_hyperfine(t1: Path, t2: Path, output: Path, **options: Any) -> None:
+    """Turn a T1 and a T2 scan of a Hyperfine scanner into one T1-weighted scan of 1 mm.
+
+    T1 and T2 are scans, two folders whose files are matched by name (s1_T1.nii with s1_T2.nii), or
+    two .txt lists that are matched line by line. The T2 scan is resampled to the T1 scan, so the
+    two must be aligned in their headers. OUTPUT is as for synthsr predict; names are those of T1.
+
+    \b
+    Examples:
+      One pair:
+        synthsr predict-hyperfine t1.nii.gz t2.nii.gz prediction.nii.gz
+      Two folders:
+        synthsr predict-hyperfine t1/ t2/ predictions/
+    """  # noqa: D301 - click reads the character itself
+
+    def plan() -> list[Task]:
+        from synthsr_net.batch.tasks import plan_tasks
+
+        return plan_tasks([t1, t2], output, uncertainty=options["uncertainty"])
+
+    options["default_model"] = "synthsr-hyperfine"
+    predict_all(plan, options, names=["T1", "T2"], output=output)
