@@ -19,4 +19,4 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         median = f"{bench.stats.median * 1000:.1f} ms"
         terminalreporter.write_line(f"{bench.name[:44]:44}{median:>12}{peak:>14}")
     info = done[0].extra_info
-    terminalreporter.write_line(f"{info['machine']}, {info['threads']} threads, {info['size']}^3")
+    terminalreporter.write_line(f"{info['machine']}, {info['threads']} threads, {info['size']}")

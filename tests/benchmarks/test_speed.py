@@ -139,7 +139,7 @@ def run(benchmark: Any, kind: str, name: str, batch: SubjectsBatch, device: torc
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    benchmark.extra_info["size"] = size
+    benchmark.extra_info["size"] = f"{size}^3"
     benchmark.extra_info["threads"] = torch.get_num_threads()
     cuda = device.type == "cuda"
     benchmark.extra_info["machine"] = (
