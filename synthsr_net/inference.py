@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def predict_volume(
     if plan is None:
         shape = tuple(x.shape[1:])
         plan = plan_memory(network.config, shape, device=x.device, precision=precision)
-    with torch.no_grad(), _products(tf32=precision == "tf32"):
+    with torch.no_grad(), _products(x.device, tf32=precision == "tf32"):
         forward = _forward(network, x, plan, dtype)
         result = _finished(forward(x), finish)
         if flip:
@@ -123,11 +124,21 @@ def _finished(output: Tensor, finish: Pass | None) -> Tensor:
 
 
 @contextmanager
-def _products(*, tf32: bool) -> Iterator[None]:
-    """Say whether NVIDIA GPUs may round the factors of float32 convolutions."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = tf32
-    try:
+def _products(device: torch.device, *, tf32: bool) -> Iterator[None]:
+    """Say whether NVIDIA GPUs may round the factors of float32 convolutions.
+
+    PyTorch has one such switch for all threads, so one pass at a time is put on its way.
+    """
+    if device.type != "cuda":
         yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+        return
+    with _SWITCH:
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = tf32
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+
+
+_SWITCH = Lock()

@@ -24,8 +24,8 @@ MIN_TILE = 96
 RESERVE = 0.9
 """Share of the available memory that is used at most."""
 
-_SLAB_BYTES = {"cpu": 8 * 2**20, "cuda": 2**28}
-_WORKSPACE_SLABS = {"cpu": 10, "cuda": 8}
+_SLAB_BYTES = {"cpu": 8 * 2**20, "cuda": 2**26}
+_WORKSPACE_SLABS = {"cpu": 10, "cuda": 16}
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _CGROUP = Path("/sys/fs/cgroup")
 

@@ -44,6 +44,15 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(name)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def whole_products() -> Iterator[None]:
+    """Tests compare with networks applied in full float32: no rounding to TF32 on NVIDIA GPUs."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
 @pytest.fixture(scope="session")
 def affines() -> dict[str, Tensor]:
     """Voxel-to-world matrices of several kinds, `(4, 4)` float64."""

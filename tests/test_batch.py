@@ -336,27 +336,27 @@ class TestRun:
             assert found.header["descrip"] == expected.header["descrip"]
 
     def test_reading_computing_and_writing_overlap(self, make_tasks, predictor, monkeypatch):
-        active: set[str] = set()
-        seen: list[set[str]] = []
-        threads: dict[str, set[int]] = {}
+        steps = {"prepare": 3, "infer": 2, "finish": 1}  # scans of which each step meets the others
+        begun = {name: threading.Event() for name in steps}
+        threads: dict[str, list[int]] = {name: [] for name in steps}
+        met: list[bool] = []
 
-        def slow(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def meeting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
-                threads.setdefault(name, set()).add(threading.get_ident())
-                active.add(name)
-                seen.append(set(active))
-                time.sleep(0.03)
-                active.discard(name)
+                threads[name].append(threading.get_ident())
+                if len(threads[name]) == steps[name]:
+                    begun[name].set()
+                    met.extend(event.wait(timeout=10) for event in begun.values())
                 return function(*args, **kwargs)
 
             return call
 
-        for name in ("prepare", "infer", "finish"):
-            monkeypatch.setattr(predictor, name, slow(name, getattr(predictor, name)))
+        for name in steps:
+            monkeypatch.setattr(predictor, name, meeting(name, getattr(predictor, name)))
         list(Batch(make_tasks(8), predictor).run())
-        assert {"prepare", "infer", "finish"} in seen  # three scans at once
-        assert threads["infer"] == {threading.get_ident()}
-        assert not threads["prepare"] & threads["finish"]
+        assert met == [True] * 9  # three scans at once
+        assert set(threads["infer"]) == {threading.get_ident()}
+        assert not set(threads["prepare"]) & set(threads["finish"])
 
     def test_few_scans_are_in_memory_at_a_time(self, make_tasks, predictor, monkeypatch):
         loaded, most, lock = 0, 0, threading.Lock()

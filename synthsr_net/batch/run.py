@@ -28,8 +28,9 @@ from ..scan import Prediction, read_scan
 from .outcome import BatchReport, Outcome
 from .tasks import Task, remove_leftovers
 
-READERS_BESIDE_GPU, WRITERS_BESIDE_GPU = 4, 8
-"""Threads beside a GPU, at most; beside a network on the CPU there is one of each."""
+READERS_BESIDE_GPU, WRITERS_BESIDE_GPU = 6, 12
+"""Threads beside a GPU, at most; beside a network on the CPU there is one of each. Compressing a
+head takes about a second of one core, ten times what a GPU needs to predict it."""
 
 
 class DiskFullError(ValueError):
@@ -137,8 +138,8 @@ class Batch:
         if self.predictor.device.type == "cpu":
             return 1, 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
-        half = max(1, cores // 2)
-        return min(READERS_BESIDE_GPU, half), min(WRITERS_BESIDE_GPU, half)
+        readers, writers = max(1, cores // 2), max(1, cores * 3 // 4)
+        return min(READERS_BESIDE_GPU, readers), min(WRITERS_BESIDE_GPU, writers)
 
     def _ahead(
         self, pool: ThreadPoolExecutor, number: int
