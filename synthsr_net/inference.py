@@ -58,7 +58,7 @@ def predict_volume(
     if plan is None:
         shape = tuple(x.shape[1:])
         plan = plan_memory(network.config, shape, device=x.device, precision=precision)
-    with torch.no_grad(), _products(x.device, tf32=precision == "tf32"):
+    with torch.no_grad(), _products(x.device, tf32=precision != "fp32"):
         forward = _forward(network, x, plan, dtype)
         result = _finished(forward(x), finish)
         if flip:

@@ -8,7 +8,7 @@ channels last, slabs stay in the caches of the processor, and upsampled volumes 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -152,12 +152,13 @@ class StreamedUNet:
         return self._headed(slabs, source.shape)
 
     def _room(self, shape: torch.Size, stage: Stage) -> Tensor:
-        return self.head.weight.new_empty(*shape[:3], stage.features)
+        size = (*shape[:3], stage.features)
+        return self.head.weight.new_empty(size, dtype=self.dtype)
 
     def _headed(self, slabs: Slabs, shape: torch.Size) -> Tensor:
         weight, bias = self.head.weight[:, :, 0, 0, 0], self.head.bias
-        result = weight.new_empty(weight.shape[0], *shape[:3], dtype=torch.float32)
-        outputs = mapped(lambda slab: F.linear(slab, weight, bias).float(), slabs)
+        result = weight.new_empty(weight.shape[0], *shape[:3])
+        outputs = mapped(lambda slab: F.linear(slab.float(), weight, bias), slabs)
         fill(result.permute(1, 2, 3, 0), outputs)
         return result.softmax(0) if self.softmax else result
 
@@ -183,7 +184,8 @@ def prepare(network: UNet3d, dtype: torch.dtype) -> StreamedUNet:
 
     Args:
         network: In inference; its normalisation must not be `instance`, which needs whole volumes.
-        dtype: Precision of the products; sums are float32 inside every layer.
+        dtype: Precision of the products; sums are float32 inside every layer, and so are the last
+            convolution and the head.
     """
     activation = IN_PLACE.get(network.config.activation) or ACTIVATIONS[network.config.activation]
     encoder, decoder = _levels(network.encoder), _levels(network.decoder)
@@ -196,10 +198,11 @@ def prepare(network: UNet3d, dtype: torch.dtype) -> StreamedUNet:
         _stage(level, norm, dtype, activation, joins=index >= len(encoder))
         for index, (level, norm) in enumerate(zip((*encoder, *decoder), norms, strict=True))
     ]
+    stages[-1] = _exact_at_the_end(stages[-1], (*encoder, *decoder)[-1])
     return StreamedUNet(
         encoder=tuple(stages[: len(encoder)]),
         decoder=tuple(stages[len(encoder) :]),
-        head=_cast(head, dtype),
+        head=head,
         softmax=network.config.softmax,
         dtype=dtype,
     )
@@ -256,6 +259,18 @@ def _stage(
     convolutions = tuple(_cast(convolution, dtype) for convolution in (first, *others))
     rising = norm is None or bool((norm.weight >= 0).all())
     return Stage(convolutions, low, norm, rising, activation)
+
+
+def _exact_at_the_end(stage: Stage, level: Level) -> Stage:
+    """The last stage with its last convolution in float32, as the head is.
+
+    The features before the head are large and cancel in it: rounding them to bf16 makes most of
+    the error of the whole network.
+    """
+    if stage.low is not None and len(stage.convs) == 1:
+        return stage  # what it is added to has the lower precision
+    last = _cast(_weights(level.convs[-1]), torch.float32)
+    return replace(stage, convs=(*stage.convs[:-1], last))
 
 
 def _of_upsampled(weight: Tensor) -> Convolution:

@@ -34,7 +34,7 @@ class Convolution:
 
     def __call__(self, planes: Tensor) -> Tensor:
         """Convolve planes that bring their neighbours along; beyond Y and Z lie zeros."""
-        if planes.shape[-1] == 1 and self.radius == 1 and planes.dtype == torch.float32:
+        if planes.shape[-1] == 1 and self.radius == 1 and self.weight.dtype == torch.float32:
             return self._of_one_channel(planes)
         return convolve(planes, self.weight, self.bias, self.radius)
 
@@ -56,7 +56,7 @@ def convolve(planes: Tensor, weight: Tensor, bias: Tensor | None, padding: int) 
         bias: `(O,)` or None.
         padding: Number of zeros at the borders of Y and Z.
     """
-    x, around = channels_first(planes), (0, padding, padding)
+    x, around = channels_first(planes.to(weight.dtype)), (0, padding, padding)
     if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
         # conv3d would take a slow path for thin slabs
         once = (1, 1, 1)
