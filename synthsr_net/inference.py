@@ -112,7 +112,7 @@ def _exact(
     keep: bool,
 ) -> Pass:
     if not can_stream(network, shape):
-        same = copy.deepcopy(network).to(dtype=dtype)
+        same = copy.deepcopy(network).eval().to(dtype=dtype)
         return lambda volume: same(volume[None].to(dtype))[0].float()
     streamed = prepare(network, dtype)
     elements = slab_bytes(device) // dtype.itemsize

@@ -100,9 +100,10 @@ def plan_memory(
         if plan.num_bytes <= budget:
             return plan
     needed = _tiled(config, shape, smallest, kind, precision).num_bytes
+    allowed = in_gigabytes(max(0, budget))
     raise DoesNotFitError(
         f"a volume of {' x '.join(map(str, shape))} voxels needs {in_gigabytes(needed)} of memory"
-        f" even in tiles, but only {in_gigabytes(budget)} may be used on {kind}. Close other"
+        f" even in tiles, but only {allowed} may be used on {kind}. Close other"
         " programs, raise --max-memory, use --precision bf16, or crop the scan."
     )
 
@@ -154,6 +155,19 @@ def available_bytes(device: str | torch.device = "cpu") -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return min(psutil.virtual_memory().available, *_limits())
+
+
+def left_of(limit: int, device: str | torch.device = "cpu") -> int:
+    """What is left of a limit of this process for a prediction: less what it holds already.
+
+    Args:
+        limit: Bytes that the process may hold, in all on a CPU, on the device elsewhere.
+        device: Where to compute.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return limit - torch.cuda.memory_allocated(device)
+    return limit - psutil.Process().memory_info().rss if device.type == "cpu" else limit
 
 
 def _limits() -> list[int]:

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from .atomic import replacing
+from .atomic import nearest_folder, replacing, why_unwritable
 from .config_io import read_yaml, to_yaml
 from .job_record import (
     TABLE,
@@ -232,23 +231,12 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
         JobError: If it is no folder or may not be written to.
     """
     path = Path(folder)
-    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
-    wrong = None
-    if not nearest.is_dir():
-        wrong = f"{nearest} is a file"
-    elif not os.access(nearest, os.W_OK | os.X_OK):
-        wrong = f"no permission to write to {nearest}"
-    else:
-        try:
-            tempfile.TemporaryFile(dir=nearest).close()  # some folders promise more than they keep
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                wrong = f"no file can be made in {nearest}"
+    wrong = why_unwritable(path)
     if wrong:
         raise JobError(
             f"output folder must be writable, got {path} ({wrong}). Choose another with --out."
         )
-    return nearest
+    return nearest_folder(path)
 
 
 @contextmanager

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +18,7 @@ from .generator import BRAIN_BOX, Generator
 from .job_folder import JobFolder
 from .job_record import Sample
 from .sources import Case, case_affine, read_case
+from .threads import num_cores, threads
 from .volumes import Volume, reorient
 
 if TYPE_CHECKING:
@@ -69,9 +68,9 @@ class StartedJob:
             samples that are being written are finished and nothing is left of the others.
         """
         load = lru_cache(maxsize=CACHED_CASES)(self._load)
-        number = WRITERS if self.job.device == "cpu" else min(WRITERS_BESIDE_GPU, _num_cores())
+        number = WRITERS if self.job.device == "cpu" else min(WRITERS_BESIDE_GPU, num_cores())
         waiting: deque[Future[Sample]] = deque()
-        with _threads(1) as reader, _threads(number) as writers:
+        with threads(1) as reader, threads(number) as writers:
             if self.job.preview:
                 self._draw_missing_previews()
             sources = _ahead(reader, load, [sample.case for sample in self.samples])
@@ -129,20 +128,13 @@ class StartedJob:
             self.folder.write_overview(complete)
 
 
-# Volumes and threads -----------------------------------------------------------------------------
+# Volumes and cases -------------------------------------------------------------------------------
 
 
 def _to_volume(image: ImagesBatch) -> Volume:
     data = image.data[0].detach().cpu().movedim(0, -1).numpy()
     affine = np.asarray(image.affines[0].data.cpu(), dtype=np.float64)
     return Volume(data[..., 0] if data.shape[-1] == 1 else data, affine)
-
-
-def _num_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _ahead(
@@ -155,13 +147,3 @@ def _ahead(
         source = current.result()
         upcoming = None if following is None else pool.submit(load, following)
         yield source
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads whose work in progress is finished, and the rest dropped, whatever happens."""
-    pool = ThreadPoolExecutor(number)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -146,6 +146,26 @@ class TestAffine:
         assert "sform and qform disagree" in doubts
         assert "7.0 degrees" in doubts
 
+    def test_forms_that_mirror_each_other_put_left_and_right_in_doubt(self):
+        affine, doubts = affine_and_doubts(header_image(matrix(), matrix((-2, 2, 2))))
+        np.testing.assert_allclose(affine, matrix())
+        assert "mirror each other" in doubts
+        assert "Check left and right" in doubts
+
+    def test_signs_of_spacings_do_not_count(self):
+        image = header_image(matrix(), matrix())
+        header = image.header.copy()
+        header["pixdim"][2:4] *= -1
+        assert affine_of(image, header, "a.nii")[1] == []
+
+    def test_an_invalid_qform_is_told_and_not_used(self):
+        image = header_image(matrix(), matrix())
+        header = image.header.copy()
+        header["quatern_b"] = header["quatern_c"] = 0.9
+        affine, doubts = affine_of(image, header, "a.nii")
+        np.testing.assert_allclose(affine, matrix())
+        assert doubts == ["the qform is invalid: the sform is used."]
+
     def test_a_difference_below_half_a_mm_is_not_told(self):
         assert affine_and_doubts(header_image(matrix(), matrix(at=(0.3, 0, 0))))[1] == ""
 
@@ -169,6 +189,18 @@ class TestAffine:
         affine, doubts = affine_and_doubts(header_image(np.eye(4)))
         np.testing.assert_allclose(affine, np.eye(4))
         assert "unit affine" in doubts
+
+    def test_unit_sform_gives_way_to_a_qform_of_other_spacing(self):
+        qform = matrix((1.5, 2, 2.5), (5, -4, 3), (-80, -90, -100))
+        affine, doubts = affine_and_doubts(header_image(np.eye(4), qform))
+        np.testing.assert_allclose(affine, qform, atol=1e-4)
+        assert "unit sform, but voxels of 1.5 x 2 x 2.5 mm: the qform is used" in doubts
+
+    def test_unit_sform_that_disagrees_with_a_qform_of_1_mm_is_told(self):
+        qform = matrix((1, 1, 1), (0, 0, 30), (-80, -90, -100))
+        affine, doubts = affine_and_doubts(header_image(np.eye(4), qform))
+        np.testing.assert_allclose(affine, np.eye(4))
+        assert "sform and qform disagree" in doubts
 
     def test_spacing_unlike_that_of_the_affine_is_told(self):
         affine, doubts = affine_and_doubts(header_image(matrix(), zooms=(2, 2, 5)))

@@ -22,6 +22,7 @@ from synthsr_net.memory import (
     Plan,
     available_bytes,
     estimate_bytes,
+    left_of,
     parse_size,
     plan_memory,
 )
@@ -337,6 +338,14 @@ def test_available_memory_heeds_the_limit_of_a_container(
     assert available_bytes() > free // 2
     (tmp_path / "memory.max").write_text("1007\n")
     assert available_bytes() == 1000
+
+
+def test_what_the_process_holds_counts_towards_its_limit() -> None:
+    held = torch.ones(10**7)
+    left = left_of(10**10)
+    more = torch.ones(10**8)
+    assert 0 < left < 10**10 - held.nbytes
+    assert left - left_of(10**10) > 0.9 * more.nbytes
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "4 apples", "1e9"])

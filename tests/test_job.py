@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -510,7 +511,7 @@ class TestWriting:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
         seen: list[Case] = []
-        monkeypatch.setattr(job_folder.tempfile, "TemporaryFile", refuse)
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
         with pytest.raises(JobError, match=r"must be writable, got .*no file can be made in"):
             make_job().start(seen.append)
         assert seen == []

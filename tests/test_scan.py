@@ -318,6 +318,12 @@ class TestNormalisation:
         assert tuple(x.shape) == (1, 16, 16, 16)
         np.testing.assert_allclose(np.diag(prediction.image.affine), [2, 2, 2, 1])
 
+    @pytest.mark.parametrize("legacy", ["v1", "v2"])
+    def test_legacy_pads_to_32_whatever_the_model_says(self, legacy: str):
+        scan = Scan(noise((20, 33, 18)), affine_of())
+        x, _ = to_network_space([scan], model(divisor=8), legacy=legacy)
+        assert tuple(x.shape) == (1, 32, 64, 32)
+
 
 class TestOutput:
     def space(self, config: ModelConfig, **options: Any) -> tuple[torch.Tensor, ScanSpace]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchio as tio
+from nibabel.imageglobals import logger
 
 from synthsr_net.scan import Scan, ScanError, check_file, read_scan, scan_of
 from synthsr_transforms.volumes import VolumeError
@@ -136,6 +137,20 @@ class TestRefusedFiles:
         path.write_bytes(whole[: int(kept * len(whole))])
         assert "ends early" in error_of(path)
 
+    @pytest.mark.parametrize("name", ["a.nii.gz", "a.mgz"])
+    def test_gzip_without_its_end(self, save: Save, voxels: np.ndarray, name: str):
+        path = save(voxels, name)
+        path.write_bytes(path.read_bytes()[:-4])
+        assert "ends early" in error_of(path)
+
+    @pytest.mark.parametrize("name", ["a.nii.gz", "a.mgz"])
+    def test_gzip_of_a_wrong_checksum(self, save: Save, voxels: np.ndarray, name: str):
+        path = save(voxels, name)
+        content = bytearray(path.read_bytes())
+        content[-8] ^= 1
+        path.write_bytes(content)
+        assert "CRC check failed" in error_of(path)
+
     def test_truncated_file(self, save: Save, voxels: np.ndarray):
         path = save(voxels, "a.nii")
         path.write_bytes(path.read_bytes()[:-1000])
@@ -203,6 +218,16 @@ class TestRefusedContent:
         assert "above 0 mm" in error_of(path)
         assert capfd.readouterr().err == ""
 
+    def test_what_nibabel_corrects_is_told_by_us_alone(
+        self, save: Save, voxels: np.ndarray, caplog: pytest.LogCaptureFixture
+    ):
+        handlers = list(logger.handlers)
+        assert "above 0 mm" in error_of(save(voxels, "a.nii", pixdim=[1] + 7 * [0]))
+        assert caplog.records == []
+        assert logger.handlers == handlers
+        logger.warning("later")
+        assert [record.message for record in caplog.records] == ["later"]
+
     def test_zero_affine(self, tmp_path: Path, voxels: np.ndarray):
         image = nib.Nifti1Image(voxels, None)
         image.header.set_sform(np.diag([0, 0, 0, 1.0]), 2)
@@ -256,6 +281,12 @@ class TestDoubts:
         assert np.isfinite(scan.data).all()
         assert scan.warnings[0].startswith("1 voxels")
 
+    def test_two_values_are_a_mask(self, save: Save, voxels: np.ndarray):
+        (text,) = read_scan(save((voxels > 50).astype(np.uint8))).warnings
+        assert "as in a mask" in text
+        three = (voxels > 50).astype(np.uint8) + (voxels > 99)
+        assert read_scan(save(three)).warnings == ()
+
     def test_odd_header_is_told(self, save: Save, voxels: np.ndarray):
         tilted = AFFINE.copy()
         tilted[:3, 1] += tilted[:3, 0] * 0.3
@@ -298,6 +329,11 @@ class TestImages:
         scan = scan_of(tio.ScalarImage(both, affine=AFFINE))
         np.testing.assert_array_equal(scan.data, voxels)
         assert "2 volumes" in scan.warnings[0]
+
+    def test_torchio_image_without_affine_is_told(self, voxels: np.ndarray):
+        scan = scan_of(tio.ScalarImage(torch.from_numpy(np.tile(voxels, (5, 5, 5)))[None]))
+        (text,) = scan.warnings
+        assert "unit affine" in text
 
     def test_images_are_left_as_they_are(self, voxels: np.ndarray):
         odd = voxels.copy()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from synthsr_transforms.atomic import why_unwritable
 from synthsr_transforms.volumes import EXTENSIONS, has_known_extension, stem
 
 from ..scan.file_checks import check_file
@@ -21,6 +21,8 @@ _OTHER_FILES = (
     *(".txt", ".csv", ".json", ".png", ".jpg", ".tif", ".tiff", ".zip", ".npy", ".h5", ".mat"),
 )
 """Endings of files that are no volumes to us, so that a typing error makes no folder `a.nrrd`."""
+_OTHER_SCANS = (".mgh", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima")
+"""Endings of files that are scans, but of kinds that are not read."""
 
 
 class BatchError(ValueError):
@@ -105,6 +107,17 @@ def _in_folder(path: Path, without: Path | None) -> list[Path]:
     else:
         advice = "DICOM must be converted first, for example with dcm2niix."
     raise BatchError(f"{path} must hold scans ({_FILES}), but holds none. {advice}")
+
+
+def unread_scans(path: str | os.PathLike[str]) -> list[str]:
+    """Names of the scans in a folder that are left out, since files of their kind are not read.
+
+    Args:
+        path: A folder; other things hold none.
+    """
+    if not os.path.isdir(path):
+        return []
+    return sorted(name for name in os.listdir(path) if name.lower().endswith(_OTHER_SCANS))
 
 
 # Outputs -----------------------------------------------------------------------------------------
@@ -200,17 +213,7 @@ def check_writable(folders: Iterable[Path]) -> None:
         BatchError: If there is one.
     """
     for folder in dict.fromkeys(folders):
-        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        wrong = None
-        if not nearest.is_dir():
-            wrong = f"{nearest} is a file"
-        elif not os.access(nearest, os.W_OK | os.X_OK):
-            wrong = f"no permission to write to {nearest}"
-        else:
-            try:
-                tempfile.TemporaryFile(dir=nearest).close()  # some folders keep no promise
-            except OSError as error:
-                wrong = error.strerror or str(error)
+        wrong = why_unwritable(folder)
         if wrong:
             raise BatchError(
                 f"output folder must be writable, got {folder} ({wrong}). Choose another output."

@@ -19,7 +19,7 @@ from synthsr_transforms.volumes import Volume
 
 from ..checkpoint import Model
 from ..inference import predict_volume, resolve_precision
-from ..memory import Plan, parse_size, plan_memory
+from ..memory import Plan, left_of, parse_size, plan_memory
 from ..scan import (
     Prediction,
     Scan,
@@ -178,12 +178,13 @@ class Predictor:
             ValueError: If no way fits; the message gives figures and what to do.
         """
         limit = self.settings.max_memory
+        limit = parse_size(limit) if isinstance(limit, str) else limit
         plan = plan_memory(
             self.config.network,
             prepared.tensor.shape[1:],
             device=self.device,
             precision=self.precision,
-            max_bytes=parse_size(limit) if isinstance(limit, str) else limit,
+            max_bytes=None if limit is None else left_of(limit, self.device),
             tile=self.settings.tile,
         )
         return prepared._replace(plan=plan)

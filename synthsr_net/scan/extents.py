@@ -99,8 +99,8 @@ def geometry_warnings(shape: Sequence[int], affine: Affine) -> list[str]:
         warnings.append(f"unusual voxels of {spacings(spacing)}: check the spacing in the header.")
     if (angle := shear_degrees(affine)) >= MIN_SHEAR_DEGREES:
         warnings.append(
-            f"axes are {angle:.1f} degrees off a right angle (gantry tilt of CT): resampled to"
-            " right angles (not with --legacy)."
+            f"axes are {angle:.1f} degrees off a right angle (gantry tilt of CT): this is allowed"
+            " for, but not with --legacy."
         )
     return warnings
 

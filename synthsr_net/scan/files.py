@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +13,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.imageglobals import logger
 
 from synthsr_transforms.volumes import Volume
 
 from .extents import ScanError, check_affine, check_extent, geometry_warnings
-from .file_checks import check_file, check_size, damage
-from .headers import affine_of, check_type, spatial_shape
+from .file_checks import check_file, check_size, damage, is_zipped
+from .headers import affine_of, check_type, spatial_shape, without_orientation
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +59,27 @@ def read_scan(path: str | os.PathLike[str]) -> Scan:
     if path.name.lower().endswith(".npz"):
         return _read_arrays(path)
     try:
-        with LoggingOutputSuppressor():
+        with _quiet():
             image: Any = nib.load(path)
             header = _header_as_stored(image, path)
     except Exception as error:
         raise damage(path, error) from error
     return _from_nibabel(image, header, str(path), path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what NiBabel tells this thread of headers that it corrects: we tell more."""
+    here = threading.get_ident()
+
+    def of_others(record: Any) -> bool:
+        return bool(record.thread != here)
+
+    logger.addFilter(of_others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(of_others)
 
 
 def _header_as_stored(image: Any, path: Path) -> Any:
@@ -98,7 +116,8 @@ def scan_of(image: Any) -> Scan:
     data, matrix = image.data, image.affine  # of TorchIO: (C, X, Y, Z) and an AffineMatrix
     affine = np.array(getattr(matrix, "numpy", lambda: matrix)(), dtype=np.float64)
     channels = np.moveaxis(np.asarray(data.detach().cpu()), 0, -1)
-    return _from_array(channels, affine, name, [])
+    doubts = without_orientation(np.ones(3))[1] if np.array_equal(affine, np.eye(4)) else []
+    return _from_array(channels, affine, name, doubts)
 
 
 def _read_arrays(path: Path) -> Scan:
@@ -142,7 +161,7 @@ def _from_nibabel(image: Any, header: Any, name: str, path: Path | None) -> Scan
     check_extent(shape, affine, name)
     doubts += geometry_warnings(shape, affine)
     try:
-        data = _voxels(image.dataobj)
+        data = _voxels(image.dataobj) if path is None else _voxels_in(path, image.dataobj)
     except MemoryError:
         raise
     except Exception as error:
@@ -150,6 +169,18 @@ def _from_nibabel(image: Any, header: Any, name: str, path: Path | None) -> Scan
             raise ScanError(f"{name} cannot be read as a scan ({error}).") from error
         raise damage(path, error) from error
     return _scan(data, affine, name, doubts)
+
+
+def _voxels_in(path: Path, dataobj: Any) -> npt.NDArray[np.float32]:
+    """First volume of a file; where it is zipped and 3-D, with a look at its checksum."""
+    if not is_zipped(path) or len(dataobj.shape) > 3:
+        return _voxels(dataobj)
+    fields = (dataobj.shape, dataobj.dtype, dataobj.offset, dataobj.slope, dataobj.inter)
+    with nib.openers.ImageOpener(str(path)) as file:
+        data = _voxels(type(dataobj)(file, fields, mmap=False))
+        while file.read(1 << 20):  # the checksum is at the end
+            pass
+    return data
 
 
 def _voxels(dataobj: Any) -> npt.NDArray[np.float32]:
@@ -190,4 +221,12 @@ def _scan(
             f"{name} must show something, but all voxels are {data.flat[0]:g}. Check how it was"
             " exported."
         )
+    if _is_mask(data):
+        doubts = [*doubts, "two values only, as in a mask: give the scan itself."]
     return Scan(data, affine, name, tuple(doubts))
+
+
+def _is_mask(data: npt.NDArray[np.float32]) -> bool:
+    """Whether all voxels are either the lowest or the highest; few are looked at in most scans."""
+    ends = (data.min(), data.max())
+    return all(bool(np.isin(part, ends).all()) for part in (data[len(data) // 2], data))

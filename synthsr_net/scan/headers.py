@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from nibabel.spatialimages import HeaderDataError
 
 from .extents import (
     HEAD_MM,
@@ -119,14 +120,33 @@ def affine_of(image: Any, header: Any, name: str) -> tuple[Affine, list[str]]:
             " the left, front and top. Check left and right of the prediction."
         )
     elif np.allclose(affine, np.eye(4), atol=1e-6):
-        affine, warnings = _without_orientation(zooms)
+        affine, warnings = _unit_form(header, codes, zooms)
     else:
         warnings = _doubts_of_forms(header, codes, affine, zooms)
     affine, converted = _in_mm(affine, header, _sizes(image))
     return affine, warnings + converted
 
 
-def _without_orientation(zooms: Affine) -> tuple[Affine, list[str]]:
+def _unit_form(
+    header: Any, codes: tuple[int, int] | None, zooms: Affine
+) -> tuple[Affine, list[str]]:
+    """What a unit affine stands for: beside other spacings, a qform knows better than it."""
+    qform = _qform(header) if codes is not None and min(codes) > 0 else None
+    if qform is None:
+        return without_orientation(zooms)
+    if not np.allclose(zooms, 1, atol=1e-3):
+        return qform, [f"unit sform, but voxels of {spacings(zooms)}: the qform is used."]
+    if not np.allclose(qform, np.eye(4), atol=1e-3):
+        return np.eye(4), _doubts_of_forms(header, codes, np.eye(4), zooms)
+    return without_orientation(zooms)
+
+
+def without_orientation(zooms: Affine) -> tuple[Affine, list[str]]:
+    """Matrix with which a unit affine is replaced, and what to doubt in it.
+
+    Args:
+        zooms: Voxel spacings in mm, as far as they are known besides.
+    """
     where = "axes are taken to run to the right, front and top. Check the orientation."
     if np.allclose(zooms, 1, atol=1e-3):
         return np.eye(4), [f"unit affine, as of files without orientation: {where}"]
@@ -161,13 +181,31 @@ def _doubts_of_forms(
         )
     if codes is None or min(codes) < 1 or shear_degrees(affine) >= MIN_SHEAR_DEGREES:
         return warnings  # a qform cannot hold shear: nothing to compare
-    apart, turned = difference(header.get_qform(), header.get_sform(), header.get_data_shape())
-    if apart > FORMS_MM:
+    sform, qform = header.get_sform(), _qform(header)
+    if qform is None:
+        return [*warnings, "the qform is invalid: the sform is used."]
+    apart, turned = difference(qform, sform, header.get_data_shape())
+    if np.linalg.det(qform[:3, :3]) * np.linalg.det(sform[:3, :3]) < 0:
+        warnings.append(
+            f"sform and qform disagree by up to {apart:.1f} mm and mirror each other: the sform is"
+            " used. Check left and right of the prediction."
+        )
+    elif apart > FORMS_MM:
         warnings.append(
             f"sform and qform disagree by up to {apart:.1f} mm and {turned:.1f} degrees: the sform"
             " is used."
         )
     return warnings
+
+
+def _qform(header: Any) -> Affine | None:
+    """Matrix of the qform, by spacings without their signs; None if there can be none."""
+    header = header.copy()
+    header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
+    try:
+        return np.asarray(header.get_qform(), dtype=np.float64)
+    except (HeaderDataError, ValueError):
+        return None
 
 
 def _in_mm(affine: Affine, header: Any, shape: Sequence[int]) -> tuple[Affine, list[str]]:

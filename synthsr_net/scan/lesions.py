@@ -117,7 +117,9 @@ def _lesions_on_grid(prediction: Volume, scan: Scan, mask: Volume) -> Array | No
             )
     usable = inside[0] & inside[1]
     if usable.mean() < 0.99:
-        _warn(f"only {usable.mean():.0%} of the lesion mask lies on the scan: the rest is left out")
+        _warn(
+            f"only {usable.mean():.0%} of the lesion mask lies on the scan: the rest is left out."
+        )
     marked[tuple(index[~usable].T)] = False
     x, y, z = prediction.data.shape
     binary = Volume(marked.astype(np.float32), mask.affine)

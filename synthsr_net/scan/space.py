@@ -13,6 +13,8 @@ from .regrid import Grid
 
 LEGACY = ("v1", "v2")
 """Programs that can be followed exactly: the original repository, and FreeSurfer's script."""
+LEGACY_DIVISOR = 32
+"""Both pad to multiples of this, whatever the depth of the network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,7 @@ def settings_of(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
     v2 = legacy == "v2" and one_image
     return replace(
         config.scan,
+        divisor=LEGACY_DIVISOR,
         normalisation="min_max",
         normalise_after_padding=v2,
         clip_each_pass=v2,

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from synthsr_net.checkpoint import InputConfig, ModelConfig, ScanConfig, network_of
-from synthsr_net.keras_weights import read_keras
+from synthsr_net.checkpoint import Model, ModelConfig
+from synthsr_net.models import load_any_model
 from synthsr_net.scan import (
     Prediction,
     Scan,
@@ -39,12 +39,6 @@ AFFINE = 1e-6
 """Largest difference of affines."""
 GREY_LEVELS = 0.05
 """Largest difference of predictions, whose scale is 0 to 128."""
-
-HYPERFINE_INPUTS = [
-    InputConfig(name="T1", contrast="T1w", maximum=3.0),
-    InputConfig(name="T2", contrast="T2w", maximum=2.0),
-]
-HYPERFINE_SCAN = ScanConfig(residual_input=0, output_range=None, flip=False)
 
 
 def same_volume(what: str, ours: Any, theirs: npt.NDArray[Any]) -> Agreement:
@@ -168,15 +162,11 @@ def _predict(
 
 
 def _model(vector: Vector, name: str) -> tuple[ModelConfig, UNet3d]:
-    """The weights that the vectors were recorded with, padded to 32 like the published model."""
-    network = _network(vector.beside(name)).to(vector.device)
-    if network.config.in_channels == 1:
-        return ModelConfig(network=network.config), network
-    inputs = HYPERFINE_INPUTS
-    return ModelConfig(network=network.config, inputs=inputs, scan=HYPERFINE_SCAN), network
+    """The weights that the vectors were recorded with, with the settings that such files get."""
+    model = _loaded(vector.beside(name))
+    return model.config, model.network.to(vector.device)
 
 
 @cache
-def _network(path: Path) -> UNet3d:
-    config, state = read_keras(path)
-    return network_of(config, state, str(path))
+def _loaded(path: Path) -> Model:
+    return load_any_model(path)
