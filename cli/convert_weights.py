@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     "--preset",
     type=click.Choice(["v1", "v2", "hyperfine"]),
     help="Published models whose way with scans this model has: of the original script, of"
-    " FreeSurfer, or for pairs of low-field scans.  [default: hyperfine for two images, else v1]",
+    " FreeSurfer, or for pairs of low-field scans.  [default: hyperfine for T1 and T2 without maps,"
+    " else v1]",
 )
 @click.option(
     "--inputs",

@@ -60,13 +60,13 @@ def download(names: tuple[str, ...], url: str | None, overwrite: bool) -> None:
         KNOWN_MODELS,
         DownloadError,
         download_model,
-        find_known,
         shipped_models,
+        web_file,
     )
 
-    for name in names:
+    for name in names:  # first, so that nothing is downloaded if one is wrong
         if name not in shipped_models():
-            find_known(name)
+            web_file(name)
     failures = []
     for name in names:
         try:

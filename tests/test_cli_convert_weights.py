@@ -179,6 +179,19 @@ class TestSettings:
         assert one.scan == ScanConfig(divisor=4)
         assert [(i.name, i.maximum) for i in two.inputs] == [("T1", 3.0), ("T2", 2.0)]
         assert two.scan.residual_input == 0
+        assert self.config("2ch.h5", "--inputs", "T1,T2").inputs == two.inputs
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            ("2ch.h5", "--inputs", "T1,FLAIR"),
+            ("4ch.h5", "--inputs", "T1,T2", "--reliability-maps"),
+        ],
+    )
+    def test_other_pairs_are_as_the_original_trains_by_default(self, folder, options):
+        config = self.config(*options)
+        assert config.scan == ScanConfig(divisor=4)
+        assert [(i.contrast, i.maximum) for i in config.inputs] == [("any", 1.0)] * 2
 
     def test_images_have_the_names_given(self, folder):
         assert [i.name for i in self.config("3ch.h5", "--inputs", "T1, T2,FLAIR").inputs] == [
@@ -189,11 +202,12 @@ class TestSettings:
     def test_reliability_maps_take_every_second_channel(self, folder):
         [image] = self.config("2ch.h5", "--reliability-maps").inputs
         assert image.reliability_map
-        images = self.config("4ch.h5", "--reliability-maps").inputs
-        assert [(i.name, i.maximum, i.reliability_map) for i in images] == [
-            ("T1", 3.0, True),
-            ("T2", 2.0, True),
-        ]
+        two = ("4ch.h5", "--inputs", "T1,T2", "--reliability-maps")
+        for preset, maxima in (((), (1.0, 1.0)), (("--preset", "hyperfine"), (3.0, 2.0))):
+            images = self.config(*two, *preset).inputs
+            assert [i.name for i in images] == ["T1", "T2"]
+            assert all(i.reliability_map for i in images)
+            assert tuple(i.maximum for i in images) == maxima
 
     def test_the_output_can_be_added_to_an_image(self, folder):
         images = ("--inputs", "T1,T2,FLAIR")

@@ -137,10 +137,14 @@ class TestDownload:
         assert result.stderr.splitlines()[-1].startswith("Error: ")
         assert run("path", "made-up").exit_code == 0
 
-    def test_names_are_checked_before_anything_is_downloaded(self, url):
-        result = run("download", "made-up", "synthsr-v3")
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [("synthsr-v3", "did you mean 'synthsr-v2'"), ("synthsr-hyperfine", "--model FILE")],
+    )
+    def test_names_are_checked_before_anything_is_downloaded(self, url, name, message):
+        result = run("download", "made-up", name)
         assert result.exit_code == 2
-        assert "did you mean 'synthsr-v2'" in result.stderr
+        assert message in result.stderr
         assert table(run())["made-up"][-1] == "not downloaded"
 
     def test_a_model_to_bring_along(self, url):

@@ -34,6 +34,7 @@ from synthsr_net.models import (
     read_any_config,
     resolve_model,
     state_of,
+    web_file,
 )
 from synthsr_net.models import downloads as model_downloads
 from synthsr_net.models import registry as model_registry
@@ -415,6 +416,10 @@ class TestDownloadModel:
             monkeypatch.setenv("SYNTHSR_MODELS_URL", "http://127.0.0.1:9")
             download_model("made-up", base_url=mirror)
         assert state_of(known) == "cached"
+
+    def test_the_address_of_a_file_may_have_a_query(self, known):
+        address = "https://archive.test/files/b.h5?download=1"
+        assert web_file("made-up", base_url=address).url == address
 
     def test_a_file_put_there_by_hand_is_taken_if_it_is_right(self, server, known):
         server.close()

@@ -39,7 +39,8 @@ def config_of_converted(
         path: The Keras file.
         network: Its architecture, read from the weights.
         preset: One of `PRESETS`. None: that of `config_of_keras` for files that it knows, else
-            `hyperfine` for two images and `v1` for any other number.
+            `hyperfine` for a T1 and a T2 scan without maps, and `v1` for all others, as the
+            original trains by default.
         inputs: Names of the images that the network takes, in the order of its channels. None are
             needed for one image, and for the T1 and T2 of Hyperfine.
         reliability_maps: Whether each image is followed by its reliability map.
@@ -59,31 +60,33 @@ def config_of_converted(
     if not told and network.in_channels <= 2:
         config = config_of_keras(path, network)
     else:
+        preset = preset or _default_preset(network, inputs, reliability_maps)
+        if preset not in PRESETS:
+            raise ModelError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
+        known = KNOWN_MODELS[PRESETS[preset]]
         images = _images(network, preset, inputs, reliability_maps)
-        known = KNOWN_MODELS[_known(preset, len(images))]
         scan = ScanConfig(**{"divisor": 2**network.num_levels, **known.scan})
         config = ModelConfig(name=Path(path).stem, network=network, inputs=images, scan=scan)
     scan = _with_residual(config, residual_input)
     return replace(config, scan=scan, spread=spread, **about)
 
 
-def _known(preset: str | None, num_images: int) -> str:
-    preset = preset or ("hyperfine" if num_images == 2 else "v1")
-    if preset not in PRESETS:
-        raise ModelError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
-    return PRESETS[preset]
+def _default_preset(network: UNetConfig, names: Sequence[str], maps: bool) -> str:
+    pair = tuple(image["name"] for image in KNOWN_MODELS[PRESETS["hyperfine"]].inputs)
+    alike = network.in_channels == len(pair) and tuple(names) in ((), pair) and not maps
+    return "hyperfine" if alike else "v1"
 
 
 def _images(
-    network: UNetConfig, preset: str | None, names: Sequence[str], maps: bool
+    network: UNetConfig, preset: str, names: Sequence[str], maps: bool
 ) -> list[InputConfig]:
     if "" in names or len(set(names)) < len(names):
         raise ModelError(f"the images must have different names, got {', '.join(names)!r}.")
     count = len(names) or network.in_channels // (2 if maps else 1)
-    known = KNOWN_MODELS[_known(preset, count)].inputs
+    known = KNOWN_MODELS[PRESETS[preset]].inputs
     if not names and count != len(known):
         raise ModelError(
-            f"the images of preset {preset or 'v1'} must make as many channels as the network"
+            f"the images of preset {preset} must make as many channels as the network"
             f" takes, {network.in_channels}, but make {len(known) * (1 + maps)}. Name the images,"
             ' such as --inputs "T1,T2", and add --reliability-maps if each is followed by its map.'
         )

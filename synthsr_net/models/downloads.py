@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from synthsr_transforms.dataset_downloads import data_root
 from synthsr_transforms.downloads import WebFile, fetch
@@ -61,6 +62,30 @@ def _unknown(name: str, expected: str) -> ModelError:
     return ModelError(f"{expected} {', '.join(names)}, got {name!r}{suggest(name, names)}.")
 
 
+def web_file(
+    name: str, *, root: str | os.PathLike[str] | None = None, base_url: str | None = None
+) -> WebFile:
+    """File of a published model on the web, and its place on disk.
+
+    Args:
+        name: Such as `synthsr-v2`.
+        root: See `cached_path`.
+        base_url: See `download_model`.
+
+    Raises:
+        ModelError: If the name is unknown, or of a model that cannot be downloaded.
+    """
+    known = find_known(name)
+    if known.url is None or known.sha256 is None:
+        raise _bring_your_own(known)
+    url, mirror = known.url, base_url or os.environ.get(URL_VARIABLE)
+    if mirror:
+        is_file = urlsplit(mirror).path.endswith(_ENDINGS)
+        url = mirror if is_file else f"{mirror.rstrip('/')}/{known.file}"
+    path = cached_path(known, root)
+    return WebFile(url=url, path=path, sha256=known.sha256, size_bytes=known.size_bytes)
+
+
 def download_model(
     name: str,
     *,
@@ -88,14 +113,7 @@ def download_model(
     """
     if name in shipped_models():
         return shipped_models()[name]
-    known = find_known(name)
-    if known.url is None or known.sha256 is None:
-        raise _bring_your_own(known)
-    url, mirror = known.url, base_url or os.environ.get(URL_VARIABLE)
-    if mirror:
-        url = mirror if mirror.endswith(_ENDINGS) else f"{mirror.rstrip('/')}/{known.file}"
-    path = cached_path(known, root)
-    file = WebFile(url=url, path=path, sha256=known.sha256, size_bytes=known.size_bytes)
+    file = web_file(name, root=root, base_url=base_url)
     return fetch(file, resumable=True, overwrite=overwrite, progressbar=progressbar)
 
 
@@ -126,21 +144,18 @@ def resolve_model(
 
 
 def _cached(known: KnownModel, root: str | os.PathLike[str] | None) -> Path:
-    if known.url is None or known.sha256 is None:
-        raise _bring_your_own(known)
-    path = cached_path(known, root)
-    file = WebFile(url=known.url, path=path, sha256=known.sha256)
+    file = web_file(known.name, root=root)
     if file.is_whole:
-        return path
+        return file.path
     command = f"synthsr models download {known.name}"
-    if path.is_file():
+    if file.path.is_file():
         raise ModelError(
-            f"{path} must be the file of {known.name}, but has another checksum. Get it again:"
+            f"{file.path} must be the file of {known.name}, but has another checksum. Get it again:"
             f" {command}"
         )
     raise ModelError(
         f"model {known.name} must be downloaded before it is used: {command} (or put"
-        f" {known.file} into {path.parent})"
+        f" {known.file} into {file.path.parent})"
     )
 
 

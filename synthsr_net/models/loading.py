@@ -1,0 +1,53 @@
+"""Models loaded by name, or from a file of either kind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..checkpoint import Model, ModelConfig, load_model, network_of, read_config
+from ..keras_weights import read_keras
+from .configs import config_of_keras
+from .downloads import resolve_model
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def load_any_model(
+    name_or_path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
+) -> Model:
+    """Load a model by name, from a model file, or from a Keras file of the original.
+
+    Args:
+        name_or_path: Name of a shipped or downloaded model, or path of a file.
+        root: See `cached_path`.
+
+    Returns:
+        The model on the CPU, in float32, ready for inference.
+
+    Raises:
+        ModelError: If there is no such model, or the settings of a Keras file cannot be told.
+        ModelFileError: If a model file cannot be used.
+        KerasWeightsError: If a Keras file cannot be used.
+    """
+    path = resolve_model(name_or_path, root=root)
+    if not _is_hdf5(path):
+        return load_model(path)
+    network, state = read_keras(path)
+    return Model(config_of_keras(path, network), network_of(network, state, str(path)))
+
+
+def read_any_config(path: str | os.PathLike[str]) -> ModelConfig:
+    """Config of a model file, or that which is assumed for a Keras file.
+
+    Raises:
+        ModelError, ModelFileError, KerasWeightsError: As for `load_any_model`.
+    """
+    if not _is_hdf5(path):
+        return read_config(path)
+    return config_of_keras(path, read_keras(path)[0])
+
+
+def _is_hdf5(path: str | os.PathLike[str]) -> bool:
+    with Path(path).open("rb") as stream:
+        return stream.read(len(_HDF5)) == _HDF5
