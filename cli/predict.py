@@ -90,7 +90,7 @@ def predict(source: Path, output: Path, **options: Any) -> None:
             uncertainty=options["uncertainty"],
         )
 
-    predict_all(plan, options, names=[None, *names], output=output)
+    predict_all(plan, options, inputs=[source, *files], names=[None, *names], output=output)
 
 
 def _named(others: tuple[str, ...]) -> tuple[list[str], list[Path]]:

@@ -40,4 +40,4 @@ def predict_hyperfine(t1: Path, t2: Path, output: Path, **options: Any) -> None:
         return plan_tasks([t1, t2], output, uncertainty=options["uncertainty"])
 
     options["default_model"] = "synthsr-hyperfine"
-    predict_all(plan, options, names=["T1", "T2"], output=output)
+    predict_all(plan, options, inputs=[t1, t2], names=["T1", "T2"], output=output)

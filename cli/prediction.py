@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from .errors import InputError
+from .errors import InputError, WorkFailedError
 from .prediction_run import run_tasks
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def predict_all(
     plan: Callable[[], list[Task]],
     options: dict[str, Any],
     *,
+    inputs: Sequence[Path] = (),
     names: Sequence[str | None] = (None,),
     output: Path,
     start: Callable[[], object] | None = None,
@@ -48,6 +50,7 @@ def predict_all(
     Args:
         plan: Makes the tasks.
         options: Options of the command.
+        inputs: What the user named as input, to tell what is left out of it.
         names: Names of the inputs of the tasks, see `order_inputs`.
         output: Where predictions go, for the summary.
         start: Called before the first prediction.
@@ -68,15 +71,42 @@ def predict_all(
     if options["report"] is not None:
         check_writable([options["report"]])
     missing = missing_tasks(mine, resume=options["resume"], overwrite=options["overwrite"])
+    outputs = {task.output for task in missing}
+    kept = [task for task in mine if task.output not in outputs]
     number = _num_processes(options, num_gpus, len(missing)) if share.launcher is None else 1
     device = share.device(options["device"] or "auto", num_gpus)
     predictor = _load({**options, "device": "cpu" if number > 1 else device})
-    missing = _checked(missing, mine, predictor, names, resume=options["resume"])
+    missing, kept = _checked(missing, kept, predictor, names)
     if start is not None and missing and share.rank == 0:
         start()
     if number > 1:
         _start_again(number)
-    run_tasks(missing, len(mine), predictor, options["report"], share, output)
+    if share.rank == 0 and missing:
+        _tell_doubts(inputs, names, predictor)
+    overwrite = options["overwrite"]
+    run_tasks(missing, kept, predictor, options["report"], share, output, overwrite=overwrite)
+
+
+def _tell_doubts(inputs: Sequence[Path], names: Sequence[str | None], predictor: Predictor) -> None:
+    """Warn of scans that are left out, and of inputs that the model calls otherwise."""
+    from synthsr_net.batch.match import some
+    from synthsr_net.predict.files import unread_scans
+
+    for path in inputs:
+        if left_out := unread_scans(path):
+            click.echo(
+                f"Warning: {path} also holds scans of kinds that are not read: {some(left_out)}."
+                " Convert them to have them predicted.",
+                err=True,
+            )
+    known = [image.name for image in predictor.config.inputs]
+    given = [name for name in names if name is not None]
+    if len(given) == len(names) and not set(given) <= set(known):
+        click.echo(
+            f"Warning: model {predictor.config.name} takes {', '.join(known)}, which are taken"
+            f" from {', '.join(given)} in this order.",
+            err=True,
+        )
 
 
 def _part(tasks: list[Task], shard: tuple[int, int] | None) -> list[Task]:
@@ -101,7 +131,14 @@ def _start_again(number: int) -> NoReturn:
 
     program = "from synthsr_cli.main import main; main()"
     arguments = click.get_current_context().meta[ARGUMENTS]
-    sys.exit(launch(number, [sys.executable, "-c", program, *arguments]))
+    code = launch(number, [sys.executable, "-c", program, *arguments])
+    if code < 0:
+        raise WorkFailedError(
+            f"a process was killed ({signal.Signals(-code).name}), perhaps for want of memory, and"
+            " the others were stopped. Run the same command with --resume, and with fewer"
+            " --devices or less --max-memory if it happens again."
+        )
+    sys.exit(code)
 
 
 def _load(options: dict[str, Any]) -> Predictor:
@@ -119,22 +156,15 @@ def _load(options: dict[str, Any]) -> Predictor:
 
 
 def _checked(
-    missing: list[Task],
-    mine: list[Task],
-    predictor: Predictor,
-    names: Sequence[str | None],
-    *,
-    resume: bool,
-) -> list[Task]:
-    """Tasks with inputs in the order of the model; what is complete must be its work as well."""
+    missing: list[Task], kept: list[Task], predictor: Predictor, names: Sequence[str | None]
+) -> tuple[list[Task], list[Task]]:
+    """Both with inputs in the order of the model; what is complete must be its work as well."""
     from synthsr_net.batch.run import check_tasks, refuse_others
     from synthsr_net.batch.tasks import order_inputs
 
-    check_tasks(mine, predictor)
-    if resume:
-        outputs = {task.output for task in missing}
-        refuse_others([task for task in mine if task.output not in outputs], predictor)
+    check_tasks([*missing, *kept], predictor)
+    refuse_others(kept, predictor)
     known = [image.name for image in predictor.config.inputs]
     if None not in names and not set(names) <= set(known):
-        return missing  # a model that calls its inputs otherwise takes them in order
-    return order_inputs(missing, names, known)
+        return missing, kept  # a model that calls its inputs otherwise takes them in order
+    return order_inputs(missing, names, known), order_inputs(kept, names, known)

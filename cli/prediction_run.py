@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -34,59 +37,65 @@ class Tally:
 
 def run_tasks(
     tasks: list[Task],
-    total: int,
+    kept: list[Task],
     predictor: Predictor,
     report: Path | None,
     share: Share,
     output: Path,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Predict, and tell what became of it.
 
     Args:
         tasks: What to do.
-        total: Number of tasks, with those that were complete before.
+        kept: Tasks that were complete before.
         predictor: The model.
         report: Folder of the report, if there is to be one.
         share: What of the whole work this is.
         output: Where predictions go, for the summary.
+        overwrite: Whether predictions that exist are replaced.
 
     Raises:
-        WorkFailedError: If there is no prediction of some of several scans.
+        WorkFailedError: If there is no prediction of some of several scans, or no report.
         Exception: Why there is none of the only one.
         SystemExit: If the user stopped it.
     """
     from synthsr_net.batch.run import Batch, DiskFullError
 
+    total = len(tasks) + len(kept)
     alone = total == 1 and share.size == 1
     told = _tell_plan if alone and sys.stderr.isatty() else None
     batch = Batch(tasks, predictor, report, on_plan=told)
     tally, begin = Tally(), time.perf_counter()
     full: DiskFullError | None = None
     try:
-        _predict(batch, tally, total, quiet=alone or share.rank > 0)
+        _predict(batch, tally, total, share, quiet=alone or share.rank > 0)
     except DiskFullError as error:
         full = error
     except KeyboardInterrupt:
-        done = f"{tally.predicted} of {len(tasks)} scans"
-        click.echo(f"Stopped after {done}. The same command with --resume goes on.", err=True)
+        _tell_stop(tasks, tally, share, overwrite=overwrite)
         sys.exit(130)
     finally:
-        _write_report(batch)
+        wrong = _write_report(batch, kept)
     seconds = time.perf_counter() - begin
-    _finish(tally, total - len(tasks), seconds, share, output)
+    _finish(tally, len(kept), seconds, share, output)
     if share.launcher == "torchrun" and share.rank == 0:
-        _write_report(batch)  # once more, with what all processes did
+        wrong = _write_report(batch, kept)  # once more, with what all processes did
     if full is not None:
         raise WorkFailedError(str(full))
     _raise_failures(tally, alone)
+    if wrong is not None:
+        raise WorkFailedError(f"{wrong} The predictions are complete.")
 
 
-def _predict(batch: Batch, tally: Tally, total: int, *, quiet: bool) -> None:
+def _predict(batch: Batch, tally: Tally, total: int, share: Share, *, quiet: bool) -> None:
     """Run the tasks, telling warnings and progress as they come."""
     done = total - len(batch.tasks)
+    what = "scans" if share.size == 1 else f"scans of the first of {share.size} processes"
     with (
         closing(batch.run()) as outcomes,
-        progress("scans", total, done=done, quiet=quiet) as advance,
+        progress(what, total, done=done, quiet=quiet) as advance,
     ):
         for outcome in outcomes:
             for text in outcome.warnings:
@@ -98,6 +107,18 @@ def _predict(batch: Batch, tally: Tally, total: int, *, quiet: bool) -> None:
             advance()
 
 
+def _tell_stop(tasks: list[Task], tally: Tally, share: Share, *, overwrite: bool) -> None:
+    """Tell how far it got, with the scan that was being written when it was stopped."""
+    from synthsr_net.batch.tasks import is_complete
+
+    if share.rank > 0:
+        return
+    made = tally.predicted if overwrite else sum(map(is_complete, tasks))
+    how_far = f" after {made} of {len(tasks)} scans" if share.size == 1 else ""
+    advice = "begins anew" if overwrite else "with --resume goes on"
+    click.echo(f"Stopped{how_far}. The same command {advice}.", err=True)
+
+
 def _tell_plan(task: Task, prepared: Prepared) -> None:
     from synthsr_net.memory import in_gigabytes
 
@@ -107,19 +128,44 @@ def _tell_plan(task: Task, prepared: Prepared) -> None:
     click.echo(f"{task.name}: {size} voxels, about {memory} of memory", err=True)
 
 
-def _write_report(batch: Batch) -> None:
+def _write_report(batch: Batch, kept: list[Task]) -> str | None:
+    """Write the page of the report, if there is to be one; why not, if it cannot be written."""
     if batch.report is None:
-        return
+        return None
     from synthsr_net.report import write_report
 
-    predictor = batch.predictor
-    used = {
+    folder, details = batch.report.folder, _details(batch, kept)
+    try:
+        batch.report.add_kept(kept)
+        write_report(folder, title="SynthSR predictions", details=details)
+    except OSError as error:
+        return f"the report in {folder} cannot be written ({error.strerror or error})."
+    return None
+
+
+def _details(batch: Batch, kept: list[Task]) -> dict[str, str]:
+    """What there is to know of a run, in words."""
+    predictor, tasks = batch.predictor, [*batch.tasks, *kept]
+    settings = predictor.settings
+    told: dict[str, Any] = {
+        "version": version("synthsr"),
+        "date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M}",
         **predictor.record.used(),
-        "device": str(predictor.device),
+        "ct": _common(settings.ct if task.ct is None else task.ct for task in tasks),
+        "lesion_kept": _common(task.lesion_mask is not None for task in tasks),
+        "device": predictor.device,
         "precision": predictor.precision,
     }
-    details = {name.replace("_", " "): str(value) for name, value in used.items()}
-    write_report(batch.report.folder, title="SynthSR predictions", details=details)
+    words = {"True": "yes", "False": "no", "None": "no"}
+    return {
+        name.replace("_", " "): words.get(str(value), str(value)) for name, value in told.items()
+    }
+
+
+def _common(values: Iterable[bool]) -> bool | str:
+    """Whether something holds of all scans or of none, or else the words for it."""
+    found = set(values)
+    return "some scans" if len(found) > 1 else True in found
 
 
 def _finish(tally: Tally, kept: int, seconds: float, share: Share, output: Path) -> None:
@@ -131,12 +177,15 @@ def _finish(tally: Tally, kept: int, seconds: float, share: Share, output: Path)
         return
     before = f" ({kept} were complete before)" if kept else ""
     missed = f", {failed} failed" if failed else ""
+    where = f"listed in {output}" if output.suffix.lower() == ".txt" else f"in {output}"
     if predicted:
         scans = "1 scan" if predicted == 1 else f"{predicted} scans"
         each = "" if predicted == 1 else f", {pace(predicted, seconds)}"
-        click.echo(f"Predicted {scans} in {clock(seconds)}{each}, in {output}{before}{missed}.")
+        click.echo(f"Predicted {scans} in {clock(seconds)}{each}, {where}{before}{missed}.")
+    elif kept:
+        click.echo(f"Nothing to predict: all {kept} scans {where} are complete.")
     elif not failed:
-        click.echo(f"Nothing to predict: all {kept} scans in {output} are complete.")
+        click.echo("Nothing to predict: there are no scans for this part.")
 
 
 def _raise_failures(tally: Tally, alone: bool) -> None:

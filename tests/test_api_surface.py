@@ -8,9 +8,12 @@ the list here. A new name is added to the list, with a line in `docs/`.
 from __future__ import annotations
 
 import importlib
+import importlib.resources
+from types import ModuleType
 
 import pytest
 
+import synthsr_net
 import synthsr_transforms
 from synthsr_transforms.base import registered_transforms
 
@@ -53,6 +56,12 @@ def test_no_public_name_is_removed() -> None:
 def test_no_public_name_is_added_unnoticed() -> None:
     added = sorted(set(synthsr_transforms.__all__) - PUBLIC)
     assert not added, f"{added} are new in synthsr_transforms: add them to PUBLIC and to docs/."
+
+
+@pytest.mark.parametrize("package", [synthsr_transforms, synthsr_net])
+def test_types_are_for_users_as_well(package: ModuleType) -> None:
+    """Type checkers look at a package that is installed only if it holds this file."""
+    assert importlib.resources.files(package).joinpath("py.typed").is_file()
 
 
 def test_every_public_name_exists() -> None:

@@ -31,6 +31,7 @@ from synthsr_net.batch.tasks import (
 from synthsr_net.checkpoint import InputConfig, Model, ModelConfig, ScanConfig
 from synthsr_net.predict import Predictor
 from synthsr_net.predict.files import BatchError, check_writable, find_scans, plan_outputs
+from synthsr_net.report import read_entries
 from synthsr_net.unet import UNet3d, UNetConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -446,15 +447,16 @@ class TestRun:
                 inputs=(tmp_path / "a.nii",),
                 output=tmp_path / "out" / "p.nii.gz",
                 spread=tmp_path / "out" / "s.nii.gz",
-                sidecar={"Sources": ["x"]},
+                sidecars={tmp_path / "out" / f"{name}.json": {"Sources": [name]} for name in "ps"},
             )
         ]
         assert [o.error for o in Batch(tasks, make_predictor(spread=True)).run()] == [None]
-        written = json.loads((tmp_path / "out" / "p.json").read_text())
-        assert written["Sources"] == ["x"]
+        written, other = (json.loads((tmp_path / "out" / f"{n}.json").read_text()) for n in "ps")
+        assert written["Sources"] == ["p"]
+        assert written["Resolution"] == "8 x 8 x 8 mm"
         assert written["Settings"]["model"] == "tiny"
         assert len(written["Settings"]["model_sha256"]) == 64
-        assert json.loads((tmp_path / "out" / "s.json").read_text()) == written
+        assert other == {**written, "Sources": ["s"]}
         assert nib.load(tmp_path / "out" / "s.nii.gz").get_fdata().min() > 0
 
     def test_masks_reach_the_predictor(self, tmp_path, predictor):
@@ -515,6 +517,18 @@ class TestReport:
         assert good.input_spacing_mm == (SPACING_MM,) * 3
         assert bad.picture is None
         assert "gzip" in bad.error
+
+    def test_predictions_of_earlier_runs_are_recorded_once(self, make_tasks, predictor, tmp_path):
+        """Also where a process was killed between a prediction and its record."""
+        tasks = make_tasks(2)
+        batch = Batch(tasks[:1], predictor, tmp_path / "report")
+        list(batch.run())
+        assert batch.report is not None
+        batch.report.add_kept(tasks)
+        known, kept = read_entries(tmp_path / "report")
+        assert known.picture is not None
+        assert (kept.input, kept.output) == (str(tasks[1].inputs[0]), str(tasks[1].output))
+        assert kept.warnings == (batch_outcome.MADE_BEFORE,)
 
 
 class TestDescribe:

@@ -6,12 +6,14 @@ import errno
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,11 @@ import torch
 from click.testing import CliRunner, Result
 
 from synthsr_cli.main import synthsr
+from synthsr_net import report
+from synthsr_net.batch import sharing
 from synthsr_net.checkpoint import InputConfig, ModelConfig, ScanConfig, save_model
 from synthsr_net.predict import Predictor
+from synthsr_net.report import read_entries
 from synthsr_net.unet import UNet3d, UNetConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -205,6 +210,27 @@ class TestOneScan:
         assert "tiny" in page
         assert list((folder / "report").rglob("*.png"))
 
+    def test_a_report_tells_the_settings_of_the_scans(self, folder):
+        save(folder / "mask.nii.gz", np.eye(SHAPE[0], SHAPE[1])[..., None] * np.ones(SHAPE[2]))
+        options = ("--lesion-mask", "mask.nii.gz", "--no-flip", "--report", "report")
+        assert run("predict", "scan.nii.gz", "p.nii", *MODEL, *options).exit_code == 0
+        page = (folder / "report" / "report.html").read_text()
+        told = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
+        wanted = {"lesion kept": "yes", "flip": "no", "ct": "no", "legacy": "no", "grid": "1mm"}
+        assert told.items() >= wanted.items()
+        assert told["version"] == version("synthsr")
+
+    def test_a_report_that_cannot_be_written_is_told(self, folder, monkeypatch):
+        def fill(*_: Any, **__: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(report, "write_report", fill)
+        result = run("predict", "scan.nii.gz", "p.nii", *MODEL, "--report", "report")
+        assert result.exit_code == 1
+        expected = "the report in report cannot be written (No space left on device)."
+        assert result.stderr == f"Error: {expected} The predictions are complete.\n"
+        assert (folder / "p.nii").exists()
+
 
 class TestManyScans:
     def test_a_folder(self, folder):
@@ -214,6 +240,15 @@ class TestManyScans:
         assert "Predicted 3 scans in " in result.stdout
         assert "3/3 scans" in result.stderr
 
+    def test_scans_of_a_folder_that_are_not_read_are_told(self, folder):
+        for name in ("a.mgh", "b.NRRD", "c.dcm", "d.json"):
+            (folder / "scans" / name).write_bytes(b"1")
+        result = run("predict", "scans", "out", *MODEL)
+        assert result.exit_code == 0, result.output
+        first = result.stderr.splitlines()[0]
+        assert first.startswith("Warning: scans also holds scans of kinds that are not read: ")
+        assert "a.mgh, b.NRRD, c.dcm." in first
+
     def test_a_folder_can_hold_its_own_predictions(self, folder):
         for _ in range(2):
             assert run("predict", "scans", "scans", *MODEL, "--resume").exit_code == 0
@@ -222,7 +257,9 @@ class TestManyScans:
     def test_lists(self, folder):
         (folder / "in.txt").write_text("scans/s2.nii.gz\n\nscan.nii.gz\n")
         (folder / "out.txt").write_text("x/a.nii\ny/b.mgz\n")
-        assert run("predict", "in.txt", "out.txt", *MODEL).exit_code == 0
+        result = run("predict", "in.txt", "out.txt", *MODEL)
+        assert result.exit_code == 0
+        assert ", listed in out.txt." in result.stdout
         assert run("predict", "in.txt", "folder", *MODEL).exit_code == 0
         assert sorted(outputs(folder / "folder")) == ["s2_synthsr.nii.gz", "scan_synthsr.nii.gz"]
         expected = data_of("folder/s2_synthsr.nii.gz")
@@ -266,6 +303,8 @@ class TestManyScans:
         for shard in ("1/2", "2/2"):
             assert run("predict", "scans", "out", *MODEL, "--shard", shard).exit_code == 0
         assert len(outputs(folder / "out")) == 3
+        empty = run("predict", "scan.nii.gz", "more.nii", *MODEL, "--shard", "2/2")
+        assert empty.stdout == "Nothing to predict: there are no scans for this part.\n"
         result = run("predict", "scans", "more", *MODEL, "--shard", "3/2")
         assert_one_error(result, "shard must be I/N")
 
@@ -325,7 +364,9 @@ class TestGoingOn:
         process.send_signal(sent)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
-        assert "of 203 scans. The same command with --resume goes on." in errors
+        made = len(outputs(folder / "out"))
+        last = f"Stopped after {made} of 203 scans. The same command with --resume goes on."
+        assert errors.splitlines()[-1] == last
         assert not hidden(folder)
         for path in (folder / "out").iterdir():
             data_of(path)
@@ -421,6 +462,21 @@ class TestProcesses:
             assert result.exit_code == 0, result.output
             assert ("Predicted" in result.stdout) == (rank == "0")
         assert len(outputs(folder / "out")) == 3
+
+    def test_a_killed_process_is_told(self, folder, monkeypatch):
+        monkeypatch.setattr(sharing, "launch", lambda *_: -signal.SIGKILL)
+        devices = ("--device", "cpu", "--devices", "2")
+        result = run("predict", "scans", "out", *MODEL, *devices)
+        assert_one_error(result, "a process was killed (SIGKILL), perhaps for want of", code=1)
+
+    def test_a_report_of_a_later_run_has_all_scans(self, folder):
+        assert run("predict", "scans", "out", *MODEL).exit_code == 0
+        (folder / "out" / "s1_synthsr.nii.gz").unlink()
+        options = ("--resume", "--report", "report")
+        assert run("predict", "scans", "out", *MODEL, *options).exit_code == 0
+        entries = {entry.name: entry for entry in read_entries(folder / "report")}
+        assert list(entries) == ["s0.nii.gz", "s1.nii.gz", "s2.nii.gz"]
+        assert [name for name, entry in entries.items() if entry.picture] == ["s1.nii.gz"]
 
     def test_a_wrong_number_is_told(self, folder):
         result = run("predict", "scans", "out", *MODEL, "--devices", "some")

@@ -122,6 +122,7 @@ class TestPairs:
         pair = ("one_T1.nii.gz", "one_T2.nii.gz")
         result = run("predict-hyperfine", *pair, "p.nii", "--model", "other.safetensors")
         assert result.exit_code == 0, result.output
+        assert "model other takes first, second, which are taken from T1, T2" in result.stderr
         np.testing.assert_allclose(data_of("p.nii"), expected(*pair), atol=1e-5)
 
     def test_a_pair_that_fails_does_not_stop_the_others(self, folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -159,7 +160,7 @@ class TestLaunch:
 
     def test_a_process_that_dies_fails_the_whole(self, tmp_path: Path):
         program = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-        assert launch(1, [sys.executable, "-c", program]) == 1
+        assert launch(1, [sys.executable, "-c", program]) == -signal.SIGKILL
 
     def test_processes_that_do_not_know_of_each_other_do_not_wait(self):
         assert add_up(Share(), [3, 4]) == [3, 4]

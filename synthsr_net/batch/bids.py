@@ -209,18 +209,15 @@ def write_descriptions(
         write_json(output / DESCRIPTION, derivative_description(Path(root), output))
 
 
-def sidecar(scan: BidsScan) -> dict[str, Any]:
-    """What the JSON file beside a prediction says of its source."""
+def sidecar(scan: BidsScan, *, spread: bool = False) -> dict[str, Any]:
+    """What the JSON file beside a prediction, or the spread of one, says of its source."""
     source = f"bids:{LINK}:{scan.relative}"
+    what = f"T1-weighted scan predicted from a {scan.suffix} scan"
+    what = f"scale of a Laplace law around the {what}" if spread else what
     return {
-        "Description": (
-            f"T1-weighted scan at 1 mm, predicted from a {scan.suffix} scan (with Spread in the"
-            " label: scale of a Laplace law around it); intensities are not those of an acquired"
-            " scan"
-        ),
+        "Description": f"{what}; intensities are not those of an acquired scan",
         "Sources": [source],
         "SpatialReference": source,
-        "Resolution": "1 mm isotropic unless Settings say otherwise, on axes as in the source",
         "SkullStripped": _skull_stripped(scan),
         "GeneratedBy": {"Name": PIPELINE, "Version": version("synthsr")},
     }

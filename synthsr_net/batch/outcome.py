@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,11 @@ import torch
 
 from synthsr_transforms.volumes import Volume
 
-from ..report import ReportEntry, picture_path, save_entry, write_picture
+from ..report import ReportEntry, entry_path, picture_path, save_entry, write_picture
 from .tasks import Task
+
+MADE_BEFORE = "made by an earlier run, of which this report has no record: no picture."
+"""What the report says of a complete prediction that it does not know."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,18 @@ class BatchReport:
     def add_failure(self, outcome: Outcome) -> None:
         """Record that there is no prediction, and why."""
         save_entry(self.folder, _entry(outcome))
+
+    def add_kept(self, tasks: Iterable[Task]) -> None:
+        """Record predictions of earlier runs, if they are not in the report already.
+
+        They are missing there if the report is new, or if a process died between a prediction and
+        its record.
+        """
+        for task in tasks:
+            scan = _inputs(task)
+            if not entry_path(self.folder, scan).exists():
+                kept = ReportEntry(task.name, scan, str(task.output), warnings=(MADE_BEFORE,))
+                save_entry(self.folder, kept)
 
 
 def _entry(

@@ -13,19 +13,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from synthsr_transforms.threads import num_cores, threads
 from synthsr_transforms.volumes import Volume, read_image
 
 from ..predict.predictor import Predictor, Prepared
 from ..predict.settings import PredictError, check_number
 from ..predict.write import read_description, write_json
 from ..scan import Prediction, read_scan
-from .outcome import BatchReport, Outcome
+from ..scan.extents import spacings
+from .outcome import BatchReport, Outcome, describe
 from .tasks import Task, remove_leftovers
 
 READERS_BESIDE_GPU, WRITERS_BESIDE_GPU = 6, 12
@@ -126,7 +129,7 @@ class Batch:
         remove_leftovers(self.tasks)
         readers, writers = self._num_threads()
         waiting: deque[Future[Outcome]] = deque()
-        with _threads(readers) as reading, _threads(writers) as writing:
+        with threads(readers) as reading, threads(writers) as writing:
             for task, loading in self._ahead(reading, readers):
                 waiting.append(self._infer(task, loading, writing))
                 while waiting and (waiting[0].done() or len(waiting) > writers):
@@ -137,7 +140,7 @@ class Batch:
     def _num_threads(self) -> tuple[int, int]:
         if self.predictor.device.type == "cpu":
             return 1, 1
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
+        cores = num_cores()
         readers, writers = max(1, cores // 2), max(1, cores * 3 // 4)
         return min(READERS_BESIDE_GPU, readers), min(WRITERS_BESIDE_GPU, writers)
 
@@ -184,10 +187,19 @@ class Batch:
             self._write_files(task, prediction)
             seconds = loaded.seconds + time.perf_counter() - begin
             outcome = Outcome(task, seconds, prediction.warnings)
-            if self.report is not None:
-                self.report.add(outcome, self._shown(loaded.prepared), prediction.image)
         except Exception as error:
             return self._failed(Outcome(task, loaded.seconds, error=error))
+        return self._reported(outcome, loaded.prepared, prediction)
+
+    def _reported(self, outcome: Outcome, prepared: Prepared, prediction: Prediction) -> Outcome:
+        """Add a prediction to the report; without a place in it, it is still a prediction."""
+        if self.report is None:
+            return outcome
+        try:
+            self.report.add(outcome, self._shown(prepared), prediction.image)
+        except Exception as error:
+            lack = f"the report lacks this scan ({describe(error).rstrip('.')})."
+            return replace(outcome, warnings=(*outcome.warnings, lack))
         return outcome
 
     def _shown(self, prepared: Prepared) -> dict[str, Volume]:
@@ -207,10 +219,14 @@ class Batch:
         description = _description(task, self.predictor)
         if task.spread is not None and prediction.spread is not None:
             self.predictor.write(task.spread, prediction.spread, description)
-        for path in task.sidecar_paths:
+        for path, told in task.sidecars.items():
             used = {**self.predictor.record.used(ct=task.ct), "precision": self.predictor.precision}
-            told = {"Settings": used, "Warnings": list(prediction.warnings)}
-            write_json(path, {**(task.sidecar or {}), **told})
+            more = {
+                "Resolution": spacings(prediction.image.spacing_mm),
+                "Settings": used,
+                "Warnings": list(prediction.warnings),
+            }
+            write_json(path, {**told, **more})
         self.predictor.write(task.output, prediction.image, description)
 
     def _finished(self, writing: Future[Outcome]) -> Iterator[Outcome]:
@@ -231,13 +247,3 @@ def _free_memory(error: Exception) -> None:
     """Give memory back to the device after it ran out, so that smaller scans still fit."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads whose work in progress is finished, and the rest dropped, whatever happens."""
-    pool = ThreadPoolExecutor(number)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

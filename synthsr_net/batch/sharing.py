@@ -18,6 +18,8 @@ from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from synthsr_transforms.threads import num_cores
+
 Item = TypeVar("Item")
 
 TORCHRUN_VARIABLES = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -196,7 +198,8 @@ def launch(number: int, command: Sequence[str]) -> int:
         command: Program and arguments, the same for each. `find_share` tells the processes apart.
 
     Returns:
-        0 if all ended well, else the exit code of the first that did not.
+        0 if all ended well, else the exit code of the first that did not: minus the number of a
+        signal if one killed it.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -213,13 +216,12 @@ def launch(number: int, command: Sequence[str]) -> int:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // number))}
+    threads = {"OMP_NUM_THREADS": str(max(1, num_cores() // number))}
     try:
         with _variables({**threads, **os.environ}):
             elastic_launch(config, command[0])(*command[1:])
     except ChildFailedError as error:
-        code = error.get_first_failure()[1].exitcode
-        return code if code > 0 else 1
+        return error.get_first_failure()[1].exitcode
     except SignalException:
         return 130
     return 0

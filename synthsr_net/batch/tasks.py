@@ -7,14 +7,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from synthsr_transforms.volumes import stem
 
 from ..predict.files import BatchError, check_writable, find_scans, plan_outputs, refuse_inputs
-from .bids import check_derivative, find_bids_scans, sidecar
+from .bids import BidsScan, check_derivative, find_bids_scans, sidecar
 from .match import CONTRASTS, MASK_WORDS, match, some
 
 SPREAD_LABEL = "synthsrSpread"
@@ -39,20 +39,14 @@ class Task:
     """Where the predicted spread goes."""
     ct: bool | None = None
     """Whether the scan is CT; None: as the predictor is set."""
-    sidecar: Mapping[str, Any] | None = None
-    """What a JSON file beside the prediction says besides settings and warnings."""
-
-    @property
-    def sidecar_paths(self) -> list[Path]:
-        """Where JSON files go: beside the prediction, and beside the spread."""
-        images = [self.output, self.spread] if self.sidecar is not None else []
-        return [path.with_name(f"{stem(path)}.json") for path in images if path is not None]
+    sidecars: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
+    """JSON files beside the images, and what they say besides spacing, settings and warnings."""
 
     @property
     def outputs(self) -> list[Path]:
         """Every file that is written."""
         spreads = [] if self.spread is None else [self.spread]
-        return [self.output, *spreads, *self.sidecar_paths]
+        return [self.output, *spreads, *self.sidecars]
 
 
 def plan_tasks(
@@ -122,19 +116,29 @@ def plan_bids(
     for folder in (output, uncertainty):
         if folder is not None:
             check_derivative(root, Path(folder))
-    tasks = [
-        Task(
-            name=str(scan.relative),
-            inputs=(scan.path,),
-            output=output / scan.output(),
-            spread=None if uncertainty is None else Path(uncertainty) / scan.output(SPREAD_LABEL),
-            ct=scan.is_ct,
-            sidecar=sidecar(scan),
-        )
-        for scan in scans
-    ]
+    tasks = [_bids_task(scan, output, uncertainty) for scan in scans]
     check_files(tasks)
     return tasks
+
+
+def _bids_task(scan: BidsScan, output: Path, uncertainty: str | os.PathLike[str] | None) -> Task:
+    image = output / scan.output()
+    sidecars = {_beside(image): sidecar(scan)}
+    spread = None if uncertainty is None else Path(uncertainty) / scan.output(SPREAD_LABEL)
+    if spread is not None:
+        sidecars[_beside(spread)] = sidecar(scan, spread=True)
+    return Task(
+        name=str(scan.relative),
+        inputs=(scan.path,),
+        output=image,
+        spread=spread,
+        ct=scan.is_ct,
+        sidecars=sidecars,
+    )
+
+
+def _beside(image: Path) -> Path:
+    return image.with_name(f"{stem(image)}.json")
 
 
 def check_files(tasks: Sequence[Task]) -> None:

@@ -17,12 +17,20 @@ from pathlib import Path
 
 from synthsr_transforms.atomic import replacing
 
-from .entries import ReportEntry, entry_key, picture_path, read_entries, save_entry
+from .entries import (
+    ReportEntry,
+    entry_key,
+    entry_path,
+    picture_path,
+    read_entries,
+    save_entry,
+)
 from .picture import write_picture
 
 __all__ = [
     "EMBEDDED_BYTES",
     "ReportEntry",
+    "entry_path",
     "picture_path",
     "read_entries",
     "save_entry",

@@ -68,6 +68,16 @@ def picture_path(folder: str | os.PathLike[str], scan: str) -> Path:
     return path
 
 
+def entry_path(folder: str | os.PathLike[str], scan: str) -> Path:
+    """Where the entry of a scan belongs in the folder of a report.
+
+    Args:
+        folder: Folder of the report.
+        scan: `ReportEntry.input`.
+    """
+    return Path(folder) / "entries" / f"{entry_key(scan)}.json"
+
+
 def save_entry(folder: str | os.PathLike[str], entry: ReportEntry) -> Path:
     """Write the entry of a scan, atomically; an earlier one of the same scan is replaced.
 
@@ -75,7 +85,7 @@ def save_entry(folder: str | os.PathLike[str], entry: ReportEntry) -> Path:
         folder: Folder of the report, made if needed.
         entry: The entry.
     """
-    path = Path(folder) / "entries" / f"{entry_key(entry.input)}.json"
+    path = entry_path(folder, entry.input)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(asdict(entry), indent=1, default=lambda number: number.item())
     with replacing(path) as temporary:

@@ -60,7 +60,7 @@ def write_picture(
         for volume, shown in zip((*turned, turned_prediction), windows, strict=True)
     ]
     details = [_details(volume, shown) for volume, shown in zip(volumes, windows, strict=True)]
-    x, y, z = view.axes @ view.centre
+    x, y, z = (view.axes @ view.centre).round() + 0.0  # no -0
     width = scale * sum(panel.size_mm[0] for panel in rows[0])
     heading = _heading(title, f"through x {x:.0f}, y {y:.0f}, z {z:.0f} mm", max(width, _MIN_WIDTH))
     with drawing:
