@@ -15,7 +15,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("per sample")
     terminalreporter.write_line(f"{'':44}{'median':>12}{'peak memory':>14}")
     for bench in sorted(done, key=lambda b: -b.stats.median):
-        peak = f"{bench.extra_info['peak_mib']:.0f} MiB"
+        peak = bench.extra_info.get("peak_mib")
+        peak = "" if peak is None else f"{peak:.0f} MiB"
         median = f"{bench.stats.median * 1000:.1f} ms"
         terminalreporter.write_line(f"{bench.name[:44]:44}{median:>12}{peak:>14}")
     info = done[0].extra_info

@@ -36,11 +36,12 @@ SHAPE = (192, 256, 160)
 PASSES = [("kept", "fp32"), ("recomputed", "fp32"), ("kept", "bf16")]
 
 
-def note(benchmark: Any, device: torch.device, peak_bytes: int) -> None:
+def note(benchmark: Any, device: torch.device, peak_bytes: int | None) -> None:
     cuda = device.type == "cuda"
     benchmark.extra_info["size"] = "x".join(map(str, SHAPE))
     benchmark.extra_info["threads"] = torch.get_num_threads()
-    benchmark.extra_info["peak_mib"] = peak_bytes / 2**20
+    if peak_bytes is not None:
+        benchmark.extra_info["peak_mib"] = peak_bytes / 2**20
     benchmark.extra_info["machine"] = (
         torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine()
     )
@@ -98,7 +99,7 @@ def measure(benchmark: Any, device: torch.device, work: Any) -> None:
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     benchmark.pedantic(once, rounds=10 if cuda else 3, iterations=1, warmup_rounds=0)
-    peak = torch.cuda.max_memory_allocated(device) - before if cuda else 0
+    peak = torch.cuda.max_memory_allocated(device) - before if cuda else None
     note(benchmark, device, peak)
 
 
