@@ -21,6 +21,7 @@ COMMANDS = {
     "models": "List and download models.",
     "convert-weights": "Convert Keras weights of the original, and back.",
     "generate": "Make training pairs from label maps.",
+    "estimate-priors": "Estimate tissue priors from scans and their label maps.",
     "labels": "Report the labels of label maps.",
 }
 """Each command, in the module of its name (with _ for -), and its help in short."""

@@ -138,14 +138,26 @@ def load_config(
         if isinstance(step, dict):
             step.setdefault("params", {})
     changed = override(settings, assignments, shortcuts=shortcuts)
+    for name, step in (changed.get("steps") or {}).items():
+        _let_priors_replace(step, steps.get(name))
     return from_mapping(GeneratorConfig, changed, where=str(source))
+
+
+def _let_priors_replace(step: Any, before: Any) -> None:
+    """Take the three arguments that priors replace out of a step that was just given priors."""
+    params, old = ((s or {}).get("params") if isinstance(s, dict) else None for s in (step, before))
+    if isinstance(params, dict) and params.get("priors") and not (old or {}).get("priors"):
+        for name in ("prior_means", "prior_stds", "distribution"):
+            if params.get(name) == (old or {}).get(name):
+                params.pop(name, None)
 
 
 def _beside(value: Any, folder: Path) -> Any:
     """Replace names of tables and priors that lie in a folder by their paths."""
     if isinstance(value, Mapping):
         return {key: _beside(inner, folder) for key, inner in value.items()}
-    if isinstance(value, str) and value.endswith((".tsv", ".npy")) and (folder / value).is_file():
+    files = (".tsv", ".npy", ".yaml")
+    if isinstance(value, str) and value.endswith(files) and (folder / value).is_file():
         return str(folder / value)
     return value
 

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from .config_io import to_yaml
 from .generator import Generator, GeneratorConfig
 from .labels import LabelTable, read_npy
+from .prior_files import read_prior_file
 from .sources import PHANTOM, Case, PhantomCase
 
 TABLE = "label_table.tsv"
@@ -119,9 +120,12 @@ def job_config(generator: Generator, settings: JobSettings) -> JobConfig:
 
 
 def _without_files(value: Any) -> Any:
-    """Replace paths of `.npy` files by the numbers in them, and make other paths absolute."""
+    """Replace paths of arrays and priors by the numbers in them, and make other paths absolute."""
     if isinstance(value, Mapping):
-        return {key: _without_files(inner) for key, inner in value.items()}
+        plain = {key: _without_files(inner) for key, inner in value.items()}
+        if isinstance(value.get("priors"), str):
+            plain["priors"] = read_prior_file(value["priors"]).priors.to_dict()
+        return plain
     if isinstance(value, str) and Path(value).is_file():
         return read_npy(value).tolist() if value.endswith(".npy") else os.path.abspath(value)
     return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from ..effects import LabelEffect, field_from
 from ..functional.mixture import look_up, tissue_mixture
 from ..labels import LabelTable
 from ..laws import Law, LawSpec, law
+from ..prior_files import resolve_priors
 from ..priors import TissuePriors
 from ..randomness import draw_seeds
 
@@ -33,6 +34,8 @@ class TissueMixture(LabelEffect):
             file, see `TissuePriors.from_spec`.
         prior_stds: Prior of the standard deviations, likewise.
         distribution: `"uniform"` (rows are bounds) or `"normal"` (rows are mean and deviation).
+        priors: All three at once: the `priors.yaml` of `synthsr estimate-priors`, a `TissuePriors`,
+            or what `TissuePriors.to_dict` gives.
         background_mean: Law of the mean of the labels whose tissue is background, in place of
             their prior, for each channel; None keeps the prior.
         background_std: Law of their standard deviation, likewise.
@@ -62,6 +65,7 @@ class TissueMixture(LabelEffect):
         prior_means: PriorSpec = None,
         prior_stds: PriorSpec = None,
         distribution: str = "uniform",
+        priors: TissuePriors | Mapping[str, Any] | str | None = None,
         background_mean: LawSpec | None = None,
         background_std: LawSpec | None = None,
         destination: str = "image",
@@ -79,20 +83,32 @@ class TissueMixture(LabelEffect):
         self.background_std = _clipped_law(background_std, "background_std")
         self.destination = destination
         self.check_labels = bool(check_labels)
-        self.priors = TissuePriors.from_spec(
-            prior_means,
-            prior_stds,
-            distribution=distribution,
-            num_channels=self.num_channels,
-            num_classes=self.label_table.num_classes,
-        )
+        self.priors = priors.to_dict() if isinstance(priors, TissuePriors) else priors
+        self._laws = self._read_priors()
         self._classes = self.label_table.class_lookup()
         rows = self.label_table.rows
         self._background = sorted({r.label_class for r in rows if r.tissue == "background"})
 
+    def _read_priors(self) -> TissuePriors:
+        if self.priors is None:
+            return TissuePriors.from_spec(
+                self.prior_means,
+                self.prior_stds,
+                distribution=self.distribution,
+                num_channels=self.num_channels,
+                num_classes=self.label_table.num_classes,
+            )
+        alone = self.prior_means is None and self.prior_stds is None
+        if not alone or self.distribution != "uniform":
+            raise ValueError(
+                "priors must come alone, got prior_means, prior_stds or distribution as well. Leave"
+                " these out."
+            )
+        return resolve_priors(self.priors, self.label_table, self.num_channels)
+
     def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
         """Draw the parameters of each class and the seed of the noise."""
-        means, stds = self.priors.sample(batch.batch_size, generator)
+        means, stds = self._laws.sample(batch.batch_size, generator)
         size = (batch.batch_size, self.num_channels, len(self._background))
         for numbers, chosen in ((means, self.background_mean), (stds, self.background_std)):
             if chosen is not None:

@@ -182,8 +182,6 @@ LATER: dict[str, str] = {
     "segmentation_loss": "losses",
     "generator_loss": "adversarial training",
     "wgan": "adversarial training",
-    "prior_estimation": "prior estimation",
-    "t2_cropping": "prior estimation",
 }
 """Families that belong to work to come, and which."""
 

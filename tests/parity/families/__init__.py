@@ -9,6 +9,7 @@ from . import (
     layout,
     networks,
     prediction,
+    priors,
     spatial,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "layout",
     "networks",
     "prediction",
+    "priors",
     "spatial",
 ]

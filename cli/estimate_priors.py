@@ -1,0 +1,214 @@
+"""`synthsr estimate-priors`: tissue priors from scans and their label maps."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .errors import InputError, WorkFailedError
+from .options import overwrite_option, traceback_option
+from .progress import progress
+
+if TYPE_CHECKING:
+    from synthsr_transforms.estimation import PriorEstimate, PriorEstimation
+    from synthsr_transforms.labels import LabelTable
+
+COLUMNS = ("channel", "class", "name", "mean", "+-", "std", "+-", "scans", "voxels")
+
+
+@click.command("estimate-priors")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="DIR|FILE",
+    multiple=True,
+    required=True,
+    help="Scans of one kind, with one channel or several. Repeat it for more kinds: each is a data"
+    " set, and all channels of all data sets become channels of the priors.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="DIR|FILE",
+    multiple=True,
+    required=True,
+    help="Label maps, one per scan and on its grid. Give it once for all data sets, or once for"
+    " each.",
+)
+@click.option(
+    "-o",
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    default="priors",
+    show_default=True,
+    help="Output folder.",
+)
+@click.option(
+    "--label-list",
+    metavar="NAME|FILE",
+    help="Label table: a ready one, a .tsv file, or a .npy list of labels.  [default: the ready one"
+    " that fits best]",
+)
+@click.option(
+    "--classes",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npy",
+    help="Class of each label of a .npy list.  [default: left and right partners share one]",
+)
+@click.option("--no-rescale", is_flag=True, help="Measure intensities as they are stored.")
+@click.option(
+    "--match",
+    type=click.Choice(["names", "order"]),
+    default="names",
+    show_default=True,
+    help="Pair scans and label maps by their names, or in the order of their names.",
+)
+@click.option(
+    "--resample-labels",
+    is_flag=True,
+    help="Bring label maps on other grids to those of their scans (nearest neighbour).",
+)
+@click.option("--plot", is_flag=True, help="Draw the classes over the intensities, per channel.")
+@click.option(
+    "--t2-cropping",
+    is_flag=True,
+    help="Measure where the second channel (T2) of two begins and ends along the longest axis.",
+)
+@click.option(
+    "--legacy",
+    is_flag=True,
+    help="Do as the original: a class that a scan lacks counts as 0, and unknown labels are left"
+    " out.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Processes, each of which holds one scan in memory.",
+)
+@overwrite_option
+@traceback_option
+def estimate_priors(folder: Path, plot: bool, overwrite: bool, **options: Any) -> None:
+    """Estimate tissue priors, so that training images look like your scans.
+
+    Writes prior_means.npy and prior_stds.npy, as the original SynthSR reads them, and priors.yaml,
+    which says the same with names. Off a terminal, the table is tab-separated text.
+
+    \b
+    Examples:
+      From a folder of scans, with pictures:
+        synthsr estimate-priors --images T1w/ --labels label_maps/ --out priors --plot
+      T1 and T2 scans of the same people:
+        synthsr estimate-priors --images T1w/ --images T2w/ --labels label_maps/
+      Then train on such images:
+        synthsr generate tutorial_2_sr_synthetic --labels label_maps/ \\
+            --set label_table=freesurfer_synthsr --set mixture.priors=priors/priors.yaml
+    """  # noqa: D301 - click reads the character itself
+    from synthsr_transforms.estimation import WorkerDiedError, output_names, write_estimate
+    from synthsr_transforms.job_folder import check_writable
+
+    there = output_names(folder)
+    if there and not overwrite:
+        raise InputError(
+            f"output folder must hold no priors, got {there[0]}. Choose another with --out, or add"
+            " --overwrite."
+        )
+    check_writable(folder)
+    workers = options.pop("workers")
+    job = _job(keep_samples=plot, **options)
+    try:
+        estimate = _run(job, min(workers, len(job.cases)))
+    except WorkerDiedError as error:
+        raise WorkFailedError(f"{error}.") from error
+    files = write_estimate(estimate, folder, plot=plot, overwrite=overwrite)
+    _print_table(estimate)
+    for warning in estimate.warnings():
+        click.echo(f"Warning: {warning}", err=True)
+    names = ", ".join(path.name for path in files)
+    click.echo(f"Wrote {names} to {folder}.", err=True)
+
+
+def _job(
+    images: tuple[Path, ...],
+    labels: tuple[Path, ...],
+    label_list: str | None,
+    classes: Path | None,
+    *,
+    match: Any,
+    no_rescale: bool,
+    keep_samples: bool,
+    **settings: bool,
+) -> PriorEstimation:
+    from synthsr_transforms.estimation import EstimationSettings, PriorEstimation, find_data_sets
+
+    return PriorEstimation(
+        data_sets=find_data_sets(images, labels, match),
+        label_table=_table(label_list, classes),
+        settings=EstimationSettings(rescale=not no_rescale, **settings),
+        keep_samples=keep_samples,
+    )
+
+
+def _table(label_list: str | None, classes: Path | None) -> LabelTable | str:
+    from synthsr_transforms.labels import LabelTable
+
+    if classes is None:
+        return "auto" if label_list is None else LabelTable.resolve(label_list)
+    if label_list is None or Path(label_list).suffix.lower() != ".npy":
+        raise InputError(
+            f"--classes must come with a .npy list of labels, got {label_list or 'none'}. Add"
+            " --label-list LABELS.npy."
+        )
+    return LabelTable.read(label_list, classes)
+
+
+def _run(job: PriorEstimation, workers: int) -> PriorEstimate:
+    maps = job.num_maps_to_look_at
+    with progress("label maps looked at", maps, quiet=not maps) as on_map:
+        ready = job.choose_table(workers, on_map)
+    with progress("scans measured", len(ready.cases)) as on_scan:
+        return ready.run(workers, on_scan)
+
+
+def _print_table(estimate: PriorEstimate) -> None:
+    number = len(estimate.channels)
+    channels = "1 channel" if number == 1 else f"{number} channels"
+    scans = sum(len(data_set.cases) for data_set in estimate.data_sets)
+    of = "1 scan" if scans == 1 else f"{scans} scans"
+    title = f"Priors of {channels} from {of}, table {estimate.table_name or 'of your own'}"
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=title)
+        for column in COLUMNS:
+            table.add_column(
+                column.replace("+-", "±"), justify="left" if column == "name" else "right"
+            )
+        for row in _rows(estimate):
+            table.add_row(*row, end_section=int(row[1]) == estimate.table.num_classes - 1)
+        Console().print(table)
+        return
+    for line in (f"# {title}", "\t".join(COLUMNS), *("\t".join(row) for row in _rows(estimate))):
+        click.echo(line)
+
+
+def _rows(estimate: PriorEstimate) -> Iterator[tuple[str, ...]]:
+    for row in estimate.rows():
+        numbers = (row.mean, row.mean_spread, row.std, row.std_spread)
+        yield (
+            str(row.channel),
+            str(row.label_class),
+            row.name,
+            *(f"{number:.2f}" for number in numbers),
+            str(row.scans),
+            str(row.voxels),
+        )

@@ -1,0 +1,219 @@
+"""What was estimated: statistics of every scan, and the priors that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..labels import LabelTable, listed
+from ..priors import TissuePriors
+from .measuring import EstimationSettings, ScanStatistics
+from .scans import DataSet
+from .statistics import PERCENTILES, RANGE
+from .t2_cropping import t2_cropping_stats
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class EstimationError(ValueError):
+    """Scans from which no priors can be estimated; the message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelEstimate:
+    """One channel of one data set, over its scans: one channel of the priors."""
+
+    data_set: int
+    """Number of the data set, from 1."""
+    channel: int
+    """Number of the channel in its scans, from 1."""
+    medians: FloatArray
+    """`(N, K)` medians of K classes in N scans, NaN where a scan lacks a class."""
+    stds: FloatArray
+    """`(N, K)` robust standard deviations, likewise."""
+    voxels: npt.NDArray[np.int64]
+    """`(N, K)` numbers of voxels."""
+    labelled: npt.NDArray[np.int64]
+    """`(N, K)` numbers of voxels with a label of the class, those without intensity included."""
+    samples: tuple[tuple[npt.NDArray[np.float32], ...], ...] = ()
+    """For each scan a few intensities of each class, to draw histograms from."""
+
+    @property
+    def num_scans(self) -> int:
+        """Number of scans, N."""
+        return len(self.medians)
+
+    @property
+    def scans_with(self) -> npt.NDArray[np.int64]:
+        """`(K,)` numbers of scans that hold each class."""
+        return (self.voxels > 0).sum(axis=0)
+
+    @property
+    def absent(self) -> list[int]:
+        """Classes that no scan holds."""
+        return np.flatnonzero(self.scans_with == 0).tolist()
+
+    def hyper_parameters(self, legacy: bool = False) -> tuple[FloatArray, FloatArray]:
+        """Mean and population standard deviation over scans, of medians and of spreads.
+
+        Args:
+            legacy: Whether a class that a scan lacks counts as 0, as in the original.
+
+        Returns:
+            Two `(2, K)` arrays; 0 for classes that no scan holds.
+        """
+        first, second = (_mean_and_std(x, legacy) for x in (self.medians, self.stds))
+        return first, second
+
+
+def _mean_and_std(values: FloatArray, legacy: bool) -> FloatArray:
+    counted = np.ones_like(values) if legacy else np.isfinite(values).astype(float)
+    number = np.maximum(counted.sum(axis=0), 1)
+    numbers = np.nan_to_num(values)
+    mean = numbers.sum(axis=0) / number
+    variance = (counted * (numbers - mean) ** 2).sum(axis=0) / number
+    return np.stack([mean, np.sqrt(variance)])
+
+
+class ClassRow(NamedTuple):
+    """One class in one channel, as tables show it.
+
+    Attributes:
+        channel: Number of the channel of the priors, from 1.
+        label_class: Class.
+        name: Its name.
+        mean: Mean of its Gaussian, on average over scans.
+        mean_spread: Standard deviation of that over scans.
+        std: Standard deviation of its Gaussian, on average over scans.
+        std_spread: Standard deviation of that over scans.
+        scans: Number of scans that hold it.
+        voxels: Number of its voxels in all scans.
+    """
+
+    channel: int
+    label_class: int
+    name: str
+    mean: float
+    mean_spread: float
+    std: float
+    std_spread: float
+    scans: int
+    voxels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorEstimate:
+    """Priors estimated from scans, and what they were estimated from."""
+
+    table: LabelTable
+    """Labels and their classes."""
+    table_name: str | None
+    """Name of the table if it is a ready one."""
+    data_sets: tuple[DataSet, ...]
+    """Scans and label maps."""
+    settings: EstimationSettings
+    """How they were measured."""
+    channels: tuple[ChannelEstimate, ...]
+    """Channels of the priors: those of the first data set, then those of the next."""
+    t2_extents: tuple[tuple[float, float], ...] = ()
+    """Where the T2 channel of each scan begins and ends, if that was measured."""
+
+    @cached_property
+    def priors(self) -> TissuePriors:
+        """The priors: normal laws."""
+        pairs = [channel.hyper_parameters(self.settings.legacy) for channel in self.channels]
+        means, stds = (np.stack(blocks) for blocks in zip(*pairs, strict=True))
+        return TissuePriors(means, stds, "normal")
+
+    @property
+    def t2_cropping(self) -> FloatArray | None:
+        """Statistics of T2 cropping, see `t2_cropping_stats`, if they were measured."""
+        return t2_cropping_stats(self.t2_extents) if self.t2_extents else None
+
+    def rows(self) -> Iterator[ClassRow]:
+        """Every class of every channel."""
+        names = self.table.class_names
+        for number, channel in enumerate(self.channels, start=1):
+            means, stds = self.priors.means[number - 1], self.priors.stds[number - 1]
+            for k, name in enumerate(names):
+                yield ClassRow(
+                    channel=number,
+                    label_class=k,
+                    name=name,
+                    mean=float(means[0, k]),
+                    mean_spread=float(means[1, k]),
+                    std=float(stds[0, k]),
+                    std_spread=float(stds[1, k]),
+                    scans=int(channel.scans_with[k]),
+                    voxels=int(channel.voxels[:, k].sum()),
+                )
+
+    def warnings(self) -> Iterator[str]:
+        """Classes whose intensities were clipped, one sentence per channel."""
+        for number, channel in enumerate(self.channels, start=1):
+            clipped = np.flatnonzero((channel.medians >= 0.999 * RANGE).any(axis=0)).tolist()
+            if self.settings.rescale and clipped:
+                yield (
+                    f"channel {number}: more than half of the voxels of {self._named(clipped)} are"
+                    f" above percentile {PERCENTILES[1]:g} of some scan, and were clipped. Wide"
+                    " margins of 0 cause this: crop the scans, or add --no-rescale."
+                )
+            if channel.num_scans == 1:
+                yield (
+                    f"channel {number}: one scan tells nothing of how scans differ, so that every"
+                    " second number is 0. Give more scans."
+                )
+
+    def refuse_absent_classes(self) -> None:
+        """Refuse classes that no scan of a data set holds.
+
+        Raises:
+            EstimationError: If there are some; the message names them.
+        """
+        for channel in self.channels:
+            if not channel.absent:
+                continue
+            hidden = [k for k in channel.absent if channel.labelled[:, k].any()]
+            missing = [k for k in channel.absent if k not in hidden]
+            place = f"channel {channel.channel} of {self.data_sets[channel.data_set - 1].images}"
+            if missing:
+                raise EstimationError(
+                    "each class of the label table must occur in some label map, got none for"
+                    f" {self._named(missing)} ({place}). Take a table without"
+                    " them: `synthsr labels LABELS --write-table table.tsv`, then --label-list"
+                    " table.tsv."
+                )
+            raise EstimationError(
+                "each class must have voxels above 0 in some scan, got none for"
+                f" {self._named(hidden)} ({place}). Take a table without them, label maps without"
+                " what the scans do not show, or scans that show it."
+            )
+
+    def _named(self, classes: Sequence[int]) -> str:
+        names = self.table.class_names
+        return listed([f"class {k} ({names[k]})" for k in classes], 6)
+
+
+def channels_of(data_set: int, scans: Sequence[ScanStatistics]) -> list[ChannelEstimate]:
+    """The channels of a data set, from the statistics of its scans."""
+    labelled = np.stack([scan.labelled for scan in scans])
+    estimates = []
+    for number, found in enumerate(zip(*(scan.channels for scan in scans), strict=True), start=1):
+        medians, stds, voxels = (np.stack([one[k] for one in found]) for k in range(3))
+        estimates.append(
+            ChannelEstimate(
+                data_set=data_set,
+                channel=number,
+                medians=medians,
+                stds=stds,
+                voxels=voxels,
+                labelled=labelled,
+                samples=tuple(one.samples for one in found),
+            )
+        )
+    return estimates

@@ -1,0 +1,185 @@
+"""Files of an estimate: the pair of arrays of the original, and a description to read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ..atomic import replacing
+from ..label_files import write_rows
+from ..prior_arrays import as_rows
+from ..volumes import stem
+from .estimate import ClassRow, EstimationError, PriorEstimate
+from .statistics import MAD_TO_STD, PERCENTILES, RANGE
+
+MEANS, STDS, DESCRIPTION = "prior_means.npy", "prior_stds.npy", "priors.yaml"
+TABLE, T2_CROPPING, PICTURE = "label_table.tsv", "t2_cropping_stats.npy", "priors_channel{}.png"
+
+_HEADER = """\
+# Tissue priors, estimated from scans. To make training images that look like them:
+#   synthsr generate PRESET --labels LABEL_MAPS --set mixture.priors={path}{table}
+# Each class of labels has a Gaussian. For every image its mean is drawn from a normal law, whose
+# centre and standard deviation stand under `mean`, and its standard deviation likewise.
+"""
+
+
+def output_names(folder: str | os.PathLike[str]) -> list[Path]:
+    """Files in a folder that are named like those of an estimate, sorted.
+
+    Examples:
+        >>> output_names("no/such/folder")
+        []
+    """
+    patterns = (MEANS, STDS, DESCRIPTION, TABLE, T2_CROPPING, PICTURE.format("*"))
+    return sorted(path for pattern in patterns for path in Path(folder).glob(pattern))
+
+
+def write_estimate(
+    estimate: PriorEstimate,
+    folder: str | os.PathLike[str],
+    *,
+    plot: bool = False,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write `prior_means.npy`, `prior_stds.npy` and `priors.yaml`, all of them or none.
+
+    A label table that is no ready one is written beside them, and `t2_cropping_stats.npy` where
+    that was measured. The two arrays have the shapes and the row order of the original, see
+    `priors`.
+
+    Args:
+        estimate: What to write.
+        folder: Where; it is made if it does not exist.
+        plot: Whether to draw one picture per channel as well.
+        overwrite: Whether to replace the files of an earlier estimate.
+
+    Returns:
+        The files.
+
+    Raises:
+        EstimationError: If files are there and must not be replaced.
+    """
+    folder = Path(folder)
+    there = output_names(folder)
+    if there and not overwrite:
+        raise EstimationError(
+            f"output folder must hold no priors, got {there[0]}. Choose another with --out, or add"
+            " --overwrite."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    with ExitStack() as stack:
+        for name, write in _writers(estimate, folder, plot):
+            write(stack.enter_context(replacing(folder / name)))
+            written.append(folder / name)
+    for path in set(there) - set(written):
+        path.unlink(missing_ok=True)
+    return written
+
+
+def _writers(estimate: PriorEstimate, folder: Path, plot: bool) -> Iterator[tuple[str, Any]]:
+    """Names of files, each with a function that writes to a path."""
+    yield MEANS, lambda path: np.save(path, as_rows(estimate.priors.means))
+    yield STDS, lambda path: np.save(path, as_rows(estimate.priors.stds))
+    if estimate.table_name is None:
+        yield TABLE, lambda path: write_rows(estimate.table.rows, path)
+    cropping = estimate.t2_cropping
+    if cropping is not None:
+        yield T2_CROPPING, lambda path: np.save(path, cropping)
+    if plot:
+        from .picture import save_channel_picture
+
+        for number in range(1, len(estimate.channels) + 1):
+            yield (
+                PICTURE.format(number),
+                lambda path, number=number: save_channel_picture(estimate, number, path),
+            )
+    text = describe(estimate, folder)
+    yield DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def describe(estimate: PriorEstimate, folder: Path) -> str:
+    """An estimate as YAML text, one line per class and channel.
+
+    `prior_files.read_prior_file` reads it back. Numbers have seven digits.
+    """
+    table = "" if estimate.table_name else f" --set label_table={quote(str(folder / TABLE))}"
+    rows = list(estimate.rows())
+    labels = [
+        {"class": k, "name": name, "labels": _labels_of(estimate, k)}
+        for k, name in enumerate(estimate.table.class_names)
+    ]
+    lines = [_HEADER.format(path=quote(str(folder / DESCRIPTION)), table=table)]
+    lines.append("distribution: normal\n")
+    lines.append(f"label_table: {estimate.table_name or TABLE}\n")
+    lines += ["classes:\n", *(f"  - {_flow(one)}\n" for one in labels)]
+    lines.append("channels:\n")
+    for number, channel in enumerate(estimate.channels, start=1):
+        lines.append(f"  - data_set: {channel.data_set}\n")
+        lines.append(f"    channel_in_scans: {channel.channel}\n")
+        lines.append(f"    scans: {channel.num_scans}\n    classes:\n")
+        mine = (row for row in rows if row.channel == number)
+        lines += [f"      - {_flow(_row(row))}\n" for row in mine]
+    lines.append(yaml.safe_dump(_provenance(estimate), sort_keys=False, width=100))
+    return "".join(lines)
+
+
+def _labels_of(estimate: PriorEstimate, label_class: int) -> list[int]:
+    return [row.value for row in estimate.table.rows if row.label_class == label_class]
+
+
+def _row(row: ClassRow) -> dict[str, Any]:
+    return {
+        "class": row.label_class,
+        "name": row.name,
+        "mean": [_digits(row.mean), _digits(row.mean_spread)],
+        "std": [_digits(row.std), _digits(row.std_spread)],
+        "scans": row.scans,
+        "voxels": row.voxels,
+    }
+
+
+def _digits(number: float) -> float:
+    return float(f"{number:.7g}")
+
+
+def _flow(mapping: Mapping[str, Any]) -> str:
+    text = yaml.safe_dump(
+        dict(mapping), default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True
+    )
+    return str(text).rstrip("\n")
+
+
+def _provenance(estimate: PriorEstimate) -> dict[str, Any]:
+    settings = estimate.settings
+    rescaled = f"percentiles {PERCENTILES[0]:g} and {PERCENTILES[1]:g} to 0 and {RANGE:g}"
+    cropping = estimate.t2_cropping
+    cropped = {} if cropping is None else {"t2_cropping_stats": [_digits(x) for x in cropping]}
+    return {
+        **cropped,
+        "provenance": {
+            "synthsr_version": version("synthsr"),
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "estimator": f"median, {MAD_TO_STD} * median absolute deviation",
+            "intensities": rescaled if settings.rescale else "as stored",
+            "label_maps_resampled": settings.resample_labels,
+            "legacy": settings.legacy,
+            "data_sets": [
+                {
+                    "images": os.path.abspath(data_set.images),
+                    "labels": os.path.abspath(data_set.labels),
+                    "pairs": {stem(case.image or ""): case.labels.name for case in data_set.cases},
+                }
+                for data_set in estimate.data_sets
+            ],
+        },
+    }

@@ -1,0 +1,201 @@
+"""Estimation of priors: from folders of scans and label maps to an estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from ..label_report import best_ready_table
+from ..labels import LabelTable
+from ..priors import TissuePriors
+from ..sources import Case
+from .estimate import EstimationError, PriorEstimate, channels_of
+from .measuring import (
+    EstimationSettings,
+    Mapper,
+    ScanStatistics,
+    label_values,
+    measure_scan,
+    measuring,
+)
+from .scans import DataSet, Match, PathSpec, find_data_sets
+
+AUTO = "auto"
+_SAMPLES, _FEWEST_SAMPLES = 60_000, 60  # intensities of a class to draw: of all scans, of each
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorEstimation:
+    """Priors to estimate.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> labels = np.repeat([0, 2, 3], 9).reshape(3, 3, 3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name, volume in (("labels", labels), ("images", 1.0 + 50 * labels)):
+        ...         (Path(folder) / name).mkdir()
+        ...         np.savez(Path(folder) / name / "a.npz", vol_data=volume)
+        ...     data_sets = find_data_sets([f"{folder}/images"], [f"{folder}/labels"])
+        ...     table = LabelTable.from_values([0, 2, 3])
+        ...     settings = EstimationSettings(rescale=False)
+        ...     job = PriorEstimation(data_sets=data_sets, label_table=table, settings=settings)
+        ...     job.run().priors.means[0, 0]
+        array([  1., 101., 151.])
+    """
+
+    data_sets: Sequence[DataSet]
+    """Scans and label maps, see `find_data_sets`."""
+    label_table: LabelTable | PathSpec = AUTO
+    """Labels and their classes: a table, the name of a ready one, a file, or `auto` for the ready
+    one that fits the label maps best, as in the generator."""
+    settings: EstimationSettings = field(default_factory=EstimationSettings)
+    """How to measure."""
+    keep_samples: bool = False
+    """Whether to keep some intensities, to draw histograms from."""
+
+    @property
+    def cases(self) -> list[Case]:
+        """All pairs of files."""
+        return [case for data_set in self.data_sets for case in data_set.cases]
+
+    @property
+    def num_maps_to_look_at(self) -> int:
+        """How many label maps are read to choose a table, before scans are measured."""
+        return len(self._distinct_maps()) if self.label_table == AUTO else 0
+
+    def choose_table(
+        self, workers: int = 1, on_map: Callable[[], object] | None = None
+    ) -> PriorEstimation:
+        """Return the same job with its table chosen, which reads the label maps if it is `auto`.
+
+        Args:
+            workers: See `run`.
+            on_map: Called after each label map.
+
+        Raises:
+            ValueError: If the table or a label map is not what it should be.
+        """
+        if self.label_table != AUTO:
+            return replace(self, label_table=LabelTable.resolve(self.label_table))
+        values: set[int] = set()
+        with measuring(workers) as measure:
+            for _, found in measure(label_values, self._distinct_maps()):
+                values |= found
+                (on_map or _nothing)()
+        return replace(self, label_table=LabelTable.ready(best_ready_table(sorted(values))))
+
+    def run(self, workers: int = 1, on_scan: Callable[[], object] | None = None) -> PriorEstimate:
+        """Measure every scan, one at a time in each process.
+
+        Args:
+            workers: Number of processes. With more than one, a script must start its work below
+                `if __name__ == "__main__":`, as processes import it.
+            on_scan: Called after each scan.
+
+        Returns:
+            The estimate.
+
+        Raises:
+            ValueError: If a file is not what it should be, scans of a data set differ in their
+                numbers of channels, or no scan holds a class.
+        """
+        table = LabelTable.resolve(self.choose_table(workers).label_table)
+        with measuring(workers) as measure:
+            scans = self._measure(measure, table, on_scan or _nothing)
+        return self._estimate(table, scans)
+
+    def _distinct_maps(self) -> list[Case]:
+        return list({case.labels: case for case in self.cases}.values())
+
+    def _measure(
+        self, measure: Mapper, table: LabelTable, on_scan: Callable[[], object]
+    ) -> list[ScanStatistics]:
+        number = max(_SAMPLES // len(self.cases), _FEWEST_SAMPLES) if self.keep_samples else 0
+        function = partial(measure_scan, table=table, settings=self.settings, num_samples=number)
+        found: dict[int, ScanStatistics] = {}
+        for k, scan in measure(function, self.cases):
+            found[k] = scan
+            on_scan()
+        return [found[k] for k in range(len(found))]
+
+    def _estimate(self, table: LabelTable, scans: Sequence[ScanStatistics]) -> PriorEstimate:
+        remaining = iter(scans)
+        channels = []
+        for number, data_set in enumerate(self.data_sets, start=1):
+            mine = [next(remaining) for _ in data_set.cases]
+            _check_channels(data_set, [len(scan.channels) for scan in mine])
+            channels += channels_of(number, mine)
+        name = table.to_spec()
+        estimate = PriorEstimate(
+            table=table,
+            table_name=name if isinstance(name, str) else None,
+            data_sets=tuple(self.data_sets),
+            settings=self.settings,
+            channels=tuple(channels),
+            t2_extents=tuple(scan.t2_extent for scan in scans if scan.t2_extent is not None),
+        )
+        if not self.settings.legacy:
+            estimate.refuse_absent_classes()
+        return estimate
+
+
+def _check_channels(data_set: DataSet, numbers: Sequence[int]) -> None:
+    for case, number in zip(data_set.cases, numbers, strict=True):
+        if number != numbers[0]:
+            raise EstimationError(
+                f"scans of a data set must have as many channels as each other, got {numbers[0]} in"
+                f" {data_set.cases[0].image} and {number} in {case.image}. Keep them in two folders"
+                " and give each with --images."
+            )
+
+
+def _nothing() -> None:
+    pass
+
+
+def estimate_priors(
+    images: PathSpec | Iterable[PathSpec],
+    labels: PathSpec | Iterable[PathSpec],
+    label_table: LabelTable | PathSpec = AUTO,
+    *,
+    rescale: bool = True,
+    match: Match = "names",
+    resample_labels: bool = False,
+    legacy: bool = False,
+    workers: int = 1,
+) -> TissuePriors:
+    """Estimate priors from scans and their label maps.
+
+    The mean of a class in a scan is its median intensity, its standard deviation 1.4826 times the
+    median absolute deviation from it. The priors are normal laws with the mean and the population
+    standard deviation of these numbers over scans (Billot et al., Medical Image Analysis 2023).
+
+    Args:
+        images: Folder of scans (or one scan), or several folders, one per data set. Scans may have
+            several channels. The channels of all data sets become channels of the priors.
+        labels: Folder of label maps (or one), for all data sets or one for each.
+        label_table: See `PriorEstimation.label_table`.
+        rescale: See `EstimationSettings.rescale`.
+        match: See `find_data_sets`.
+        resample_labels: See `EstimationSettings.resample_labels`.
+        legacy: See `EstimationSettings.legacy`.
+        workers: See `PriorEstimation.run`.
+
+    Returns:
+        Priors with one channel per data set and channel, one class per class of the table.
+
+    Raises:
+        ValueError: If a file is not what it should be or has no partner, or no scan holds a class.
+    """
+    folders, maps = (
+        [paths] if isinstance(paths, str) or not isinstance(paths, Iterable) else list(paths)
+        for paths in (images, labels)
+    )
+    settings = EstimationSettings(rescale=rescale, resample_labels=resample_labels, legacy=legacy)
+    job = PriorEstimation(
+        data_sets=find_data_sets(folders, maps, match), label_table=label_table, settings=settings
+    )
+    return job.run(workers).priors
