@@ -153,7 +153,7 @@ class _Picture:
         if self.edges[0] <= mean <= self.edges[-1]:
             axes.fill_between(self.middles, counts, step="mid", color=colour, alpha=0.3, lw=0)
             axes.plot(self.middles, curve, color=colour, lw=1.3)
-            axes.plot([mean - spread, mean + spread], [0, 0], color=colour, lw=3, zorder=3)
+            axes.plot([mean - spread, mean + spread], [0, 0], color=colour, lw=3, clip_on=False)
         self._bare(axes, 1.12 * top)
         axes.axhline(0, color=_LINE, lw=0.8, zorder=0)
         std, std_spread = self.stds[:, k]

@@ -54,7 +54,8 @@ def rescale_intensities(channel: FloatArray) -> FloatArray:
     if low == high:
         return np.zeros_like(channel)
     scaled = channel - np.asarray(low, dtype=channel.dtype)
-    scaled *= RANGE / (high - low)
+    scaled /= high - low
+    scaled *= RANGE
     return np.clip(scaled, 0, RANGE, out=scaled)
 
 
