@@ -161,7 +161,7 @@ def _table(label_list: str | None, classes: Path | None) -> LabelTable | str:
     from synthsr_transforms.labels import LabelTable
 
     if classes is None:
-        return "auto" if label_list is None else LabelTable.resolve(label_list)
+        return "auto" if label_list in (None, "auto") else LabelTable.resolve(str(label_list))
     if label_list is None or Path(label_list).suffix.lower() != ".npy":
         raise InputError(
             f"--classes must come with a .npy list of labels, got {label_list or 'none'}. Add"

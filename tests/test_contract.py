@@ -29,6 +29,8 @@ from synthsr_transforms.spec import build_transform, transform_spec
 ASEG = "freesurfer_aseg"
 AXES_2_TO_6 = {"uniform": [[1, 1, 2], [1, 1, 6]]}
 
+PRIORS = {"distribution": "normal", "means": [[9] * 16, [2] * 16], "stds": [[3] * 16, [1] * 16]}
+
 CASES: dict[str, list[dict[str, Any]]] = {
     "AcquisitionResolution": [
         {"max_isotropic_mm": 6, "max_anisotropic_mm": [4, 6, 8], "probability_isotropic": 0.5},
@@ -201,6 +203,8 @@ NONSENSE: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("means", {"label_table": ASEG, "prior_means": [3, 1]}),
         ("distribution", {"label_table": ASEG, "distribution": "gamma"}),
         ("background_mean", {"label_table": ASEG, "background_mean": -1}),
+        ("priors", {"label_table": "synthsr", "priors": PRIORS}),
+        ("priors", {"label_table": ASEG, "priors": PRIORS, "prior_means": 20}),
     ],
 }
 

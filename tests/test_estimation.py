@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import weakref
 from pathlib import Path
@@ -33,6 +34,7 @@ from synthsr_transforms.estimation import (
 from synthsr_transforms.estimation import measuring as measuring_module
 from synthsr_transforms.estimation.picture import channel_figure
 from synthsr_transforms.prior_files import read_prior_file
+from synthsr_transforms.spec import build_transform, transform_spec
 
 SHAPE = (9, 10, 8)
 VALUES = [0, 2, 3, 41, 42]
@@ -335,6 +337,8 @@ class TestUse:
         for form in (str(description), priors, priors.to_dict()):
             mixture = TissueMixture(label_table=TABLE, priors=form)
             assert mixture._laws == priors
+            spec = json.loads(json.dumps(transform_spec(mixture)))
+            assert build_transform(spec)._laws == priors
         with pytest.raises(ValueError, match="must come alone"):
             TissueMixture(label_table=TABLE, priors=priors, prior_means=3)
         with pytest.raises(ValueError, match="must have 2 channels, got 1"):

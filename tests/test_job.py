@@ -262,6 +262,32 @@ class TestSameSamples:
         run(again)
         assert files(tmp_path / "moved") == files(tmp_path / "again")
 
+    def test_priors_of_a_description_are_kept_in_the_configuration(self, maps, tmp_path):
+        table = LabelTable.from_values(VALUES)
+        rows = [{"class": k, "mean": [50 + k, 1], "std": [5, 1]} for k in range(table.num_classes)]
+        labels = [[v for v, c in zip(table.values, table.classes, strict=True) if c == k]
+                  for k in range(table.num_classes)]  # fmt: skip
+        content = {
+            "distribution": "normal",
+            "classes": [{"class": k, "labels": found} for k, found in enumerate(labels)],
+            "channels": [{"classes": rows}],
+        }
+        own = tmp_path / "own"
+        own.mkdir()
+        table.write(own / "table.tsv")
+        (own / "priors.yaml").write_text(json.dumps(content))
+        (own / "config.yaml").write_text(
+            "label_table: table.tsv\nsteps:\n"
+            "  mixture: {name: TissueMixture, params: {priors: priors.yaml}}\n"
+            "  target: {name: CopyImage}\n"
+        )
+        first = GenerationJob.from_source(own / "config.yaml", labels=maps, folder=tmp_path / "out")
+        run(first)
+        shutil.rmtree(own)
+        again = GenerationJob.from_source(tmp_path / "out/config.yaml", folder=tmp_path / "again")
+        run(again)
+        assert files(tmp_path / "out") == files(tmp_path / "again")
+
 
 class TestResume:
     def test_complete_samples_are_kept(self, make_job, tmp_path):

@@ -77,10 +77,11 @@ def measure_scan(
     if not settings.legacy:
         _refuse_unknown(case, labels.data[classes < 0])
     extent = _extent(case, image, settings) if settings.t2_cropping else None
-    del labels
+    waiting = list(np.moveaxis(image.data, 3, 0))
+    del labels, image
     channels = []
-    for number in range(image.data.shape[3]):
-        channel = np.ascontiguousarray(image.data[..., number])
+    while waiting:
+        channel = np.ascontiguousarray(waiting.pop(0))  # the last one sets the scan free
         if settings.rescale:
             channel = _rescaled(channel, f"{case.image}", settings)
         channels.append(

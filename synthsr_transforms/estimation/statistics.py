@@ -94,8 +94,8 @@ def class_statistics(
     medians, stds = np.full((2, num_classes), np.nan)
     for k, group in enumerate(groups):
         if group.size:
-            medians[k] = np.median(group)
-            stds[k] = MAD_TO_STD * np.median(np.abs(group - medians[k]))
+            medians[k] = middle = float(np.median(group))
+            stds[k] = MAD_TO_STD * float(np.median(np.abs(group - middle)))
     return ClassStatistics(
         medians,
         stds,
