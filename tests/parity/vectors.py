@@ -177,12 +177,7 @@ class Family:
 
 FAMILIES: dict[str, Family] = {}
 
-LATER: dict[str, str] = {
-    "losses": "losses",
-    "segmentation_loss": "losses",
-    "generator_loss": "adversarial training",
-    "wgan": "adversarial training",
-}
+LATER: dict[str, str] = {}
 """Families that belong to work to come, and which."""
 
 

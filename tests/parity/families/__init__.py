@@ -2,11 +2,13 @@
 
 from . import (
     acquisition,
+    adversarial,
     blur,
     generator,
     intensity,
     labels,
     layout,
+    losses,
     networks,
     prediction,
     priors,
@@ -15,11 +17,13 @@ from . import (
 
 __all__ = [
     "acquisition",
+    "adversarial",
     "blur",
     "generator",
     "intensity",
     "labels",
     "layout",
+    "losses",
     "networks",
     "prediction",
     "priors",

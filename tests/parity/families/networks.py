@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from synthsr_net.keras_weights import read_keras, write_keras
+from synthsr_net.keras_weights.layout import keras_layers
+from synthsr_net.losses import build_loss
 from synthsr_net.unet import ACTIVATIONS, UNet3d
 
-from ..vectors import Agreement, Vector, family, near
+from ..vectors import Agreement, Vector, channels_first, family, near
 
 OUTPUT = 1e-5
 """Largest difference of what networks compute."""
@@ -131,25 +133,83 @@ def _watched(model: UNet3d) -> dict[str, Tensor]:
 
 
 def _training(vector: Vector) -> Iterator[Agreement]:
-    """Output, loss and moving statistics of the first step.
+    """Output, losses, gradients, moving statistics and weights over the steps of training.
 
-    Later steps are not compared: the original's Adam reads its counter too late (B39). PyTorch
-    divides the variance by N - 1, Keras by N - 1.001.
+    The steps are those of the original's Adam, which reads its counter too late (B39): that is how
+    the recorded weights tell the gradients. PyTorch divides the variance by N - 1, Keras by
+    N - 1.001.
     """
     model = network_of(vector).train()
-    x, y = (torch.from_numpy(np.moveaxis(vector[k][0], -1, 1).copy()) for k in ("x", "y"))
-    output = model(x.to(vector.device))
-    expected = vector["output_training_mode_step0"]
-    yield near("output in training", _channels_last(output), expected, OUTPUT)
-    loss = (output.detach().cpu() - y).abs().mean()
-    yield near("loss", loss, vector["loss"][0], OUTPUT)
-    entries = {"moving_mean": "running_mean", "moving_variance": "running_var"}
-    state = model.state_dict()
-    for key in [k for k in vector.arrays if k.startswith("after1:") and "moving" in k]:
-        _, layer, role = key.split(":")
-        _, _, arm, step = layer.split("_")
-        module = "encoder" if arm == "down" else "decoder"
-        yield near(key, state[f"{module}.{step}.norm.{entries[role]}"], vector[key], OUTPUT)
+    adam = _OddAdam(model, float(vector["lr"]), float(vector["decay"]))
+    for step, expected in enumerate(vector["loss"], start=1):
+        x, y = (channels_first(vector[k][step - 1]).to(vector.device) for k in ("x", "y"))
+        output = model(x)
+        if step == 1:
+            theirs = vector["output_training_mode_step0"]
+            yield near("output in training", _channels_last(output), theirs, OUTPUT)
+        loss = build_loss("l1")(output, y)
+        yield near(f"loss of step {step}", loss, expected, OUTPUT)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        adam.step(loss)
+        yield from _after(vector, step, model, adam, before)
+
+
+def _after(
+    vector: Vector, step: int, model: UNet3d, adam: _OddAdam, before: dict[str, Tensor]
+) -> Iterator[Agreement]:
+    """What was recorded after a step: statistics, and weights up to a hundredth of the step."""
+    entries = {
+        f"{layer.name}:{array.role}": array.entry
+        for layer in keras_layers(model.config)
+        for array in layer.arrays
+    }
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for key in [key for key in vector.arrays if key.startswith(f"after{step}:")]:
+        entry = entries[key.partition(":")[2]]
+        theirs = vector.tensor(key)
+        theirs = theirs.permute(4, 3, 0, 1, 2) if theirs.ndim == 5 else theirs
+        if entry not in adam.gradients:
+            yield near(key, state[entry], theirs, OUTPUT)
+            continue
+        clear = adam.clear[entry].cpu()  # elsewhere Adam scales rounding errors up to whole steps
+        assert clear.float().mean() > 0.95, f"{key}: gradients cannot be told from rounding"
+        ours = state[entry].cpu()
+        yield near(key, ours[clear], theirs[clear], max(OUTPUT, 0.01 * adam.lr))
+        yield near(f"{key}, all", ours, theirs, 2 * step * adam.lr)
+        if step == 1:
+            moved = (theirs - before[entry].cpu())[clear]
+            direction = -adam.gradients[entry].cpu()[clear].sign()
+            yield near(f"{key}, direction", moved.sign(), direction, 0)
+
+
+class _OddAdam:
+    """Adam as the original runs it, from the loss of each step.
+
+    Keras adds epsilon to the root of the uncorrected second moment. At the first step the counter
+    is 2 instead of 1, so that weights move by 0.744 of the learning rate.
+    """
+
+    def __init__(self, model: UNet3d, lr: float, decay: float) -> None:
+        self.weights = dict(model.named_parameters())
+        self.lr, self.decay, self.counter = lr, decay, 1
+        self.gradients: dict[str, Tensor] = {}
+        self.first = {name: torch.zeros_like(w) for name, w in self.weights.items()}
+        self.second = {name: torch.zeros_like(w) for name, w in self.weights.items()}
+        self.clear = {name: torch.ones_like(w).bool() for name, w in self.weights.items()}
+        """Weights whose gradients have been well above rounding errors in all steps."""
+
+    def step(self, loss: Tensor) -> None:
+        found = torch.autograd.grad(loss, list(self.weights.values()))
+        self.gradients = dict(zip(self.weights, found, strict=True))
+        self.counter += 1
+        lr = self.lr / (1 + self.decay * (self.counter - 1))
+        lr *= (1 - 0.999**self.counter) ** 0.5 / (1 - 0.9**self.counter)
+        for name, g in self.gradients.items():
+            self.clear[name] &= g.abs() > 1e-4 * g.abs().max()
+            self.first[name] = 0.9 * self.first[name] + 0.1 * g
+            self.second[name] = 0.999 * self.second[name] + 0.001 * g * g
+            move = lr * self.first[name] / (self.second[name].sqrt() + 1e-7)
+            self.weights[name].data -= move
 
 
 def _channels_last(tensor: Tensor) -> np.ndarray:

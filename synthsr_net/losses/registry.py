@@ -1,0 +1,65 @@
+"""Image losses by name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .base import ImageLoss
+from .l1 import L1Loss
+from .l1_ssim3d import L1SSIM3dLoss
+from .l2 import L2Loss
+from .laplace import LaplaceLoss
+from .ssim import SSIMLoss
+from .ssim3d import SSIM3dLoss
+
+LOSSES: dict[str, type[ImageLoss]] = {
+    "l1": L1Loss,
+    "l2": L2Loss,
+    "ssim": SSIMLoss,
+    "ssim3d": SSIM3dLoss,
+    "l1_ssim3d": L1SSIM3dLoss,
+    "laplace": LaplaceLoss,
+}
+"""Image losses by the names that configurations use."""
+
+
+def build_loss(name: str, params: Mapping[str, Any] | None = None) -> ImageLoss:
+    """Make an image loss from its name and the arguments of its constructor.
+
+    Args:
+        name: One of `LOSSES`.
+        params: Arguments by name; those left out have their defaults.
+
+    Raises:
+        ValueError: If the name or an argument is unknown (the nearest spelling is offered), or the
+            constructor refuses a value.
+
+    Examples:
+        >>> build_loss("ssim3d", {"window_size": 7}).outputs_per_target
+        1
+    """
+    if name not in LOSSES:
+        raise ValueError(
+            f"loss must be one of {', '.join(LOSSES)}, got {name!r}{_offer(name, LOSSES)}."
+        )
+    params = dict(params or {})
+    known = [p for p in inspect.signature(LOSSES[name]).parameters if p not in ("args", "kwargs")]
+    for param in params:
+        if param not in known:
+            takes = f"takes {', '.join(known)}" if known else "takes no arguments"
+            raise ValueError(
+                f"arguments of the loss {name} must be known: it {takes}, got"
+                f" {param!r}{_offer(param, known)}."
+            )
+    try:
+        return LOSSES[name](**params)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"loss {name}: {error}") from error
+
+
+def _offer(word: object, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(word).lower(), list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
