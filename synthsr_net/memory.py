@@ -40,11 +40,15 @@ class Plan:
             tiles, which changes the result where they meet.
         num_bytes: Estimate of the memory it takes at most, inputs and outputs included.
         tile: Shape of a tile in voxels, for `tiled`.
+        local_statistics: Whether each tile is normalised by statistics of its own, not of the whole
+            volume, which changes the result everywhere: for `tiled` where the network has
+            `instance` or `group` normalisation.
     """
 
     strategy: Strategy
     num_bytes: int
     tile: tuple[int, int, int] | None = None
+    local_statistics: bool = False
 
     @property
     def exact(self) -> bool:
@@ -212,9 +216,8 @@ def in_gigabytes(num_bytes: int) -> str:
 
 
 def _exact_strategies(config: UNetConfig, shape: Sequence[int]) -> tuple[Strategy, ...]:
-    streams = config.normalisation != "instance"
     divisible = all(size % config.divisor == 0 for size in shape)
-    return ("kept", "recomputed") if streams and divisible else ("whole",)
+    return ("kept", "recomputed") if divisible else ("whole",)
 
 
 def _tiled(
@@ -228,7 +231,8 @@ def _tiled(
     strategy = _exact_strategies(config, (x, y, z))[0]
     pass_bytes = estimate_bytes(config, (x, y, z), strategy, device=device, precision=precision)
     whole = 4 * math.prod(shape) * (2 * config.in_channels + 3 * config.out_channels + 1)
-    return Plan("tiled", pass_bytes + whole, (x, y, z))
+    local = config.normalisation in ("instance", "group")
+    return Plan("tiled", pass_bytes + whole, (x, y, z), local)
 
 
 def _tile_step(config: UNetConfig) -> int:

@@ -3,102 +3,25 @@
 Memory holds the skip connections and little else. Three facts make it fast: convolutions read
 channels last, slabs stay in the caches of the processor, and upsampled volumes are never built
 (see `phase_convolution`). The result is that of `UNet3d.forward` up to the order of sums.
+
+Volumes are normalised when they are read, not when they are made: so normalisations that need
+statistics of a whole volume cost no pass of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
-from torch import Tensor, nn
+from torch import Tensor
 
-from .phase_convolution import phase_weight
-from .streaming import (
-    Convolution,
-    Slabs,
-    added,
-    channels_first,
-    channels_last,
-    convolved,
-    convolved_phases,
-    cut,
-    fill,
-    kept,
-    mapped,
-    packed,
-    pooled,
-    upsampled,
-)
-from .unet import ACTIVATIONS, Level, UNet3d
-
-IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": F.elu_,
-    "relu": F.relu_,
-    "leaky_relu": F.leaky_relu_,
-    "silu": partial(F.silu, inplace=True),
-}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A level of the network as streams need it.
-
-    Attributes:
-        convs: Convolutions; the first of a decoder level is that of the skip connection.
-        low: Convolution of the small volume in a decoder level, else None.
-        norm: Normalisation that follows, or None.
-        rising: Whether the normalisation keeps the order of numbers in every channel.
-        activation: Follows each convolution, in place where it can.
-    """
-
-    convs: tuple[Convolution, ...]
-    low: Convolution | None
-    norm: nn.BatchNorm3d | None
-    rising: bool
-    activation: Callable[[Tensor], Tensor]
-
-    @property
-    def features(self) -> int:
-        """Number of channels of the result."""
-        return int(self.convs[-1].weight.shape[0])
-
-    def encoded(self, slabs: Slabs) -> Iterator[Tensor]:
-        """The skip connection of an encoder level, from the input of the level."""
-        for convolution in self.convs:
-            slabs = mapped(self.activation, convolved(slabs, convolution))
-        yield from slabs
-
-    def decoded(self, skip: Slabs, small: Slabs) -> Iterator[Tensor]:
-        """The result of a decoder level, before its normalisation."""
-        assert self.low is not None
-        features = self.convs[0].weight.shape[0]
-        if self.low.weight.shape[2] == 2:
-            from_small = convolved_phases(small, self.low, features)
-        else:
-            from_small = convolved(upsampled(small), self.low)
-        slabs: Slabs = added(convolved(skip, self.convs[0]), from_small)
-        slabs = mapped(self.activation, slabs)
-        for convolution in self.convs[1:]:
-            slabs = mapped(self.activation, convolved(slabs, convolution))
-        yield from slabs
-
-    def normalised(self, slab: Tensor) -> Tensor:
-        """Apply the normalisation."""
-        if self.norm is None:
-            return slab
-        norm, x = self.norm, channels_first(slab)
-        mean, variance = norm.running_mean, norm.running_var
-        result = F.batch_norm(x, mean, variance, norm.weight, norm.bias, eps=norm.eps)
-        return channels_last(result)
-
-    def halved(self, slabs: Slabs) -> Iterator[Tensor]:
-        """Normalisation and maxima over 2x2x2 voxels, in the cheaper order."""
-        if self.rising:
-            return mapped(self.normalised, pooled(slabs))
-        return pooled(mapped(self.normalised, slabs))
+from .normalisation import Statistics
+from .stage import Stage, Volume, exact_at_the_end, stage_of, weights
+from .streaming import Convolution, Slabs, cut, fill, kept, mapped, measured
+from .unet import UNet3d
 
 
 @dataclass(frozen=True)
@@ -119,159 +42,132 @@ class StreamedUNet:
             slab_elements: About how many numbers a slab holds.
             keep_first_skip: Whether to keep the largest skip connection; else it is computed a
                 second time, which saves most of the memory and takes about a seventh longer.
+                Where the last normalisation needs statistics of its volume, the last level too is
+                computed a second time, and all takes about two thirds longer.
 
         Returns:
             `(O, X, Y, Z)` float32.
         """
-        source = x.permute(1, 2, 3, 0).contiguous().to(self.dtype)
-        skips: list[Tensor | None] = []
-        small = source
+        source = Volume(x.permute(1, 2, 3, 0).contiguous().to(self.dtype))
+        small, skips = source, []
         for depth, stage in enumerate(self.encoder[:-1]):
-            skip = self._room(small.shape, stage) if keep_first_skip or depth else None
-            slabs = stage.encoded(_cut(small, stage, slab_elements))
-            slabs = slabs if skip is None else kept(slabs, skip)
-            half = (small.shape[0] // 2, small.shape[1] // 2, small.shape[2] // 2)
-            small = fill(small.new_empty(*half, stage.features), stage.halved(slabs))
+            skip = self._room(small.data.shape, stage) if keep_first_skip or depth else None
+            small = _descend(stage, small, skip, slab_elements)
             skips.append(skip)
-        bottom = self.encoder[-1]
-        slabs = mapped(bottom.normalised, bottom.encoded(_cut(small, bottom, slab_elements)))
-        if len(self.encoder) > 1:
-            small = fill(self._room(small.shape, bottom), slabs)
-        for stage in self.decoder:
-            skip = skips.pop()
-            if skip is None:
-                first = self.encoder[0]
-                skip_slabs: Slabs = first.encoded(_cut(source, first, slab_elements))
-            else:
-                skip_slabs = _cut(skip, stage, slab_elements)
-            thickness = max(1, _thickness(source.shape, stage, slab_elements, len(skips)) // 2)
-            slabs = mapped(stage.normalised, stage.decoded(skip_slabs, cut(small, thickness)))
-            if skips:
-                assert skip is not None
-                small = fill(self._room(skip.shape, stage), slabs)
-        return self._headed(slabs, source.shape)
+        stage, shape, skip = self.encoder[-1], small.data.shape, None
+        slabs: Callable[[], Slabs] = partial(_encoded, stage, small, slab_elements)
+        for following in self.decoder:
+            statistics = Statistics()
+            result = fill(self._room(shape, stage), _measured(stage, slabs(), statistics))
+            small = Volume(result, stage.normaliser(statistics))
+            stage, skip, shape = following, skips.pop(), torch.Size(2 * n for n in shape[:3])
+            slabs = partial(self._decoded, stage, skip, small, source, slab_elements)
+        return self._headed(stage, slabs, skip, source.data.shape, slab_elements)
 
     def _room(self, shape: torch.Size, stage: Stage) -> Tensor:
         size = (*shape[:3], stage.features)
         return self.head.weight.new_empty(size, dtype=self.dtype)
 
-    def _headed(self, slabs: Slabs, shape: torch.Size) -> Tensor:
-        weight, bias = self.head.weight[:, :, 0, 0, 0], self.head.bias
-        result = weight.new_empty(weight.shape[0], *shape[:3])
-        outputs = mapped(lambda slab: F.linear(slab.float(), weight, bias), slabs)
-        fill(result.permute(1, 2, 3, 0), outputs)
-        return result.softmax(0) if self.softmax else result
+    def _decoded(
+        self, stage: Stage, skip: Tensor | None, small: Volume, source: Volume, slab_elements: int
+    ) -> Slabs:
+        """The result of a decoder level, from the small volume and a skip connection, if kept."""
+        if skip is None:
+            skip_slabs = _encoded(self.encoder[0], source, slab_elements)
+        else:
+            skip_slabs = cut(skip, _thickness(skip.shape, stage, slab_elements))
+        shape = torch.Size(2 * n for n in small.data.shape[:3])
+        thickness = _thickness(shape, stage, slab_elements) // 2
+        return stage.decoded(skip_slabs, small.slabs(thickness))
+
+    def _headed(
+        self,
+        stage: Stage,
+        slabs: Callable[[], Slabs],
+        skip: Tensor | None,
+        shape: torch.Size,
+        slab_elements: int,
+    ) -> Tensor:
+        """The output, from the result of the last level, which can be computed repeatedly.
+
+        Args:
+            stage: The last level.
+            slabs: Makes its result.
+            skip: Its skip connection, if kept. Its place is taken by the result, where that is
+                needed twice: planes are read before they are overwritten.
+            shape: `(X, Y, Z, C)` of the input.
+            slab_elements: About how many numbers a slab holds.
+        """
+        statistics = Statistics()
+        if not stage.measures:
+            result = slabs()
+        elif skip is None:
+            for _ in measured(slabs(), statistics):
+                pass
+            result = slabs()
+        else:
+            exact = stage.convs[-1].weight.dtype == self.dtype
+            place = skip if exact else skip.view(torch.float16)  # of more digits than bfloat16
+            fits = partial(torch.clamp_, max=torch.finfo(place.dtype).max)
+            fill(place, mapped(fits, measured(slabs(), statistics)))
+            result = cut(place, _thickness(place.shape, stage, slab_elements))
+        head = stage.folded(self.head, statistics)
+        weight, bias = head.weight[:, :, 0, 0, 0], head.bias
+        output = weight.new_empty(weight.shape[0], *shape[:3])
+        outputs = mapped(lambda slab: F.linear(slab.float(), weight, bias), result)
+        fill(output.permute(1, 2, 3, 0), outputs)
+        return output.softmax(0) if self.softmax else output
 
 
-def _thickness(shape: torch.Size, stage: Stage, slab_elements: int, depth: int = 0) -> int:
-    """Even number of planes of a slab at a level of a volume `(X, Y, Z, C)`."""
-    plane = (shape[1] >> depth) * (shape[2] >> depth) * stage.features
+def _encoded(stage: Stage, volume: Volume, slab_elements: int) -> Iterator[Tensor]:
+    thickness = _thickness(volume.data.shape, stage, slab_elements)
+    return stage.encoded(volume.slabs(thickness))
+
+
+def _descend(stage: Stage, volume: Volume, skip: Tensor | None, slab_elements: int) -> Volume:
+    """The input of the next encoder level, from that of a level; its skip connection is kept."""
+    statistics = Statistics()
+    slabs = _measured(stage, _encoded(stage, volume, slab_elements), statistics)
+    slabs = slabs if skip is None else kept(slabs, skip)
+    x, y, z, _ = volume.data.shape
+    half = volume.data.new_empty(x // 2, y // 2, z // 2, stage.features)
+    fill(half, stage.halved(slabs))
+    return Volume(half, stage.normaliser(statistics, halved=True))
+
+
+def _measured(stage: Stage, slabs: Slabs, statistics: Statistics) -> Slabs:
+    """Take slabs into account in statistics, if the normalisation of their level needs them."""
+    return measured(slabs, statistics) if stage.measures else slabs
+
+
+def _thickness(shape: torch.Size, stage: Stage, slab_elements: int) -> int:
+    """Even number of planes of a slab of the result of a level, whose shape is `(X, Y, Z, ...)`."""
+    plane = shape[1] * shape[2] * stage.features
     return max(2, slab_elements // plane // 2 * 2)
-
-
-def _cut(volume: Tensor, stage: Stage, slab_elements: int) -> Iterator[Tensor]:
-    return cut(volume, _thickness(volume.shape, stage, slab_elements))
 
 
 def can_stream(network: UNet3d, shape: tuple[int, ...]) -> bool:
     """Whether a network can be computed in slabs on a volume of a shape `(X, Y, Z)`."""
-    whole = all(size % network.config.divisor == 0 for size in shape)
-    return whole and network.config.normalisation != "instance"
+    return all(size % network.config.divisor == 0 for size in shape)
 
 
 def prepare(network: UNet3d, dtype: torch.dtype) -> StreamedUNet:
     """Rearrange the weights of a network for streaming.
 
     Args:
-        network: In inference; its normalisation must not be `instance`, which needs whole volumes.
+        network: In inference.
         dtype: Precision of the products; sums are float32 inside every layer, and so are the last
             convolution and the head.
     """
-    activation = IN_PLACE.get(network.config.activation) or ACTIVATIONS[network.config.activation]
-    encoder, decoder = _levels(network.encoder), _levels(network.decoder)
-    norms = [_norm(level) for level in (*encoder, *decoder)]
-    head = _weights(network.head)
-    last = norms[-1]
-    if last is not None:  # nothing but the head follows the last normalisation
-        head, norms[-1] = _after(last, head), None
-    stages = [
-        _stage(level, norm, dtype, activation, joins=index >= len(encoder))
-        for index, (level, norm) in enumerate(zip((*encoder, *decoder), norms, strict=True))
-    ]
-    stages[-1] = _exact_at_the_end(stages[-1], (*encoder, *decoder)[-1])
+    kind = network.config.activation
+    encoder = [stage_of(level, dtype, kind, joins=False) for level in network.encoder]
+    decoder = [stage_of(level, dtype, kind, joins=True) for level in network.decoder]
+    last, level = (decoder, network.decoder) if decoder else (encoder, network.encoder)
+    last[-1] = exact_at_the_end(last[-1], level[-1])
     return StreamedUNet(
-        encoder=tuple(stages[: len(encoder)]),
-        decoder=tuple(stages[len(encoder) :]),
-        head=head,
+        encoder=tuple(encoder),
+        decoder=tuple(decoder),
+        head=weights(network.head),
         softmax=network.config.softmax,
         dtype=dtype,
     )
-
-
-def _levels(levels: nn.ModuleList) -> list[Level]:
-    return [level for level in levels if isinstance(level, Level)]
-
-
-def _weights(conv: nn.Module) -> Convolution:
-    assert isinstance(conv, nn.Conv3d)
-    assert conv.bias is not None
-    return Convolution(conv.weight.detach().float(), conv.bias.detach().float())
-
-
-def _norm(level: Level) -> nn.BatchNorm3d | None:
-    if isinstance(level.norm, nn.Identity):
-        return None
-    if not isinstance(level.norm, nn.BatchNorm3d):
-        raise ValueError(f"normalisation must be batch or none, got {type(level.norm).__name__}.")
-    return level.norm
-
-
-def _after(norm: nn.BatchNorm3d, head: Convolution) -> Convolution:
-    """A 1x1x1 convolution that applies a normalisation on its way."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert head.bias is not None
-    scale = norm.weight.detach().float() / torch.sqrt(norm.running_var.float() + norm.eps)
-    shift = norm.bias.detach().float() - norm.running_mean.float() * scale
-    bias = head.bias + head.weight[:, :, 0, 0, 0] @ shift
-    return Convolution(head.weight * scale.view(-1, 1, 1, 1), bias)
-
-
-def _cast(convolution: Convolution, dtype: torch.dtype) -> Convolution:
-    bias = None if convolution.bias is None else convolution.bias.to(dtype)
-    return Convolution(packed(convolution.weight.to(dtype)), bias)
-
-
-def _stage(
-    level: Level,
-    norm: nn.BatchNorm3d | None,
-    dtype: torch.dtype,
-    activation: Callable[[Tensor], Tensor],
-    *,
-    joins: bool,
-) -> Stage:
-    first, *others = [_weights(conv) for conv in level.convs]
-    low = None
-    if joins:
-        features = first.weight.shape[0]
-        low = _cast(_of_upsampled(first.weight[:, features:]), dtype)
-        first = Convolution(first.weight[:, :features], first.bias)
-    convolutions = tuple(_cast(convolution, dtype) for convolution in (first, *others))
-    rising = norm is None or bool((norm.weight >= 0).all())
-    return Stage(convolutions, low, norm, rising, activation)
-
-
-def _exact_at_the_end(stage: Stage, level: Level) -> Stage:
-    """The last stage with its last convolution in float32, as the head is.
-
-    The features before the head are large and cancel in it: rounding them to bf16 makes most of
-    the error of the whole network.
-    """
-    if stage.low is not None and len(stage.convs) == 1:
-        return stage  # what it is added to has the lower precision
-    last = _cast(_weights(level.convs[-1]), torch.float32)
-    return replace(stage, convs=(*stage.convs[:-1], last))
-
-
-def _of_upsampled(weight: Tensor) -> Convolution:
-    return Convolution(phase_weight(weight) if weight.shape[2] == 3 else weight, None)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
 
+from .normalisation import Statistics
 from .phase_convolution import interleave
 
 Slabs = Iterable[Tensor]
@@ -168,6 +169,13 @@ def mapped(function: Callable[[Tensor], Tensor], slabs: Slabs) -> Iterator[Tenso
     """A function of each voxel applied to each slab."""
     for slab in slabs:
         yield function(slab)
+
+
+def measured(slabs: Slabs, statistics: Statistics) -> Iterator[Tensor]:
+    """Pass slabs on, and take them into account in statistics."""
+    for slab in slabs:
+        statistics.add(slab)
+        yield slab
 
 
 def kept(slabs: Slabs, into: Tensor) -> Iterator[Tensor]:

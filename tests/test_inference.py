@@ -26,6 +26,7 @@ from synthsr_net.memory import (
     parse_size,
     plan_memory,
 )
+from synthsr_net.normalisation import InstanceNorm
 from synthsr_net.phase_convolution import interleave, phase_weight
 from synthsr_net.streamed_unet import can_stream, prepare
 from synthsr_net.streaming import (
@@ -50,7 +51,13 @@ ARCHITECTURES: list[dict[str, Any]] = [
     {"convs_per_level": 3, "normalisation": "none", "in_channels": 2, "activation": "relu"},
     {"kernel_size": 5, "num_levels": 2, "activation": "leaky_relu"},
     {"kernel_size": 1, "feature_multiplier": 1.5, "activation": "silu"},
+    {"normalisation": "instance"},
+    {"normalisation": "group", "num_groups": 3},
+    {"normalisation": "instance", "num_levels": 1, "out_channels": 2},
+    {"normalisation": "group", "convs_per_level": 1, "num_levels": 2, "in_channels": 2},
+    {"normalisation": "instance", "kernel_size": 1, "activation": "relu", "softmax": True},
 ]
+OWN_STATISTICS = ("instance", "group")
 
 
 def network_of(device: torch.device | str = "cpu", seed: int = 0, **settings: Any) -> UNet3d:
@@ -64,6 +71,9 @@ def network_of(device: torch.device | str = "cpu", seed: int = 0, **settings: An
             for tensor in (module.weight, module.bias, module.running_mean):
                 tensor.data.normal_(generator=generator)
             module.running_var.uniform_(0.5, 2, generator=generator)
+        if isinstance(module, InstanceNorm):
+            for tensor in (module.weight, module.bias):
+                tensor.data.normal_(generator=generator)
     for parameter in network.parameters():
         if parameter.ndim == 5:
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
@@ -156,15 +166,28 @@ def test_phases_make_the_convolution_of_the_upsampled_volume() -> None:
     assert_close(result.permute(3, 0, 1, 2)[None], expected)
 
 
-def test_instance_normalisation_and_odd_sizes_are_left_to_the_whole_network() -> None:
-    odd, instance = network_of(), network_of(normalisation="instance")
-    assert not can_stream(odd, (8, 8, 7))
-    assert not can_stream(instance, (8, 8, 8))
-    with pytest.raises(ValueError, match="normalisation must be batch or none"):
-        prepare(instance, torch.float32)
-    for network, shape in ((odd, (9, 8, 7)), (instance, (8, 8, 8))):
-        x = volume_of(1, *shape)
+@pytest.mark.parametrize("normalisation", OWN_STATISTICS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_last_level_computed_twice_is_the_last_level_kept(
+    normalisation: str, dtype: torch.dtype
+) -> None:
+    """The result takes the place of the skip connection while that is still being read."""
+    network = network_of(normalisation=normalisation)
+    streamed, x = prepare(network, dtype), volume_of(1, 16, 12, 8)
+    kept = streamed(x, slab_elements=500)
+    twice = streamed(x, slab_elements=500, keep_first_skip=False)
+    # in bf16, what is kept has 11 binary digits
+    assert_close(kept, twice, 1e-6 if dtype == torch.float32 else 4e-3)
+
+
+def test_odd_sizes_are_left_to_the_whole_network() -> None:
+    for normalisation in ("batch", *OWN_STATISTICS):
+        network, x = network_of(normalisation=normalisation), volume_of(1, 9, 8, 7)
+        assert can_stream(network, (8, 8, 4))
+        assert not can_stream(network, (9, 8, 7))
         assert_close(predict_volume(network, x), network(x[None])[0])
+        rounded = predict_volume(network, x, precision="bf16")
+        assert (rounded - network(x[None])[0]).abs().mean() < 0.05 * rounded.std()
 
 
 # Volumes -----------------------------------------------------------------------------------------
@@ -207,8 +230,9 @@ def test_the_input_stays_as_it_is() -> None:
     assert torch.equal(x, before)
 
 
-def test_bf16_is_close_to_fp32() -> None:
-    network, x = network_of(), volume_of(1, 16, 16, 16)
+@pytest.mark.parametrize("normalisation", ["batch", *OWN_STATISTICS])
+def test_bf16_is_close_to_fp32(normalisation: str) -> None:
+    network, x = network_of(normalisation=normalisation), volume_of(1, 16, 16, 16)
     exact = predict_volume(network, x)
     rounded = predict_volume(network, x, precision="bf16")
     assert rounded.dtype == torch.float32
@@ -269,19 +293,32 @@ def test_tiles_agree_with_the_whole_away_from_their_faces(device: torch.device) 
     assert (result - whole).abs().mean() < 0.05 * whole.std()
 
 
+@pytest.mark.parametrize("normalisation", ["batch", "none", *OWN_STATISTICS])
+def test_plans_tell_where_statistics_are_those_of_tiles(normalisation: str) -> None:
+    config = UNetConfig(normalisation=normalisation)
+    local = normalisation in OWN_STATISTICS
+    assert plan_memory(config, HEAD, tile=128).local_statistics == local
+    for budget, strategy in ((10**10, "kept"), (1_100_000_000, "recomputed")):
+        plan = plan_memory(config, HEAD, max_bytes=budget)
+        assert (plan.strategy, plan.local_statistics) == (strategy, False)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc")
-@pytest.mark.parametrize("strategy", ["kept", "recomputed"])
-def test_the_estimate_bounds_the_memory_taken(strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "normalisation"),
+    [("kept", "batch"), ("recomputed", "batch"), ("kept", "instance")],
+)
+def test_the_estimate_bounds_the_memory_taken(strategy: str, normalisation: str) -> None:
     program = f"""
 import re, torch
 from pathlib import Path
 from synthsr_net.inference import predict_volume
 from synthsr_net.memory import Plan, estimate_bytes
-from synthsr_net.unet import UNet3d
+from synthsr_net.unet import UNet3d, UNetConfig
 status = Path("/proc/self/status")
 peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1])
 torch.set_num_threads(1)
-network = UNet3d().eval()
+network = UNet3d(UNetConfig(normalisation="{normalisation}")).eval()
 predict_volume(network, torch.zeros(1, 16, 16, 16))
 before, shape = peak(), (64, 128, 96)
 predict_volume(network, torch.zeros(1, *shape), plan=Plan("{strategy}", 0))

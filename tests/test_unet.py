@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -12,7 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from synthsr_net.unet import ACTIVATIONS, MAX_LEVELS, UNet3d, UNetConfig, upsample
+from synthsr_net import unet
+from synthsr_net.phase_convolution import convolve_joined, phase_weight, transposed_weight
+from synthsr_net.unet import (
+    ACTIVATIONS,
+    MAX_LEVELS,
+    NORMALISATIONS,
+    UNet3d,
+    UNetConfig,
+    upsample,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -114,7 +124,7 @@ class TestForward:
         shape=st.tuples(*[st.integers(1, 13)] * 3),
         levels=st.integers(1, 4),
         convs=st.integers(1, 3),
-        normalisation=st.sampled_from(["batch", "none"]),
+        normalisation=st.sampled_from(NORMALISATIONS),
     )
     def test_any_size_goes_in_and_comes_out(self, shape, levels, convs, normalisation):
         config = UNetConfig(
@@ -129,8 +139,10 @@ class TestForward:
         with pytest.raises(ValueError, match=r"must be \(B, 1, X, Y, Z\), got"):
             make()(volume(*shape))
 
-    def test_a_batch_is_its_elements_one_by_one(self, make, volume):
-        model, x = make(dropout=0.5, in_channels=2).eval(), volume(3, 2, 8, 12, 5)
+    @pytest.mark.parametrize("normalisation", NORMALISATIONS)
+    def test_a_batch_is_its_elements_one_by_one(self, make, volume, normalisation):
+        model = make(dropout=0.5, in_channels=2, normalisation=normalisation).eval()
+        x = volume(3, 2, 8, 12, 5)
         alone = torch.cat([model(element[None]) for element in x])
         torch.testing.assert_close(model(x), alone, rtol=0, atol=1e-5)
 
@@ -161,7 +173,7 @@ class TestForward:
         expected = model.head(ACTIVATIONS[name](model.encoder[0].convs[0](x)))
         torch.testing.assert_close(model(x), expected)
 
-    @pytest.mark.parametrize("normalisation", ["batch", "instance", "none"])
+    @pytest.mark.parametrize("normalisation", NORMALISATIONS)
     def test_gradients_reach_every_weight(self, make, volume, normalisation):
         model = make(normalisation=normalisation).train()
         model(volume(2, 1, 16, 16, 16)).square().mean().backward()
@@ -175,6 +187,89 @@ class TestForward:
         assert output.min() >= 0
         scores = make(out_channels=5).eval()(x)
         torch.testing.assert_close(output, scores.softmax(1))
+
+
+def set_way(monkeypatch: pytest.MonkeyPatch, transposed: bool) -> None:
+    """Let networks read skip connection and small volume in one way on every device."""
+    monkeypatch.setattr(unet, "convolve_joined", partial(convolve_joined, transposed=transposed))
+
+
+class TestPhased:
+    """Decoder levels that build neither the upsampled nor the concatenated volume."""
+
+    @staticmethod
+    def results(model: UNet3d, x: Tensor) -> list[Tensor]:
+        """Output of a network and gradients of a loss with respect to input and weights."""
+        x = x.clone().requires_grad_()
+        output = model(x)
+        loss = (output * torch.linspace(-1, 1, output.numel()).to(output).view_as(output)).sum()
+        return [output.detach(), *torch.autograd.grad(loss, [x, *model.parameters()])]
+
+    @pytest.mark.parametrize("transposed", [False, True])
+    @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+    @pytest.mark.parametrize(
+        ("changes", "shape"),
+        [
+            ({}, (8, 12, 20)),
+            ({"in_channels": 2, "convs_per_level": 1, "normalisation": "none"}, (4, 8, 4)),
+            ({"feature_multiplier": 1.5, "convs_per_level": 3, "activation": "gelu"}, (8, 4, 4)),
+            ({"normalisation": "instance"}, (8, 8, 4)),
+            ({"kernel_size": 5}, (8, 8, 4)),  # what follows is computed the plain way
+            ({}, (9, 6, 7)),
+        ],
+        ids=str,
+    )
+    def test_values_and_gradients_are_those_of_the_plain_way(
+        self, make, volume, changes, shape, layout, transposed, monkeypatch
+    ):
+        model = make(**changes).double().to(memory_format=layout).train()
+        x = volume(2, model.config.in_channels, *shape).double().contiguous(memory_format=layout)
+        plain = self.results(model, x)
+        set_way(monkeypatch, transposed)
+        model.phased = True
+        for ours, theirs in zip(self.results(model, x), plain, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10 * (1 + theirs.abs().max()))
+
+    @pytest.mark.parametrize("transposed", [False, True])
+    def test_no_level_concatenates(self, make, volume, monkeypatch, transposed):
+        model = make()
+        set_way(monkeypatch, transposed)
+        model.phased = True
+        monkeypatch.setattr(torch, "cat", None)
+        monkeypatch.setattr(torch.nn.functional, "interpolate", None)
+        assert model(volume(1, 1, 8, 8, 8)).shape == (1, 1, 8, 8, 8)
+        with pytest.raises(TypeError):
+            model(volume(1, 1, 8, 8, 6))
+
+    @pytest.mark.parametrize("transposed", [False, True])
+    def test_channels_stay_last(self, volume, transposed, device):
+        layout = torch.channels_last_3d
+        skip = volume(2, 8, 8, 12, 4).contiguous(memory_format=layout).requires_grad_()
+        small = volume(2, 16, 4, 6, 2).contiguous(memory_format=layout).requires_grad_()
+        weight = volume(8, 24, 3, 3, 3).requires_grad_()
+        output = convolve_joined(skip, small, weight, None, transposed=transposed)
+        output.backward(torch.ones_like(output))
+        for tensor in (output, skip.grad, small.grad):
+            assert tensor.is_contiguous(memory_format=layout)
+
+    @pytest.mark.parametrize("transposed", [False, True])
+    def test_kernels_keep_float32_in_half_precision(self, volume, transposed, device):
+        """Taps are summed before they are rounded, so that rounding happens once."""
+        prepare = transposed_weight if transposed else phase_weight
+        weight = volume(3, 4, 3, 3, 3)
+        with torch.autocast(device.type, torch.bfloat16):
+            kernel = prepare(weight)
+        assert torch.equal(kernel, prepare(weight))
+        assert kernel.dtype == torch.float32
+
+    @pytest.mark.parametrize("transposed", [False, True])
+    def test_it_compiles_to_one_graph(self, make, volume, monkeypatch, transposed):
+        model, x = make(), volume(1, 1, 8, 8, 8)
+        set_way(monkeypatch, transposed)
+        model.phased = True
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), model(x), rtol=0, atol=1e-5)
 
 
 class TestDropout:
@@ -220,6 +315,7 @@ class TestConfig:
             ({"feature_multiplier": float("nan")}, "feature_multiplier must be above 0"),
             ({"feature_multiplier": float("inf")}, "feature_multiplier must be above 0"),
             ({"feature_multiplier": 0.2}, "such that no level is empty, got 0.2"),
+            ({"num_groups": 0}, "num_groups must be at least 1, got 0"),
             ({"kernel_size": 2}, "kernel_size must be odd and at least 1, got 2"),
             ({"kernel_size": -1}, "kernel_size must be odd"),
             ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),

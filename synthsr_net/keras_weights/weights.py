@@ -176,10 +176,15 @@ def write_keras(
 
 
 def _check_expressible(config: UNetConfig) -> None:
-    if config.normalisation == "instance":
+    if config.normalisation not in ("batch", "none"):
         raise KerasWeightsError(
-            "normalisation must be batch or none for a Keras file, got instance. The original has"
-            " no layer for it."
+            "normalisation must be batch or none for a Keras file, got"
+            f" {config.normalisation}. The original has no layer for it."
+        )
+    if config.normalisation == "batch" and not config.normalise_last:
+        raise KerasWeightsError(
+            "normalise_last must be true for a Keras file, got false. The original normalises the"
+            " last level as well."
         )
     if config.activation not in SAME_ACTIVATIONS:
         raise KerasWeightsError(

@@ -241,10 +241,18 @@ class Predictor:
         )
 
     def _about_tiles(self, plan: Plan | None) -> Iterator[str]:
-        if plan is not None and plan.tile is not None and self.settings.tile is None:
+        if plan is None or plan.tile is None:
+            return
+        tiles = f"tiles of {' x '.join(map(str, plan.tile))} voxels"
+        if self.settings.tile is None:
             yield (
-                f"predicted in tiles of {' x '.join(map(str, plan.tile))} voxels for want of"
-                " memory: intensities may differ a little from those of the whole volume."
+                f"predicted in {tiles} for want of memory: intensities may differ a little from"
+                " those of the whole volume."
+            )
+        if plan.local_statistics:
+            yield (
+                f"the network normalises by statistics of the volume it sees, and saw {tiles}:"
+                " contrast may differ between parts of the head. Allow more memory to avoid that."
             )
 
     def _like(self, image: Any, volume: Volume) -> Any:
