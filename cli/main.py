@@ -20,6 +20,8 @@ COMMANDS = {
     "predict-hyperfine": "The same for pairs of low-field T1 and T2 scans.",
     "models": "List and download models.",
     "convert-weights": "Convert Keras weights of the original, and back.",
+    "train": "Train a network on pairs generated on the fly.",
+    "export": "Write a model as an ONNX file.",
     "generate": "Make training pairs from label maps.",
     "estimate-priors": "Estimate tissue priors from scans and their label maps.",
     "labels": "Report the labels of label maps.",

@@ -161,10 +161,15 @@ def save_model(
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise ModelFileError(f"a model file must end in .safetensors, got {path}. Rename it.")
-    header = {HEADER: json.dumps({"format": FORMAT_VERSION, **asdict(config)})}
+    header = {HEADER: header_text(config)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with replacing(path) as temporary:  # not by save_file, whose files only their owner may read
         temporary.write_bytes(save(tensors, header))
+
+
+def header_text(config: ModelConfig) -> str:
+    """Header of a model file, as JSON; `config_of_header` is its inverse."""
+    return json.dumps({"format": FORMAT_VERSION, **asdict(config)})
 
 
 def read_config(path: str | os.PathLike[str]) -> ModelConfig:
@@ -251,10 +256,19 @@ def _read(path: Path, weights: bool) -> tuple[ModelConfig, dict[str, Tensor]]:
             f"{path} must be a model file of synthsr, but its header does not describe a model."
             " Use a file that synthsr train or synthsr convert-weights wrote."
         )
-    return _config(header, path), state
+    return config_of_header(header, path), state
 
 
-def _config(header: str, path: Path) -> ModelConfig:
+def config_of_header(header: str, path: str | os.PathLike[str]) -> ModelConfig:
+    """Read the header of a model file.
+
+    Args:
+        header: From `header_text`.
+        path: Where it comes from, for messages.
+
+    Raises:
+        ModelFileError: If it is damaged, or of a later format.
+    """
     try:
         settings = json.loads(header)
         version = settings.pop("format")
