@@ -28,7 +28,7 @@ PUBLIC = {
     "AcquisitionResolution", "BiasCorruption", "CopyImage", "GammaContrast", "GaussianSmoothing",
     "HemisphereFlip", "LesionSimulation", "MinMaxRescale", "PartialFieldOfView", "PatchCrop",
     "RegistrationCorrection", "RegistrationError", "ReliabilityMap", "ScannerNoise",
-    "SelectChannels", "SkullStripping", "SliceAcquisition", "SpatialDeformation",
+    "SelectChannels", "SharedTexture", "SkullStripping", "SliceAcquisition", "SpatialDeformation",
     "TargetResolution", "TissueContrast", "TissueMixture",
 }  # fmt: skip
 

@@ -62,6 +62,10 @@ CASES: dict[str, list[dict[str, Any]]] = {
     ],
     "ScannerNoise": [{"std": [1, 9], "rician_probability": 0.5}, {"std": 3, "channels": [1]}],
     "SelectChannels": [{"channels": [1], "include": ["image"]}, {"channels": [0]}],
+    "SharedTexture": [
+        {"std": [0.1, 0.2], "size_mm": [2, 3], "target": "image"},
+        {"std": 0.1, "target": "image"},
+    ],
     "SkullStripping": [
         {"label_table": ASEG, "margin_mm": [-2, 1]},
         {"label_table": ASEG, "margin_mm": {"choice": [0, -2]}, "value": 5},
@@ -162,6 +166,11 @@ NONSENSE: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("rician_probability", {"rician_probability": 2}),
     ],
     "SelectChannels": [("channels", {"channels": []}), ("channels", {"channels": [-1]})],
+    "SharedTexture": [
+        ("std", {"std": -1}),
+        ("std", {"std": [[0, 1], [0, 2]]}),
+        ("size_mm", {"size_mm": 0}),
+    ],
     "SkullStripping": [
         ("label table", {"label_table": "asegg"}),
         ("margin_mm", {"label_table": ASEG, "margin_mm": []}),

@@ -14,6 +14,7 @@ from .registration_error import RegistrationCorrection, RegistrationError
 from .reliability_map import ReliabilityMap
 from .scanner_noise import ScannerNoise
 from .select_channels import SelectChannels
+from .shared_texture import SharedTexture
 from .skull_stripping import SkullStripping
 from .slice_acquisition import SliceAcquisition
 from .spatial_deformation import SpatialDeformation
@@ -37,6 +38,7 @@ __all__ = [
     "ReliabilityMap",
     "ScannerNoise",
     "SelectChannels",
+    "SharedTexture",
     "SkullStripping",
     "SliceAcquisition",
     "SpatialDeformation",
