@@ -38,6 +38,8 @@ Source = Subject | SubjectsBatch | Image | Tensor | str | os.PathLike[str]
 """What a generator makes pairs from; all but the first two are label maps."""
 
 BRAIN_BOX = "brain_box"
+OTHER_SECTIONS = ("job", "training")
+"""Sections of a configuration that do not belong to the generator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +111,8 @@ def load_config(
     """Read a configuration and change some of its settings.
 
     Args:
-        source: Name of a preset or path of a YAML file. Its section `job`, which `synthsr generate`
-            adds, is left out; files that it names may lie beside it.
+        source: Name of a preset or path of a YAML file. Its sections `job`, which `synthsr
+            generate` adds, and `training` are left out; files that it names may lie beside it.
         assignments: Changes such as `"crop.shape=128"`, in a list, or as a mapping
             `{"crop.shape": 128}`: a step by name, then an argument; or a field of
             `GeneratorConfig`.
@@ -129,9 +131,10 @@ def load_config(
         assignments = [assignments]
     if isinstance(assignments, Mapping):
         assignments = [f"{name}={json.dumps(value)}" for name, value in assignments.items()]
-    path = config_path(source, _presets(), "preset")
-    settings = _beside(read_yaml(path), path.parent)
-    settings.pop("job", None)
+    path = source_path(source)
+    settings = read_beside(path)
+    for other in OTHER_SECTIONS:
+        settings.pop(other, None)
     steps = settings.get("steps") or {}
     shortcuts = {name: ("steps", name, "params") for name in steps}
     for step in steps.values():
@@ -141,6 +144,25 @@ def load_config(
     for name, step in (changed.get("steps") or {}).items():
         _let_priors_replace(step, steps.get(name))
     return from_mapping(GeneratorConfig, changed, where=str(source))
+
+
+def source_path(source: str | os.PathLike[str]) -> Path:
+    """Path of a preset by name, or of a YAML file.
+
+    Raises:
+        ConfigError: If it is neither; the nearest spelling is suggested.
+    """
+    return config_path(source, _presets(), "preset")
+
+
+def read_beside(path: Path) -> dict[str, Any]:
+    """Read all sections of a configuration; names of files that lie beside it become paths.
+
+    Raises:
+        ConfigError: If the file is not YAML.
+    """
+    settings: dict[str, Any] = _beside(read_yaml(path), path.parent)
+    return settings
 
 
 def _let_priors_replace(step: Any, before: Any) -> None:

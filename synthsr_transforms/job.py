@@ -103,7 +103,7 @@ class GenerationJob:
             if not holds:
                 raise JobError(message)
         _check_folder(self.folder, self.cases)
-        _check_images(self.config, self.cases)
+        check_images(self.config, self.cases)
 
     @classmethod
     def from_source(
@@ -166,7 +166,7 @@ class GenerationJob:
             ValueError: If anything is wrong; nothing was written then.
         """
         disk = check_writable(self.folder)
-        _check_settings(self.config)
+        check_buildable(self.config)
         phantom = any(isinstance(case, PhantomCase) for case in self.cases)
         checked = self._checked_before()
         if phantom and checked is None and on_phantom is not None:
@@ -312,7 +312,7 @@ def _case_of(source: SourceRecord, table: LabelTable) -> Case:
     return Case(Path(source.labels), None if source.image is None else Path(source.image))
 
 
-def _check_settings(config: GeneratorConfig) -> None:
+def check_buildable(config: GeneratorConfig) -> None:
     """Build the generator before label maps are read, to find mistakes early.
 
     Where the table is chosen by the label maps, any ready table will do.
@@ -342,7 +342,7 @@ def _check_folder(folder: str | os.PathLike[str], cases: Sequence[Case]) -> None
         )
 
 
-def _check_images(config: GeneratorConfig, cases: Sequence[Case]) -> None:
+def check_images(config: GeneratorConfig, cases: Sequence[Case]) -> None:
     """Real targets need images, and synthetic ones none."""
     alone = [case for case in cases if case.image is None]
     if config.real_target and alone:

@@ -1,0 +1,250 @@
+"""The folder of a run: names of files, its records, and what may change when it is resumed.
+
+| File | What it holds |
+| --- | --- |
+| `config.yaml`, `label_table.tsv` | all settings, from which the run can be repeated |
+| `environment.json` | versions, state of the source, hardware, command |
+| `metrics.csv`, `curve.png` | one row per epoch, and its picture |
+| `models/` | `last.safetensors`, `best.safetensors`, and one model file per epoch |
+| `previews/` | pictures of the validation samples, one per epoch |
+| `logs/` | events for TensorBoard |
+| `state/last.ckpt` | what `--resume` goes on from |
+| `failed/` | the pair at which a run broke off |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from synthsr_transforms.atomic import replacing
+from synthsr_transforms.config_io import read_yaml, to_yaml
+from synthsr_transforms.job_record import TABLE, JobConfig, JobError, difference
+from synthsr_transforms.labels import LabelTable
+
+from .config import SECTION, TrainingConfig
+
+CONFIG, ENVIRONMENT, METRICS, CURVE = (
+    "config.yaml",
+    "environment.json",
+    "metrics.csv",
+    "curve.png",
+)
+MODELS, PREVIEWS, LOGS, STATE, FAILED = "models", "previews", "logs", "state", "failed"
+
+MAY_CHANGE = {
+    "optimiser": (
+        "learning_rate",
+        "schedule",
+        "decay",
+        "final_ratio",
+        "warm_up_steps",
+        "clip_norm",
+    ),
+    "run": (
+        "epochs",
+        "precision",
+        "compile",
+        "bank",
+        "save_every_minutes",
+        "save_every_steps",
+        "keep_models",
+    ),
+    "validation": (
+        "every_epochs",
+        "samples",
+        "previews",
+        "images",
+        "labels",
+        "spacings_mm",
+        "metric",
+    ),
+    "model": None,
+}
+"""Settings of the training that a resumed run may have otherwise; None means the whole section."""
+
+_HALF_WRITTEN = re.compile(r"\.[0-9a-f]{32}-.+|\.last\.ckpt\.part")
+_FILES = (
+    f"{MODELS}/*.safetensors",
+    f"{PREVIEWS}/epoch_*.png",
+    f"{LOGS}/events.out.tfevents.*",
+    f"{LOGS}/hparams.yaml",
+    f"{STATE}/*last.ckpt*",
+    METRICS,
+    CURVE,
+    TABLE,
+    ENVIRONMENT,
+)
+"""What a run writes, besides `config.yaml` and `failed/`."""
+
+_HEADER = "# `synthsr train {} --out FOLDER` repeats the run.\n"
+_SAMPLES = "# `synthsr generate {} --out FOLDER` makes its samples.\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFile(JobConfig):
+    """What `config.yaml` holds: the generator, its label maps (`job`), and the training."""
+
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+class RunFolder:
+    """Folder of a run.
+
+    Args:
+        path: The folder; it need not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @property
+    def config_path(self) -> Path:
+        """All settings."""
+        return self.path / CONFIG
+
+    @property
+    def state_path(self) -> Path:
+        """What a run is resumed from."""
+        return self.path / STATE / "last.ckpt"
+
+    @property
+    def metrics_path(self) -> Path:
+        """One row per epoch."""
+        return self.path / METRICS
+
+    @property
+    def curve_path(self) -> Path:
+        """Picture of the metrics."""
+        return self.path / CURVE
+
+    def model_path(self, name: str) -> Path:
+        """A model file: `last`, `best`, or that of an epoch."""
+        return self.path / MODELS / f"{name}.safetensors"
+
+    def epoch_model_path(self, epoch: int) -> Path:
+        """The model file of an epoch, counted from 1."""
+        return self.model_path(f"epoch_{epoch:03d}")
+
+    def preview_path(self, epoch: int) -> Path:
+        """The pictures of an epoch, counted from 1."""
+        return self.path / PREVIEWS / f"epoch_{epoch:03d}.png"
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was begun here."""
+        return self.config_path.exists() and SECTION in read_yaml(self.config_path)
+
+    def refuse_run(self) -> None:
+        """Refuse a folder that holds a run already, or samples of `synthsr generate`.
+
+        Raises:
+            JobError: If it does.
+        """
+        self.refuse_other_work()
+        if self.holds_run:
+            raise JobError(
+                f"{self.path} holds a run. Add --resume to go on with it, --overwrite to replace"
+                " it, or choose another folder with --out."
+            )
+
+    def refuse_other_work(self) -> None:
+        """Refuse a folder whose `config.yaml` is not that of a run.
+
+        Raises:
+            JobError: If it is so.
+        """
+        if self.config_path.exists() and not self.holds_run:
+            raise JobError(
+                f"{self.path} must hold nothing or a run, but its {CONFIG} is of another kind."
+                " Choose another folder with --out."
+            )
+
+    def refuse_other_run(self, config: RunFile) -> None:
+        """Refuse to resume a run with settings that would have made it another.
+
+        Raises:
+            JobError: If so; the message names the first setting that differs.
+        """
+        found = _comparable(read_yaml(self.config_path))
+        wanted = _comparable(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
+        differs = difference(found, wanted)
+        if differs:
+            raise JobError(
+                f"{self.path} holds another run: {differs}. Resume it with its own settings, or"
+                " start another from its weights (--set"
+                f" initial_weights={self.model_path('last')}) in a new folder."
+            )
+
+    def open(self, config: RunFile, table: LabelTable, environment: Mapping[str, Any]) -> None:
+        """Make the folder and write its records.
+
+        Args:
+            config: All settings.
+            table: The label table.
+            environment: What it runs on.
+        """
+        for name in (MODELS, PREVIEWS, LOGS, STATE):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+        for place in (self.path, *(self.path / name for name in (MODELS, PREVIEWS, STATE))):
+            for path in place.iterdir():
+                if _HALF_WRITTEN.fullmatch(path.name):  # by a process that was killed
+                    path.unlink()
+        if config.label_table == TABLE:
+            table.write(self.path / TABLE)
+        self.write_text(ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
+        loss = config.training.loss
+        padded = loss.crop is not None if loss.padding_voxels is None else bool(loss.padding_voxels)
+        alone = config.training.run.batch_size == 1 and not padded
+        header = _HEADER + (_SAMPLES if alone else "")
+        self.write_text(CONFIG, header.replace("{}", str(self.config_path)) + to_yaml(config))
+
+    def clear(self) -> None:
+        """Remove what an earlier run left, and nothing else."""
+        if not self.holds_run:
+            return
+        for pattern in _FILES:
+            for path in self.path.glob(pattern):
+                path.unlink()
+        shutil.rmtree(self.path / FAILED, ignore_errors=True)
+        for name in (MODELS, PREVIEWS, LOGS, STATE):
+            with suppress(OSError):  # files of others are in it
+                (self.path / name).rmdir()
+        self.config_path.unlink()
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file, atomically."""
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _comparable(config: Any) -> dict[str, Any]:
+    """Everything that makes a run another, as plain data."""
+    plain = {str(k): v for k, v in config.items() if k not in ("description", "citation")}
+    job = dict(plain.get("job") or {})
+    plain["job"] = {
+        "seed": job.get("seed"),
+        "sources": [_names(source) for source in job.get("sources") or []],
+    }
+    training = {k: dict(v) if isinstance(v, dict) else v for k, v in plain["training"].items()}
+    training["held_out"] = [_names(source) for source in training.get("held_out") or []]
+    for section, names in MAY_CHANGE.items():
+        for name in list(training.get(section) or {}) if names is None else names:
+            training[section].pop(name, None)
+    plain["training"] = training
+    return plain
+
+
+def _names(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of the files of a case; folders may move."""
+    image = source.get("image")
+    return {"labels": Path(source["labels"]).name, "image": image and Path(image).name}

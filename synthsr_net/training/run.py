@@ -1,0 +1,216 @@
+"""Runs: everything from settings and label maps to a trained network."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.strategies import DDPStrategy
+
+from .failure import report_failure
+from .folder import LOGS, RunFolder
+from .log import EpochResults, Progress, RunLog
+from .prepare import Prepared
+from .saving import STOP_SIGNALS, SaveModels, SaveState, Stop
+from .watch import NonFiniteLossError
+
+_NOT_FOR_USERS = (".*LeafSpec", "Grad strides do not match", "The ``compute`` method of metric")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What a run computes on."""
+
+    device: str = "cpu"
+    """Name of the device, see `synthsr_transforms.devices.available_device`."""
+    devices: int = 1
+    """Number of devices per node, each with a process of its own."""
+    num_nodes: int = 1
+    """Number of nodes; the scheduler starts a process for each device of each node."""
+
+
+class TrainingRun:
+    """A run whose input was checked and whose records are written.
+
+    Args:
+        prepared: What to train, on what.
+        folder: Its folder.
+        hardware: What it computes on.
+        resume: Whether to go on from the saved state.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        folder: RunFolder,
+        hardware: Hardware,
+        *,
+        resume: bool = False,
+    ) -> None:
+        self.prepared, self.folder = prepared, folder
+        self.hardware, self.resume = hardware, resume
+        self.config = prepared.training
+
+    def fit(
+        self,
+        *,
+        on_step: Callable[[Progress], object] | None = None,
+        on_epoch: Callable[[EpochResults], object] | None = None,
+    ) -> None:
+        """Train until the last epoch is complete.
+
+        Args:
+            on_step: Called after each batch.
+            on_epoch: Called after each epoch.
+
+        Raises:
+            TrainingFailedError: If the loss is not finite or the run cannot be saved; what was
+                saved before is kept.
+            KeyboardInterrupt: If the user stopped it; its state is saved then.
+        """
+        task, data = self.prepared.task(), self.prepared.data()
+        models = SaveModels(self.folder, self.prepared.model, self.config)
+        stop = Stop()
+        log = RunLog(
+            self.folder,
+            self.config,
+            models,
+            batches_per_epoch=self.prepared.batches_per_epoch,
+            spacing_mm=self.prepared.model.scan.spacing_mm,
+            reliability=self.prepared.fitted.generator.config.reliability is not None,
+            on_step=on_step,
+            on_epoch=on_epoch,
+        )
+        state = self.folder.state_path if self.resume else None
+        try:
+            with stopping_politely(stop), products(self.prepared.precision), _quiet():
+                trainer = self.trainer([log, SaveState(self.folder, self.config, stop)])
+                with _ending_together(trainer):
+                    trainer.fit(task, datamodule=data, ckpt_path=state, **_safe_loading(state))
+        except NonFiniteLossError as error:
+            spacing = self.prepared.model.scan.spacing_mm
+            raise report_failure(error, data, self.folder, spacing) from error
+        except SystemExit as error:  # Lightning turns interrupts into it
+            raise KeyboardInterrupt from error
+
+    def trainer(self, callbacks: Sequence[Any]) -> Trainer:
+        """Lightning's trainer for the run."""
+        config, hardware = self.config, self.hardware
+        kind, _, index = hardware.device.partition(":")
+        several = hardware.devices * hardware.num_nodes > 1
+        settings, manual = config.optimiser, self.prepared.is_adversarial
+        return Trainer(
+            accelerator={"cuda": "gpu"}.get(kind, kind),
+            devices=[int(index)] if index else hardware.devices,
+            num_nodes=hardware.num_nodes,
+            strategy=_strategy(manual) if several else "auto",
+            precision="bf16-mixed" if self.prepared.precision == "bf16" else "32-true",
+            max_epochs=config.run.epochs,
+            accumulate_grad_batches=1 if manual else settings.accumulate,
+            gradient_clip_val=None if manual else settings.clip_norm,
+            check_val_every_n_epoch=max(config.validation.every_epochs, 1),
+            limit_val_batches=None if config.validation.every_epochs else 0,
+            num_sanity_val_steps=0,
+            deterministic=_deterministic(config.run.deterministic, kind),
+            benchmark=not config.run.deterministic,
+            logger=TensorBoardLogger(str(self.folder.path), name=LOGS, version=""),
+            callbacks=list(callbacks),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+            default_root_dir=str(self.folder.path),
+        )
+
+
+def _strategy(manual: bool) -> DDPStrategy:
+    """Processes that share gradients; with a critic, each batch trains one of two networks."""
+    return DDPStrategy(find_unused_parameters=manual, gradient_as_bucket_view=True)
+
+
+def _deterministic(wanted: bool, kind: str) -> Any:
+    """GPUs have no deterministic form of some layers: they warn."""
+    return ("warn" if kind == "cuda" else True) if wanted else None
+
+
+def _safe_loading(state: Path | None) -> dict[str, Any]:
+    """States hold numbers alone: nothing in them is executed."""
+    known = "weights_only" in inspect.signature(Trainer.fit).parameters
+    return {"weights_only": True} if known and state is not None else {}
+
+
+@contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Say whether GPUs may round the factors of float32 products, for as long as a run goes.
+
+    What Lightning sets for the whole process, deterministic algorithms and the search for the
+    fastest ones, ends with it as well.
+    """
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    benchmark, strict = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    warning = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
+        torch.backends.cudnn.benchmark = benchmark
+        torch.use_deterministic_algorithms(strict, warn_only=warning)
+
+
+@contextmanager
+def _ending_together(trainer: Trainer) -> Iterator[None]:
+    """End the processes that this one started if it fails, as they would wait for it."""
+    try:
+        yield
+    except Exception:
+        kill = getattr(trainer.strategy.launcher, "kill", None)
+        if kill is not None:
+            kill(signal.SIGKILL)
+        raise
+
+
+@contextmanager
+def stopping_politely(stop: Stop) -> Iterator[None]:
+    """Let the first wish to end take effect at the next batch, and the second at once."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    stop.listen()
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what Lightning says of itself off the error stream."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for text in _NOT_FOR_USERS:
+                warnings.filterwarnings("ignore", message=text)
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
