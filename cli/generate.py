@@ -38,9 +38,7 @@ def _list_presets(ctx: click.Context, param: click.Parameter, value: bool) -> No
     ctx.exit()
 
 
-@click.command()
-@click.argument("source", metavar="PRESET|CONFIG.yaml")
-@click.option(
+list_presets_option = click.option(
     "--list-presets",
     is_flag=True,
     is_eager=True,
@@ -48,6 +46,11 @@ def _list_presets(ctx: click.Context, param: click.Parameter, value: bool) -> No
     callback=_list_presets,
     help="List the presets and what they are for.",
 )
+
+
+@click.command()
+@click.argument("source", metavar="PRESET|CONFIG.yaml")
+@list_presets_option
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),

@@ -1,0 +1,187 @@
+"""`synthsr train`: a network trained on pairs that are generated on the fly."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .generate import list_presets_option
+from .options import (
+    device_option,
+    overwrite_option,
+    set_option,
+    threads_option,
+    traceback_option,
+)
+from .progress import clock, progress
+from .training_progress import TrainingProgress
+
+if TYPE_CHECKING:
+    from synthsr_net.training.plan import RunPlan
+    from synthsr_net.training.run import TrainingRun
+
+
+@click.command()
+@click.argument("source", metavar="[PRESET|CONFIG.yaml]", required=False)
+@list_presets_option
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="DIR|FILE",
+    help="Label maps (.nii, .nii.gz, .mgz, .npz).  [default: a built-in head phantom]",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="DIR|FILE",
+    help="Images for presets with a real target, one per label map and on its grid.",
+)
+@click.option(
+    "-o",
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    required=True,
+    help="Folder of the run: settings, metrics, pictures, model files.",
+)
+@set_option
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
+@overwrite_option
+@device_option
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="GPUs of this machine to train on, each with batches of its own.",
+)
+@click.option(
+    "--num-nodes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Machines, each with so many GPUs; a scheduler such as SLURM starts the processes.",
+)
+@click.option(
+    "--compile", "compiled", is_flag=True, help="Compile the network: a slow start, then fast."
+)
+@threads_option
+@traceback_option
+def train(source: str | None, assignments: tuple[str, ...], **options: Any) -> None:
+    """Train a network on pairs generated on the fly from label maps.
+
+    PRESET is a published setting (see --list-presets); CONFIG.yaml is one of your own, or the
+    config.yaml of an earlier run. The folder of the run then holds model files for `synthsr
+    predict`, metrics.csv, curve.png, pictures of validation samples, and events for TensorBoard.
+
+    \b
+    Examples:
+      A general-purpose network from your label maps:
+        synthsr train all_purpose --labels label_maps/ --out run --compile
+      Go on after an interruption, with the same next batches:
+        synthsr train --out run --resume
+      Other settings:
+        synthsr train all_purpose --labels label_maps/ --out run2 --set run.epochs=200
+          --set optimiser.learning_rate=4e-4 --set optimiser.schedule=cosine
+      From the weights of another network:
+        synthsr train all_purpose --labels label_maps/ --out run3
+          --set initial_weights=run/models/best.safetensors
+      Real scans as targets:
+        synthsr train tutorial_1_sr_real --labels label_maps/ --images scans/ --out run4
+      Use the result:
+        synthsr predict scan.nii.gz t1.nii.gz --model run/models/best.safetensors
+    """  # noqa: D301 - click reads the character itself
+    run = _start(source, assignments, **options)
+    if _is_first_process():
+        _announce(run)
+    with TrainingProgress(quiet=not _is_first_process()) as shown:
+        try:
+            run.fit(on_step=shown.step, on_epoch=shown.epoch)
+        except KeyboardInterrupt:
+            if _is_first_process():
+                click.echo(
+                    f"Stopped. `synthsr train --out {run.folder.path} --resume` goes on.", err=True
+                )
+            sys.exit(130)
+        except RuntimeError as error:
+            raise _as_click_error(error) from error
+    if _is_first_process():
+        best = run.folder.model_path("best")
+        click.echo(
+            f"Trained {run.config.run.epochs} epochs in {clock(shown.seconds)}. The best model is"
+            f" {best}."
+        )
+
+
+def _start(source: str | None, assignments: tuple[str, ...], **options: Any) -> TrainingRun:
+    from synthsr_net.training.run import Hardware
+    from synthsr_net.training.start import start
+    from synthsr_transforms.devices import available_device
+
+    device = available_device(options["device"] or "auto")
+    hardware = Hardware(device=device, devices=options["devices"], num_nodes=options["num_nodes"])
+    if options["compiled"]:
+        assignments = (*assignments, "run.compile=true")
+    with ExitStack() as stack:
+        advance: list[Callable[[], None]] = []
+
+        def on_plan(plan: RunPlan) -> None:
+            total = len(plan.cases) + len(plan.held_out)
+            shown = progress("label maps read", total, quiet=not _is_first_process())
+            advance.append(stack.enter_context(shown))
+
+        return start(
+            source,
+            assignments,
+            folder=options["folder"],
+            labels=options["labels"],
+            images=options["images"],
+            hardware=hardware,
+            resume=options["resume"],
+            overwrite=options["overwrite"],
+            on_plan=on_plan,
+            on_case=lambda case: advance[0](),
+        )
+
+
+def _announce(run: TrainingRun) -> None:
+    """Say what is about to be trained, and what was corrected."""
+    prepared = run.prepared
+    network = prepared.network.config
+    weights = sum(p.numel() for p in prepared.network.parameters())
+    maps = f"{prepared.num_training} label map{'s' * (prepared.num_training != 1)}"
+    held = len(prepared.fitted.entries) - prepared.num_training
+    held_out = f" ({held} more for validation)" if held else ""
+    patch = " x ".join(str(n) for n in prepared.patch)
+    click.echo(
+        f"Training a network of {weights / 1e6:.1f} million weights ({network.in_channels} in,"
+        f" {network.out_channels} out, {network.normalisation} normalisation) on {maps}{held_out},"
+        f" patches of {patch}, in {prepared.precision}.",
+        err=True,
+    )
+    for note in prepared.notes:
+        click.echo(f"Note: {note}.", err=True)
+    if run.resume:
+        click.echo(f"Going on from {run.folder.state_path}.", err=True)
+
+
+def _is_first_process() -> bool:
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return next((rank for rank in ranks if rank is not None), "0") == "0"
+
+
+def _as_click_error(error: RuntimeError) -> Exception:
+    from synthsr_net.training.saving import TrainingFailedError
+
+    from .errors import WorkFailedError
+
+    return WorkFailedError(str(error)) if isinstance(error, TrainingFailedError) else error
