@@ -11,6 +11,7 @@ import click
 
 from .options import (
     Shard,
+    case_options,
     device_option,
     format_option,
     overwrite_option,
@@ -51,18 +52,7 @@ list_presets_option = click.option(
 @click.command()
 @click.argument("source", metavar="PRESET|CONFIG.yaml")
 @list_presets_option
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path),
-    metavar="DIR|FILE",
-    help="Label maps (.nii, .nii.gz, .mgz, .npz).  [default: a built-in head phantom]",
-)
-@click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    metavar="DIR|FILE",
-    help="Images for presets with a real target, one per label map and on its grid.",
-)
+@case_options
 @click.option("-n", "num_samples", type=int, metavar="N", help="Number of samples.  [default: 1]")
 @click.option(
     "-o",

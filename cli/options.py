@@ -43,6 +43,23 @@ def seed_option(command: Command) -> Command:
     )(command)
 
 
+def case_options(command: Command) -> Command:
+    """Add `--labels` and `--images`, what pairs are made from."""
+    images = click.option(
+        "--images",
+        type=click.Path(path_type=Path),
+        metavar="DIR|FILE",
+        help="Images for presets with a real target, one per label map and on its grid.",
+    )
+    labels = click.option(
+        "--labels",
+        type=click.Path(path_type=Path),
+        metavar="DIR|FILE",
+        help="Label maps (.nii, .nii.gz, .mgz, .npz).  [default: a built-in head phantom]",
+    )
+    return labels(images(command))
+
+
 def format_option(command: Command) -> Command:
     """Add `--format`, as `file_format`."""
     return click.option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from synthsr_net.training.processes import is_first_process
+
 from .generate import list_presets_option
 from .options import (
+    case_options,
     device_option,
     overwrite_option,
     set_option,
@@ -30,18 +32,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source", metavar="[PRESET|CONFIG.yaml]", required=False)
 @list_presets_option
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path),
-    metavar="DIR|FILE",
-    help="Label maps (.nii, .nii.gz, .mgz, .npz).  [default: a built-in head phantom]",
-)
-@click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    metavar="DIR|FILE",
-    help="Images for presets with a real target, one per label map and on its grid.",
-)
+@case_options
 @click.option(
     "-o",
     "--out",
@@ -101,20 +92,20 @@ def train(source: str | None, assignments: tuple[str, ...], **options: Any) -> N
         synthsr predict scan.nii.gz t1.nii.gz --model run/models/best.safetensors
     """  # noqa: D301 - click reads the character itself
     run = _start(source, assignments, **options)
-    if _is_first_process():
+    if is_first_process():
         _announce(run)
-    with TrainingProgress(quiet=not _is_first_process()) as shown:
+    with TrainingProgress(quiet=not is_first_process()) as shown:
         try:
             run.fit(on_step=shown.step, on_epoch=shown.epoch)
         except KeyboardInterrupt:
-            if _is_first_process():
+            if is_first_process():
                 click.echo(
                     f"Stopped. `synthsr train --out {run.folder.path} --resume` goes on.", err=True
                 )
             sys.exit(130)
         except RuntimeError as error:
             raise _as_click_error(error) from error
-    if _is_first_process():
+    if is_first_process():
         best = run.folder.model_path("best")
         click.echo(
             f"Trained {run.config.run.epochs} epochs in {clock(shown.seconds)}. The best model is"
@@ -136,7 +127,7 @@ def _start(source: str | None, assignments: tuple[str, ...], **options: Any) -> 
 
         def on_plan(plan: RunPlan) -> None:
             total = len(plan.cases) + len(plan.held_out)
-            shown = progress("label maps read", total, quiet=not _is_first_process())
+            shown = progress("label maps read", total, quiet=not is_first_process())
             advance.append(stack.enter_context(shown))
 
         return start(
@@ -172,11 +163,6 @@ def _announce(run: TrainingRun) -> None:
         click.echo(f"Note: {note}.", err=True)
     if run.resume:
         click.echo(f"Going on from {run.folder.state_path}.", err=True)
-
-
-def _is_first_process() -> bool:
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return next((rank for rank in ranks if rank is not None), "0") == "0"
 
 
 def _as_click_error(error: RuntimeError) -> Exception:

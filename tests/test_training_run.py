@@ -25,9 +25,10 @@ from synthsr_net.training import start as start_module
 from synthsr_net.training.folder import RunFolder
 from synthsr_net.training.metrics_file import MetricsFile
 from synthsr_net.training.objective import Objective
+from synthsr_net.training.processes import is_first_process
 from synthsr_net.training.run import Hardware, TrainingRun, products
 from synthsr_net.training.saving import TrainingFailedError
-from synthsr_net.training.start import is_first_process, start
+from synthsr_net.training.start import start
 from synthsr_net.unet import UNet3d, UNetConfig
 from synthsr_transforms.config_io import read_yaml
 from synthsr_transforms.job import GenerationJob

@@ -21,6 +21,7 @@ from .environment import environment
 from .folder import RunFile, RunFolder
 from .plan import RunPlan
 from .prepare import Prepared, prepare
+from .processes import is_first_process
 from .run import Hardware, TrainingRun
 
 
@@ -107,17 +108,6 @@ def _check_wish(
         )
     if not resume and not overwrite:
         place.refuse_run()
-
-
-def is_first_process() -> bool:
-    """Whether this is the process of a run that writes; launchers number them in the environment.
-
-    Examples:
-        >>> is_first_process()
-        True
-    """
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return next((rank for rank in ranks if rank is not None), "0") == "0"
 
 
 def _record(plan: RunPlan, prepared: Prepared, device: torch.device) -> RunFile:
