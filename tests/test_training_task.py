@@ -453,7 +453,9 @@ class TestKinds:
 
     @pytest.mark.parametrize("name", sorted(LOSSES))
     def test_losses(self, begin, name):
-        network = self.trained(begin(f"loss.name={name}"))
+        run = begin(f"loss.name={name}")
+        assert not any("images" in note for note in run.prepared.notes)
+        network = self.trained(run)
         assert network.config.out_channels == LOSSES[name].outputs_per_target
 
     @pytest.mark.parametrize("name", NORMALISATIONS)
@@ -469,7 +471,9 @@ class TestKinds:
         self.trained(begin("run.precision=bf16", name="other"))
 
     def test_several_inputs_and_outputs(self, begin):
-        network = self.trained(begin("loss.residual_channels=[2, 0]", source="two.yaml"))
+        run = begin("loss.residual_channels=[2, 0]", source="two.yaml")
+        assert any("predicts 2 images" in note for note in run.prepared.notes)
+        network = self.trained(run)
         assert (network.config.in_channels, network.config.out_channels) == (6, 2)
 
     def test_spreads_of_several_outputs(self, begin):

@@ -40,7 +40,12 @@ class MovingAverage(nn.Module):
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Follow the network after a step, counted from 0."""
+        """Follow the network after an update of its weights.
+
+        Args:
+            network: What to follow.
+            step: Number of batches so far, from 0; without accumulation that of updates.
+        """
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         ours, theirs = self.network.state_dict(), network.state_dict()
         floats = [name for name, tensor in ours.items() if tensor.is_floating_point()]

@@ -174,7 +174,7 @@ def prepare(
     )
     with seeded(training.run.seed):
         network = UNet3d(config)
-    notes = [*fitted.notes, *_validation_notes(training, plan)]
+    notes = [*fitted.notes, *_validation_notes(training, plan), *_channel_notes(objective, config)]
     if training.initial_weights is not None and not resumed:
         notes += _brief(start_from(network, training.initial_weights))
     return Prepared(
@@ -267,6 +267,16 @@ def _real_pairs(training: TrainingConfig, model: ModelConfig) -> RealPairs | Non
         return None
     pairs = read_real_pairs(settings.images, settings.labels)
     return RealPairs(pairs, model, spacings_mm=settings.spacings_mm)
+
+
+def _channel_notes(objective: Objective, network: UNetConfig) -> list[str]:
+    channels = network.out_channels // objective.outputs_per_target
+    if channels == 1:
+        return []
+    return [
+        f"the network predicts {channels} images, which `synthsr predict` does not: use it from"
+        " Python, or export it"
+    ]
 
 
 def _validation_notes(training: TrainingConfig, plan: RunPlan) -> list[str]:
