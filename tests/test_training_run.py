@@ -697,3 +697,12 @@ class TestStarting:
         nib.save(nib.Nifti1Image(image.dataobj, image.affine), tmp_path / "maps" / "sub-1.nii")
         with pytest.raises(ValueError, match=r"one isotropic voxel spacing, got 4 to 8 mm"):
             begin("run.batch_size=3", labels=tmp_path / "maps", name="other")
+
+
+def test_several_machines_need_a_launcher(tmp_path, monkeypatch) -> None:
+    """Without one, the first would wait for the others forever."""
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="num-nodes must be 1 outside a cluster, got 2"):
+        start("all_purpose", folder=tmp_path / "run", hardware=Hardware(num_nodes=2))
+    assert not (tmp_path / "run").exists()

@@ -234,7 +234,7 @@ class RunLog(Callback):
         )
 
     def _event(self, trainer: Trainer, name: str, value: float, step: int) -> None:
-        if trainer.logger is not None and trainer.is_global_zero:
+        if trainer.logger is not None and trainer.is_global_zero and math.isfinite(value):
             trainer.logger.experiment.add_scalar(name, value, step)  # type: ignore[attr-defined]
 
 

@@ -14,3 +14,14 @@ def is_first_process() -> bool:
     """
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return next((rank for rank in ranks if rank is not None), "0") == "0"
+
+
+def is_launched() -> bool:
+    """Whether a scheduler or launcher started this process, as one of several machines needs.
+
+    Examples:
+        >>> is_launched()
+        False
+    """
+    names = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "JSM_NAMESPACE_RANK")
+    return any(name in os.environ for name in names)

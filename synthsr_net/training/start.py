@@ -21,7 +21,7 @@ from .environment import environment
 from .folder import RunFile, RunFolder
 from .plan import RunPlan
 from .prepare import Prepared, prepare
-from .processes import is_first_process
+from .processes import is_first_process, is_launched
 from .run import Hardware, TrainingRun
 
 
@@ -71,6 +71,7 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
         on_plan(plan)
     device = torch.device(available_device(hardware.device))
     _check_count(device, hardware.devices)
+    _check_nodes(hardware.num_nodes)
     name = place.path.resolve().name
     resumed = resume and place.state_path.exists()
     prepared = prepare(plan, device=device, folder_name=name, on_case=on_case, resumed=resumed)
@@ -163,6 +164,19 @@ def _check_count(device: torch.device, wanted: int) -> None:
     if (device.type == "cuda" and wanted > count) or (device.type == "mps" and wanted > 1):
         raise JobError(
             f"devices must be at most the {count} of this machine, got {wanted}. Lower --devices."
+        )
+
+
+def _check_nodes(num_nodes: int) -> None:
+    """Refuse several machines where nothing starts processes on the others: it would wait forever.
+
+    Raises:
+        JobError: If so.
+    """
+    if num_nodes > 1 and not is_launched():
+        raise JobError(
+            f"num-nodes must be 1 outside a cluster, got {num_nodes}. Start the command on every"
+            " machine by a scheduler, such as srun, or a launcher, such as torchrun."
         )
 
 
