@@ -12,6 +12,7 @@ from torch import Tensor
 from synthsr_transforms.volumes import Volume, reorient
 
 from ..checkpoint import ModelConfig, ScanConfig
+from ..losses.laplace import SMALLEST_SCALE, UNIT_SCALE
 from .extents import ScanError
 from .intensities import replace_nonfinite, sharpened
 from .regrid import along_axes, as_tensor, axis_operator, reslice
@@ -99,7 +100,7 @@ def from_network_space(
     spread = None
     if config.spread:
         log_spread = torch.nan_to_num(inside[images], nan=MAX_LOG_SPREAD).clamp(max=MAX_LOG_SPREAD)
-        scale = 1e-5 + 0.02 * torch.exp(log_spread)
+        scale = SMALLEST_SCALE + UNIT_SCALE * torch.exp(log_spread)
         spread = _place(scale * _unit(space, settings), space, grid)
     return Prediction(_place(image, space, grid), spread, tuple(doubts))
 
