@@ -45,6 +45,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "GaussianSmoothing": [
         {"sigma_mm": [0.3, 2]},
         {"sigma_mm": 1, "multiplier": [0.8, 1.2], "max_sigma_mm": 2, "boundary": "zero"},
+        {"sigma_mm": [0.3, 2], "shared": True},
     ],
     "HemisphereFlip": [{"label_table": ASEG}, {}],
     "LesionSimulation": [
@@ -65,6 +66,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "SharedTexture": [
         {"std": [0.1, 0.2], "size_mm": [2, 3], "target": "image"},
         {"std": 0.1, "target": "image"},
+        {"std": 0.1, "target": "image", "tissues": ["white_matter"], "label_table": ASEG},
     ],
     "SkullStripping": [
         {"label_table": ASEG, "margin_mm": [-2, 1]},
@@ -170,6 +172,7 @@ NONSENSE: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("std", {"std": -1}),
         ("std", {"std": [[0, 1], [0, 2]]}),
         ("size_mm", {"size_mm": 0}),
+        ("label_table", {"tissues": ["white_matter"]}),
     ],
     "SkullStripping": [
         ("label table", {"label_table": "asegg"}),

@@ -70,3 +70,41 @@ def test_slope_is_that_of_least_squares() -> None:
 def test_volumes_of_two_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="one shape"):
         applied(torch.rand(1, 4, 4, 4), torch.rand(1, 8, 8, 8))
+
+
+class TestTissues:
+    """Labels 0 (background), 2 (white matter), 3 (cortex) and 24 (fluid) of FreeSurfer."""
+
+    @pytest.fixture
+    def subject(self) -> tio.Subject:
+        generator = torch.Generator().manual_seed(5)
+        kinds = torch.tensor([0, 2, 3, 24])[torch.randint(4, (1, 6, 6, 6), generator=generator)]
+        labels = kinds.repeat_interleave(5, 1).repeat_interleave(4, 2).repeat_interleave(4, 3)
+        target, image = torch.zeros(labels.shape), torch.zeros(labels.shape)
+        # in the image, white matter is darker than cortex, but fluid brightest, off the line
+        for value, t, x in ((2, 110.0, 60.0), (3, 78.0, 90.0), (24, 20.0, 900.0)):
+            target[labels == value], image[labels == value] = t, x
+        return tio.Subject(
+            labels=tio.LabelMap(labels),
+            image=tio.ScalarImage(image),
+            target=tio.ScalarImage(target),
+        )
+
+    def test_the_others_stay_and_the_fit_does_not_see_them(self, subject: tio.Subject) -> None:
+        varying = SharedTexture(
+            std=0.1,
+            size_mm=3,
+            tissues=["white_matter", "grey_matter"],
+            label_table="freesurfer_aseg",
+        )
+        out = varying(subject, generator=torch.Generator().manual_seed(1))
+        labels = subject.images["labels"].data
+        changed = {name: out.images[name].data - subject.images[name].data for name in out.images}
+        inside = (labels == 2) | (labels == 3)
+        for name in ("image", "target"):
+            assert not changed[name][~inside].any()
+            assert changed[name][inside].abs().min() > 0
+        slope_of_tissues = (90.0 - 60.0) / (78.0 - 110.0)
+        torch.testing.assert_close(
+            changed["image"], slope_of_tissues * changed["target"], rtol=1e-4, atol=1e-3
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,7 @@ from synthsr_net.training.optimisers import learning_rate_factor, make_optimiser
 from synthsr_net.training.run import TrainingRun
 from synthsr_net.training.start import start
 from synthsr_net.training.stream import PairStream
+from synthsr_net.training.task import TrainingTask, freeze_statistics
 from synthsr_net.training.watch import LossWatch, NonFiniteLossError, Reading
 from synthsr_net.unet import NORMALISATIONS, UNet3d, UNetConfig
 from synthsr_transforms.config_io import ConfigError
@@ -312,6 +314,36 @@ class TestAverage:
         for name, tensor in saved.items():
             if tensor.is_floating_point():
                 torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6)
+
+
+class TestFrozenStatistics:
+    @staticmethod
+    def _running_means(run: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+        """Running means of the first normalisation after each step."""
+        found: list[Tensor] = []
+        end = TrainingTask.on_train_batch_end
+
+        def watch(task: TrainingTask, *args: Any) -> None:
+            end(task, *args)
+            found.append(task.network.encoder[0].norm.running_mean.clone())
+
+        monkeypatch.setattr(TrainingTask, "on_train_batch_end", watch)
+        run.fit()
+        return found
+
+    def test_they_follow_until_their_time_and_stay_from_then_on(self, begin, monkeypatch):
+        steps = ("run.epochs=2", "run.steps_per_epoch=3", "network.normalisation=batch")
+        run = begin(*steps, "network.normalise_last=true", "run.freeze_statistics=0.34")
+        means = self._running_means(run, monkeypatch)
+        moved = [not torch.equal(a, b) for a, b in itertools.pairwise(means)]
+        assert moved == [True, True, False, False, False]  # frozen from the fourth step on
+
+    def test_training_uses_them_then(self):
+        norm = nn.BatchNorm3d(2).train()
+        x = torch.rand(1, 2, 3, 3, 3)
+        freeze_statistics(nn.Sequential(norm))
+        torch.testing.assert_close(norm(x), x / math.sqrt(1 + norm.eps))
+        assert norm.weight.requires_grad
 
 
 class TestLearningRate:

@@ -108,6 +108,20 @@ class TestSmoothing:
         out = synth.GaussianSmoothing(sigma_mm=0.8, max_sigma_mm=3, truncate=1)(point)
         assert int((out > 0).sum()) == 7
 
+    def test_shared_widths_are_one_for_all_axes_and_images_of_an_element(self) -> None:
+        point = torch.zeros(2, 2, 13, 13, 13)
+        point[..., 6, 6, 6] = 1
+        images = {
+            name: ImagesBatch(point, [AffineMatrix(), AffineMatrix()]) for name in ("one", "two")
+        }
+        batch = SubjectsBatch(images)
+        out = synth.GaussianSmoothing(sigma_mm=(0.5, 1.5), shared=True)(batch).images
+        one, two = out["one"].data, out["two"].data
+        assert torch.equal(one, two)
+        torch.testing.assert_close(one[:, 0], one[:, 1])
+        torch.testing.assert_close(one, one.transpose(2, 4))
+        assert abs(float(one[0, 0, 6, 6, 6] - one[1, 0, 6, 6, 6])) > 1e-4
+
 
 class TestRescaling:
     def test_it_clips_then_fills_zero_to_one(self) -> None:

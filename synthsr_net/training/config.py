@@ -135,6 +135,10 @@ class RunConfig:
     """Seed of all chance."""
     precision: str = "auto"
     """One of `PRECISIONS`; `auto` is bf16 on GPUs that multiply it natively, else fp32."""
+    freeze_statistics: Optional[float] = None  # noqa: UP045
+    """Share of the run, in [0, 1], after which batch normalisation uses its running statistics in
+    training as in prediction and no longer changes them, so that the network gets used to them;
+    null means never. With few samples in a batch, its own statistics differ much from these."""
     compile: bool = False
     """Whether the network is compiled (`torch.compile`), which takes a minute at the beginning."""
     deterministic: bool = False
@@ -163,6 +167,9 @@ class RunConfig:
             "above 0",
             self.save_every_minutes,
         )
+        share = self.freeze_statistics
+        in_range = share is None or 0 <= share <= 1
+        _check(in_range, "run.freeze_statistics", "in [0, 1] or null", share)
         _check(self.keep_models >= -1, "run.keep_models", "at least -1", self.keep_models)
 
 

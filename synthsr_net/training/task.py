@@ -48,6 +48,17 @@ def channels_last(network: UNet3d) -> UNet3d:
     return network
 
 
+def freeze_statistics(network: torch.nn.Module) -> None:
+    """Let batch normalisation use its running statistics, and keep them, until `train` is called.
+
+    Args:
+        network: Changed in place; its other layers stay as they are.
+    """
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm3d) and module.training:
+            module.eval()
+
+
 class TrainingTask(LightningModule):
     """Trains a network on pairs, and validates it.
 
@@ -104,6 +115,13 @@ class TrainingTask(LightningModule):
         return seeded(
             derive_seed(self.config.run.seed, self.position.done, self.global_rank), self.device
         )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Freeze the statistics of batch normalisation once it is time."""
+        run = self.config.run
+        share = run.freeze_statistics
+        if share is not None and self.position.done >= share * run.epochs * run.steps_per_epoch:
+            freeze_statistics(self.network)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count, and begin to make the next pair."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torchio.data.batch import SubjectsBatch
 
 from ..base import Draws, Grid
 from ..effects import IntensityEffect
@@ -24,6 +25,8 @@ class GaussianSmoothing(IntensityEffect):
         max_sigma_mm: Width that sets the window size, in mm; None takes `sigma_mm` as drawn.
         truncate: Half width of the window in standard deviations; the original has 1.25.
         boundary: `"renormalise"`, or `"zero"` as in the original (borders darken).
+        shared: Draw one width for all axes, channels and images of an element, as if the tissues
+            themselves had soft borders, instead of one for each.
         **kwargs: See `IntensityEffect`.
 
     Examples:
@@ -40,6 +43,7 @@ class GaussianSmoothing(IntensityEffect):
         max_sigma_mm: float | None = None,
         truncate: float = 3.0,
         boundary: str = "renormalise",
+        shared: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -48,6 +52,17 @@ class GaussianSmoothing(IntensityEffect):
         self.max_sigma_mm = None if max_sigma_mm is None else positive(max_sigma_mm, "max_sigma_mm")
         self.truncate = positive(truncate, "truncate")
         self.boundary = checked_boundary(boundary)
+        self.shared = bool(shared)
+
+    def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
+        """Draw for each image in turn; shared widths are those of the first."""
+        draws = super().draw(batch, generator)
+        if self.shared:
+            first = {name.rsplit(".", 1)[1]: value for name, value in reversed(draws.items())}
+            for name, value in draws.items():
+                own = first[name.rsplit(".", 1)[1]][:, :1, :1]
+                draws[name] = own.expand_as(value).clone()
+        return draws
 
     def draw_for(self, grid: Grid, generator: Generator | None) -> Draws:
         """Draw widths and factors."""

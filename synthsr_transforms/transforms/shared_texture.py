@@ -10,14 +10,19 @@ import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, Grid, SynthTransform, grid_of
+from ..base import Draws, Grid, grid_of
+from ..effects import LabelEffect
 from ..functional.fields import smooth_normal_field
+from ..functional.mixture import look_up
+from ..labels import LabelTable
 from ..laws import LawSpec, law
 from ..randomness import draw_seeds, normal_field
 from .copy_image import named_image
+from .lesion_simulation import membership
+from .tissue_mixture import whole_labels
 
 
-class SharedTexture(SynthTransform):
+class SharedTexture(LabelEffect):
     r"""Vary the intensities of a target inside its tissues, and those of the input alike.
 
     Label maps give every voxel of a structure one mean, and noise of the input tells nothing of the
@@ -29,13 +34,19 @@ class SharedTexture(SynthTransform):
     \(t \leftarrow t (1 + s f)\), \(x \leftarrow x + a\, t s f\), \(a = \mathrm{cov}(x, t) /
     \mathrm{var}(t)\). Where input and target have no common contrast, a is near 0.
 
+    Contrasts of several tissues seldom lie on one line. With `tissues`, such as white and grey
+    matter, both the texture and the fit are restricted to them, so that the texture looks as if
+    these tissues were mixed.
+
     Args:
         std: Law of the standard deviation s, a ratio of the intensity of the target.
         size_mm: Law of the distance between the grid points of the field, in mm: about the size of
             a grain.
+        tissues: The only tissues to vary, see `labels.TISSUES`; None varies all voxels.
+        label_table: Which labels belong to the tissues; needed to name tissues.
         image: Name of the input.
         target: Name of the target, on the same grid; channels of the input follow its first one.
-        **kwargs: See `SynthTransform`.
+        **kwargs: See `LabelEffect`.
 
     Examples:
         >>> import torch
@@ -50,6 +61,8 @@ class SharedTexture(SynthTransform):
         *,
         std: LawSpec = (0.0, 0.08),
         size_mm: LawSpec = (2.0, 8.0),
+        tissues: Sequence[str] | None = None,
+        label_table: LabelTable | str | None = None,
         image: str = "image",
         target: str = "target",
         **kwargs: Any,
@@ -57,7 +70,18 @@ class SharedTexture(SynthTransform):
         super().__init__(**kwargs)
         self.std = law(std, name="std", minimum=0, single=True)
         self.size_mm = law(size_mm, name="size_mm", minimum=0.5, single=True)
+        self.tissues = None if tissues is None else list(tissues)
+        self.label_table = None if label_table is None else LabelTable.resolve(label_table)
+        self._member = self._membership()
         self.image, self.target = image, target
+
+    def _membership(self) -> Tensor | None:
+        if self.tissues is None:
+            return None
+        if self.label_table is None:
+            raise ValueError("label_table must be given to name tissues, got none. Give its name.")
+        values = [v for tissue in self.tissues for v in self.label_table.values_of(tissue)]
+        return membership(values, max(self.label_table.values))
 
     def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
         """Draw strength, grain and seed of the field."""
@@ -78,10 +102,18 @@ class SharedTexture(SynthTransform):
                 " SharedTexture before steps that resample one of them."
             )
         x, t = image.data.float(), target.data.float()
-        field = texture(draws, grid_of(target), t.device)
-        change = t * field
-        image.data = (x + slope(x, t[:, :1]) * change[:, :1]).to(_kept(image.data))
+        where = self._where(batch, t)
+        change = t * where * texture(draws, grid_of(target), t.device)
+        image.data = (x + slope(x, t[:, :1] * where) * change[:, :1]).to(_kept(image.data))
         target.data = (t + change).to(_kept(target.data))
+
+    def _where(self, batch: SubjectsBatch, t: Tensor) -> Tensor:
+        """1 where to vary, else 0, `(B, 1, X, Y, Z)`."""
+        if self._member is None:
+            return torch.ones((), device=t.device)
+        labels = whole_labels(self.label_image(batch)[1].data)
+        table = self._member.to(t.device, non_blocking=True).expand(len(labels), 1, -1)
+        return look_up(labels.clamp(0, table.shape[-1] - 1), table)
 
 
 def texture(draws: Draws, grid: Grid, device: torch.device) -> Tensor:
