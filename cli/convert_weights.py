@@ -1,18 +1,18 @@
-"""`synthsr convert-weights`: Keras weights of the original into a model file, and back."""
+"""`synthsr convert-weights`: Keras weights into model files and back, and model files again."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from .describing import network_in_words, use_in_words
 from .errors import InputError
 from .options import overwrite_option, traceback_option
 
-if TYPE_CHECKING:
-    from synthsr_net.checkpoint import ModelConfig
-    from synthsr_net.unet import UNetConfig
+ABOUT = ("name", "description", "licence", "citation")
+"""Options that describe a model, and fields of its config."""
 
 
 @click.command("convert-weights")
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 @click.option("--name", metavar="TEXT", help="Name of the model.  [default: that of the file]")
 @click.option("--description", metavar="TEXT", help="What the model is for.")
 @click.option("--licence", metavar="TEXT", help="Terms of the weights, as SPDX identifier or text.")
+@click.option("--citation", metavar="TEXT", help="What to cite when predictions are published.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    help="Precision to store the weights in; fp16 halves the file.  [default: that of IN]",
+)
 @click.option(
     "--preset",
     type=click.Choice(["v1", "v2", "hyperfine"]),
@@ -57,11 +63,12 @@ def convert_weights(
 ) -> None:
     """Make a model file (OUT.safetensors) of Keras weights of the original (IN.h5).
 
-    IN is a file of weights, such as the published ones, or a checkpoint that training with the
+    IN.h5 is a file of weights, such as the published ones, or a checkpoint that training with the
     original saved. Levels, features, convolutions, kernel size and channels are found in the
     weights; what scans the channels are, and how the output becomes a scan, options say.
 
-    With --to-keras, a model file becomes a weight file for the original and FreeSurfer.
+    With --to-keras, a model file becomes a weight file for the original and FreeSurfer. A model
+    file becomes another one with --precision, --name, --description, --licence or --citation.
 
     \b
     Examples:
@@ -72,6 +79,8 @@ def convert_weights(
             --preset v1
       Back:
         synthsr convert-weights own.safetensors own.h5 --to-keras
+      A model to pass on, half as large:
+        synthsr convert-weights run/models/best.safetensors own.safetensors --precision fp16
     """  # noqa: D301 - click reads the character itself
     _check_target(target, ".h5" if to_keras else ".safetensors", overwrite)
     given = {name: value for name, value in options.items() if value}
@@ -80,6 +89,8 @@ def convert_weights(
             flag = "--" + next(iter(given)).replace("_", "-")
             raise click.UsageError(f"{flag} has no place in a Keras file. Leave it out.")
         _to_keras(source, target)
+    elif source.suffix.lower() == ".safetensors":
+        _again(source, target, given)
     else:
         _from_keras(source, target, given)
     click.echo(f"Wrote {target}.")
@@ -99,23 +110,41 @@ def _from_keras(source: Path, target: Path, options: dict[str, Any]) -> None:
     from synthsr_net.checkpoint import save_model
     from synthsr_net.keras_weights import read_keras_network
     from synthsr_net.models.converted import config_of_converted
+    from synthsr_net.models.packing import in_precision
 
-    if source.suffix.lower() == ".safetensors":
-        raise InputError(
-            f"IN must be a Keras file, got {source}. For the way back, add --to-keras."
-        )
+    precision = options.pop("precision", None)
     network = read_keras_network(source, activation=options.pop("activation", None))
     if "inputs" in options:
         options["inputs"] = [name.strip() for name in options["inputs"].split(",")]
     config = config_of_converted(source, network.config, **options)
-    save_model(target, config, network.state)
+    state = in_precision(network.state, precision) if precision else network.state
+    save_model(target, config, state)
     click.echo(f"{source}: {network.layout} of Keras, {network.precision}")
-    _describe_network(network.config)
-    _describe_use(config)
+    _describe(network_in_words(network.config))
+    _describe(use_in_words(config))
     if network.config.out_channels > 1 and not config.spread:
         click.echo("Note: if the network was trained with the laplace loss, add --spread.")
     for note in network.notes:
         click.echo(f"Note: {note}.")
+
+
+def _again(source: Path, target: Path, options: dict[str, Any]) -> None:
+    from synthsr_net.models.packing import pack_model, stored_precision
+
+    if other := set(options) - {*ABOUT, "precision"}:
+        flag = "--" + min(other).replace("_", "-")
+        raise click.UsageError(
+            f"{flag} is for Keras files; a model file says so itself. Leave it out."
+        )
+    if not options:
+        raise InputError(
+            f"a change must be asked for where IN is a model file, got {source} alone. Say"
+            " --precision fp16 or a new --name, or add --to-keras for the way back."
+        )
+    model = pack_model(source, target, **options)
+    click.echo(f"{source}: model {model.config.name}")
+    _describe(network_in_words(model.config.network))
+    click.echo(f"  weights: {stored_precision(target)}, {target.stat().st_size / 1e6:.1f} MB")
 
 
 def _to_keras(source: Path, target: Path) -> None:
@@ -125,50 +154,10 @@ def _to_keras(source: Path, target: Path) -> None:
     model = load_model(source)
     write_keras(target, model.config.network, model.network.state_dict())
     click.echo(f"{source}: model {model.config.name}")
-    _describe_network(model.config.network)
+    _describe(network_in_words(model.config.network))
     click.echo("Note: a Keras file holds the weights alone, not how scans become inputs.")
 
 
-def _describe_network(config: UNetConfig) -> None:
-    import torch
-
-    from synthsr_net.unet import UNet3d
-
-    with torch.device("meta"):
-        network = UNet3d(config)
-    trained = sum(p.numel() for p in network.parameters())
-    numbers = trained + sum(b.numel() for b in network.buffers() if b.is_floating_point())
-    size = "x".join([str(config.kernel_size)] * 3)
-    click.echo(f"  levels: {config.num_levels}, of {_listed(config.features)} features")
-    click.echo(
-        f"  each: {_counted(config.convs_per_level, 'convolution')} of {size}, {config.activation},"
-        f" normalisation {config.normalisation}"
-    )
-    click.echo(
-        f"  channels: {config.in_channels} in, {config.out_channels} out"
-        + (", softmax" if config.softmax else "")
-    )
-    click.echo(f"  parameters: {numbers:,}, {trained:,} of them trainable")
-
-
-def _describe_use(config: ModelConfig) -> None:
-    scan = config.scan
-    images = [
-        i.name + (" with reliability map" if i.reliability_map else "") for i in config.inputs
-    ]
-    click.echo(f"  images: {_listed(images)}")
-    added = scan.residual_input
-    what = f"added to {config.inputs[added].name}" if added is not None else f"{config.output} scan"
-    click.echo(f"  output: {what}" + (", and its spread" if config.spread else ""))
-    click.echo(
-        f"  by default: {'' if scan.flip else 'no '}flip averaging,"
-        f" {'' if scan.sharpen else 'no '}sharpening"
-    )
-
-
-def _listed(items: Any) -> str:
-    return ", ".join(map(str, items))
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def _describe(words: dict[str, str]) -> None:
+    for label, text in words.items():
+        click.echo(f"  {label}: {text}")

@@ -31,8 +31,9 @@ def export(models: tuple[str, ...], target: Path, overwrite: bool) -> None:
 
     \b
     Examples:
-      A published model:
-        synthsr export synthsr-v2 synthsr_v2.onnx
+      The model that ships with the package, and the fast one:
+        synthsr export synthsr.onnx
+        synthsr export fast synthsr_fast.onnx
       Your own:
         synthsr export my_model.safetensors my_model.onnx
     """  # noqa: D301 - click reads the character itself
@@ -69,12 +70,10 @@ def _check_target(target: Path, overwrite: bool) -> None:
 def _load(name: str | None) -> Model:
     from synthsr_net.models import ModelError, default_model, load_any_model
 
-    from .prediction import DEFAULT_MODEL
-
     if name is not None:
         return load_any_model(name)
     try:
-        return load_any_model(default_model() or DEFAULT_MODEL)
+        return load_any_model(default_model())
     except ModelError as error:
         raise InputError(
             f"{str(error).rstrip('.')}. Or name another: synthsr export MODEL OUT"

@@ -18,8 +18,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 COMMANDS = {
     "predict": "Turn clinical brain scans into 1 mm T1-weighted scans.",
     "predict-hyperfine": "The same for pairs of low-field T1 and T2 scans.",
-    "models": "List and download models.",
-    "convert-weights": "Convert Keras weights of the original, and back.",
+    "example": "Write a scan to try predict on.",
+    "models": "List, describe and download models.",
+    "convert-weights": "Convert Keras weights of the original, and model files.",
     "train": "Train a network on pairs generated on the fly.",
     "export": "Write a model as an ONNX file.",
     "generate": "Make training pairs from label maps.",

@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
+from .describing import network_in_words, outline, use_in_words
 from .errors import WorkFailedError
 from .options import overwrite_option, traceback_option
 
 if TYPE_CHECKING:
+    from synthsr_net.checkpoint import ModelConfig
     from synthsr_net.models import KnownModel
 
-COLUMNS = ("name", "input", "MB", "licence", "state")
+COLUMNS = ("name", "alias", "input", "MB", "licence", "state")
 
 
 @click.group(invoke_without_command=True)
 @traceback_option
 @click.pass_context
 def models(ctx: click.Context) -> None:
-    """List, download and describe models.
+    """List, describe and download models.
 
-    Downloaded models are kept in the folder that SYNTHSR_DATA names, by default the user's cache;
-    from then on they work offline. Off a terminal, the list is tab-separated text.
+    Two models ship with the package. Downloaded ones are kept in the folder that SYNTHSR_DATA
+    names, by default the user's cache; from then on they work offline. Off a terminal, the list is
+    tab-separated text.
 
     \b
     Examples:
       Which models there are:
         synthsr models
-      Get one:
-        synthsr models download synthsr-v2
-      What a model file is:
+      What a model is, and how it was trained:
+        synthsr models show fast
         synthsr models show my_model.safetensors
+      Get one that does not ship with the package:
+        synthsr models download synthsr-v2
     """  # noqa: D301 - click reads the character itself
     if ctx.invoked_subcommand is None:
         _list()
@@ -60,12 +65,13 @@ def download(names: tuple[str, ...], url: str | None, overwrite: bool) -> None:
         KNOWN_MODELS,
         DownloadError,
         download_model,
+        full_name,
         shipped_models,
         web_file,
     )
 
     for name in names:  # first, so that nothing is downloaded if one is wrong
-        if name not in shipped_models():
+        if full_name(name) not in shipped_models():
             web_file(name)
     failures = []
     for name in names:
@@ -93,28 +99,56 @@ def path_command(name: str) -> None:
 
 @models.command()
 @click.argument("model", metavar="NAME|FILE")
-def show(model: str) -> None:
-    """Print everything that is known of a model, such as what to cite."""
-    from dataclasses import asdict
+@click.option("--yaml", "as_yaml", is_flag=True, help="Print every setting, as YAML.")
+def show(model: str, as_yaml: bool) -> None:
+    """Print what is known of a model, such as what to cite and how it was trained."""
+    config, lines = _look_up(model)
+    if as_yaml:
+        from dataclasses import asdict
 
-    import yaml
+        import yaml
 
+        click.echo(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), nl=False)
+        return
+    described = {k: getattr(config, k) for k in ("name", "description", "licence", "citation")}
+    for label, text in (described | lines).items():
+        for line in str(text).splitlines():
+            click.echo(f"{label}: {line}")
+    sections = {"network": network_in_words(config.network), "use": use_in_words(config)}
+    if config.training:
+        sections["training"] = config.training
+    for line in outline(sections):
+        click.echo(line)
+
+
+def _look_up(model: str) -> tuple[ModelConfig, dict[str, str]]:
+    """Config of a model, and what else is known of its file."""
     from synthsr_net.models import KNOWN_MODELS, read_any_config, resolve_model
     from synthsr_net.models.configs import config_of_known
 
     if model in KNOWN_MODELS:
         known = KNOWN_MODELS[model]
-        config, lines = config_of_known(known), dict(_published(known))
-    else:
-        path = resolve_model(model)
-        config, lines = read_any_config(path), {"file": str(path)}
-    settings = asdict(config)
-    described = {key: settings.pop(key) for key in ("name", "description", "licence", "citation")}
-    for label, text in (described | lines).items():
-        for line in str(text).splitlines():
-            click.echo(f"{label}: {line}")
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, default_flow_style=None)
-    click.echo(text, nl=False)
+        return config_of_known(known), dict(_published(known))
+    path = resolve_model(model)
+    return read_any_config(path), dict(_stored(path))
+
+
+def _stored(path: Path) -> Iterator[tuple[str, str]]:
+    from synthsr_net.models import default_model, shipped_models, stored_precision
+    from synthsr_net.models.shipped import alias_of, checksums
+
+    name = path.stem
+    shipped = shipped_models().get(name) == path
+    if shipped:
+        if alias := alias_of(name):
+            yield "alias", alias
+        yield "state", "shipped, the default" if name == default_model() else "shipped"
+    yield "file", str(path)
+    yield "size", f"{path.stat().st_size:,} bytes"
+    if path.suffix.lower() == ".safetensors":
+        yield "weights", stored_precision(path)
+    if shipped:
+        yield "sha256", checksums()[path.name]
 
 
 def _published(known: KnownModel) -> Iterator[tuple[str, str]]:
@@ -132,7 +166,14 @@ def _list() -> None:
     from synthsr_net.models import list_models
 
     rows = [
-        (m.name, m.inputs, f"{m.size_bytes / 1e6:.1f}" if m.size_bytes else "-", m.licence, m.state)
+        (
+            m.name,
+            m.alias or "-",
+            m.inputs,
+            f"{m.size_bytes / 1e6:.1f}" if m.size_bytes else "-",
+            m.licence,
+            f"{m.state}, the default" if m.is_default else m.state,
+        )
         for m in list_models()
     ]
     if not sys.stdout.isatty():

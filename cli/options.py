@@ -86,14 +86,19 @@ def threads_option(command: Command) -> Command:
     )(command)
 
 
+def model_option(default: str) -> Option[Any]:
+    """Add `--model`; the default is in words."""
+    return click.option(
+        "--model",
+        metavar="NAME|FILE",
+        help="A model of `synthsr models`, a model file, or a Keras file of the original."
+        f"  [default: {default}]",
+    )
+
+
 def prediction_options(command: Command) -> Command:
-    """Add the options of all commands that predict."""
+    """Add the options of all commands that predict, but for `--model`."""
     options: list[Option[Any]] = [
-        click.option(
-            "--model",
-            metavar="NAME|FILE",
-            help="A model of `synthsr models`, a model file, or a Keras file of the original.",
-        ),
         click.option(
             "--legacy",
             type=click.Choice(["v1", "v2"]),

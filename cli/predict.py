@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .errors import InputError
-from .options import prediction_options
+from .options import model_option, prediction_options
 from .prediction import PredictionCommand, predict_all
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     metavar="LABEL",
     help="Take only this participant of the BIDS dataset. May be repeated.",
 )
+@model_option("synthsr-t1-v1, which ships with the package")
 @prediction_options
 def predict(source: Path, output: Path, **options: Any) -> None:
     """Turn scans of any MRI contrast, or CT, into T1-weighted scans of 1 mm.
@@ -62,6 +63,8 @@ def predict(source: Path, output: Path, **options: Any) -> None:
     Examples:
       One scan:
         synthsr predict scan.nii.gz t1.nii.gz
+      With a smaller network, about three times as fast and a little rougher:
+        synthsr predict scan.nii.gz t1.nii.gz --model fast
       A folder, with pictures to look at:
         synthsr predict scans/ predictions/ --report report/
       CT scans:
@@ -70,7 +73,7 @@ def predict(source: Path, output: Path, **options: Any) -> None:
         synthsr predict dataset/ dataset/derivatives/synthsr --bids --resume
       Eight GPUs:
         synthsr predict scans/ predictions/ --devices 8
-      Just as FreeSurfer does it:
+      Just as FreeSurfer does it, after synthsr models download synthsr-v2:
         synthsr predict scan.nii.gz t1.nii.gz --model synthsr-v2 --legacy v2
     """  # noqa: D301 - click reads the character itself
     names, files = _named(options["others"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import prediction_options
+from .options import model_option, prediction_options
 from .prediction import PredictionCommand, predict_all
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.argument("t1", metavar="T1", type=click.Path(path_type=Path))
 @click.argument("t2", metavar="T2", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))
+@model_option("synthsr-hyperfine, which must be brought along")
 @prediction_options
 def predict_hyperfine(t1: Path, t2: Path, output: Path, **options: Any) -> None:
     """Turn a T1 and a T2 scan of a Hyperfine scanner into one T1-weighted scan of 1 mm.
@@ -29,9 +30,9 @@ def predict_hyperfine(t1: Path, t2: Path, output: Path, **options: Any) -> None:
     \b
     Examples:
       One pair:
-        synthsr predict-hyperfine t1.nii.gz t2.nii.gz prediction.nii.gz
+        synthsr predict-hyperfine t1.nii.gz t2.nii.gz prediction.nii.gz --model FILE
       Two folders:
-        synthsr predict-hyperfine t1/ t2/ predictions/
+        synthsr predict-hyperfine t1/ t2/ predictions/ --model FILE
     """  # noqa: D301 - click reads the character itself
 
     def plan() -> list[Task]:

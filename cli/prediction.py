@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 ARGUMENTS = "synthsr.arguments"
 """Key of `Context.meta` under which a command keeps its arguments, to start itself again."""
-DEFAULT_MODEL = "synthsr-v2"
-"""Model of `synthsr predict` where none ships with the package."""
 PREDICTOR_OPTIONS = (
     *("device", "precision", "flip", "sharpen", "ct", "legacy", "grid", "max_memory", "tile"),
 )
@@ -142,13 +140,13 @@ def _start_again(number: int) -> NoReturn:
 
 
 def _load(options: dict[str, Any]) -> Predictor:
-    from synthsr_net.models.registry import ModelError, default_model
+    from synthsr_net.models import ModelError, default_model
     from synthsr_net.predict import Predictor
 
     settings = {name: options[name] for name in PREDICTOR_OPTIONS if name in options}
     if options["model"] is not None:
         return Predictor.from_file(options["model"], **settings)
-    name = options.get("default_model") or default_model() or DEFAULT_MODEL
+    name = options.get("default_model") or default_model()
     try:
         return Predictor.from_file(name, **settings)
     except ModelError as error:

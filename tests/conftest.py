@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -224,3 +226,24 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def ship(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let other models ship with the package: files of one folder, the first being the default.
+
+    Those that follow are given by their aliases.
+    """
+    from synthsr_net.models import shipped
+
+    def pretend(default: Path, **aliases: Path) -> None:
+        paths = [default, *aliases.values()]
+        assert {path.parent for path in paths} == {default.parent}
+        monkeypatch.setattr(shipped, "SHIPPED_FOLDER", default.parent)
+        monkeypatch.setattr(shipped, "DEFAULT_MODEL", default.stem)
+        names = {alias: path.stem for alias, path in aliases.items()}
+        monkeypatch.setattr(shipped, "ALIASES", names)
+        sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in paths]
+        (default.parent / shipped.CHECKSUMS).write_text("".join(sums), encoding="utf-8")
+
+    return pretend

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from synthsr_cli.main import synthsr
 from synthsr_net.checkpoint import InputConfig, ModelConfig, ScanConfig, load_model, save_model
 from synthsr_net.keras_weights import read_keras, write_keras
-from synthsr_net.models import KNOWN_MODELS, load_any_model
+from synthsr_net.models import KNOWN_MODELS, load_any_model, stored_precision
 from synthsr_net.models.configs import config_of_known
 from synthsr_net.models.converted import PRESETS, config_of_converted
 from synthsr_net.unet import UNet3d, UNetConfig
@@ -155,6 +155,52 @@ class TestConversion:
         )
 
 
+class TestAgain:
+    """Model files become other model files."""
+
+    @pytest.fixture
+    def path(self, folder):
+        config = ModelConfig(
+            name="run", licence="unknown", network=small(), training={"results": {"l1": 0.1}}
+        )
+        torch.manual_seed(0)
+        save_model("best.safetensors", config, UNet3d(config.network).state_dict())
+        return Path("best.safetensors")
+
+    def test_a_trained_model_is_packed(self, path):
+        about = {"name": "own-1", "licence": "MIT", "citation": "Me (2026)", "description": "New"}
+        options = [f"--{key}={text}" for key, text in about.items()]
+        result = convert(path, "own.safetensors", "--precision", "fp16", *options)
+        size = Path("own.safetensors").stat().st_size
+        assert f"  weights: fp16, {size / 1e6:.1f} MB\n" in result.stdout
+        assert "best.safetensors: model own-1\n" in result.stdout
+        before, after = (load_model(p) for p in (path, "own.safetensors"))
+        assert after.config == replace(before.config, **about)
+        assert stored_precision("own.safetensors") == "fp16"
+        for name, tensor in before.network.state_dict().items():
+            assert torch.equal(after.network.state_dict()[name], tensor.half().to(tensor.dtype))
+
+    def test_a_description_leaves_the_weights_alone(self, path):
+        convert(path, "own.safetensors", "--precision", "fp16")
+        convert("own.safetensors", "named.safetensors", "--name", "named")
+        assert stored_precision("named.safetensors") == "fp16"
+        convert("named.safetensors", "own.safetensors", "--name", "run", "--overwrite")
+        convert(path, "again.safetensors", "--precision", "fp16")
+        assert Path("own.safetensors").read_bytes() == Path("again.safetensors").read_bytes()
+
+    def test_a_file_may_replace_itself_if_told(self, path):
+        before = path.read_bytes()
+        assert "--overwrite" in one_error(run(path, path, "--precision", "fp16"))
+        assert path.read_bytes() == before
+        convert(path, path, "--precision", "fp16", "--overwrite")
+        assert stored_precision(path) == "fp16"
+
+    def test_keras_weights_can_be_packed_at_once(self, folder):
+        convert("1ch.h5", "own.safetensors", "--precision", "fp16", "--citation", "Me (2026)")
+        assert stored_precision("own.safetensors") == "fp16"
+        assert load_model("own.safetensors").config.citation == "Me (2026)"
+
+
 class TestSettings:
     """How the model sees scans: what a preset, the channels and the options make of it."""
 
@@ -240,7 +286,20 @@ BAD: dict[str, tuple[str, str]] = {
     ),
     "not HDF5": ("text.h5 own.safetensors", "text.h5 must be an HDF5 file of Keras"),
     "other HDF5": ("other.h5 own.safetensors", "none of its 1 layers has a name that starts with"),
-    "model file": ("model.safetensors own.safetensors", "For the way back, add --to-keras."),
+    "model file, no change": (
+        "model.safetensors own.safetensors",
+        "got model.safetensors alone. S",
+    ),
+    "Keras option": (
+        "model.safetensors own.safetensors --precision fp16 --preset v1",
+        "--preset is for Keras files; a model file says so itself",
+    ),
+    "missing model file": ("none.safetensors own.safetensors --name a", "there is no such file"),
+    "other precision": ("1ch.h5 own.safetensors --precision int8", "'int8' is not one of"),
+    "precision to Keras": (
+        "model.safetensors own.h5 --to-keras --precision fp16",
+        "--precision has no place in a Keras file",
+    ),
     "Keras as output": ("1ch.h5 own.h5", "OUT must end in .safetensors, got own.h5. To make a Ker"),
     "other ending": ("1ch.h5 own.pt", "OUT must end in .safetensors, got own.pt."),
     "existing output": ("1ch.h5 model.safetensors", "got model.safetensors. Add --overwrite to"),

@@ -20,7 +20,6 @@ from synthsr_net import export as library
 from synthsr_net import onnx_graph
 from synthsr_net.checkpoint import ModelConfig, load_model, save_model
 from synthsr_net.keras_weights import write_keras
-from synthsr_net.models import registry as model_registry
 from synthsr_net.unet import UNet3d, UNetConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,8 +85,8 @@ class TestExport:
         assert line.endswith(" of the range.")
         assert 0 <= float(line.split()[-4]) < 1e-5
 
-    def test_a_shipped_model_is_the_default(self, folder, monkeypatch):
-        monkeypatch.setattr(model_registry, "SHIPPED_FOLDER", folder)
+    def test_a_shipped_model_is_the_default(self, folder, ship):
+        ship(folder / "mine.safetensors")
         for arguments in (["default.onnx"], ["mine", "named.onnx"]):
             assert run(*arguments).exit_code == 0
         assert Path("default.onnx").read_bytes() == Path("named.onnx").read_bytes()
@@ -156,10 +155,11 @@ class TestBadInput:
         assert not Path("mine.onnx").exists()
 
     @needs_packages
-    def test_without_a_model_it_is_told_how_to_name_one(self, folder, monkeypatch):
-        monkeypatch.setattr(model_registry, "SHIPPED_FOLDER", folder / "none")
+    def test_without_the_shipped_model_it_is_told_how_to_name_another(self, folder, ship):
+        ship(folder / "mine.safetensors")
+        (folder / "mine.safetensors").unlink()
         message = one_error(run("mine.onnx"))
-        assert "synthsr models download" in message
+        assert "is missing. Install the package again. Or" in message
         assert "synthsr export MODEL OUT" in message
 
     @pytest.mark.parametrize("missing", library.PACKAGES)

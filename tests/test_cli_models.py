@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +18,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from synthsr_cli.main import synthsr
-from synthsr_net.checkpoint import ModelConfig, save_model
-from synthsr_net.models import KNOWN_MODELS
+from synthsr_net.checkpoint import ModelConfig, read_config, save_model
+from synthsr_net.models import KNOWN_MODELS, shipped_models
 from synthsr_net.models import registry as model_registry
 from synthsr_net.unet import UNet3d, UNetConfig
 
@@ -74,29 +76,47 @@ class TestList:
         result = run(*arguments)
         assert result.exit_code == 0
         rows = table(result)
-        assert rows["name"] == ["input", "MB", "licence", "state"]
+        assert rows["name"] == ["alias", "input", "MB", "licence", "state"]
         licence = "FreeSurfer Software License"
-        assert rows["synthsr-v1"] == ["any contrast", "53.1", licence, "not downloaded"]
-        assert rows["synthsr-hyperfine"] == ["T1w + T2w", "-", "Apache-2.0", "bring your own file"]
-        assert set(rows) - {"name"} == set(model_registry.KNOWN_MODELS)
+        assert rows["synthsr-v1"] == ["-", "any contrast", "53.1", licence, "not downloaded"]
+        last = ["-", "T1w + T2w", "-", "Apache-2.0", "bring your own file"]
+        assert rows["synthsr-hyperfine"] == last
+        named = {*shipped_models(), *model_registry.KNOWN_MODELS}
+        assert set(rows) - {"name"} == named
 
     def test_a_downloaded_model_is_cached(self, url):
         run("download", "made-up")
         assert table(run())["made-up"][-1] == "cached"
 
-    def test_a_shipped_model_comes_first(self, url, tmp_path, monkeypatch):
-        monkeypatch.setattr(model_registry, "SHIPPED_FOLDER", tmp_path)
+    def test_shipped_models_come_first(self, url, tmp_path, ship):
+        for name in ("own", "another"):
+            write_model(tmp_path / f"{name}.safetensors")
+        ship(tmp_path / "own.safetensors", quick=tmp_path / "another.safetensors")
+        first, second = run().stdout.splitlines()[1:3]
+        assert first.startswith("own\t-\tany contrast\t")
+        assert first.endswith("\tCC0-1.0\tshipped, the default")
+        assert second.startswith("another\tquick\tany contrast\t")
+        assert second.endswith("\tshipped")
+
+    def test_a_damaged_one_is_told_and_the_others_are_listed(self, url, tmp_path, ship):
         write_model(tmp_path / "own.safetensors")
-        assert run().stdout.splitlines()[1].startswith("own\tany contrast\t")
-        assert table(run())["own"][-1] == "shipped"
+        ship(tmp_path / "own.safetensors")
+        (tmp_path / "own.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+        assert table(run())["own"][-1] == "damaged, the default"
+        for command in ("show", "path"):
+            result = run(command, "own")
+            assert result.exit_code == 2
+            (line,) = result.stderr.splitlines()
+            assert "git lfs pull" in line
+            assert result.stdout == ""
 
 
-def write_model(path: Path) -> None:
+def write_model(path: Path, training: dict[str, Any] | None = None) -> None:
     network = UNetConfig(num_levels=2, num_features=2)
     torch.manual_seed(0)
     config = ModelConfig(
         name="mine", licence="CC0-1.0", citation="Nobody (2000)", network=network,
-        training={"steps": 7, "command": "train ${HOME} ${"},
+        training=training or {"steps": 7, "command": "train ${HOME} ${"},
     )  # fmt: skip
     save_model(path, config, UNet3d(network).state_dict())
 
@@ -168,6 +188,25 @@ class TestPath:
         assert "checksum" in result.stderr
 
 
+class TestShipped:
+    @pytest.mark.parametrize(
+        ("name", "full"),
+        [("synthsr-t1-v1",) * 2, ("synthsr-t1-fast-v1",) * 2, ("fast", "synthsr-t1-fast-v1")],
+    )
+    def test_what_ships_has_a_path_and_a_description(self, url, name, full):
+        path = run("path", name).stdout.strip()
+        assert Path(path).name == f"{full}.safetensors"
+        assert run("download", name).stdout.strip() == path
+        shown = run("show", name).stdout.splitlines()
+        assert {f"name: {full}", f"file: {path}", "weights: fp16", "licence: Apache-2.0"} <= {
+            *shown
+        }
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        assert f"sha256: {digest}" in shown
+        assert ("alias: fast" in shown) == (full == "synthsr-t1-fast-v1")
+        assert ("state: shipped, the default" in shown) == (full == "synthsr-t1-v1")
+
+
 class TestShow:
     @pytest.mark.parametrize("name", list(KNOWN_MODELS))
     def test_a_published_model(self, url, name):
@@ -178,7 +217,7 @@ class TestShow:
             assert f"citation: {line}" in result.stdout
         assert known.licence in result.stdout
         assert (known.url or known.file) in result.stdout
-        assert f"num_features: {UNetConfig().num_features}" in result.stdout
+        assert "levels: 5, of 24, 48, 96, 192, 384 features" in result.stdout
 
     def test_a_model_file(self, url, tmp_path):
         write_model(tmp_path / "m.safetensors")
@@ -187,9 +226,35 @@ class TestShow:
         assert f"file: {tmp_path / 'm.safetensors'}" in result.stdout
         for text in ("name: mine", "licence: CC0-1.0", "citation: Nobody (2000)"):
             assert text in result.stdout.splitlines()
-        shown = yaml.safe_load(result.stdout[result.stdout.index("network:") :])
-        assert shown["network"]["num_levels"] == 2
-        assert shown["training"] == {"steps": 7, "command": "train ${HOME} ${"}
+        assert "  levels: 2, of 2, 4 features" in result.stdout.splitlines()
+        assert "  command: train ${HOME} ${" in result.stdout.splitlines()
+        assert "weights: fp32" in result.stdout.splitlines()
+
+    def test_results_are_in_a_column(self, url, tmp_path):
+        results = {"validation/brain/l1": 0.0612345678, "validation/brain/psnr": 21.7}
+        nested = [{"name": "l1", "weight": 1.0}, {"name": "ssim", "weight": 0.5}]
+        training = {"results": results, "flags": [True, None], "losses": nested, "none": {}}
+        write_model(tmp_path / "m.safetensors", training)
+        shown = run("show", tmp_path / "m.safetensors").stdout
+        assert shown[shown.index("training:") :].splitlines() == [
+            "training:",
+            "  results:",
+            "    validation/brain/l1:   0.06123",
+            "    validation/brain/psnr: 21.7",
+            "  flags: yes, none",
+            "  losses:",
+            "    - name: l1",
+            "      weight: 1",
+            "    - name: ssim",
+            "      weight: 0.5",
+            "  none: none",
+        ]
+
+    def test_yaml_holds_every_setting(self, url, tmp_path):
+        write_model(tmp_path / "m.safetensors")
+        shown = run("show", tmp_path / "m.safetensors", "--yaml").stdout
+        expected = asdict(read_config(tmp_path / "m.safetensors"))
+        assert yaml.safe_load(shown) == json.loads(json.dumps(expected))
 
     def test_a_keras_file(self, url, tmp_path):
         keras_weights = pytest.importorskip("synthsr_net.keras_weights")
@@ -198,7 +263,7 @@ class TestShow:
         result = run("show", tmp_path / "m.h5")
         assert result.exit_code == 0
         assert "settings of synthsr-v1" in result.stdout
-        assert "num_levels: 2" in result.stdout
+        assert "levels: 2, of 2, 4 features" in result.stdout
 
     def test_a_file_that_is_none(self, url, tmp_path):
         (tmp_path / "m.safetensors").write_bytes(b"nonsense")

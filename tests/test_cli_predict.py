@@ -27,6 +27,7 @@ from synthsr_cli.main import synthsr
 from synthsr_net import report
 from synthsr_net.batch import sharing
 from synthsr_net.checkpoint import InputConfig, ModelConfig, ScanConfig, save_model
+from synthsr_net.models import default_model
 from synthsr_net.predict import Predictor
 from synthsr_net.report import read_entries
 from synthsr_net.unet import UNet3d, UNetConfig
@@ -230,6 +231,24 @@ class TestOneScan:
         expected = "the report in report cannot be written (No space left on device)."
         assert result.stderr == f"Error: {expected} The predictions are complete.\n"
         assert (folder / "p.nii").exists()
+
+
+class TestShippedModels:
+    """Without a name, and by an alias."""
+
+    def test_the_default_needs_no_option(self, folder, ship):
+        save_tiny(folder / "a-quick-one.safetensors")
+        ship(folder / "tiny.safetensors", quick=folder / "a-quick-one.safetensors")
+        for arguments in ((), ("--model", "tiny"), ("--model", "quick")):
+            result = run("predict", "scan.nii.gz", "p.nii", "--overwrite", *arguments)
+            assert result.exit_code == 0, result.output
+            header = nib.load("p.nii").header["descrip"].item().decode()
+            assert ("a-quick-one" if "quick" in arguments else "tiny") in header
+
+    def test_the_help_names_the_default(self):
+        text = " ".join(run("predict", "--help").stdout.split())
+        assert f"[default: {default_model()}, which ships with the package]" in text
+        assert "--model fast" in text
 
 
 class TestManyScans:
@@ -645,11 +664,17 @@ class TestBadInput:
         assert_one_error(result, "one line per scan, got 2 lines for 1 scans")
 
     def test_a_model_that_is_not_here(self, folder, monkeypatch):
-        monkeypatch.setenv("HOME", str(folder))
-        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        result = run("predict", "scan.nii.gz", "p.nii")
+        monkeypatch.setenv("SYNTHSR_DATA", str(folder / "data"))
+        result = run("predict", "scan.nii.gz", "p.nii", "--model", "synthsr-v2")
         assert_one_error(result, "synthsr models download synthsr-v2")
-        assert "--model" in result.stderr
+
+    def test_a_shipped_model_that_is_missing(self, folder, ship):
+        ship(folder / "tiny.safetensors")
+        (folder / "tiny.safetensors").unlink()
+        result = run("predict", "scan.nii.gz", "p.nii")
+        assert_one_error(
+            result, "is missing. Install the package again. Or name another with --mod"
+        )
 
     def test_no_permission_to_write(self, folder, monkeypatch):
         monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)

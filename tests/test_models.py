@@ -29,16 +29,22 @@ from synthsr_net.models import (
     cached_path,
     default_model,
     download_model,
+    full_name,
     list_models,
     load_any_model,
+    pack_model,
     read_any_config,
     resolve_model,
+    shipped_models,
     state_of,
+    stored_precision,
     web_file,
 )
 from synthsr_net.models import downloads as model_downloads
 from synthsr_net.models import registry as model_registry
+from synthsr_net.models import shipped as shipped_module
 from synthsr_net.models.configs import config_of_keras, config_of_known
+from synthsr_net.predict import Predictor
 from synthsr_net.unet import UNet3d, UNetConfig
 from synthsr_transforms import downloads
 from synthsr_transforms.downloads import DownloadError, WebFile, fetch
@@ -483,35 +489,205 @@ class TestResolve:
 
 
 @pytest.fixture
-def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model that ships with the package."""
+def shipped(tmp_path: Path, ship: Callable[..., None]) -> Path:
+    """A model that ships with the package, and is the default; a second one is called quick."""
     folder = tmp_path / "weights"
     folder.mkdir()
-    monkeypatch.setattr(model_registry, "SHIPPED_FOLDER", folder)
     config = ModelConfig(name="own", licence="Apache-2.0", network=SMALL)
-    save_model(folder / "own-1.safetensors", config, UNet3d(SMALL).state_dict())
+    for name in ("own-1", "a-quick-one"):
+        save_model(folder / f"{name}.safetensors", config, UNet3d(SMALL).state_dict())
+    ship(folder / "own-1.safetensors", quick=folder / "a-quick-one.safetensors")
     return folder / "own-1.safetensors"
 
 
 class TestShipped:
-    def test_the_default_is_the_shipped_model(self, shipped):
+    def test_the_default_is_declared_whatever_the_names(self, shipped):
         assert default_model() == "own-1"
+        assert list(shipped_models()) == ["own-1", "a-quick-one"]
         assert resolve_model("own-1") == download_model("own-1") == shipped
         assert list_models()[0]._asdict() == {
             "name": "own-1",
+            "alias": None,
+            "is_default": True,
             "inputs": "any contrast",
             "size_bytes": shipped.stat().st_size,
             "licence": "Apache-2.0",
             "state": "shipped",
         }
 
-    def test_without_one_there_is_no_default(self, shipped):
-        shipped.unlink()
-        assert default_model() is None
+    def test_an_alias_is_the_model_that_it_stands_for(self, shipped, tmp_path):
+        quick = shipped.with_name("a-quick-one.safetensors")
+        assert full_name("quick") == "a-quick-one"
+        assert resolve_model("quick") == resolve_model("a-quick-one") == quick
+        assert download_model("quick") == quick
+        assert load_any_model("quick").config.name == "own"
+        assert (list_models()[1].alias, list_models()[1].is_default) == ("quick", False)
 
-    def test_its_name_is_suggested(self, shipped):
+    @pytest.mark.parametrize("name", ["own-1", "quick"])
+    @pytest.mark.parametrize("kind", ["file", "folder"])
+    def test_names_come_before_paths_and_a_dot_makes_a_path(
+        self, shipped, tmp_path, monkeypatch, name, kind
+    ):
+        monkeypatch.chdir(tmp_path)
+        Path(name).mkdir() if kind == "folder" else Path(name).write_bytes(b"other")
+        assert resolve_model(name).parent == shipped.parent
+        if kind == "file":
+            assert resolve_model(f"./{name}").read_bytes() == b"other"
+        else:
+            with pytest.raises(ModelError, match="is a folder"):
+                resolve_model(f"./{name}")
+
+    def test_names_and_aliases_are_listed_and_suggested(self, shipped):
         with pytest.raises(ModelError, match="did you mean 'own-1'"):
             resolve_model("own1")
+        with pytest.raises(ModelError, match="did you mean 'quick'"):
+            resolve_model("quik")
+        with pytest.raises(ModelError, match=r"own-1, a-quick-one \(or quick\), synthsr-v2"):
+            resolve_model("zebra")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:12ab\nsize 26492642\n"
+
+
+class TestDamagedInstallation:
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, "is missing. Install the package again"),
+            (POINTER, "is a pointer of Git LFS. Run git lfs pull"),
+            (b"", "has another checksum. Install the package again"),
+        ],
+    )
+    def test_it_is_told_in_one_line(self, shipped, content, message):
+        shipped.unlink()
+        if content is not None:
+            shipped.write_bytes(content)
+        with pytest.raises(ModelError, match=message) as caught:
+            load_any_model("own-1")
+        assert str(shipped) in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert resolve_model("quick").is_file()
+        first = list_models()[0]
+        assert (first.state, first.size_bytes) == ("damaged", None)
+
+    def test_a_file_that_breaks_off_is_damaged(self, shipped):
+        shipped.write_bytes(shipped.read_bytes()[:-1])
+        with pytest.raises(ModelError, match="another checksum"):
+            resolve_model("own-1")
+
+    def test_without_checksums_nothing_is_trusted(self, shipped):
+        shipped.with_name("SHA256SUMS").unlink()
+        with pytest.raises(ModelError, match="another checksum"):
+            resolve_model("own-1")
+
+
+class TestPackage:
+    """The files that really ship."""
+
+    def test_each_file_fits_its_checksum(self):
+        folder = shipped_module.SHIPPED_FOLDER
+        sums = shipped_module.checksums()
+        assert set(sums) == {path.name for path in folder.glob("*.safetensors")}
+        assert set(sums) == {path.name for path in shipped_models().values()}
+        for name, expected in sums.items():
+            assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected
+
+    def test_they_are_small_and_free(self):
+        total = 0
+        for name, path in shipped_models().items():
+            config = read_any_config(path)
+            assert config.name == name
+            assert config.licence == "Apache-2.0"
+            assert config.description
+            assert stored_precision(path) == "fp16"
+            total += path.stat().st_size
+            assert path.stat().st_size <= 30e6
+        assert total <= 40e6
+
+    def test_the_fast_one_takes_about_a_quarter_of_the_multiplications(self):
+        costs = [
+            multiplications(read_any_config(path).network) for path in shipped_models().values()
+        ]
+        assert costs[1] < 0.26 * costs[0]
+
+    def test_the_predictor_takes_the_default(self):
+        predictor = Predictor.from_file(device="cpu")
+        assert predictor.config.name == default_model() == "synthsr-t1-v1"
+        assert predictor.record.path == shipped_models()["synthsr-t1-v1"]
+        assert Predictor.from_file("fast", device="cpu").config.name == "synthsr-t1-fast-v1"
+
+
+def multiplications(config: UNetConfig) -> float:
+    """Multiplications per voxel of the convolutions, counted while the network runs."""
+    network, count = UNet3d(config).eval(), 0
+
+    def add(module: torch.nn.Conv3d, inputs: object, output: torch.Tensor) -> None:
+        nonlocal count
+        count += module.weight.numel() * output[0, 0].numel()
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.register_forward_hook(add)
+    with torch.no_grad():
+        network(torch.zeros(1, config.in_channels, 16, 16, 16))
+    return count / 16**3
+
+
+class TestPacking:
+    CONFIG = ModelConfig(
+        name="own",
+        description="For tests",
+        licence="MIT",
+        citation="Nobody (2000)",
+        network=UNetConfig(num_levels=3, num_features=8, normalisation="instance"),
+        training={"steps": 7},
+    )
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        torch.manual_seed(0)
+        save_model(
+            tmp_path / "own.safetensors", self.CONFIG, UNet3d(self.CONFIG.network).state_dict()
+        )
+        return tmp_path / "own.safetensors"
+
+    def test_fp16_halves_the_file_and_keeps_what_it_says(self, path, tmp_path):
+        model = pack_model(path, tmp_path / "half.safetensors", precision="fp16")
+        assert read_any_config(tmp_path / "half.safetensors") == self.CONFIG == model.config
+        assert [stored_precision(tmp_path / f"{n}.safetensors") for n in ("own", "half")] == [
+            *("fp32", "fp16")
+        ]
+        assert (tmp_path / "half.safetensors").stat().st_size < 0.55 * path.stat().st_size
+
+    def test_predictions_hardly_change(self, path, tmp_path):
+        pack_model(path, tmp_path / "half.safetensors", precision="fp16")
+        x = torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+        whole, half = (load_any_model(p).network for p in (path, tmp_path / "half.safetensors"))
+        assert {p.dtype for p in half.parameters()} == {torch.float32}
+        with torch.no_grad():
+            difference, size = (whole(x) - half(x)).abs(), whole(x).abs().max()
+        assert 0 < difference.mean() < 1e-3 * size
+        assert difference.max() < 1e-2 * size
+
+    def test_packing_again_changes_nothing(self, path, tmp_path):
+        once = tmp_path / "once.safetensors"
+        pack_model(path, once, precision="fp16")
+        for precision in (None, "fp16"):
+            pack_model(once, tmp_path / "twice.safetensors", precision=precision)
+            assert (tmp_path / "twice.safetensors").read_bytes() == once.read_bytes()
+
+    def test_the_file_itself_can_be_replaced(self, path):
+        pack_model(path, path, precision="fp16", name="new")
+        assert stored_precision(path) == "fp16"
+        assert read_any_config(path) == replace(self.CONFIG, name="new")
+
+    def test_weights_that_are_too_large_are_refused(self, path, tmp_path):
+        state = dict(load_any_model(path).network.state_dict())
+        state["head.bias"] = torch.full_like(state["head.bias"], 1e6)
+        save_model(path, self.CONFIG, state)
+        with pytest.raises(ModelFileError, match=r"head\.bias reaches 1e\+06\. Take fp32"):
+            pack_model(path, tmp_path / "half.safetensors", precision="fp16")
+        assert [p.name for p in tmp_path.iterdir()] == ["own.safetensors"]
 
 
 def keras(path: Path, network: UNetConfig) -> Path:

@@ -18,10 +18,15 @@ from .downloads import (
 )
 from .listing import ListedModel, list_models
 from .loading import load_any_model, read_any_config
-from .registry import KNOWN_MODELS, KnownModel, ModelError, default_model, shipped_models
+from .packing import PRECISIONS, pack_model, stored_precision
+from .registry import KNOWN_MODELS, KnownModel, ModelError
+from .shipped import ALIASES, DEFAULT_MODEL, default_model, full_name, shipped_models
 
 __all__ = [
+    "ALIASES",
+    "DEFAULT_MODEL",
     "KNOWN_MODELS",
+    "PRECISIONS",
     "URL_VARIABLE",
     "DownloadError",
     "KnownModel",
@@ -31,11 +36,14 @@ __all__ = [
     "default_model",
     "download_model",
     "find_known",
+    "full_name",
     "list_models",
     "load_any_model",
+    "pack_model",
     "read_any_config",
     "resolve_model",
     "shipped_models",
     "state_of",
+    "stored_precision",
     "web_file",
 ]

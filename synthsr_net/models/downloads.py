@@ -10,7 +10,8 @@ from synthsr_transforms.dataset_downloads import data_root
 from synthsr_transforms.downloads import WebFile, fetch
 from synthsr_transforms.spec import suggest
 
-from .registry import KNOWN_MODELS, KnownModel, ModelError, shipped_models
+from .registry import KNOWN_MODELS, KnownModel, ModelError
+from .shipped import alias_of, full_name, shipped_file, shipped_models
 
 URL_VARIABLE = "SYNTHSR_MODELS_URL"
 """Environment variable that names a web folder to download models from (a mirror)."""
@@ -58,8 +59,11 @@ def find_known(name: str) -> KnownModel:
 
 
 def _unknown(name: str, expected: str) -> ModelError:
+    aliases = {full: alias for full in shipped_models() if (alias := alias_of(full))}
     names = [*shipped_models(), *KNOWN_MODELS]
-    return ModelError(f"{expected} {', '.join(names)}, got {name!r}{suggest(name, names)}.")
+    listed = ", ".join(f"{n} (or {aliases[n]})" if n in aliases else n for n in names)
+    close = suggest(name, [*names, *aliases.values()])
+    return ModelError(f"{expected} {listed}, got {name!r}{close}.")
 
 
 def web_file(
@@ -96,6 +100,8 @@ def download_model(
 ) -> Path:
     """Download a published model, or find it on disk; a download that broke off goes on.
 
+    Models that ship with the package are there already.
+
     Args:
         name: Such as `synthsr-v2`.
         root: See `cached_path`.
@@ -111,8 +117,8 @@ def download_model(
         ModelError: If the name is unknown, or of a model that cannot be downloaded.
         DownloadError: If the file cannot be reached or written, or its checksum is wrong.
     """
-    if name in shipped_models():
-        return shipped_models()[name]
+    if full_name(name) in shipped_models():
+        return shipped_file(full_name(name))
     file = web_file(name, root=root, base_url=base_url)
     return fetch(file, resumable=True, overwrite=overwrite, progressbar=progressbar)
 
@@ -120,18 +126,26 @@ def download_model(
 def resolve_model(
     name_or_path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
 ) -> Path:
-    """File of a model, which must be on disk: names come before paths.
+    """File of a model, which must be on disk.
+
+    Names and aliases come before paths, so that they mean the same in every folder: a file called
+    `fast` is `./fast`.
 
     Args:
-        name_or_path: Name of a shipped or published model, or path of a model file.
+        name_or_path: Name or alias of a shipped model, name of a published one, or path of a model
+            file.
         root: See `cached_path`.
 
     Raises:
-        ModelError: If there is no such model or file, or a downloaded file is damaged.
+        ModelError: If there is no such model or file, or a shipped or downloaded file is damaged.
+
+    Examples:
+        >>> resolve_model("fast").name
+        'synthsr-t1-fast-v1.safetensors'
     """
-    name = os.fspath(name_or_path)
+    name = full_name(os.fspath(name_or_path))
     if name in shipped_models():
-        return shipped_models()[name]
+        return shipped_file(name)
     if name in KNOWN_MODELS:
         return _cached(KNOWN_MODELS[name], root)
     path = Path(name).expanduser()

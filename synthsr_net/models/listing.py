@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
+from ..checkpoint import ModelConfig
 from .downloads import state_of
 from .loading import read_any_config
-from .registry import KNOWN_MODELS, input_text, shipped_models
+from .registry import KNOWN_MODELS, input_text
+from .shipped import alias_of, default_model, shipped_models, shipped_state
 
 
 class ListedModel(NamedTuple):
@@ -15,13 +18,17 @@ class ListedModel(NamedTuple):
 
     Attributes:
         name: What `--model` takes.
+        alias: A shorter name that `--model` takes as well; None if there is none.
+        is_default: Whether it is used where no model is named.
         inputs: The scans that it takes, in words.
         size_bytes: Size of its file; None if not known.
-        licence: In short.
-        state: `shipped`, or see `state_of`.
+        licence: In short; `unknown` for a damaged file.
+        state: `shipped`, `damaged`, or see `state_of`.
     """
 
     name: str
+    alias: str | None
+    is_default: bool
     inputs: str
     size_bytes: int | None
     licence: str
@@ -35,18 +42,35 @@ def list_models(root: str | os.PathLike[str] | None = None) -> list[ListedModel]
         root: See `cached_path`.
 
     Examples:
-        >>> [model.name for model in list_models()][-1]
-        'synthsr-hyperfine'
+        >>> [model.name for model in list_models()][0]
+        'synthsr-t1-v1'
     """
-    listed = []
-    for name, path in shipped_models().items():
-        config = read_any_config(path)
-        inputs = input_text([image.contrast for image in config.inputs])
-        listed.append(ListedModel(name, inputs, path.stat().st_size, config.licence, "shipped"))
-    for known in KNOWN_MODELS.values():
-        listed.append(
-            ListedModel(
-                known.name, known.input_text, known.size_bytes, known.licence, state_of(known, root)
-            )
+    shipped = [_shipped(name, path) for name, path in shipped_models().items()]
+    published = [
+        ListedModel(
+            name=known.name,
+            alias=None,
+            is_default=False,
+            inputs=known.input_text,
+            size_bytes=known.size_bytes,
+            licence=known.licence,
+            state=state_of(known, root),
         )
-    return listed
+        for known in KNOWN_MODELS.values()
+    ]
+    return [*shipped, *published]
+
+
+def _shipped(name: str, path: Path) -> ListedModel:
+    state = shipped_state(name)
+    whole = state == "shipped"
+    config = read_any_config(path) if whole else ModelConfig()
+    return ListedModel(
+        name=name,
+        alias=alias_of(name),
+        is_default=name == default_model(),
+        inputs=input_text([image.contrast for image in config.inputs]),
+        size_bytes=path.stat().st_size if whole else None,
+        licence=config.licence,
+        state=state,
+    )

@@ -19,7 +19,8 @@ def load_any_model(
     """Load a model by name, from a model file, or from a Keras file of the original.
 
     Args:
-        name_or_path: Name of a shipped or downloaded model, or path of a file.
+        name_or_path: Name or alias of a shipped model, name of a downloaded one, or path of a
+            file, see `resolve_model`.
         root: See `cached_path`.
 
     Returns:

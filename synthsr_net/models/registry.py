@@ -1,14 +1,10 @@
-"""The registry of models: published weights, where they are on the web, and models that ship."""
+"""The registry of published models: their weights, and where they are on the web."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-SHIPPED_FOLDER = Path(__file__).parents[1] / "weights"
-"""Folder of the models that ship with the package, `NAME.safetensors`."""
 
 _GITHUB = "https://raw.githubusercontent.com/freesurfer/freesurfer/dev/mri_synthsr"
 _ANNEX = "https://surfer.nmr.mgh.harvard.edu/pub/dist/freesurfer/repo/annex.git/annex/objects"
@@ -164,13 +160,3 @@ KNOWN_MODELS: Mapping[str, KnownModel] = {
     )
 }
 """All published models, by name."""
-
-
-def shipped_models() -> dict[str, Path]:
-    """Model files that ship with the package, by name, sorted."""
-    return {path.stem: path for path in sorted(SHIPPED_FOLDER.glob("*.safetensors"))}
-
-
-def default_model() -> str | None:
-    """Name of the model that ships with the package, the first by name; None if none does."""
-    return next(iter(shipped_models()), None)

@@ -89,21 +89,21 @@ class Predictor:
         """What predictions are made with."""
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], **settings: Any) -> Predictor:
+    def from_file(cls, path: str | os.PathLike[str] | None = None, **settings: Any) -> Predictor:
         """Load a model.
 
         Args:
             path: Model file (`.safetensors`), Keras file of the original (`.h5`), or the name of a
-                known model (see `synthsr models`).
+                known model (see `synthsr models`). None: the model that ships with the package.
             settings: Fields of `PredictorSettings`.
 
         Raises:
             ValueError: If the model cannot be used, or a setting is out of its range.
         """
-        from ..models import load_any_model, resolve_model
+        from ..models import default_model, load_any_model, resolve_model
 
         PredictorSettings(**settings)  # a mistake in them is told before the model is loaded
-        file = Path(resolve_model(path))
+        file = Path(resolve_model(path or default_model()))
         predictor = cls(load_any_model(file), **settings)
         predictor.record.path = file
         return predictor

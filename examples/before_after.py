@@ -1,0 +1,69 @@
+"""Draw scans and their predictions: a column for each scan, the prediction below it.
+
+Usage: python examples/before_after.py OUTPUT.png SCAN PREDICTION TITLE [SCAN PREDICTION TITLE ...]
+
+Sagittal planes for scans in axial slices, else axial ones, through the centre of the head.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from synthsr_net.report.head_view import slice_through, view_of
+from synthsr_net.report.picture import intensity_window
+from synthsr_transforms.drawing import LETTERS, Panel, draw_grid, drawing, save_figure, write
+from synthsr_transforms.volumes import Volume, read_volume, reorient
+
+SAGITTAL, AXIAL = 0, 2
+PIXELS_PER_MM = 1.4
+THICK = 2.0  # slices whose spacing is at least so many times that of the other axes
+
+
+def plane_of(scan: Volume) -> int:
+    """A plane that shows the slices edge on."""
+    spacing = [float(mm) for mm in scan.spacing_mm]
+    return SAGITTAL if spacing[2] >= THICK * min(spacing) else AXIAL
+
+
+def column(scan: Volume, prediction: Volume) -> list[Panel]:
+    """Panels of a scan and its prediction in one plane."""
+    turned = [reorient(volume) for volume in (scan, prediction)]
+    view, plane = view_of(turned[:1], turned[1]), plane_of(turned[0])
+    panels = []
+    for volume in turned:
+        pixels = slice_through(volume, view, plane, 1 / PIXELS_PER_MM)
+        height, width = (n / PIXELS_PER_MM for n in pixels.shape)
+        panels.append(Panel(pixels, (width, height), LETTERS[plane], intensity_window(volume.data)))
+    return panels
+
+
+def draw(output: str, columns: Sequence[list[Panel]], titles: Sequence[str]) -> None:
+    """Write the picture."""
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    with drawing:
+        figure = draw_grid(rows, pixels_per_mm=PIXELS_PER_MM)
+        above, below = figure.axes[: len(columns)], figure.axes[len(columns) :]
+        for axes, title in zip(above, titles, strict=True):
+            write(axes, title)
+        for axes in below:
+            write(axes, "prediction, 1 mm")
+        save_figure(figure, output, grey=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", help="picture (.png)")
+    parser.add_argument("columns", nargs="+", metavar="SCAN PREDICTION TITLE")
+    given = parser.parse_args(arguments)
+    if len(given.columns) % 3:
+        parser.error(f"each column needs SCAN PREDICTION TITLE, got {len(given.columns)} words.")
+    scans, predictions, titles = (given.columns[k::3] for k in range(3))
+    pairs = zip(scans, predictions, strict=True)
+    columns = [column(read_volume(scan), read_volume(made)) for scan, made in pairs]
+    draw(given.output, columns, titles)
+
+
+if __name__ == "__main__":
+    main()
