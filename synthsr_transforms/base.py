@@ -13,8 +13,8 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cached_property, partial
-from typing import Any, ClassVar
+from functools import cached_property, lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,11 +70,8 @@ class Grid:
     @cached_property
     def spacing_mm(self) -> Tensor:
         """Voxel spacing in mm, `(B, 3)` on the CPU, rounded to a thousandth."""
-        rows = [affine.data[:3, :3].tolist() for affine in self.affines]
-        return torch.tensor(
-            [[round(math.hypot(*column), 3) for column in zip(*row, strict=True)] for row in rows],
-            dtype=torch.float64,
-        )
+        rows = (_spacing(*affine.data[:3, :3].flatten().tolist()) for affine in self.affines)
+        return torch.tensor(list(rows), dtype=torch.float64)
 
     @property
     def common_spacing_mm(self) -> list[float]:
@@ -90,6 +87,12 @@ class Grid:
                 " Resample them to one spacing or make batches of equal ones."
             )
         return first
+
+
+@lru_cache(1024)
+def _spacing(*matrix: float) -> tuple[float, ...]:
+    """Lengths of the columns of a 3 x 3 matrix given row by row, rounded to a thousandth."""
+    return tuple(round(math.hypot(*matrix[axis::3]), 3) for axis in range(3))
 
 
 def grid_of(image: ImagesBatch, channels: int | None = None) -> Grid:
@@ -110,7 +113,7 @@ class SynthTransform(Transform):
         exclude: Names of images to leave alone.
     """
 
-    preserves_layout: ClassVar[bool] = True
+    preserves_layout: bool = True
     """Whether shapes, channels and the set of images stay, so that `p` can hold per element."""
 
     def __init__(
@@ -240,8 +243,9 @@ class SynthTransform(Transform):
         if self.p >= 1 or self.p <= 0:
             return [self.p >= 1] * size
         count = size if self.preserves_layout else 1
-        coins = (torch.rand(count, generator=generator) < self.p).tolist()
-        return [bool(coin) for coin in coins] * (size // count)
+        limit = float(np.float32(self.p))
+        coins = [coin < limit for coin in torch.rand(count, generator=generator).tolist()]
+        return coins * (size // count)
 
     def apply_transform(self, batch: SubjectsBatch, params: dict[str, Any]) -> SubjectsBatch:
         """Act with recorded parameters, on the elements that are kept."""
@@ -338,8 +342,29 @@ def add_image(
     batch: SubjectsBatch, name: str, data: Tensor, like: ImagesBatch, *, labels: bool = False
 ) -> None:
     """Add an image to a batch, or replace it, with the affines of another."""
-    affines = [affine.clone() for affine in like.affines]
+    affines = [AffineMatrix(affine.data) for affine in like.affines]  # which copies
     batch.images[name] = ImagesBatch(data, affines, image_class=LabelMap if labels else ScalarImage)
+
+
+def replace_image(batch: SubjectsBatch, name: str, data: Tensor) -> None:
+    """Replace the voxels of an image; its kind, affines and floating-point type stay.
+
+    Raises:
+        ValueError: If there is no such image, or it has another shape or number of channels.
+    """
+    if name not in batch.images:
+        raise ValueError(
+            f"destination must name an image to replace, one of {list(batch.images)}, got"
+            f" {name!r}. Make it in a step before, or leave out replace."
+        )
+    image = batch.images[name]
+    if image.data.shape != data.shape:
+        raise ValueError(
+            f"destination {name!r} must have the channels and shape {tuple(data.shape[1:])} of what"
+            f" replaces it, got {tuple(image.data.shape[1:])}. Leave out replace to make a new"
+            " image."
+        )
+    image.data = data.to(image.data.dtype) if image.data.is_floating_point() else data
 
 
 def set_affines(image: ImagesBatch, matrices: Sequence[Tensor]) -> None:
@@ -353,7 +378,9 @@ def shallow_copy(batch: SubjectsBatch) -> SubjectsBatch:
         _bring_affines_home(image)
     images = {
         name: ImagesBatch(
-            image.data, [a.clone() for a in image.affines], image_class=image._image_class
+            image.data,
+            [AffineMatrix(affine.data) for affine in image.affines],
+            image_class=image._image_class,
         )
         for name, image in batch.images.items()
     }

@@ -22,6 +22,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
@@ -74,6 +75,8 @@ class Constant(Law):
 
     def sample(self, shape: Sequence[int], generator: Generator | None = None) -> Tensor:
         """Repeat the value."""
+        if not isinstance(self.value, tuple):
+            return torch.full(tuple(shape), self.value, dtype=torch.float32)
         return torch.as_tensor(_operand(self.value, shape)).float().expand(tuple(shape)).clone()
 
     def to_spec(self) -> Any:
@@ -105,8 +108,7 @@ class Uniform(Law):
         """Draw between the bounds."""
         low, high = _operand(self.low, shape), _operand(self.high, shape)
         unit = torch.rand(tuple(shape), generator=generator, dtype=torch.float64)
-        drawn: Tensor = low + (high - low) * unit
-        return drawn.float()
+        return unit.mul_(high - low).add_(low).float()
 
     def to_spec(self) -> Any:
         """A pair, or a mapping where bounds are given per axis."""
@@ -136,8 +138,7 @@ class Normal(Law):
         """Draw from the normal law."""
         mean, std = _operand(self.mean, shape), _operand(self.std, shape)
         unit = torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
-        drawn: Tensor = mean + std * unit
-        return drawn.float()
+        return unit.mul_(std).add_(mean).float()
 
     def to_spec(self) -> Any:
         """`{normal: [mean, std]}`."""
@@ -331,13 +332,18 @@ def _operand(value: Number, shape: Sequence[int]) -> Any:
     """A number as it is, and numbers per axis as a float64 tensor that fits the end of a shape."""
     if not isinstance(value, tuple):
         return value
-    tensor = torch.tensor(value, dtype=torch.float64)
+    tensor = _numbers_of(value)
     if tuple(tensor.shape) != tuple(shape)[-tensor.ndim :]:
         raise ValueError(
             f"a law with the numbers {_plain(value)!r} cannot give numbers of shape"
             f" {tuple(shape)}. Give one number, or one for each axis or channel."
         )
     return tensor
+
+
+@lru_cache(1024)
+def _numbers_of(value: tuple[Any, ...]) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def _is_several(value: Number) -> bool:

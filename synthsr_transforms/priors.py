@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -164,12 +165,16 @@ class TissuePriors:
             msg = f"draws must have shape (B, {expected[0]}, {expected[1]}), got {shape}."
             raise ValueError(msg)
         blocks = draws.double().reshape(len(draws), self.num_channels, 2, self.num_classes)
-        return self._apply(self.means, blocks[:, :, 0]), self._apply(self.stds, blocks[:, :, 1])
+        first, scale = self._offset_and_scale
+        means, stds = (first + scale * blocks).clamp(min=0).float().unbind(2)
+        return means, stds
 
-    def _apply(self, hyper_parameters: FloatArray, draws: Tensor) -> Tensor:
-        first, second = torch.tensor(hyper_parameters, dtype=torch.float64).unbind(dim=1)
-        scale = second - first if self.distribution == "uniform" else second
-        return (first + scale * draws).clamp(min=0).float()
+    @cached_property
+    def _offset_and_scale(self) -> tuple[Tensor, Tensor]:
+        """Summand and factor of draws, `(C, 2, K)`: means, then standard deviations."""
+        both = torch.tensor(np.stack([self.means, self.stds], axis=1), dtype=torch.float64)
+        first, second = both.unbind(dim=2)
+        return first, second - first if self.distribution == "uniform" else second
 
     # Combining ---------------------------------------------------------------------------------
 

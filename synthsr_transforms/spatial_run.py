@@ -79,8 +79,7 @@ class SpatialRun:
                 indices = _cropped(indices, draws["start"], step.plan(grid).crop_shape)
             elif any(kept):
                 indices = _mirrored(indices, left_right_axis(grid), torch.tensor(kept))
-        on_device = [index.to(batch.device, non_blocking=True) for index in indices]
-        deformation.sample(batch, drawn[0], on_device)
+        deformation.sample(batch, drawn[0], indices)
         for step, draws, kept in followers:
             if isinstance(step, PatchCrop):
                 step.note(batch, draws, step.plan(grid))

@@ -11,6 +11,7 @@ import importlib
 import json
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import nibabel as nib
@@ -40,7 +41,11 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"std": [0.1, 0.5], "shape_factor": 0.3, "probability": 0.7},
         {"std": 0.4, "shape_factor": 0.1, "channels": [1]},
     ],
-    "CopyImage": [{}, {"destination": "one", "channels": [1]}],
+    "CopyImage": [
+        {},
+        {"destination": "one", "channels": [1]},
+        {"destination": "image", "channels": [1, 0], "replace": True},
+    ],
     "GammaContrast": [{"log_gamma": {"normal": [0, 0.3]}}, {"log_gamma": 0.2, "channels": [0]}],
     "GaussianSmoothing": [
         {"sigma_mm": [0.3, 2]},
@@ -99,6 +104,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "TissueContrast": [
         {"label_table": ASEG, "by_tissue": {"white_matter": [100, 120]}, "std": [1, 2]},
         {"label_table": ASEG, "by_value": {17: 5, 53: [6, 7]}, "destination": "t1"},
+        {"label_table": ASEG, "std": 9, "destination": "image", "replace": True},
     ],
     "TissueMixture": [
         {"label_table": ASEG},
@@ -268,6 +274,14 @@ def last_params(batch: SubjectsBatch) -> dict[str, Any]:
     return json.loads(json.dumps(batch.applied_transforms[-1].params))
 
 
+@pytest.fixture
+def make_subject(make_subject: Maker, request: pytest.FixtureRequest) -> Maker:
+    """As elsewhere, but with one channel where a contrast takes the place of the image."""
+    params = request.node.callspec.params.get("params", {})
+    one = params.get("replace") and "label_table" in params
+    return partial(make_subject, channels=1) if one else make_subject
+
+
 @every_class
 def test_every_transform_has_rows_in_both_tables(cls: type[SynthTransform]) -> None:
     assert cls.__name__ in CASES, f"add a row for {cls.__name__} to CASES"
@@ -372,7 +386,7 @@ class TestProbability:
         for seed in range(16):
             drawn = transform.draw_params(batch, seeded(seed))
             shares.add(sum(drawn.get("_keep", [True, True])))
-        assert shares == ({0, 1, 2} if cls.preserves_layout else {0, 2})
+        assert shares == ({0, 1, 2} if transform.preserves_layout else {0, 2})
 
     @every_case
     def test_elements_left_out_are_bit_identical_and_the_others_replay(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ from synthsr_transforms.functional import (
     fields,
     geometry,
     intensity,
+    kept,
     layout,
     mixture,
     operators,
@@ -404,6 +406,48 @@ class TestResize:
     def test_another_mode_is_refused(self, volume: Tensor) -> None:
         with pytest.raises(ValueError, match="mode must be"):
             resample.resize(volume, SHAPE, mode="cubic")
+
+
+class TestKept:
+    """What depends on shapes alone is made once, and serves everybody."""
+
+    def test_a_result_is_made_once_for_each_argument(self, device: torch.device) -> None:
+        made = []
+
+        @kept.kept(8)
+        def twice(number: int, device: torch.device) -> Tensor:
+            made.append(number)
+            return torch.full((2,), float(number), device=device)
+
+        results = [twice(number, device) for number in (1, 2, 1)]
+        assert made == [1, 2]
+        assert results[0] is results[2]
+        assert [result.tolist() for result in results[:2]] == [[1, 1], [2, 2]]
+
+    def test_what_was_made_in_inference_serves_training(self, device: torch.device) -> None:
+        with torch.inference_mode():
+            volume = torch.rand(1, 1, 7, 6, 5, device=device)
+            resample.resize(volume, (3, 9, 5))
+            fields.integrate_velocity(volume.expand(1, 3, 7, 6, 5))
+        volume = torch.rand(1, 3, 7, 6, 5, device=device, requires_grad=True)
+        resized = resample.resize(volume, (3, 9, 5)).sum()
+        (resized + fields.integrate_velocity(volume).sum()).backward()
+        assert volume.grad is not None
+        assert bool(volume.grad.isfinite().all())
+
+    def test_a_portable_tensor_is_copied_once_and_pickled_without_copies(
+        self, device: torch.device
+    ) -> None:
+        portable = kept.Portable(torch.arange(3))
+        assert portable.on(device) is portable.on(device)
+        again = pickle.loads(pickle.dumps(portable))
+        assert torch.equal(again.on(device), portable.on(device))
+
+    def test_blurs_have_gradients_for_volume_and_width(self, device: torch.device) -> None:
+        sigma = torch.full((1, 1, 3), 0.8, requires_grad=True)
+        volume = torch.rand(1, 1, 6, 5, 4, device=device, requires_grad=True)
+        blur.gaussian_blur(volume, sigma).square().sum().backward()
+        assert all(t.grad is not None and bool(t.grad.any()) for t in (sigma, volume))
 
 
 class TestOperators:

@@ -177,6 +177,20 @@ class TestConfig:
                 adversarial=AdversarialConfig(weight=0.1), optimiser=OptimiserConfig(accumulate=2)
             )
 
+    @pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+    def test_a_recorded_step_has_no_critic_and_does_not_accumulate(self, mode):
+        run = RunConfig(compile=mode)
+        TrainingConfig(run=run)
+        with pytest.raises(ValueError, match=r"run.compile must be true or false with a critic"):
+            TrainingConfig(run=run, optimiser=OptimiserConfig(accumulate=2))
+        with pytest.raises(ValueError, match=r"run.compile must be true or false with a critic"):
+            TrainingConfig(run=run, adversarial=AdversarialConfig(weight=0.1))
+
+    @pytest.mark.parametrize("wrong", ["fast", None, 2, ["reduce-overhead"]])
+    def test_compilation_is_a_wish_or_a_mode(self, wrong):
+        with pytest.raises(ValueError, match=r"run.compile must be true, false or one of default"):
+            RunConfig(compile=wrong)
+
     @pytest.mark.parametrize("value", [None, 0, [0, 0, 0]])
     def test_no_size_means_all(self, value):
         assert triple(value, "loss.crop") is None

@@ -296,6 +296,21 @@ class TestAverage:
             else:
                 torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6)
 
+    def test_it_follows_a_network_that_moved_and_another_one(self):
+        first, second = (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(2))
+        average = MovingAverage(first, decay=0.5)
+        for network in (first, first.double(), second.double()):
+            average.double()
+            before = weights(average.network)
+            with torch.no_grad():
+                network[0].weight += 1
+                network[1].running_mean += 1
+            average.update(network, step=100)
+            for name, tensor in weights(network).items():
+                if tensor.is_floating_point():
+                    expected = 0.5 * (before[name] + tensor)
+                    torch.testing.assert_close(average.network.state_dict()[name], expected)
+
     def test_it_learns_nothing_by_itself(self):
         average = MovingAverage(nn.Linear(2, 2), decay=0.9)
         assert not any(parameter.requires_grad for parameter in average.parameters())
@@ -314,6 +329,23 @@ class TestAverage:
         for name, tensor in saved.items():
             if tensor.is_floating_point():
                 torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6)
+
+
+class TestCompilation:
+    @pytest.mark.parametrize(
+        ("wish", "expected"),
+        [("false", []), ("true", [{}]), ("reduce-overhead", [{"mode": "reduce-overhead"}])],
+    )
+    def test_the_mode_goes_to_torch(self, begin, monkeypatch, wish, expected):
+        seen = []
+
+        def compile_(function: Any, **options: Any) -> Any:
+            seen.append(options)
+            return function
+
+        monkeypatch.setattr(torch, "compile", compile_)
+        begin(f"run.compile={wish}").prepared.task()
+        assert seen == expected
 
 
 class TestFrozenStatistics:

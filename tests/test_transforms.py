@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchio as tio
 from torch import Tensor
-from torchio import LabelMap
+from torchio import LabelMap, ScalarImage
 from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
@@ -108,6 +108,17 @@ class TestSmoothing:
         out = synth.GaussianSmoothing(sigma_mm=0.8, max_sigma_mm=3, truncate=1)(point)
         assert int((out > 0).sum()) == 7
 
+    def test_shared_widths_blur_as_the_same_width_does(self, make_batch: Maker) -> None:
+        batch = make_batch(affine="anisotropic", dtype=torch.float64)
+        batch = synth.CopyImage(channels=[1])(batch)
+        apart, shared = (
+            synth.GaussianSmoothing(sigma_mm=1.3, multiplier=0.9, shared=shared)(batch).images
+            for shared in (False, True)
+        )
+        for name in ("image", "target"):
+            assert torch.equal(shared[name].data, apart[name].data)
+            assert not torch.equal(shared[name].data, batch.images[name].data)
+
     def test_shared_widths_are_one_for_all_axes_and_images_of_an_element(self) -> None:
         point = torch.zeros(2, 2, 13, 13, 13)
         point[..., 6, 6, 6] = 1
@@ -169,6 +180,59 @@ class TestChannels:
             ValueError, match=r"image must be one of \['labels', 'image'\], got 'ct'"
         ):
             synth.CopyImage(source="ct")(make_batch())
+
+
+class TestReplacement:
+    """With `replace`, an image that exists gives way in the elements that `p` chooses."""
+
+    def test_a_contrast_takes_the_place_of_the_image_in_chosen_elements_alone(
+        self, make_batch: Maker, seeded: Maker
+    ) -> None:
+        batch = make_batch(6, channels=1)
+        about = {"label_table": ASEG, "by_tissue": {"white_matter": 110}}
+        whole = synth.TissueContrast(**about)(batch).images["target"].data
+        transform = synth.TissueContrast(**about, destination="image", replace=True, p=0.5)
+        out = transform(batch, generator=seeded(0))
+        keep = out.applied_transforms[-1].params["_keep"]
+        assert 0 < sum(keep) < 6
+        before, after = batch.images["image"].data, out.images["image"].data
+        for kept, old, new, contrast in zip(keep, before, after, whole, strict=True):
+            assert torch.equal(new, contrast if kept else old)
+
+    def test_a_batch_of_one_is_what_it_is_without_replace(
+        self, make_batch: Maker, seeded: Maker
+    ) -> None:
+        batch = synth.CopyImage(channels=[1], destination="other")(make_batch(1))
+        for cls, about in (
+            (synth.CopyImage, {"source": "other", "destination": "target"}),
+            (synth.TissueContrast, {"label_table": ASEG, "std": 9, "destination": "target"}),
+        ):
+            start = synth.CopyImage(channels=[0])(batch)
+            for seed in range(4):
+                outputs = [
+                    cls(**about, replace=replace, p=0.5)(start, generator=seeded(seed))
+                    for replace in (False, True)
+                ]
+                assert torch.equal(*(out.images["target"].data for out in outputs))
+
+    @pytest.mark.parametrize("cls", [synth.CopyImage, synth.TissueContrast])
+    def test_a_destination_that_is_not_there_or_has_another_shape_is_named(
+        self, cls: type[SynthTransform], make_batch: Maker
+    ) -> None:
+        about: dict[str, Any] = {"replace": True}
+        about.update({"label_table": ASEG} if cls is synth.TissueContrast else {"channels": [0]})
+        with pytest.raises(ValueError, match=r"one of \['labels', 'image'\], got 'target'"):
+            cls(**about, destination="target")(make_batch())
+        with pytest.raises(ValueError, match=r"destination 'image' must have the channels and"):
+            cls(**about, destination="image")(make_batch())
+
+    def test_kind_and_type_of_the_destination_stay(self, make_batch: Maker) -> None:
+        batch = make_batch(channels=1, dtype=torch.float16)
+        out = synth.CopyImage(source="labels", destination="image", replace=True)(batch)
+        assert out.images["image"]._image_class is ScalarImage
+        assert out.images["image"].data.dtype == torch.float16
+        expected = batch.images["labels"].data.half()
+        assert torch.equal(out.images["image"].data, expected)
 
 
 class TestFieldOfView:

@@ -85,7 +85,7 @@ class AdversarialTask(TrainingTask):
         self.network.zero_grad()
         self.critic.zero_grad()
         self.manual_backward(loss)
-        self.limit_gradient(module)
+        self.limit_gradient(module.parameters())
         optimiser.step()
         return loss
 

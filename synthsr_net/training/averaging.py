@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+_Place = tuple[dict[str, Any], str]
 
 
 class MovingAverage(nn.Module):
@@ -37,6 +40,7 @@ class MovingAverage(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(network).requires_grad_(False)
         self.decay = decay
+        self._pairs: tuple[nn.Module, list[_Place], list[_Place]] | None = None
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
@@ -47,10 +51,30 @@ class MovingAverage(nn.Module):
             step: Number of batches so far, from 0; without accumulation that of updates.
         """
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        ours, theirs = self.network.state_dict(), network.state_dict()
-        floats = [name for name, tensor in ours.items() if tensor.is_floating_point()]
-        averages: list[Tensor] = [ours[name] for name in floats]
-        torch._foreach_lerp_(averages, [theirs[name] for name in floats], weight)
-        for name, tensor in ours.items():
-            if not tensor.is_floating_point():
-                tensor.copy_(theirs[name])
+        if self._pairs is None or self._pairs[0] is not network:
+            self._pairs = (network, _places(self.network), _places(network))
+        _, ours, theirs = self._pairs
+        averages: list[Tensor] = []
+        weights: list[Tensor] = []
+        for (store, name), (other, _) in zip(ours, theirs, strict=True):
+            tensor = store[name]
+            if tensor.is_floating_point():
+                averages.append(tensor)
+                weights.append(other[name])
+            else:
+                tensor.copy_(other[name])
+        torch._foreach_lerp_(averages, weights, weight)
+
+
+def _places(network: nn.Module) -> list[_Place]:
+    """Where a network keeps what its `state_dict` holds, which takes long to make at every step."""
+    found: list[_Place] = []
+    for module in network.modules():
+        skipped = module._non_persistent_buffers_set
+        found += [(module._parameters, k) for k, v in module._parameters.items() if v is not None]
+        found += [
+            (module._buffers, name)
+            for name, buffer in module._buffers.items()
+            if buffer is not None and name not in skipped
+        ]
+    return found

@@ -226,7 +226,7 @@ def _images(
     data: Sequence[Tensor], affines: Sequence[Tensor], kind: type[LabelMap] | type[ScalarImage]
 ) -> ImagesBatch:
     stacked = data[0][None] if len(data) == 1 else torch.stack(list(data))
-    return ImagesBatch(stacked, [AffineMatrix(a.clone()) for a in affines], image_class=kind)
+    return ImagesBatch(stacked, [AffineMatrix(a) for a in affines], image_class=kind)
 
 
 def _pinned(entry: Entry) -> Entry:

@@ -17,6 +17,8 @@ OPTIMISERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine", "inverse_time")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 BANKS = ("auto", "device", "host")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Modes of `torch.compile`."""
 METRICS = tuple(
     f"{region}/{name}" for region in ("brain", "head") for name in ("l1", "psnr", "ssim")
 )
@@ -139,8 +141,10 @@ class RunConfig:
     """Share of the run, in [0, 1], after which batch normalisation uses its running statistics in
     training as in prediction and no longer changes them, so that the network gets used to them;
     null means never. With few samples in a batch, its own statistics differ much from these."""
-    compile: bool = False
-    """Whether the network is compiled (`torch.compile`), which takes a minute at the beginning."""
+    compile: Any = False
+    """Whether the network is compiled (`torch.compile`), which takes a minute at the beginning, or
+    one of `COMPILE_MODES`. With `reduce-overhead` and `max-autotune`, a GPU repeats the kernels of
+    a step from a recording (CUDA graphs), for which the host has next to nothing to do."""
     deterministic: bool = False
     """Whether only deterministic algorithms are used, slower on GPUs."""
     bank: str = "auto"
@@ -159,6 +163,9 @@ class RunConfig:
         _check(self.seed >= 0, "run.seed", "at least 0", self.seed)
         _choice("run.precision", self.precision, PRECISIONS)
         _choice("run.bank", self.bank, BANKS)
+        modes = f"true, false or one of {', '.join(COMPILE_MODES)}"
+        known = isinstance(self.compile, bool) or self.compile in COMPILE_MODES
+        _check(known, "run.compile", modes, self.compile)
         every = self.save_every_steps
         _check(every is None or every >= 1, "run.save_every_steps", "at least 1 or null", every)
         _check(
@@ -303,6 +310,13 @@ class TrainingConfig:
             raise ValueError(
                 "optimiser.accumulate must be 1 in adversarial training, got"
                 f" {self.optimiser.accumulate}. Raise run.batch_size instead."
+            )
+        recorded = self.run.compile in ("reduce-overhead", "max-autotune")
+        if recorded and (critic or self.optimiser.accumulate > 1):
+            raise ValueError(
+                "run.compile must be true or false with a critic or optimiser.accumulate above 1,"
+                f" as a recording keeps one step in memory, got {self.run.compile!r}. Set"
+                " run.compile=true."
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -91,7 +92,7 @@ class TrainingTask(LightningModule):
         self.shown: list[Shown] = []
         self.results: dict[str, float] = {}
         self.real: RealPairs | None = None
-        self._forward = torch.compile(network.forward) if config.run.compile else network.forward
+        self._forward = _compiled(network.forward, config.run.compile)
 
     # Training
 
@@ -175,13 +176,18 @@ class TrainingTask(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Limit the norm of the gradient of all weights."""
-        self.limit_gradient(self.network)
+        self.limit_gradient(_weights(optimizer))
 
-    def limit_gradient(self, module: torch.nn.Module) -> None:
-        """Scale the gradients of a module down where their norm exceeds the limit, if any."""
+    def limit_gradient(self, weights: Iterable[Tensor]) -> None:
+        """Scale the gradients of some weights down where their norm exceeds the limit, if any."""
         limit = self.config.optimiser.clip_norm
         if limit is not None:
-            torch.nn.utils.clip_grad_norm_(module.parameters(), limit)
+            torch.nn.utils.clip_grad_norm_(weights, limit)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Drop the gradients, which takes the optimiser itself longer."""
+        for weight in _weights(optimizer):
+            weight.grad = None
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Update the weights, then their average."""
@@ -232,6 +238,18 @@ class TrainingTask(LightningModule):
         if self.real is not None and self.global_rank == 0:
             with self.trainer.precision_plugin.forward_context():
                 self.results.update(self.real.measure(self.intensities, self.device))
+
+
+def _compiled(forward: Callable[[Tensor], Tensor], wish: bool | str) -> Callable[[Tensor], Tensor]:
+    """A network as it is, compiled, or compiled in a mode of `torch.compile`."""
+    if not wish:
+        return forward
+    return torch.compile(forward) if wish is True else torch.compile(forward, mode=str(wish))
+
+
+def _weights(optimizer: Any) -> list[Tensor]:
+    """What an optimiser changes."""
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 def _on_grid(labels: Tensor, target: Tensor) -> Tensor:

@@ -11,10 +11,13 @@ from torch import Tensor
 from .checks import check_volume
 from .operators import (
     apply_separable,
+    bounded,
     full_precision,
-    gaussian_operators,
     gaussian_radius,
-    interpolation_operators,
+    gaussian_rows,
+    interpolation_weights,
+    kernel_reach,
+    per_axis,
 )
 
 ALIGNMENTS = ("centre", "corner", "corner_open")
@@ -97,29 +100,37 @@ def slice_positions(plan: SlicePlan, counts: Sequence[int]) -> list[Tensor]:
 
     Where an element has fewer slices than `count`, the spare ones repeat its last voxel.
     """
+    where = _positions(plan, counts)
+    return [where[..., axis, :n] for axis, n in enumerate(counts)]
+
+
+def _positions(plan: SlicePlan, counts: Sequence[int]) -> Tensor:
+    """`slice_positions` of all axes, `(B, C, 3, largest count)`."""
     number, size = plan.low_shape[..., None].float(), torch.tensor(plan.shape)[:, None]
     index = torch.arange(max(counts), dtype=torch.float32)
     if plan.alignment == "centre":
-        where = ((index + 0.5) * (size / number) - 0.5).minimum(size - 1)
-    else:
-        where = torch.round((index / (number / size)).minimum(size)).minimum(size - 1)
-    return [where[..., axis, :n] for axis, n in enumerate(counts)]
+        return ((index + 0.5) * (size / number) - 0.5).minimum(size - 1)
+    return torch.round((index / (number / size)).minimum(size)).minimum(size - 1)
 
 
 def slice_coordinates(
     plan: SlicePlan, output_shape: Sequence[int], counts: Sequence[int]
 ) -> list[Tensor]:
     """Coordinate of each output voxel among the slices, one tensor `(B, C, size)` per axis."""
+    where = _coordinates(plan, output_shape, counts)
+    return [where[..., axis, :n] for axis, n in enumerate(output_shape)]
+
+
+def _coordinates(plan: SlicePlan, output_shape: Sequence[int], counts: Sequence[int]) -> Tensor:
+    """`slice_coordinates` of all axes, `(B, C, 3, largest size)`."""
     number = plan.low_shape[..., None].float()
     size = torch.tensor(list(output_shape))[:, None]
     index = torch.arange(max(output_shape), dtype=torch.float32)
     if plan.alignment == "centre":
-        where = ((index + 0.5) * (number / size) - 0.5).clamp(min=0).minimum(number - 1)
-    else:
-        open_end = torch.tensor(list(counts))[:, None] - 1
-        last = number - 1 if plan.alignment == "corner" else open_end
-        where = (index / (size / number)).minimum(last)
-    return [where[..., axis, :n] for axis, n in enumerate(output_shape)]
+        return ((index + 0.5) * (number / size) - 0.5).clamp(min=0).minimum(number - 1)
+    open_end = torch.tensor(list(counts))[:, None] - 1
+    last = number - 1 if plan.alignment == "corner" else open_end
+    return (index / (size / number)).minimum(last)
 
 
 def acquire_slices(
@@ -158,19 +169,32 @@ def acquire_slices(
         raise ValueError(
             f"plan must be for a volume of shape {tuple(volume.shape[2:])}, got {plan.shape}."
         )
+    reach = kernel_reach(radius, boundary)
     counts = plan.low_shape.amax(dim=(0, 1)).tolist()
     if plan.alignment == "corner_open":
         counts = [min(m + 1, n) for m, n in zip(counts, plan.shape, strict=True)]
-    sigma = sigma.to(device, torch.float32, non_blocking=True)
-    where = slice_positions(plan, counts)
-    down = gaussian_operators(where, plan.shape, sigma, radius, boundary=boundary)
-    back = slice_coordinates(plan, output_shape, counts)
-    up = interpolation_operators([c.to(device, non_blocking=True) for c in back], counts)
+    where, back = _positions(plan, counts), _coordinates(plan, output_shape, counts)
+    ends = torch.tensor([[n - 1.0] for n in counts])
+    sigma, radius = bounded(sigma.float(), radius.float())
+    parts = [where, back.clamp(min=0).minimum(ends), sigma[..., None], radius[..., None]]
+    where, back, *widths = _sent(parts, device)
+    sigma, radius = (width[..., 0] for width in widths)
+    rows = gaussian_rows(where, plan.shape, sigma, radius, boundary, reach)
+    down = per_axis(rows, counts, plan.shape)
+    up = per_axis(interpolation_weights(back, max(counts)), output_shape, counts)
     if at_low_resolution is None:
         with full_precision(device.type):
             there_and_back = [u @ d for u, d in zip(up, down, strict=True)]
         return apply_separable(volume, there_and_back)
     return apply_separable(at_low_resolution(apply_separable(volume, down)), up)
+
+
+def _sent(parts: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Tensors `(B, C, 3, any)` on another device in float32, by one copy."""
+    lead = parts[0].shape[:-1]
+    rows = [part.to(parts[0].device, torch.float32).expand(*lead, -1) for part in parts]
+    together = torch.cat(rows, -1).to(device, non_blocking=True)
+    return list(together.split([row.shape[-1] for row in rows], -1))
 
 
 def reliability_map(

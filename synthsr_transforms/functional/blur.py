@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .checks import check_volume
-from .operators import apply_separable, gaussian_operators, gaussian_radius
+from .operators import apply_separable, blur_operators, gaussian_radius
 
 
 def gaussian_blur(
@@ -40,14 +42,44 @@ def gaussian_blur(
         True
     """
     check_volume(volume)
+    operators = blur_matrices(
+        volume.shape[2:],
+        sigma,
+        volume.device,
+        window_sigma=window_sigma,
+        truncate=truncate,
+        boundary=boundary,
+    )
+    return apply_separable(volume.float(), operators).to(volume.dtype)
+
+
+def blur_matrices(
+    shape: Sequence[int],
+    sigma: Tensor,
+    device: torch.device,
+    *,
+    window_sigma: Tensor | None = None,
+    truncate: float = 3.0,
+    boundary: str = "renormalise",
+) -> list[Tensor]:
+    """What `gaussian_blur` multiplies the three axes by, for `operators.apply_separable`.
+
+    Args:
+        shape: Three sizes of the volume.
+        sigma: Standard deviations in voxels, as there.
+        device: Where the volume is.
+        window_sigma: As there.
+        truncate: As there.
+        boundary: As there.
+
+    Raises:
+        ValueError: If the shape of `sigma` is wrong.
+    """
     if sigma.ndim != 3 or sigma.shape[-1] != 3:
         raise ValueError(f"sigma must have shape (B, C, 3), got {tuple(sigma.shape)}.")
     radius = gaussian_radius(sigma if window_sigma is None else window_sigma, truncate)
-    sigma = sigma.to(volume.device, torch.float32, non_blocking=True)
-    where = [torch.arange(float(n), device=volume.device)[None, None] for n in volume.shape[2:]]
     radius = radius.expand_as(sigma)
-    operators = gaussian_operators(where, volume.shape[2:], sigma, radius, boundary=boundary)
-    return apply_separable(volume.float(), operators).to(volume.dtype)
+    return blur_operators(tuple(shape), sigma, radius, device, boundary=boundary)
 
 
 def acquisition_sigma(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_volume
+from .kept import counting, kept
 from .operators import apply_separable
 from .resample import resize
 from .warp import affine_grid, sample_grid
@@ -43,15 +44,26 @@ def integrate_velocity(velocity: Tensor, squarings: int = 7) -> Tensor:
         True
     """
     check_volume(velocity, "velocity")
-    shape, device = velocity.shape[2:], velocity.device
-    identity = torch.eye(4).expand(velocity.shape[0], 4, 4)
-    grid = affine_grid(identity, shape, shape, device)
-    scale = torch.tensor([2.0 / max(n - 1, 1) for n in reversed(shape)])
-    scale = scale.to(device, non_blocking=True)
+    grid, scale = _identity_grid(tuple(velocity.shape[2:]), velocity.device)
     flow: Tensor = velocity.flip(1) / 2**squarings
     for _ in range(squarings):
         flow = flow + sample_grid(flow, torch.addcmul(grid, flow.movedim(1, -1), scale))
     return flow.flip(1)
+
+
+@kept(4)
+def _identity_grid(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Sampling grid of a volume itself, `(1, X, Y, Z, 3)`, and its units per voxel, `(3,)`."""
+    grid = affine_grid(torch.eye(4)[None], shape, shape, device)
+    scale = torch.tensor([2.0 / max(n - 1, 1) for n in reversed(shape)])
+    return grid, scale.to(device, non_blocking=True)
+
+
+@kept(16)
+def _ratio(shape: tuple[int, ...], sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """Voxels of a grid per voxel of a coarser one, `(3, 1, 1, 1)`."""
+    ratio = torch.tensor([n / m for n, m in zip(shape, sizes, strict=True)])
+    return ratio.to(device, non_blocking=True)[:, None, None, None]
 
 
 def elastic_displacement(
@@ -76,8 +88,7 @@ def elastic_displacement(
     velocity = resize(coarse_velocity, sizes)
     if half_grid_units:
         return integrate_velocity(velocity)
-    ratio = torch.tensor([n / m for n, m in zip(shape, sizes, strict=True)])
-    ratio = ratio.to(velocity.device, non_blocking=True)[:, None, None, None]
+    ratio = _ratio(tuple(shape), tuple(sizes), velocity.device)
     return integrate_velocity(velocity / ratio) * ratio
 
 
@@ -108,13 +119,14 @@ def smooth_normal_field(coarse: Tensor, shape: Sequence[int], width: float = 0.7
     Returns:
         `(B, C, *shape)`.
     """
-    sizes = torch.tensor([list(shape), list(coarse.shape[2:])])
-    step = (sizes[1] - 1) / (sizes[0] - 1).clamp(min=1)
-    both = torch.stack([step, sizes[1].float()]).to(coarse.device, non_blocking=True)
-    where = torch.arange(max(shape), device=coarse.device) * both[0, :, None]
-    points = torch.arange(max(coarse.shape[2:]), device=coarse.device)
-    weights = torch.exp(-0.5 * ((where[..., None] - points) / width).square())
-    weights = weights * (points < both[1, :, None])[:, None]
+    sizes = coarse.shape[2:]
+    steps = [(m - 1) / max(n - 1, 1) for n, m in zip(shape, sizes, strict=True)]
+    both = torch.tensor([steps, [*map(float, sizes)]]).to(coarse.device, non_blocking=True)
+    where = counting(max(shape), coarse.device) * both[0, :, None]
+    points = counting(max(sizes), coarse.device)
+    weights = torch.exp(((where[..., None] - points) / width).square_().mul_(-0.5))
+    if len(set(sizes)) > 1:
+        weights = weights * (points < both[1, :, None])[:, None]
     weights = weights / weights.norm(dim=-1, keepdim=True)
     operators = [
         weights[None, None, axis, :n, :m]

@@ -54,5 +54,7 @@ def look_up(labels: Tensor, table: Tensor) -> Tensor:
         rows = torch.arange(0, batch * values, values, dtype=torch.int32, device=labels.device)
         index = index + rows[:, None]
     flat = table.transpose(0, 1).reshape(channels, -1)
-    picked = [channel.index_select(0, index.flatten()) for channel in flat]
+    picked: list[Tensor] = [channel.index_select(0, index.flatten()) for channel in flat]
+    if channels == 1:
+        return picked[0].view(batch, 1, *labels.shape[2:])
     return torch.stack([channel.view(batch, *labels.shape[2:]) for channel in picked], dim=1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .checks import check_volume
+from .kept import counting, kept
 
 
 @contextmanager
@@ -88,8 +89,8 @@ def gaussian_operator(
         >>> [round(w, 3) for w in k[1].tolist()]
         [0.107, 0.787, 0.107, 0.0]
     """
-    reach = _reach(radius, boundary)
-    return _gaussian_weights(positions, (size,), sigma, radius, boundary, reach)
+    reach = kernel_reach(radius, boundary)
+    return gaussian_rows(positions, (size,), *bounded(sigma, radius), boundary, reach)
 
 
 def gaussian_operators(
@@ -113,39 +114,90 @@ def gaussian_operators(
         Three matrices `(B, C, M, N)`.
     """
     together = _stacked(positions, sigma.device)
-    reach = _reach(radius, boundary)
-    radius = radius.to(sigma, non_blocking=True)
-    weights = _gaussian_weights(together, shape, sigma, radius, boundary, reach)
-    return _per_axis(weights, positions, shape)
+    reach = kernel_reach(radius, boundary)
+    sigma, radius = bounded(sigma, radius.to(sigma, non_blocking=True))
+    weights = gaussian_rows(together, shape, sigma, radius, boundary, reach)
+    return per_axis(weights, [row.shape[-1] for row in positions], shape)
 
 
-def _reach(radius: Tensor, boundary: str) -> int:
+def blur_operators(
+    shape: Sequence[int],
+    sigma: Tensor,
+    radius: Tensor,
+    device: torch.device,
+    *,
+    boundary: str = "renormalise",
+) -> list[Tensor]:
+    """The `gaussian_operators` that read a blurred volume at its own voxels.
+
+    Args:
+        shape: Three sizes of the volume.
+        sigma: Standard deviations in voxels, `(B, C, 3)`, best on the CPU.
+        radius: Half widths of the window in voxels, likewise.
+        device: Where to compute.
+        boundary: See `gaussian_operator`.
+
+    Returns:
+        Three matrices `(B, C, N, N)`.
+    """
+    reach = kernel_reach(radius, boundary)
+    both = torch.stack(bounded(sigma.float(), radius.to(sigma.device, torch.float32)))
+    sigma, radius = both.to(device, non_blocking=True)
+    where = counting(max(shape), device).expand(1, 1, 3, -1)
+    weights = gaussian_rows(where, shape, sigma, radius, boundary, reach, _apart(shape, device))
+    return per_axis(weights, shape, shape)
+
+
+@kept(16)
+def _apart(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Distances between the voxels of an axis, `(N, N)` for the longest of three."""
+    index = torch.arange(max(shape), device=device, dtype=torch.float32)
+    return (index - index[:, None]).abs_()
+
+
+@kept(16)
+def _within(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Which samples of the longest axis each of three axes has, `(3, 1, N)`."""
+    index = torch.arange(max(shape), device=device)
+    sizes = torch.tensor(list(shape)).to(device, non_blocking=True)
+    return (index < sizes[:, None])[:, None]
+
+
+def kernel_reach(radius: Tensor, boundary: str) -> int:
     """Voxels on either side that the whole of every kernel covers, if that is needed."""
     return int(radius.max()) + 1 if boundary == "zero" else 0
 
 
-def _gaussian_weights(
+def gaussian_rows(
     positions: Tensor,
     sizes: Sequence[int],
     sigma: Tensor,
     radius: Tensor,
     boundary: str,
     reach: int,
+    apart: Tensor | None = None,
 ) -> Tensor:
-    """Rows for positions `(..., M)`; with three sizes the last batch dimension is the axis."""
+    """Rows for positions `(..., M)`; with three sizes the last batch dimension is the axis.
+
+    Widths and radii are those that `bounded` returns; `apart` holds the distances from positions to
+    samples, where they are known.
+    """
     if boundary not in ("zero", "renormalise"):
         raise ValueError(f"boundary must be 'zero' or 'renormalise', got {boundary!r}.")
     device, size = positions.device, max(sizes)
     sigma, radius = sigma[..., None, None], radius[..., None, None]
-    samples = torch.arange(size, device=device, dtype=positions.dtype)
-    weights = _truncated_gaussian(samples - positions[..., None], sigma, radius)
+    if apart is None:
+        samples = torch.arange(size, device=device, dtype=positions.dtype)
+        apart = (samples - positions[..., None]).abs_()
+    weights = _truncated_gaussian(apart, sigma, radius)
     if boundary == "zero":
         offsets = torch.arange(-reach, reach + 1, device=device, dtype=positions.dtype)
         fraction = positions[..., None] - torch.round(positions[..., None])
-        return weights / _truncated_gaussian(offsets - fraction, sigma, radius).sum(-1, True)
+        return weights / _truncated_gaussian((offsets - fraction).abs_(), sigma, radius).sum(
+            -1, True
+        )
     if len(set(sizes)) > 1:
-        inside = samples < torch.tensor(list(sizes)).to(device, non_blocking=True)[:, None]
-        weights = weights * inside[:, None]
+        weights = weights * _within(tuple(sizes), device)
     return weights / weights.sum(-1, True).clamp(min=1e-30)
 
 
@@ -162,9 +214,14 @@ def interpolation_operators(coordinates: Sequence[Tensor], shape: Sequence[int])
     device = coordinates[0].device
     together = _stacked(coordinates, device)
     last = torch.tensor([[n - 1.0] for n in shape]).to(device, non_blocking=True)
-    samples = torch.arange(max(shape), device=device, dtype=together.dtype)
-    distance = (together.clamp(min=0).minimum(last)[..., None] - samples).abs_()
-    return _per_axis(distance.neg_().add_(1).clamp_(min=0), coordinates, shape)
+    weights = interpolation_weights(together.clamp(min=0).minimum(last), max(shape))
+    return per_axis(weights, [row.shape[-1] for row in coordinates], shape)
+
+
+def interpolation_weights(inside: Tensor, size: int) -> Tensor:
+    """Rows `(..., M, N)` that interpolate an axis of N samples at coordinates `(..., M)` in it."""
+    distance = (inside[..., None] - counting(size, inside.device)).abs_()
+    return distance.neg_().add_(1).clamp_(min=0)
 
 
 def _stacked(rows: Sequence[Tensor], device: torch.device) -> Tensor:
@@ -177,19 +234,23 @@ def _stacked(rows: Sequence[Tensor], device: torch.device) -> Tensor:
     return torch.stack(padded, dim=-2).to(device, torch.float32, non_blocking=True)
 
 
-def _per_axis(weights: Tensor, rows: Sequence[Tensor], shape: Sequence[int]) -> list[Tensor]:
-    """Undo `_stacked`: three matrices cut to their own sizes."""
+def per_axis(weights: Tensor, lengths: Sequence[int], shape: Sequence[int]) -> list[Tensor]:
+    """Matrices `(..., 3, M, N)` of three axes as three, cut to `(..., length, size)` of each."""
     return [
-        weights[..., axis, : row.shape[-1], :n]
-        for axis, (row, n) in enumerate(zip(rows, shape, strict=True))
+        weights[..., axis, :length, :n]
+        for axis, (length, n) in enumerate(zip(lengths, shape, strict=True))
     ]
 
 
+def bounded(sigma: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """Widths above 0 and windows of at least half a voxel, so that 0 reads the nearest sample."""
+    return sigma.clamp(min=0.05), radius.clamp(min=0.5)
+
+
 def _truncated_gaussian(distance: Tensor, sigma: Tensor, radius: Tensor) -> Tensor:
-    """Unnormalised Gaussian of a distance, cut at the radius (half a voxel where it is 0)."""
-    inside = distance.abs() <= radius.clamp(min=0.5)
-    exponent = distance / sigma.clamp(min=0.05)
-    return torch.exp(-0.5 * exponent * exponent) * inside
+    """Unnormalised Gaussian of a distance of at least 0, cut at the radius."""
+    exponent = distance / sigma
+    return torch.exp((exponent * exponent).mul_(-0.5)) * (distance <= radius)
 
 
 def interpolation_operator(coordinates: Tensor, size: int) -> Tensor:

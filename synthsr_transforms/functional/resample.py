@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from .checks import check_volume
+from .kept import kept
 from .operators import apply_separable, interpolation_operators
 
 
@@ -44,6 +46,7 @@ def resize_coordinates(
     return index / zoom(size_in, size_out)
 
 
+@lru_cache(1024)
 def zoom(size_in: int, size_out: int) -> float:
     """The quotient `m / n` rounded to float32, which the convention divides by."""
     return torch.tensor(size_out / size_in, dtype=torch.float32).item()
@@ -73,20 +76,31 @@ def resize(
     check_volume(volume)
     if mode not in ("linear", "nearest"):
         raise ValueError(f"mode must be 'linear' or 'nearest', got {mode!r}.")
+    if mode == "linear":
+        sizes = tuple(volume.shape[2:]), tuple(int(n) for n in shape)
+        operators = _resize_operators(*sizes, centred, volume.device)
+        return apply_separable(volume.float(), operators).to(volume.dtype)
     coordinates = [
         None if n == m else resize_coordinates(n, m, volume.device, centred=centred)
         for n, m in zip(volume.shape[2:], shape, strict=True)
     ]
-    if mode == "linear":
-        where = [
-            torch.arange(n, device=volume.device) if p is None else p
-            for p, n in zip(coordinates, volume.shape[2:], strict=True)
-        ]
-        matrices = interpolation_operators([p[None, None] for p in where], volume.shape[2:])
-        operators = [None if p is None else m for p, m in zip(coordinates, matrices, strict=True)]
-        return apply_separable(volume.float(), operators).to(volume.dtype)
     for axis, p in enumerate(coordinates, start=2):
         if p is not None:
             index = torch.round(p).long().clamp(0, volume.shape[axis] - 1)
             volume = volume.index_select(axis, index)
     return volume
+
+
+@kept(16)
+def _resize_operators(
+    before: tuple[int, ...], after: tuple[int, ...], centred: bool, device: torch.device
+) -> list[Tensor | None]:
+    """Matrices of a linear resize, None along axes that stay."""
+    where = [
+        torch.arange(float(n), device=device)
+        if n == m
+        else resize_coordinates(n, m, device, centred=centred)
+        for n, m in zip(before, after, strict=True)
+    ]
+    matrices = interpolation_operators([p[None, None] for p in where], before)
+    return [None if n == m else x for n, m, x in zip(before, after, matrices, strict=True)]

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from .checks import check_coordinates, check_volume
 from .geometry import about_centre
-from .operators import apply_separable, full_precision, interpolation_operators
+from .kept import kept
+from .operators import apply_separable, full_precision, interpolation_weights, per_axis
 from .resample import zoom
 
 
@@ -96,7 +97,8 @@ def sample_nearest(volume: Tensor, coordinates: Tensor) -> Tensor:
     check_volume(volume)
     check_coordinates(coordinates, volume.shape[0])
     batch, channels, *shape = volume.shape
-    x, y, z = (coordinates[:, i].round().clamp(0, shape[i] - 1).int() for i in range(3))
+    first_voxel, last_voxel = _corners(tuple(shape), coordinates.device)
+    x, y, z = coordinates.round().clamp_(first_voxel, last_voxel).int().unbind(1)
     index = (x * shape[1] + y) * shape[2] + z
     voxels = volume[0, 0].numel()
     if batch > 1:
@@ -108,11 +110,19 @@ def sample_nearest(volume: Tensor, coordinates: Tensor) -> Tensor:
     return torch.stack(picked, dim=1)
 
 
+@kept(16)
+def _corners(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """First and last voxel of a grid, `(2, 3, 1, 1, 1)` float32."""
+    both = torch.tensor([[0.0] * len(shape), [n - 1.0 for n in shape]])
+    return both.to(device, non_blocking=True)[..., None, None, None]
+
+
 def patch_coordinates(
     matrix: Tensor,
     shape: Sequence[int],
     indices: Sequence[Tensor],
     displacement: Tensor | None = None,
+    device: torch.device | str | None = None,
 ) -> Tensor:
     """Input coordinates `M (x + u(x))` of the voxels of a patch only.
 
@@ -123,25 +133,44 @@ def patch_coordinates(
             A crop is a range, a flip is a range backwards.
         displacement: `(B, 3, h, w, d)` in voxels of the whole grid, on a coarser grid that covers
             it (convention of `resample.resize`).
+        device: Device of the result, where the displacement is; None means that of the indices,
+            which may as well be on the CPU.
 
     Returns:
         `(B, 3, nx, ny, nz)` coordinates in voxels.
     """
-    device = indices[0].device
-    matrix = matrix.to(device, torch.float32, non_blocking=True)
-    along = [
-        matrix[:, :3, axis, None] * index[:, None, :].float() for axis, index in enumerate(indices)
-    ]
-    in_plane = along[0][..., None] + (along[1] + matrix[:, :3, 3, None])[:, :, None, :]
+    here = indices[0].device
+    device = here if device is None else torch.device(device)
+    matrix = matrix[:, :3].to(here, torch.float32, non_blocking=True)
+    along = [matrix[..., axis, None] * i[:, None, :].float() for axis, i in enumerate(indices)]
+    along[1] = along[1] + matrix[..., 3, None]
+    parts = [*along, matrix]
+    if displacement is not None:
+        parts.append(_coarse_rows(indices, shape, displacement.shape[2:]))
+    packed = torch.cat(parts, -1).to(device, non_blocking=True)
+    split: Sequence[Tensor] = packed.split([part.shape[-1] for part in parts], -1)
+    x, y, z, matrix, *rows = split
+    in_plane = x[..., None] + y[:, :, None, :]
     if displacement is None:
-        return in_plane[..., None] + along[2][:, :, None, None, :]
+        return in_plane[..., None] + z[:, :, None, None, :]
     with full_precision(device.type):
-        linear = matrix[:, :3, :3] @ displacement.flatten(2)
+        linear = matrix[..., :3] @ displacement.flatten(2)
     sizes = displacement.shape[2:]
-    coarse = [i[:, None] / zoom(m, n) for i, n, m in zip(indices, shape, sizes, strict=True)]
-    operators = interpolation_operators(coarse, sizes)
-    coordinates = apply_separable(linear.view_as(displacement), operators)
-    return coordinates.add_(in_plane[..., None]).add_(along[2][:, :, None, None, :])
+    weights = interpolation_weights(rows[0][:, None], max(sizes))
+    operators = per_axis(weights, [index.shape[-1] for index in indices], sizes)
+    coordinates: Tensor = apply_separable(linear.view_as(displacement), operators)
+    return coordinates.add_(in_plane[..., None]).add_(z[:, :, None, None, :])
+
+
+def _coarse_rows(indices: Sequence[Tensor], shape: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """Coordinates of the voxels of each axis on a coarser grid, `(B, 3, longest)`."""
+    longest = max(index.shape[-1] for index in indices)
+    rows = []
+    for index, n, m in zip(indices, shape, sizes, strict=True):
+        row = (index / zoom(m, n)).clamp(min=0, max=m - 1)
+        missing = longest - row.shape[-1]
+        rows.append(functional.pad(row, (0, missing)) if missing else row)
+    return torch.stack(rows, dim=-2)
 
 
 def warp_affine(volume: Tensor, matrix: Tensor, shape: Sequence[int] | None = None) -> Tensor:

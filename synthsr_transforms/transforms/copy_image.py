@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, SynthTransform, add_image, is_label_map
+from ..base import BARE_IMAGE, Draws, SynthTransform, add_image, is_label_map, replace_image
 from ..effects import channel_indices
 from ..functional.layout import take_channels
 
@@ -23,6 +23,9 @@ class CopyImage(SynthTransform):
         source: Name of the image to copy.
         destination: Name of the copy.
         channels: Indices of the channels to copy; None copies all.
+        replace: The destination exists already, with the same channels and shape, and is replaced,
+            in the elements of a batch that `p` chooses, decided for each. A bare tensor, array or
+            image is its own destination.
         **kwargs: See `SynthTransform`.
 
     Examples:
@@ -39,20 +42,26 @@ class CopyImage(SynthTransform):
         source: str = "image",
         destination: str = "target",
         channels: Sequence[int] | None = None,
+        replace: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.source, self.destination = source, destination
         self.channels = None if channels is None else channel_indices(channels)
+        self.replace = self.preserves_layout = bool(replace)
 
     def act(self, batch: SubjectsBatch, draws: Draws) -> None:
-        """Add the copy."""
+        """Add the copy, or put it in the place of another image."""
         image = named_image(batch, self.source)
         data = image.data
         if self.channels is not None:
             check_channels(self.channels, data, self.source)
             data = take_channels(data, self.channels)
-        add_image(batch, self.destination, data, image, labels=is_label_map(image))
+        if self.replace:
+            bare = BARE_IMAGE in batch.images
+            replace_image(batch, BARE_IMAGE if bare else self.destination, data)
+        else:
+            add_image(batch, self.destination, data, image, labels=is_label_map(image))
 
 
 def check_channels(channels: Sequence[int], data: Tensor, name: str) -> None:

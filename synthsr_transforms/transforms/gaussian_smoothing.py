@@ -8,9 +8,10 @@ import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import Draws, Grid
+from ..base import Draws, Grid, grid_of
 from ..effects import IntensityEffect
-from ..functional.blur import gaussian_blur
+from ..functional.blur import blur_matrices
+from ..functional.operators import apply_separable
 from ..laws import LawSpec, law
 from ._arguments import positive
 
@@ -72,16 +73,35 @@ class GaussianSmoothing(IntensityEffect):
             "multiplier": self.multiplier.sample(size, generator),
         }
 
+    def act(self, batch: SubjectsBatch, draws: Draws) -> None:
+        """Blur each image; shared widths are turned into matrices once for images of one grid."""
+        if not self.shared or self.channels is not None:
+            super().act(batch, draws)
+            return
+        made: dict[Any, list[Tensor]] = {}
+        for name, image in self.images(batch).items():
+            grid, data = grid_of(image), image.data
+            key = (grid.shape, grid.channels, str(grid.spacing_mm.tolist()))
+            if key not in made:
+                own = {k: draws[f"{name}.{k}"] for k in ("sigma_mm", "multiplier")}
+                made[key] = self._matrices(own, grid, image.device)
+            kept = data.dtype if data.is_floating_point() else torch.float32
+            image.data = apply_separable(data.float(), made[key]).to(kept)
+
     def act_on(self, image: Tensor, draws: Draws, grid: Grid) -> Tensor:
         """Blur."""
+        return apply_separable(image, self._matrices(draws, grid, image.device))
+
+    def _matrices(self, draws: Draws, grid: Grid, device: torch.device) -> list[Tensor]:
         spacing = grid.spacing_mm[:, None, :].float()
         drawn = draws["sigma_mm"] / spacing
         window = drawn
         if self.max_sigma_mm is not None:
             window = torch.full_like(drawn, self.max_sigma_mm) / spacing
-        return gaussian_blur(
-            image,
+        return blur_matrices(
+            grid.shape,
             drawn * draws["multiplier"],
+            device,
             window_sigma=window,
             truncate=self.truncate,
             boundary=self.boundary,

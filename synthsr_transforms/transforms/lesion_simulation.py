@@ -13,6 +13,7 @@ from torchio.data.batch import SubjectsBatch
 from ..base import Draws, Grid, grid_of, is_label_map
 from ..effects import LabelEffect, field_from
 from ..functional.fields import smooth_normal_field
+from ..functional.kept import Portable
 from ..functional.mixture import look_up
 from ..labels import LabelTable
 from ..laws import LawSpec, law
@@ -71,7 +72,7 @@ class LesionSimulation(LabelEffect):
             raise ValueError(f"softness must be positive, got {softness}.")
         self.softness = float(softness)
         values = [v for t in self.tissues for v in self.label_table.values_of(t)]
-        self._candidate = membership(values, max(self.label_table.values))
+        self._candidate = Portable(membership(values, max(self.label_table.values)))
 
     def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
         """Draw size, number and intensity of lesions."""
@@ -107,7 +108,7 @@ class LesionSimulation(LabelEffect):
 
     def lesion_fraction(self, labels: Tensor, draws: Draws, grid: Grid) -> Tensor:
         """Share of lesion in each voxel, `(B, 1, X, Y, Z)` within 0 and 1."""
-        table = self._candidate.to(labels.device, non_blocking=True)
+        table = self._candidate.on(labels.device)
         table = table.expand(len(labels), 1, -1)
         tissue = look_up(whole_labels(labels).clamp(0, table.shape[-1] - 1), table)
         fields = []
@@ -118,7 +119,7 @@ class LesionSimulation(LabelEffect):
             coarse = coarse.to(labels.device, non_blocking=True)
             fields.append(smooth_normal_field(coarse, grid.shape))
         height = draws["height"].to(labels.device, non_blocking=True)[:, None, None, None, None]
-        return torch.sigmoid((torch.cat(fields) - height) / self.softness) * tissue
+        return torch.sigmoid((in_one(fields) - height) / self.softness) * tissue
 
     def _scalars(self, batch: SubjectsBatch) -> dict[str, Any]:
         return scalar_images(self, batch)
@@ -132,6 +133,11 @@ def scalar_images(transform: LabelEffect, batch: SubjectsBatch) -> dict[str, Any
         for name, image in transform.chosen_images(batch).items()
         if name != label_name and not is_label_map(image)
     }
+
+
+def in_one(elements: Sequence[Tensor]) -> Tensor:
+    """Elements of a batch put together; one alone needs no copy."""
+    return elements[0] if len(elements) == 1 else torch.cat(list(elements))
 
 
 def membership(values: Sequence[int], largest: int) -> Tensor:

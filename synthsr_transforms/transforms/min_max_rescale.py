@@ -45,7 +45,7 @@ class MinMaxRescale(IntensityEffect):
         if self.input_range is None:
             return min_max(image)
         low, high = self.input_range
-        return (image - low) / (high - low)
+        return (image - low if low else image) / (high - low)
 
 
 def _bounds(pair: Sequence[float] | None, name: str) -> tuple[float, float] | None:

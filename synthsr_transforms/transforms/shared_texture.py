@@ -13,12 +13,13 @@ from torchio.data.batch import SubjectsBatch
 from ..base import Draws, Grid, grid_of
 from ..effects import LabelEffect
 from ..functional.fields import smooth_normal_field
+from ..functional.kept import Portable
 from ..functional.mixture import look_up
 from ..labels import LabelTable
 from ..laws import LawSpec, law
 from ..randomness import draw_seeds, normal_field
 from .copy_image import named_image
-from .lesion_simulation import membership
+from .lesion_simulation import in_one, membership
 from .tissue_mixture import whole_labels
 
 
@@ -75,13 +76,13 @@ class SharedTexture(LabelEffect):
         self._member = self._membership()
         self.image, self.target = image, target
 
-    def _membership(self) -> Tensor | None:
+    def _membership(self) -> Portable | None:
         if self.tissues is None:
             return None
         if self.label_table is None:
             raise ValueError("label_table must be given to name tissues, got none. Give its name.")
         values = [v for tissue in self.tissues for v in self.label_table.values_of(tissue)]
-        return membership(values, max(self.label_table.values))
+        return Portable(membership(values, max(self.label_table.values)))
 
     def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
         """Draw strength, grain and seed of the field."""
@@ -112,7 +113,7 @@ class SharedTexture(LabelEffect):
         if self._member is None:
             return torch.ones((), device=t.device)
         labels = whole_labels(self.label_image(batch)[1].data)
-        table = self._member.to(t.device, non_blocking=True).expand(len(labels), 1, -1)
+        table = self._member.on(t.device).expand(len(labels), 1, -1)
         return look_up(labels.clamp(0, table.shape[-1] - 1), table)
 
 
@@ -124,7 +125,7 @@ def texture(draws: Draws, grid: Grid, device: torch.device) -> Tensor:
         coarse = normal_field(draws["texture_seed"][b : b + 1], (1, *shape), device)
         fields.append(smooth_normal_field(coarse, grid.shape))
     strength = draws["std"].to(device, torch.float32, non_blocking=True)
-    return torch.cat(fields) * strength[:, None, None, None, None]
+    return in_one(fields) * strength[:, None, None, None, None]
 
 
 def _coarse_shape(

@@ -11,6 +11,7 @@ from torchio.data.batch import SubjectsBatch
 from ..base import Draws, grid_of
 from ..effects import LabelEffect
 from ..functional.blur import gaussian_blur
+from ..functional.kept import Portable
 from ..functional.mixture import look_up
 from ..labels import LabelTable
 from ..laws import LawSpec, law
@@ -62,7 +63,7 @@ class SkullStripping(LabelEffect):
             )
         self.smoothness_mm, self.value = float(smoothness_mm), float(value)
         brain = self.label_table.brain_values
-        self._brain = membership(brain, max(self.label_table.values))
+        self._brain = Portable(membership(brain, max(self.label_table.values)))
 
     def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
         """Draw the margin."""
@@ -81,7 +82,7 @@ class SkullStripping(LabelEffect):
         A Gaussian turns a plane border into the normal distribution function, so a margin is a
         threshold.
         """
-        table = self._brain.to(labels.device, non_blocking=True).expand(len(labels), 1, -1)
+        table = self._brain.on(labels.device).expand(len(labels), 1, -1)
         brain = look_up(whole_labels(labels).clamp(0, table.shape[-1] - 1), table)
         exact = brain > 0.5
         if self.smoothness_mm == 0 or not bool(margin_mm.any()):

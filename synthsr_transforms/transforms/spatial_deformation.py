@@ -89,7 +89,7 @@ class SpatialDeformation(SpatialEffect):
     def act(self, batch: SubjectsBatch, draws: Draws) -> None:
         """Sample every image once."""
         grid = self.grid(batch)
-        indices = whole_grid(grid.shape, grid.batch_size, batch.device)
+        indices = whole_grid(grid.shape, grid.batch_size, "cpu")
         self.sample(batch, draws, indices)
 
     def sample(self, batch: SubjectsBatch, draws: Draws, indices: Sequence[Tensor]) -> None:
@@ -98,12 +98,13 @@ class SpatialDeformation(SpatialEffect):
         Args:
             batch: The batch to change.
             draws: Parameters, see `draw`.
-            indices: Voxels to keep along each axis, three tensors `(B, n)`, in any order.
+            indices: Voxels to keep along each axis, three tensors `(B, n)`, in any order, best on
+                the CPU.
         """
         grid = self.grid(batch)
         matrix = about_centre(self._matrix(draws, grid), grid.shape)
-        displacement = self._displacement(draws, grid, indices[0].device)
-        coordinates = patch_coordinates(matrix, grid.shape, indices, displacement)
+        displacement = self._displacement(draws, grid, batch.device)
+        coordinates = patch_coordinates(matrix, grid.shape, indices, displacement, batch.device)
         for image in self.images(batch).values():
             if is_label_map(image):
                 image.data = sample_nearest(image.data, coordinates)

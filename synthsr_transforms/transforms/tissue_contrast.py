@@ -9,13 +9,13 @@ import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import BARE_IMAGE, Draws, add_image
+from ..base import BARE_IMAGE, Draws, add_image, replace_image
 from ..effects import LabelEffect, field_from
-from ..functional.mixture import tissue_mixture
+from ..functional.mixture import look_up, tissue_mixture
 from ..labels import TISSUES, LabelTable
 from ..laws import Constant, Law, LawSpec, Uniform, law
 from ..randomness import draw_seeds
-from .tissue_mixture import per_value, whole_labels
+from .tissue_mixture import places, spread, whole_labels
 
 
 class TissueContrast(LabelEffect):
@@ -31,6 +31,8 @@ class TissueContrast(LabelEffect):
         by_value: Laws of single label values, which win over those of the tissue.
         std: Law of the standard deviation inside each label.
         destination: Name of the image to make. A bare tensor, array or image is replaced.
+        replace: The destination exists already, with one channel and the shape of the label map,
+            and is replaced, in the elements of a batch that `p` chooses, decided for each.
         **kwargs: See `LabelEffect`.
 
     Examples:
@@ -50,6 +52,7 @@ class TissueContrast(LabelEffect):
         by_value: Mapping[int, LawSpec] | None = None,
         std: LawSpec = 0.0,
         destination: str = "target",
+        replace: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -61,6 +64,8 @@ class TissueContrast(LabelEffect):
         self.by_value = {int(k): v for k, v in _laws(by_value or {}, "by_value").items()}
         self.std = law(std, name="std", minimum=0, single=True)
         self.destination = destination
+        self.replace = self.preserves_layout = bool(replace)
+        self._places = places(self.label_table.index_lookup())
         self._means = _as_one([self._law_of(row) for row in self.label_table.rows])
 
     def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
@@ -84,17 +89,20 @@ class TissueContrast(LabelEffect):
     def act(self, batch: SubjectsBatch, draws: Draws) -> None:
         """Make the image."""
         name, image = self.label_image(batch)
-        lookup = self.label_table.index_lookup()
-        means, stds = (per_value(draws[k], lookup, image.device) for k in ("means", "stds"))
+        numbers = torch.stack([draws["means"], draws["stds"]])
+        means, stds = spread(numbers, self._places, image.device)
         labels = whole_labels(image.data).clamp(0, means.shape[-1] - 1)
-        made = tissue_mixture(labels, means, stds, self._noise(draws, labels))
-        add_image(batch, name if name == BARE_IMAGE else self.destination, made, image)
-
-    @staticmethod
-    def _noise(draws: Draws, labels: Tensor) -> Tensor:
-        if not bool(draws["stds"].any()):
-            return torch.zeros(1, device=labels.device).expand(labels.shape)
-        return field_from(draws, "noise", (1, *labels.shape[2:]), labels.device)
+        if bool(draws["stds"].any()):
+            noise = field_from(draws, "noise", (1, *labels.shape[2:]), labels.device)
+            made = tissue_mixture(labels, means, stds, noise)
+        else:
+            made = look_up(labels, means)
+        if name == BARE_IMAGE:
+            add_image(batch, name, made, image)
+        elif self.replace:
+            replace_image(batch, self.destination, made)
+        else:
+            add_image(batch, self.destination, made, image)
 
 
 def _laws(specs: Mapping[Any, LawSpec], name: str) -> dict[Any, Law]:

@@ -86,6 +86,7 @@ class TissueMixture(LabelEffect):
         self.priors = priors.to_dict() if isinstance(priors, TissuePriors) else priors
         self._laws = self._read_priors()
         self._classes = self.label_table.class_lookup()
+        self._places = places(self._classes)
         rows = self.label_table.rows
         self._background = sorted({r.label_class for r in rows if r.tissue == "background"})
 
@@ -126,7 +127,8 @@ class TissueMixture(LabelEffect):
         if self.check_labels:
             self._refuse_unknown(labels)
         device = labels.device
-        means, stds = (per_value(draws[k], self._classes, device) for k in ("means", "stds"))
+        numbers = torch.stack([draws["means"], draws["stds"]])
+        means, stds = spread(numbers, self._places, device)
         shape = (means.shape[1], *labels.shape[2:])
         noise = field_from(draws, "noise", shape, device)
         made = tissue_mixture(labels.clamp(0, means.shape[-1] - 1), means, stds, noise)
@@ -155,15 +157,26 @@ def per_value(numbers: Tensor, lookup: Tensor, device: torch.device) -> Tensor:
     """Numbers per class or row as numbers per label value; unknown values read 0.
 
     Args:
-        numbers: `(B, C, K)`.
+        numbers: `(..., K)`.
         lookup: `(V,)` index into the last axis for each value, -1 for unknown values.
         device: Device of the result.
 
     Returns:
-        `(B, C, V + 1)`; the last entry stands for every value above the table.
+        `(..., V + 1)`; the last entry stands for every value above the table.
     """
+    return spread(numbers, places(lookup), device)
+
+
+def places(lookup: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of each value, and whether it is known, as `spread` reads them."""
     lookup = torch.cat([lookup, torch.tensor([-1])])
-    table = torch.where(lookup >= 0, numbers[..., lookup.clamp(min=0)], 0.0)
+    return lookup.clamp(min=0), lookup >= 0
+
+
+def spread(numbers: Tensor, where: tuple[Tensor, Tensor], device: torch.device) -> Tensor:
+    """What `per_value` returns, from the `places` of a look-up table."""
+    index, known = where
+    table = torch.where(known, numbers.index_select(-1, index), 0.0)
     return table.to(device, torch.float32, non_blocking=True)
 
 

@@ -1,0 +1,82 @@
+"""Tensors that depend on shapes alone, made once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
+
+import torch
+
+Made = TypeVar("Made")
+
+
+def kept(number: int) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
+    """Decorator of a function of shapes whose last argument is a device: keep its last results.
+
+    Results are shared, so nobody may write into them. Each stream of a GPU has results of its own,
+    as one stream does not wait for what another makes.
+
+    Args:
+        number: How many results to keep.
+
+    Examples:
+        >>> @kept(2)
+        ... def count(number, device):
+        ...     return torch.arange(number, device=device)
+        >>> count(3, "cpu") is count(3, "cpu")
+        True
+    """
+
+    def decorate(make: Callable[..., Made]) -> Callable[..., Made]:
+        @lru_cache(number)
+        def made(stream: int, *args: Any) -> Made:
+            with torch.inference_mode(False), torch.no_grad():
+                return make(*args)
+
+        @wraps(make)
+        def call(*args: Any) -> Made:
+            device = torch.device(args[-1])
+            return made(_stream(device), *args[:-1], device)
+
+        return call
+
+    return decorate
+
+
+def _stream(device: torch.device) -> int:
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+class Portable:
+    """A small tensor on the CPU that keeps its copies on other devices, as `kept` does.
+
+    Args:
+        tensor: The tensor; nobody may write into it.
+
+    Examples:
+        >>> Portable(torch.ones(2)).on(torch.device("cpu"))
+        tensor([1., 1.])
+    """
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+        self._copies: dict[tuple[torch.device, int], torch.Tensor] = {}
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        """The tensor on a device."""
+        if device.type == "cpu":
+            return self.tensor
+        key = (device, _stream(device))
+        if key not in self._copies:
+            self._copies[key] = self.tensor.to(device, non_blocking=True)
+        return self._copies[key]
+
+    def __reduce__(self) -> tuple[type[Portable], tuple[torch.Tensor]]:
+        return type(self), (self.tensor,)
+
+
+@kept(32)
+def counting(number: int, device: torch.device | str) -> torch.Tensor:
+    """Numbers from 0 on, `(number,)` float32."""
+    return torch.arange(float(number), device=device)
