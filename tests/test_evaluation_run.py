@@ -135,7 +135,12 @@ class TestFiles:
         one, two = (
             json.loads((folder / "results.json").read_text())["held_out"] for folder in (out, again)
         )
-        assert two == [row for row in one if row["contrast"] == "CT"]
+        before = [row for row in one if row["contrast"] == "CT"]
+        assert len(two) == len(before) > 0
+        for row, other in zip(two, before, strict=True):
+            for who in ("network", "raw", "interpolation"):  # sums depend on the number of threads
+                assert row.pop(who) == pytest.approx(other.pop(who), rel=1e-3, abs=1e-3)
+            assert row == other
 
 
 class TestRefusals:

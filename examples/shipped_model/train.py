@@ -1,0 +1,108 @@
+"""Train the models that ship with the package, as docs/model_card.md describes.
+
+Usage: python examples/shipped_model/train.py t1|fast LABEL_MAPS OUTPUT [--pairs PAIRS]
+
+LABEL_MAPS is a folder with the 20 heads of SynthSeg (training_seg_01.nii.gz, ...) and the 5 brains
+of SynthSR (brain1_labels.nii.gz, ...). PAIRS is a folder with real T1-weighted scans in images/ and
+their label maps in labels/, to validate on. OUTPUT gets a folder for each stage of the training and
+the model file. Needs a CUDA GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+TABLE = Path(__file__).with_name("labels.tsv")
+COMMON = {
+    "label_table": TABLE,
+    "validation.held_out": "[training_seg_01.nii.gz,training_seg_02.nii.gz]",
+    "validation.samples": 16,
+    "loss.name": "l1_ssim3d",
+    "loss.params": "{weight: 0.1}",
+    "optimiser.average_decay": 0.999,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is trained: settings of all stages, and of each."""
+
+    name: str
+    settings: Mapping[str, object]
+    stages: Sequence[Mapping[str, object]]
+
+
+def stage(size: int, epochs: int, steps: int, rate: float, **more: object) -> dict[str, object]:
+    """Settings of a stage: patch size in voxels, length in epochs of steps, learning rate."""
+    return {
+        "crop.shape": size,
+        "run.epochs": epochs,
+        "run.steps_per_epoch": steps,
+        "optimiser.learning_rate": rate,
+        **{key.replace("__", "."): value for key, value in more.items()},
+    }
+
+
+WIDER = {"loss__padding_voxels": 24, "run__seed": 1, "optimiser__warm_up_steps": 200}
+RECIPES = {
+    "t1": Recipe(
+        "synthsr-t1-v1",
+        {"network.num_features": 24},
+        [stage(128, 4, 8000, 5e-4), stage(192, 1, 200, 2e-4, **WIDER)],
+    ),
+    "fast": Recipe(
+        "synthsr-t1-fast-v1",
+        {"network.num_features": 12, "model.scan.flip": "false"},
+        [
+            stage(128, 4, 6500, 8e-4, run__batch_size=2),
+            stage(192, 1, 200, 3.2e-4, **WIDER),
+        ],
+    ),
+}
+
+
+def train(recipe: Recipe, labels: Path, out: Path, pairs: Path | None) -> Path:
+    """Run all stages, each from the weights of the one before.
+
+    Returns:
+        The model file.
+    """
+    settings = {**COMMON, **recipe.settings, "model.name": recipe.name}
+    if pairs is not None:
+        settings |= {"validation.images": pairs / "images", "validation.labels": pairs / "labels"}
+    for number, own in enumerate(recipe.stages, start=1):
+        folder = out / f"stage_{number}"
+        command = ["synthsr", "train", "all_purpose", "--labels", labels, "--out", folder]
+        for key, value in {**settings, **own}.items():
+            command += ["--set", f"{key}={value}"]
+        subprocess.run([str(part) for part in (*command, "--compile")], check=True)
+        settings["initial_weights"] = folder / "models" / "last.safetensors"
+    model = out / f"{recipe.name}.safetensors"
+    pack = ["synthsr", "convert-weights", settings["initial_weights"], model, "--precision", "fp16"]
+    subprocess.run([str(part) for part in pack], check=True)
+    return model
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the arguments and train."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", choices=sorted(RECIPES), help="which of the two models")
+    parser.add_argument("labels", type=Path, metavar="LABEL_MAPS", help="folder of label maps")
+    parser.add_argument("out", type=Path, metavar="OUTPUT", help="folder to make")
+    parser.add_argument("--pairs", type=Path, help="folder of real scans to validate on")
+    given = parser.parse_args(arguments)
+    given.out.mkdir(parents=True, exist_ok=True)
+    try:
+        print(train(RECIPES[given.model], given.labels, given.out, given.pairs))
+    except subprocess.CalledProcessError as error:
+        return int(error.returncode)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
