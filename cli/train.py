@@ -12,6 +12,7 @@ import click
 
 from synthsr_net.training.processes import is_first_process
 
+from .describing import counted
 from .generate import list_presets_option
 from .options import (
     case_options,
@@ -108,8 +109,8 @@ def train(source: str | None, assignments: tuple[str, ...], **options: Any) -> N
     if is_first_process():
         best = run.folder.model_path("best")
         click.echo(
-            f"Trained {run.config.run.epochs} epochs in {clock(shown.seconds)}. The best model is"
-            f" {best}."
+            f"Trained {counted(run.config.run.epochs, 'epoch')} in {clock(shown.seconds)}. The best"
+            f" model is {best}."
         )
 
 
@@ -154,7 +155,7 @@ def _announce(run: TrainingRun) -> None:
     held_out = f" ({held} more for validation)" if held else ""
     patch = " x ".join(str(n) for n in prepared.patch)
     click.echo(
-        f"Training a network of {weights / 1e6:.1f} million weights ({network.in_channels} in,"
+        f"Training a network of {_in_words(weights)} weights ({network.in_channels} in,"
         f" {network.out_channels} out, {network.normalisation} normalisation) on {maps}{held_out},"
         f" patches of {patch}, in {prepared.precision}.",
         err=True,
@@ -171,3 +172,8 @@ def _as_click_error(error: RuntimeError) -> Exception:
     from .errors import WorkFailedError
 
     return WorkFailedError(str(error)) if isinstance(error, TrainingFailedError) else error
+
+
+def _in_words(number: int) -> str:
+    """A number of weights, in millions if there are as many."""
+    return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number:,}"

@@ -18,7 +18,7 @@ from synthsr_transforms.sources import Case, read_case
 from synthsr_transforms.volumes import VolumeError, list_volumes, stem
 
 from ..training.comparison import GROUPS, OTHER, OUTSIDE, Reference
-from ..training.real_pairs import _tissues as tissue_map
+from ..training.real_pairs import tissue_map
 from .contrasts import scan_generator, target_generator
 from .network import EvaluationError, percentile
 

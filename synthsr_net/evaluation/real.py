@@ -10,7 +10,7 @@ import numpy as np
 from synthsr_transforms.volumes import Volume
 
 from ..training.comparison import Reference
-from ..training.real_pairs import RealPair, _on_grid_of_network, _reference
+from ..training.real_pairs import RealPair, on_grid_of_network, reference_of
 from .held_out import AXES, check_slices
 from .likeness import mapped_scores
 from .network import HeadNetwork
@@ -54,8 +54,8 @@ def evaluate_real_pairs(
     drawn = 5.0 if 5.0 in spacings_mm else max(spacings_mm)
     rows = []
     for pair in pairs:
-        image, tissues = _on_grid_of_network(pair, network.spacing_mm)
-        reference, box = _reference(pair.name, image, tissues)
+        image, tissues = on_grid_of_network(pair, network.spacing_mm)
+        reference, box = reference_of(pair.name, image, tissues)
         image = image[box].contiguous().to(network.device)
         reference = Reference(*(volume.contiguous().to(network.device) for volume in reference))
         for slice_mm in spacings_mm:

@@ -186,8 +186,8 @@ def _degraded_scans(
     pair: RealPair, config: ModelConfig, spacings_mm: Sequence[float]
 ) -> Iterator[_Degraded]:
     own_mm = config.scan.spacing_mm
-    image, tissues = _on_grid_of_network(pair, own_mm)
-    reference, box = _reference(pair.name, image, tissues)
+    image, tissues = on_grid_of_network(pair, own_mm)
+    reference, box = reference_of(pair.name, image, tissues)
     image = image[box]
     affine = np.diag([own_mm, own_mm, own_mm, 1.0])
     for slice_mm in spacings_mm:
@@ -198,9 +198,17 @@ def _degraded_scans(
             yield _Degraded(f"real/{slice_mm:g}mm", reference, x.half(), space.inside)
 
 
-def _on_grid_of_network(pair: RealPair, spacing_mm: float) -> tuple[Tensor, Tensor]:
-    """Image and tissues `(X, Y, Z)` with the voxel spacing of the network."""
-    tissues = _tissues(torch.from_numpy(np.ascontiguousarray(pair.labels.data)))
+def on_grid_of_network(pair: RealPair, spacing_mm: float) -> tuple[Tensor, Tensor]:
+    """Bring a pair to the voxel spacing of the network.
+
+    Args:
+        pair: From `read_real_pairs`.
+        spacing_mm: Voxel spacing.
+
+    Returns:
+        Image, float32, and map of tissues (see `tissue_map`), both `(X, Y, Z)`.
+    """
+    tissues = tissue_map(torch.from_numpy(np.ascontiguousarray(pair.labels.data)))
     image = pair.image
     if not np.allclose(image.spacing_mm, spacing_mm, rtol=_SAME_SPACING, atol=0):
         image = resample(image, spacing_mm)
@@ -212,8 +220,15 @@ def _on_grid_of_network(pair: RealPair, spacing_mm: float) -> tuple[Tensor, Tens
     return torch.from_numpy(np.array(image.data, dtype=np.float32)), tissues
 
 
-def _tissues(labels: Tensor) -> Tensor:
-    """Map of tissues, see `Reference`, of FreeSurfer values; unknown ones are other brain."""
+def tissue_map(labels: Tensor) -> Tensor:
+    """Divide a label map into the tissues of `comparison.Reference`.
+
+    Args:
+        labels: FreeSurfer values; unknown ones count as other brain.
+
+    Returns:
+        uint8 of the same shape.
+    """
     tissues = torch.full(labels.shape, OTHER, dtype=torch.uint8)
     tissue_of: dict[int, str] = {}
     for table in (LabelTable.ready(name) for name in _TABLES):
@@ -225,8 +240,20 @@ def _tissues(labels: Tensor) -> Tensor:
     return tissues
 
 
-def _reference(name: str, image: Tensor, tissues: Tensor) -> tuple[Reference, tuple[slice, ...]]:
-    """What to compare with, and the box around the head that it is cropped to."""
+def reference_of(name: str, image: Tensor, tissues: Tensor) -> tuple[Reference, tuple[slice, ...]]:
+    """Make what predictions are compared with.
+
+    Args:
+        name: Of the pair, for errors.
+        image: From `on_grid_of_network`.
+        tissues: Likewise.
+
+    Returns:
+        The reference, cropped to the head and a margin, and the box that it was cropped to.
+
+    Raises:
+        VolumeError: If the labels show no brain, or the scan has no contrast there.
+    """
     brain: npt.NDArray[np.float32] = image[tissues > OUTSIDE].numpy()
     low, high = np.percentile(brain, _PERCENTILES).tolist() if brain.size else (0.0, 0.0)
     if not high > low:
