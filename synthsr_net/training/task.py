@@ -120,8 +120,8 @@ class TrainingTask(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Freeze the statistics of batch normalisation once it is time."""
         run = self.config.run
-        share = run.freeze_statistics
-        if share is not None and self.position.done >= share * run.epochs * run.steps_per_epoch:
+        share, batches = run.freeze_statistics, run.epochs * self.trainer.num_training_batches
+        if share is not None and self.position.done >= share * batches:
             freeze_statistics(self.network)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
