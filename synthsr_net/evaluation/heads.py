@@ -17,15 +17,13 @@ from synthsr_transforms.functional.layout import bounding_box
 from synthsr_transforms.sources import Case, read_case
 from synthsr_transforms.volumes import VolumeError, list_volumes, stem
 
-from ..training.comparison import GROUPS, OTHER, OUTSIDE, Reference
+from ..training.comparison import GROUPS, OTHER, OUTSIDE, RANGE_PERCENTILES, Reference
 from ..training.real_pairs import tissue_map
 from .contrasts import scan_generator, target_generator
 from .network import EvaluationError, percentile
 
 MARGIN_MM = 10.0
 """Least distance from the brain to the border of the field of view."""
-RANGE_PERCENTILES = (1.0, 99.0)
-"""Percentiles of the target in the brain that are 0 and 1 in the measures."""
 _SAME_SPACING = 0.02  # relative
 _FLUID = list(GROUPS).index("csf") + OTHER + 1
 

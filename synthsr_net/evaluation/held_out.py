@@ -13,9 +13,10 @@ from synthsr_transforms.sources import Case
 from synthsr_transforms.volumes import Volume
 
 from ..scan.intensities import CT_WINDOW_HU
+from ..training.comparison import measure_inside
 from .contrasts import CONTRASTS
 from .heads import Head, read_head
-from .likeness import brain_of, mapped_scores, scores_inside
+from .likeness import brain_of, mapped_scores
 from .network import EvaluationError, HeadNetwork
 from .pictures import Pictures
 from .slices import Slices, acquire, cubic, linear
@@ -177,7 +178,7 @@ def _about(head: Head, setting: _Setting) -> dict[str, Any]:
 
 def _measured(head: Head, prediction: Tensor, scan: Slices) -> dict[str, Any]:
     reference = head.reference
-    raw = scores_inside(head.in_range(prediction), reference.image, brain_of(reference))
+    raw = measure_inside(head.in_range(prediction), reference.image, brain_of(reference))
     return {
         "network": mapped_scores(prediction, reference),
         "raw": raw,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from synthsr_transforms.volumes import Volume
 
+from ..training.comparison import RANGE_PERCENTILES
 from .network import EvaluationError, HeadNetwork, percentile
 from .pictures import Pictures
 from .regions import Regions, dilated, eroded
@@ -33,7 +34,6 @@ SHELL_MM = (2.0, 6.0)
 APART_MM = 20.0
 """Least distance between the centres of inserted lesions."""
 _MIN_VOXELS = 10
-_RANGE = (1.0, 99.0)
 
 
 def contrast(volume: Tensor, lesions: Tensor, regions: Regions, spacing_mm: float) -> float:
@@ -166,7 +166,7 @@ def with_lesions(image: Tensor, weights: Tensor, regions: Regions, share: float)
             1 and 99 of the brain; not below 0.
     """
     brain, white = image[regions.brain], image[regions.white]
-    low, high = (percentile(brain, p) for p in _RANGE)
+    low, high = (percentile(brain, p) for p in RANGE_PERCENTILES)
     value = max(0.0, float(white.median()) + share * (high - low))
     return torch.lerp(image, torch.full_like(image, value), weights)
 

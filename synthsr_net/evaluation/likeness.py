@@ -9,10 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synthsr_transforms.functional.layout import bounding_box
-
 from ..training.comparison import GROUPS, OUTSIDE, Reference, compare
-from ..training.metrics import MEASURES, SSIM_WINDOW, measure
 
 DICE = tuple(f"dice_{end}" for end in GROUPS)
 """Names of the Dice scores."""
@@ -35,24 +32,6 @@ def mapped_scores(volume: Tensor, reference: Reference) -> dict[str, float]:
         for name, value in found.items()
         if name.startswith("brain/")
     }
-
-
-def scores_inside(volume: Tensor, truth: Tensor, mask: Tensor) -> dict[str, float]:
-    """L1, PSNR and SSIM inside a mask, without any mapping; 1 is the range of intensities.
-
-    What lies outside the mask is left out of both volumes.
-
-    Args:
-        volume: `(X, Y, Z)`.
-        truth: Likewise.
-        mask: Likewise, bool.
-    """
-    first, end = bounding_box(mask[None, None])[0].tolist()
-    reach = SSIM_WINDOW // 2
-    box = tuple(slice(max(0, a - reach), b + reach) for a, b in zip(first, end, strict=True))
-    pair = [torch.where(mask, v.to(mask.device), 0.0)[box][None, None] for v in (volume, truth)]
-    values = measure(pair[0], pair[1], [mask[box][None, None]])[0, 0].tolist()
-    return dict(zip(MEASURES, values, strict=True))
 
 
 def brain_of(reference: Reference) -> Tensor:

@@ -9,15 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
+from ..training.comparison import RANGE_PERCENTILES, measure_inside
 from ..training.metrics import MEASURES
-from .likeness import correlation, scores_inside
+from .likeness import correlation
 from .network import percentile
 from .pictures import Pictures
 from .scans import Seen
 from .world import Affine, read_on
 
 _MIN_VOXELS = 1000  # of brain, to be measured
-_RANGE = (1.0, 99.0)
 
 Placed = tuple[Tensor, Tensor, Tensor]
 
@@ -55,11 +55,11 @@ def evaluate_patient(
 def _agreement(first: Placed, second: Placed, inside: Tensor) -> dict[str, float]:
     if int(inside.sum()) < _MIN_VOXELS:
         return dict.fromkeys(("correlation", *MEASURES, "inputs"), math.nan)
-    low, high = (percentile(first[0][inside], p) for p in _RANGE)
+    low, high = (percentile(first[0][inside], p) for p in RANGE_PERCENTILES)
     pair = [(t1 - low) / max(high - low, 1e-6) for t1 in (first[0], second[0])]
     return {
         "correlation": correlation(pair[0], pair[1], inside),
-        **scores_inside(pair[1], pair[0], inside),
+        **measure_inside(pair[1], pair[0], inside),
         "inputs": correlation(first[1], second[1], inside),
     }
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,12 +46,7 @@ class Pictures:
             prediction: `(X, Y, Z)` and affine.
             title: Heading.
         """
-        file = f"{name}.png"
-        self.names.append(file)
-        work = self._pool.submit(
-            write_picture, self.folder / file, dict(above), prediction, title=title
-        )
-        self._work.append(work)
+        self._submit(name, write_picture, dict(above), prediction, title=title)
 
     def add_around(
         self, name: str, rows: Mapping[str, Volume], centre_mm: npt.ArrayLike, title: str = ""
@@ -63,11 +59,15 @@ class Pictures:
             centre_mm: `(3,)` point in the world.
             title: Heading.
         """
-        file = f"{name}.png"
-        self.names.append(file)
         centre = np.asarray(centre_mm, dtype=np.float64)
-        work = self._pool.submit(_write_around, self.folder / file, dict(rows), centre, title)
-        self._work.append(work)
+        self._submit(name, _write_around, dict(rows), centre, title)
+
+    def _submit(self, name: str, write: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """Draw a picture of that name into the folder, which is made with the first one."""
+        file = f"{name}.png"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.names.append(file)
+        self._work.append(self._pool.submit(write, self.folder / file, *args, **kwargs))
 
     def finish(self) -> None:
         """Wait until all are there, and pass on what went wrong."""
@@ -77,12 +77,11 @@ class Pictures:
 
 @contextmanager
 def drawing_in(folder: str | os.PathLike[str]) -> Iterator[Pictures]:
-    """A folder of pictures, made if needed; all are there at the end.
+    """A folder of pictures, made with the first one; all are there at the end.
 
     Args:
         folder: Where they go.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
     with threads(1) as pool:
         pictures = Pictures(folder, pool)
         yield pictures

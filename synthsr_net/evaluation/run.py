@@ -94,6 +94,7 @@ class Evaluation:
             "pictures": sorted(pictures.names),
             **parts,
         }
+        folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(without_nan(results), indent=1, default=str)
         for name, content in (("results.json", text), ("report.md", report_text(results))):
             with replacing(folder / name) as temporary:

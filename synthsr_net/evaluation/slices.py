@@ -15,8 +15,8 @@ from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms.functional.acquisition import plan_slices
-from synthsr_transforms.functional.operators import apply_separable, interpolation_operator
-from synthsr_transforms.functional.resample import resize_coordinates
+from synthsr_transforms.functional.operators import apply_separable
+from synthsr_transforms.functional.resample import resize, resize_coordinates
 from synthsr_transforms.transforms import SliceAcquisition
 
 Affine = npt.NDArray[np.float64]
@@ -85,27 +85,17 @@ def acquire(
 
 def linear(slices: Slices) -> Tensor:
     """Linear interpolation to the grid that slices are made from, `(X, Y, Z)`."""
-    return _along_axes(slices, _linear_operator)
+    return resize(slices.data[None, None], slices.shape, centred=True)[0, 0]
 
 
 def cubic(slices: Slices) -> Tensor:
     """Interpolation by cubic splines to the grid that slices are made from, `(X, Y, Z)`."""
-    return _along_axes(slices, _cubic_operator)
-
-
-def _along_axes(slices: Slices, operator: object) -> Tensor:
-    assert callable(operator)
     data = slices.data
     operators = [
-        None if n == size else operator(n, size).to(data.device)[None, None]
+        None if n == size else _cubic_operator(n, size).to(data.device)[None, None]
         for n, size in zip(data.shape, slices.shape, strict=True)
     ]
     return apply_separable(data[None, None], operators)[0, 0]
-
-
-@lru_cache(maxsize=64)
-def _linear_operator(number: int, size: int) -> Tensor:
-    return interpolation_operator(resize_coordinates(number, size, centred=True), number)
 
 
 @lru_cache(maxsize=64)

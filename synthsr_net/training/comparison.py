@@ -21,6 +21,8 @@ from .metrics import MEASURES, SSIM_WINDOW, measure
 
 GROUPS: Mapping[str, str] = {"wm": "white_matter", "gm": "grey_matter", "csf": "csf"}
 """Tissues that predictions are divided into, by the ends of the names of their Dice scores."""
+RANGE_PERCENTILES = (1.0, 99.0)
+"""Percentiles of the brain that are 0 and 1 in the measures."""
 OUTSIDE, OTHER = 0, 1
 """Voxels outside the brain, and of its other tissues, in maps of tissues; the groups follow."""
 
@@ -56,13 +58,30 @@ def compare(prediction: Tensor, reference: Reference) -> dict[str, float]:
     image, head, tissues = (volume.to(prediction.device) for volume in reference)
     results: dict[str, float] = {}
     for region, mask in (("brain", tissues > OUTSIDE), ("head", head)):
-        mapped, truth = torch.zeros_like(image), torch.zeros_like(image)
+        mapped = torch.zeros_like(image)
         mapped[mask] = fit_cubic(prediction[mask].double(), image[mask].double()).float()
-        truth[mask] = image[mask]
-        box = (None, None, *_surroundings(mask))
-        values = measure(mapped[box], truth[box], [mask[box]])[0, 0].tolist()
-        results |= {f"{region}/{name}": x for name, x in zip(MEASURES, values, strict=True)}
+        values = measure_inside(mapped, image, mask)
+        results |= {f"{region}/{name}": value for name, value in values.items()}
     return results | _dice_scores(prediction, tissues)
+
+
+def measure_inside(volume: Tensor, truth: Tensor, mask: Tensor) -> dict[str, float]:
+    """L1, PSNR and SSIM inside a mask, without any mapping; 1 is the range of intensities.
+
+    What lies outside the mask is left out of both volumes.
+
+    Args:
+        volume: `(X, Y, Z)`.
+        truth: Likewise.
+        mask: Likewise, bool.
+
+    Returns:
+        `l1`, `psnr` and `ssim`.
+    """
+    box = (None, None, *_surroundings(mask))
+    first, second = (torch.where(mask, v.to(mask.device), 0.0)[box] for v in (volume, truth))
+    values = measure(first, second, [mask[box]])[0, 0].tolist()
+    return dict(zip(MEASURES, values, strict=True))
 
 
 def _surroundings(mask: Tensor) -> list[slice]:

@@ -26,12 +26,11 @@ from synthsr_transforms.volumes import Volume, VolumeError, stem
 from ..checkpoint import ModelConfig
 from ..scan import Scan, to_network_space
 from ..scan.regrid import resample
-from .comparison import GROUPS, OTHER, OUTSIDE, Reference, compare
+from .comparison import GROUPS, OTHER, OUTSIDE, RANGE_PERCENTILES, Reference, compare
 
 Predict = Callable[[Tensor], Tensor]
 
 _TABLES = ("freesurfer_aparc_aseg", "synthseg")  # between them, all values of FreeSurfer
-_PERCENTILES = (1.0, 99.0)
 _HEAD_SHARE = 0.1  # of the median of the brain, above the minimum
 _MARGIN = 8  # voxels kept around the head
 _SAME_SPACING = 1e-3  # relative
@@ -255,7 +254,7 @@ def reference_of(name: str, image: Tensor, tissues: Tensor) -> tuple[Reference, 
         VolumeError: If the labels show no brain, or the scan has no contrast there.
     """
     brain: npt.NDArray[np.float32] = image[tissues > OUTSIDE].numpy()
-    low, high = np.percentile(brain, _PERCENTILES).tolist() if brain.size else (0.0, 0.0)
+    low, high = np.percentile(brain, RANGE_PERCENTILES).tolist() if brain.size else (0.0, 0.0)
     if not high > low:
         raise VolumeError(
             f"{name} must label a brain, and its scan must show it, got {brain.size} voxels of"
