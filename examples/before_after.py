@@ -8,12 +8,13 @@ Sagittal planes for scans in axial slices, else axial ones, through the centre o
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from synthsr_net.report.head_view import slice_through, view_of
 from synthsr_net.report.picture import intensity_window
 from synthsr_transforms.drawing import LETTERS, Panel, draw_grid, drawing, save_figure, write
-from synthsr_transforms.volumes import Volume, read_volume, reorient
+from synthsr_transforms.volumes import Volume, VolumeError, read_volume, reorient
 
 SAGITTAL, AXIAL = 0, 2
 PIXELS_PER_MM = 1.4
@@ -51,7 +52,7 @@ def draw(output: str, columns: Sequence[list[Panel]], titles: Sequence[str]) -> 
         save_figure(figure, output, grey=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Read, draw, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", help="picture (.png)")
@@ -61,9 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"each column needs SCAN PREDICTION TITLE, got {len(given.columns)} words.")
     scans, predictions, titles = (given.columns[k::3] for k in range(3))
     pairs = zip(scans, predictions, strict=True)
-    columns = [column(read_volume(scan), read_volume(made)) for scan, made in pairs]
+    try:
+        columns = [column(read_volume(scan), read_volume(made)) for scan, made in pairs]
+    except VolumeError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
     draw(given.output, columns, titles)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

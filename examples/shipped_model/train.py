@@ -96,7 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUTPUT", help="folder to make")
     parser.add_argument("--pairs", type=Path, help="folder of real scans to validate on")
     given = parser.parse_args(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
     try:
         print(train(RECIPES[given.model], given.labels, given.out, given.pairs))
     except subprocess.CalledProcessError as error:
