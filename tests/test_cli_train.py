@@ -33,7 +33,7 @@ from synthsr_transforms.labels import LabelTable
 from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.sources import find_cases, phantom_case
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "without_curves")
 
 SHAPE = (20, 18, 22)
 AFFINE = np.diag([4.0, 4, 4, 1])
@@ -92,12 +92,6 @@ def save(path: Path, data: object, affine: np.ndarray = AFFINE) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(np.asarray(data), affine), path)
     return path
-
-
-@pytest.fixture(autouse=True)
-def _without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw no training curves, which takes longer than to train."""
-    monkeypatch.setattr("synthsr_net.training.log.save_curve", lambda path, rows: None)
 
 
 @pytest.fixture

@@ -30,9 +30,8 @@ from synthsr_net.training.stream import PairStream
 from synthsr_net.unet import UNet3d, UNetConfig
 from synthsr_transforms.randomness import derive_seed
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "without_curves")
 
-SHAPE = (20, 18, 22)
 CONFIG = """
 label_table: freesurfer_aseg
 steps:
@@ -51,21 +50,11 @@ training:
 """
 
 
-@pytest.fixture(autouse=True)
-def _without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw no training curves, which takes longer than to train."""
-    monkeypatch.setattr("synthsr_net.training.log.save_curve", lambda path, rows: None)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, make_labels: Callable) -> Path:
+def folder(tmp_path_factory, save_label_maps: Callable) -> Path:
     """Two label maps and a configuration."""
     place: Path = tmp_path_factory.mktemp("adversarial")
-    (place / "maps").mkdir()
-    for k in range(2):
-        labels = make_labels(SHAPE, k)[0].numpy()
-        image = nib.Nifti1Image(labels, np.diag([4.0, 4, 4, 1]))
-        nib.save(image, place / "maps" / f"sub-0{k}.nii")
+    save_label_maps(place / "maps", 2)
     (place / "own.yaml").write_text(CONFIG)
     return place
 
@@ -138,6 +127,21 @@ class TestTurns:
         assert sum(network) == 3
         assert changed["network"] == changed["average"] == network
         assert changed["critic"] == [not turn for turn in network]
+
+    def test_statistics_freeze_after_their_share_of_all_turns(self, begin, monkeypatch):
+        sets = ("network.normalisation=batch", "run.steps_per_epoch=4")
+        run = begin(*sets, "run.freeze_statistics=0.75")
+        found: list[Tensor] = []
+        end = AdversarialTask.on_train_batch_end
+
+        def watch(task: AdversarialTask, *args: Any) -> None:
+            end(task, *args)
+            found.append(task.network.encoder[0].norm.running_mean.clone())
+
+        monkeypatch.setattr(AdversarialTask, "on_train_batch_end", watch)
+        run.fit()
+        moved = [not torch.equal(a, b) for a, b in itertools.pairwise(found)]
+        assert moved == [True] * 5 + [False] * 2  # of eight batches, six are before
 
     def test_the_learning_rate_follows_the_turns_of_the_network(self, begin, monkeypatch):
         run = begin("run.epochs=2", "optimiser.schedule=inverse_time", "optimiser.decay=1")

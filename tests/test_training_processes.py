@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
 import os
 import random
@@ -16,11 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from synthsr_net.losses.adversarial import critic_loss, generator_total
 from synthsr_net.training.folder import RunFolder
@@ -32,56 +28,11 @@ from synthsr_transforms.randomness import derive_seed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SHAPE = (20, 18, 22)
-CONFIG = """
-label_table: freesurfer_aseg
-steps:
-  crop: {name: PatchCrop, params: {shape: 12}}
-  mixture: {name: TissueMixture}
-  rescale: {name: MinMaxRescale, params: {include: [image]}}
-  target: {name: CopyImage}
-  acquisition: {name: SliceAcquisition, params: {spacing_mm: [4, 4, 9], noise_std: [0, 0.1]}}
-training:
-  network: {num_levels: 2, num_features: 4, dropout: 0.2}
-  optimiser: {learning_rate: 1.0e-2}
-  run: {epochs: 2, steps_per_epoch: 5, deterministic: true}
-  validation: {every_epochs: 0, previews: 0, held_out: 1, samples: 2}
-"""
-HARD = [
-    "run.epochs=3",
-    "optimiser.accumulate=2",
-    "optimiser.average_decay=0.9",
-    "optimiser.schedule=cosine",
-    "optimiser.warm_up_steps=2",
-]
-"""Settings of which each has a state of its own; an epoch of 5 batches ends in half a step."""
-OF_TIME = ("seconds", "samples_per_second")
-
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, make_labels: Callable) -> Path:
+def folder(run_sources: Path) -> Path:
     """Three label maps and a configuration."""
-    place: Path = tmp_path_factory.mktemp("run")
-    (place / "maps").mkdir()
-    for k in range(3):
-        labels = make_labels(SHAPE, k)[0].numpy()
-        image = nib.Nifti1Image(labels, np.diag([4.0, 4, 4, 1]))
-        nib.save(image, place / "maps" / f"sub-0{k}.nii")
-    (place / "own.yaml").write_text(CONFIG)
-    return place
-
-
-def assert_same_run(first: Path, second: Path) -> None:
-    """The same weights, bit for bit, and the same metrics but for times."""
-    one, other = (load_file(RunFolder(place).model_path("last")) for place in (first, second))
-    assert set(one) == set(other)
-    assert not [name for name, tensor in one.items() if not torch.equal(tensor, other[name])]
-    tables = []
-    for place in (first, second):
-        with RunFolder(place).metrics_path.open() as file:
-            rows = list(csv.DictReader(file))
-        tables.append([{k: v for k, v in row.items() if k not in OF_TIME} for row in rows])
-    assert tables[0] == tables[1]
+    return run_sources
 
 
 SERVER = """
@@ -192,20 +143,23 @@ def settings(*assignments: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(server: Server, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a run with `HARD` settings that was never interrupted."""
+def whole(
+    server: Server, folder: Path, tmp_path_factory: pytest.TempPathFactory, hard: list[str]
+) -> Path:
+    """Folder of a run with `hard` settings that was never interrupted."""
     place = tmp_path_factory.mktemp("whole")
-    arguments = [folder / "own.yaml", "--labels", folder / "maps", *settings(*HARD)]
+    arguments = [folder / "own.yaml", "--labels", folder / "maps", *settings(*hard)]
     pid = server.begin(command(*arguments, "--out", place / "run"), place / "log")
     assert server.wait(pid) == 0, (place / "log").read_text()
     return place / "run"
 
 
 class TestKilling:
-    SETS = (*HARD, "run.steps_per_epoch=8", "run.save_every_steps=3")
-
-    def test_a_killed_run_goes_on_to_the_same_end(self, server, folder, tmp_path):
-        arguments = [folder / "own.yaml", "--labels", folder / "maps", *settings(*self.SETS)]
+    def test_a_killed_run_goes_on_to_the_same_end(
+        self, server, folder, tmp_path, hard, assert_same_run
+    ):
+        sets = settings(*hard, "run.steps_per_epoch=8", "run.save_every_steps=3")
+        arguments = [folder / "own.yaml", "--labels", folder / "maps", *sets]
         begun = time.monotonic()
         pid = server.begin(command(*arguments, "--out", tmp_path / "whole"), tmp_path / "log")
         assert server.wait(pid) == 0, (tmp_path / "log").read_text()
@@ -231,7 +185,9 @@ class TestKilling:
         assert_same_run(tmp_path / "whole", run.path)
 
     @pytest.mark.parametrize("moment", ["on_train_batch_start", "on_train_epoch_end", "save"])
-    def test_killed_from_inside(self, server, folder, tmp_path, whole, moment):
+    def test_killed_from_inside(
+        self, server, folder, tmp_path, whole, moment, hard, assert_same_run
+    ):
         """In the middle of what is done between batches, in epoch 2."""
         owner = {"save": "Trainer", "on_train_epoch_end": "SaveModels"}.get(moment, "SaveState")
         name = {"save": "save_checkpoint", "on_train_epoch_end": "_prune"}.get(moment, moment)
@@ -247,7 +203,7 @@ def killing(self, *args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
 owner.{name} = killing
 """
-        sets = settings(*HARD, "run.save_every_steps=3")
+        sets = settings(*hard, "run.save_every_steps=3")
         arguments = [folder / "own.yaml", "--labels", folder / "maps", *sets]
         run = command(*arguments, "--out", tmp_path / "run")
         pid = server.begin(code + run, tmp_path / "log")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 import os
@@ -33,57 +32,13 @@ from synthsr_net.unet import UNet3d, UNetConfig
 from synthsr_transforms.config_io import read_yaml
 from synthsr_transforms.job import GenerationJob
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-SHAPE = (20, 18, 22)
-CONFIG = """
-label_table: freesurfer_aseg
-steps:
-  crop: {name: PatchCrop, params: {shape: 12}}
-  mixture: {name: TissueMixture}
-  rescale: {name: MinMaxRescale, params: {include: [image]}}
-  target: {name: CopyImage}
-  acquisition: {name: SliceAcquisition, params: {spacing_mm: [4, 4, 9], noise_std: [0, 0.1]}}
-training:
-  network: {num_levels: 2, num_features: 4, dropout: 0.2}
-  optimiser: {learning_rate: 1.0e-2}
-  run: {epochs: 2, steps_per_epoch: 5, deterministic: true}
-  validation: {every_epochs: 0, previews: 0, held_out: 1, samples: 2}
-"""
-HARD = [
-    "run.epochs=3",
-    "optimiser.accumulate=2",
-    "optimiser.average_decay=0.9",
-    "optimiser.schedule=cosine",
-    "optimiser.warm_up_steps=2",
-]
-"""Settings of which each has a state of its own; an epoch of 5 batches ends in half a step."""
-OF_TIME = ("seconds", "samples_per_second")
-
-
-@pytest.fixture
-def curves() -> None:
-    """Asks for training curves."""
-
-
-@pytest.fixture(autouse=True)
-def _without_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw no training curves, which takes longer than to train, unless a test asks for them."""
-    if "curves" not in request.fixturenames:
-        monkeypatch.setattr("synthsr_net.training.log.save_curve", lambda path, rows: None)
+pytestmark = pytest.mark.usefixtures("one_thread", "without_curves")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, make_labels: Callable) -> Path:
+def folder(run_sources: Path) -> Path:
     """Three label maps and a configuration."""
-    place: Path = tmp_path_factory.mktemp("run")
-    (place / "maps").mkdir()
-    for k in range(3):
-        labels = make_labels(SHAPE, k)[0].numpy()
-        image = nib.Nifti1Image(labels, np.diag([4.0, 4, 4, 1]))
-        nib.save(image, place / "maps" / f"sub-0{k}.nii")
-    (place / "own.yaml").write_text(CONFIG)
-    return place
+    return run_sources
 
 
 @pytest.fixture
@@ -100,31 +55,16 @@ def begin(folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]:
 
 
 @pytest.fixture(scope="module")
-def whole(folder: Path, tmp_path_factory) -> TrainingRun:
-    """A run with `HARD` settings that was never interrupted."""
+def whole(folder: Path, tmp_path_factory, hard: list[str]) -> TrainingRun:
+    """A run with `hard` settings that was never interrupted."""
     place = tmp_path_factory.mktemp("whole") / "run"
-    run = start(folder / "own.yaml", HARD, folder=place, labels=folder / "maps")
+    run = start(folder / "own.yaml", hard, folder=place, labels=folder / "maps")
     run.fit()
     return run
 
 
 def saved(place: Path | RunFolder, name: str = "last") -> dict[str, Tensor]:
     return load_file(RunFolder(getattr(place, "path", place)).model_path(name))
-
-
-def rows(place: Path | RunFolder) -> list[dict[str, str]]:
-    """Metrics, without those that no two runs share."""
-    with RunFolder(getattr(place, "path", place)).metrics_path.open() as file:
-        return [{k: v for k, v in row.items() if k not in OF_TIME} for row in csv.DictReader(file)]
-
-
-def assert_same_run(first: Path | RunFolder, second: Path | RunFolder) -> None:
-    """The same weights, bit for bit, and the same metrics."""
-    one, other = saved(first), saved(second)
-    assert set(one) == set(other)
-    different = [name for name, tensor in one.items() if not torch.equal(tensor, other[name])]
-    assert not different
-    assert rows(first) == rows(second)
 
 
 def files(place: Path) -> set[str]:
@@ -174,7 +114,9 @@ class TestFolder:
         found = sorted(path.stem for path in (run.folder.path / "models").iterdir())
         assert found == ["best", *(f"epoch_00{n}" for n in left), "last"]
 
-    def test_its_settings_repeat_the_run(self, whole, begin, tmp_path, monkeypatch):
+    def test_its_settings_repeat_the_run(
+        self, whole, begin, tmp_path, monkeypatch, assert_same_run
+    ):
         monkeypatch.chdir(tmp_path)
         run = begin(source=whole.folder.config_path, labels=None, name="again")
         run.fit()
@@ -227,7 +169,7 @@ class TestFolder:
             begin()
         assert files(tmp_path / "run") == before
 
-    def test_overwriting_leaves_the_files_of_others(self, begin, tmp_path):
+    def test_overwriting_leaves_the_files_of_others(self, begin, tmp_path, metrics_of):
         run = begin("run.epochs=3")
         run.fit()
         others = ["notes.txt", "models/other.pt", "logs/mine.log"]
@@ -239,7 +181,7 @@ class TestFolder:
         found = files(run.folder.path)
         assert {*others, "models/epoch_001.safetensors"} <= found
         assert "models/epoch_002.safetensors" not in found
-        assert len(rows(run.folder)) == 1
+        assert len(metrics_of(run.folder.path)) == 1
 
     def test_overwriting_touches_nothing_where_there_was_no_run(self, begin, tmp_path):
         (tmp_path / "run" / "models").mkdir(parents=True)
@@ -285,9 +227,11 @@ class TestGoingOn:
         ("step", "number"),
         [(1, signal.SIGTERM), (5, signal.SIGINT), (6, signal.SIGUSR1), (9, signal.SIGINT)],
     )
-    def test_after_a_signal_nothing_is_lost(self, whole, begin, step, number):
+    def test_after_a_signal_nothing_is_lost(
+        self, whole, begin, step, number, hard, assert_same_run
+    ):
         before = {n: signal.getsignal(n) for n in saving.STOP_SIGNALS}
-        run = begin(*HARD)
+        run = begin(*hard)
         with pytest.raises(KeyboardInterrupt):
             run.fit(on_step=stop_at(step, number))
         assert {n: signal.getsignal(n) for n in saving.STOP_SIGNALS} == before
@@ -307,8 +251,8 @@ class TestGoingOn:
             run.fit(on_step=twice)
         assert not run.folder.state_path.exists()
 
-    def test_a_run_without_a_state_begins_anew(self, whole, begin):
-        run = begin(*HARD)
+    def test_a_run_without_a_state_begins_anew(self, whole, begin, hard, assert_same_run):
+        run = begin(*hard)
         begin(resume=True).fit()
         assert_same_run(whole.folder, run.folder)
 
@@ -332,7 +276,7 @@ class TestGoingOn:
         assert found == positions
         assert torch.load(run.folder.state_path, weights_only=True)["position"] == 10
 
-    def test_more_epochs_can_be_added(self, begin):
+    def test_more_epochs_can_be_added(self, begin, assert_same_run):
         begin("run.epochs=4", name="long").fit()
         run = begin("run.epochs=2")
         run.fit()
@@ -349,13 +293,13 @@ class TestGoingOn:
         assert not found & set(left)
         assert "models/.mine" in found
 
-    def test_a_complete_run_has_nothing_left_to_do(self, whole, begin):
-        run = begin(*HARD)
+    def test_a_complete_run_has_nothing_left_to_do(self, whole, begin, hard, assert_same_run):
+        run = begin(*hard)
         run.fit()
         begin(resume=True).fit()
         assert_same_run(whole.folder, run.folder)
 
-    def test_rows_of_epochs_that_are_repeated_are_dropped(self, begin):
+    def test_rows_of_epochs_that_are_repeated_are_dropped(self, begin, metrics_of):
         run = begin("run.epochs=4", "run.save_every_steps=100")
         kept, best = [b""], []
 
@@ -364,22 +308,23 @@ class TestGoingOn:
             best.append(told.best)
 
         run.fit(on_epoch=on_epoch)
-        first = rows(run.folder)
+        first = metrics_of(run.folder.path)
         run.folder.state_path.write_bytes(kept[2])  # as it was in epoch 2, before its first batch
         again = begin(resume=True)
         seen = []
         again.fit(
-            on_step=lambda now: seen.append((now.done, len(rows(run.folder)))), on_epoch=on_epoch
+            on_step=lambda now: seen.append((now.done, len(metrics_of(run.folder.path)))),
+            on_epoch=on_epoch,
         )
         assert seen == [(done, (done - 1) // 5) for done in range(6, 21)]
-        assert rows(run.folder) == first
+        assert metrics_of(run.folder.path) == first
         assert best[4:] == best[1:4]
 
-    def test_the_learning_rate_of_the_settings_holds(self, begin):
+    def test_the_learning_rate_of_the_settings_holds(self, begin, metrics_of):
         run = begin("run.epochs=1", "run.steps_per_epoch=1")
         run.fit()
         begin("run.epochs=2", "optimiser.learning_rate=1.0e-30", resume=True).fit()
-        rates = [float(row["learning_rate"]) for row in rows(run.folder)]
+        rates = [float(row["learning_rate"]) for row in metrics_of(run.folder.path)]
         assert rates == pytest.approx([1e-2, 1e-30])
         first, second = (saved(run.folder, f"epoch_00{n}")["head.weight"] for n in (1, 2))
         assert torch.equal(first, second)  # from the first step on
@@ -450,7 +395,9 @@ class TestGoingOn:
         assert "--overwrite" in str(caught.value)
         assert "\n" not in str(caught.value)
 
-    def test_other_files_are_found_from_everywhere(self, begin, tmp_path, monkeypatch):
+    def test_other_files_are_found_from_everywhere(
+        self, begin, tmp_path, monkeypatch, assert_same_run, metrics_of
+    ):
         network = UNetConfig(num_levels=2, num_features=4)
         (tmp_path / "here").mkdir()
         monkeypatch.chdir(tmp_path / "here")
@@ -473,15 +420,15 @@ class TestGoingOn:
         assert_same_run(run.folder, tmp_path / "again")
         (tmp_path / "here" / "w.safetensors").unlink()  # weights are in the state by now
         begin("run.epochs=2", resume=True).fit()
-        assert len(rows(run.folder)) == 2
+        assert len(metrics_of(run.folder.path)) == 2
 
 
 # Failing -----------------------------------------------------------------------------------------
 
 
 class TestLossesThatAreNotFinite:
-    def test_the_run_stops_and_says_where(self, begin, monkeypatch, folder):
-        run = begin(*HARD)
+    def test_the_run_stops_and_says_where(self, begin, monkeypatch, folder, hard):
+        run = begin(*hard)
         good, calls = Objective.forward, []
 
         def forward(self: Objective, prediction: Tensor, pair: Any) -> Tensor:
@@ -507,8 +454,10 @@ class TestLossesThatAreNotFinite:
             written = nib.load(place / f"{name}_0_0.nii.gz").get_fdata(dtype=np.float32)
             np.testing.assert_array_equal(written, tensor[0, 0].numpy())
 
-    def test_once_mended_the_run_goes_on_as_if_nothing_had_been(self, whole, begin, monkeypatch):
-        run = begin(*HARD, "run.save_every_steps=2")
+    def test_once_mended_the_run_goes_on_as_if_nothing_had_been(
+        self, whole, begin, monkeypatch, hard, assert_same_run
+    ):
+        run = begin(*hard, "run.save_every_steps=2")
         with monkeypatch.context() as patched:
             good, calls = Objective.forward, []
 
@@ -527,8 +476,10 @@ class TestLossesThatAreNotFinite:
         with pytest.raises(TrainingFailedError, match=r"Lower optimiser\.learning_rate"):
             run.fit()
 
-    def test_a_gradient_that_is_not_finite_is_not_saved(self, whole, begin, monkeypatch):
-        run = begin(*HARD, "run.save_every_steps=2")
+    def test_a_gradient_that_is_not_finite_is_not_saved(
+        self, whole, begin, monkeypatch, hard, assert_same_run
+    ):
+        run = begin(*hard, "run.save_every_steps=2")
         with monkeypatch.context() as patched:
             good, calls = Objective.forward, []
 
@@ -568,8 +519,10 @@ class TestFullDisk:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     @pytest.mark.parametrize("what", ["model", "state", "torch", "metrics", "copy"])
-    def test_it_is_told_and_nothing_is_half_written(self, whole, begin, monkeypatch, what):
-        run = begin(*HARD)
+    def test_it_is_told_and_nothing_is_half_written(
+        self, whole, begin, monkeypatch, what, hard, assert_same_run, metrics_of
+    ):
+        run = begin(*hard)
         replace = os.replace
 
         def no_replace(source: Any, goal: Any) -> None:
@@ -605,7 +558,7 @@ class TestFullDisk:
         assert load_model(run.folder.model_path("best")).config.training["epochs"] in (1, 2)
         for path in (run.folder.path / "models").iterdir():
             load_model(path)
-        assert len(rows(run.folder)) == (2 if what in ("state", "torch") else 1)
+        assert len(metrics_of(run.folder.path)) == (2 if what in ("state", "torch") else 1)
         begin(resume=True).fit()
         assert_same_run(whole.folder, run.folder)
 
@@ -685,14 +638,16 @@ class TestStarting:
         monkeypatch.setenv("RANK", "1")
         assert not is_first_process()
 
-    def test_label_maps_of_several_shapes_make_batches(self, begin, folder, tmp_path, make_labels):
+    def test_label_maps_of_several_shapes_make_batches(
+        self, begin, folder, tmp_path, make_labels, metrics_of
+    ):
         (tmp_path / "maps").mkdir()
         for k, shape in enumerate([(20, 18, 22), (14, 24, 16)]):
             image = nib.Nifti1Image(make_labels(shape, k)[0].numpy(), np.diag([4.0, 4, 4, 1]))
             nib.save(image, tmp_path / "maps" / f"sub-{k}.nii")
         run = begin("run.batch_size=3", "validation.held_out=0", labels=tmp_path / "maps")
         run.fit()
-        assert len(rows(run.folder)) == 2
+        assert len(metrics_of(run.folder.path)) == 2
         image.affine[:3, :3] *= 2
         nib.save(nib.Nifti1Image(image.dataobj, image.affine), tmp_path / "maps" / "sub-1.nii")
         with pytest.raises(ValueError, match=r"one isotropic voxel spacing, got 4 to 8 mm"):

@@ -37,7 +37,7 @@ from synthsr_transforms.labels import LabelTable
 from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.sources import Case
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "without_curves")
 
 SHAPE = (20, 18, 22)
 TABLE = LabelTable.ready("freesurfer_aseg")
@@ -73,30 +73,15 @@ training:
 """
 
 
-@pytest.fixture
-def curves() -> None:
-    """Asks for training curves."""
-
-
-@pytest.fixture(autouse=True)
-def _without_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw no training curves, which takes longer than to train, unless a test asks for them."""
-    if "curves" not in request.fixturenames:
-        monkeypatch.setattr("synthsr_net.training.log.save_curve", lambda path, rows: None)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, make_labels: Callable, make_image: Callable) -> Path:
+def folder(tmp_path_factory, save_label_maps: Callable, make_image: Callable) -> Path:
     """Three label maps with images, and configurations."""
     place: Path = tmp_path_factory.mktemp("task")
-    for name in ("maps", "images"):
-        (place / name).mkdir()
+    save_label_maps(place / "maps", 3)
+    (place / "images").mkdir()
     for k in range(3):
-        affine = np.diag([4.0, 4, 4, 1])
-        labels = make_labels(SHAPE, k)[0].numpy()
-        nib.save(nib.Nifti1Image(labels, affine), place / "maps" / f"sub-0{k}.nii")
-        image = make_image(SHAPE, 1, k)[0].numpy()
-        nib.save(nib.Nifti1Image(image, affine), place / "images" / f"sub-0{k}.nii")
+        image = nib.Nifti1Image(make_image(SHAPE, 1, k)[0].numpy(), np.diag([4.0, 4, 4, 1]))
+        nib.save(image, place / "images" / f"sub-0{k}.nii")
     (place / "synthetic.yaml").write_text(SYNTHETIC)
     (place / "two.yaml").write_text(TWO_CHANNELS)
     return place
@@ -507,6 +492,16 @@ class TestWatch:
 class TestKinds:
     """A step of everything that can be chosen, from which a finite model comes out."""
 
+    TINY = (
+        "network.num_levels=2",
+        "network.num_features=4",
+        "run.epochs=1",
+        "run.steps_per_epoch=1",
+        "validation.every_epochs=0",
+        "acquisition.spacing_mm=[4, 4, 9]",
+        "acquisition.thickness_mm=[4, 4, 9]",
+    )
+
     def trained(self, run: TrainingRun) -> UNet3d:
         before = weights(run.prepared.network)
         run.fit()
@@ -559,13 +554,7 @@ class TestKinds:
             begin(
                 "label_table=freesurfer_synthsr",
                 "crop.shape=16",
-                "network.num_levels=2",
-                "network.num_features=4",
-                "run.epochs=1",
-                "run.steps_per_epoch=1",
-                "validation.every_epochs=0",
-                "acquisition.spacing_mm=[4, 4, 9]",
-                "acquisition.thickness_mm=[4, 4, 9]",
+                *self.TINY,
                 source="hyperfine",
             )
         )
@@ -574,13 +563,7 @@ class TestKinds:
     def test_real_targets(self, begin):
         run = begin(
             "label_table=freesurfer_synthsr",
-            "network.num_levels=2",
-            "network.num_features=4",
-            "run.epochs=1",
-            "run.steps_per_epoch=1",
-            "validation.every_epochs=0",
-            "acquisition.spacing_mm=[4, 4, 9]",
-            "acquisition.thickness_mm=[4, 4, 9]",
+            *self.TINY,
             source="tutorial_1_sr_real",
         )
         assert run.prepared.patch == (20, 18, 22)
