@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -51,13 +52,19 @@ class InstanceNorm(nn.Module):
         if x.device.type == "cpu":
             # with channels last, PyTorch's kernel adds millions of voxels up one by one in float32,
             # which makes errors of a thousandth
-            return self._grouped(x, self.weight.numel())
-        weight, bias = self.affine
+            return self._grouped(x, x.shape[1])
+        weight, bias = self._affine_of(x)
         cudnn = torch.backends.cudnn.enabled
         return torch.batch_norm(x, weight, bias, None, None, True, 0.0, self.eps, cudnn)
 
+    def _affine_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and bias, 0 for channels that are behind those of the layer."""
+        weight, bias = self.affine
+        more = x.shape[1] - weight.numel()
+        return (F.pad(weight, (0, more)), F.pad(bias, (0, more))) if more else (weight, bias)
+
     def _grouped(self, x: Tensor, num_groups: int) -> Tensor:
-        result: Tensor = _Grouped.apply(x, *self.affine, num_groups, self.eps)
+        result: Tensor = _Grouped.apply(x, *self._affine_of(x), num_groups, self.eps)
         return result
 
     @property

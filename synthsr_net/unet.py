@@ -121,13 +121,17 @@ class Level(nn.Module):
         self.dropout = nn.Dropout3d(config.dropout)
         self.activation = ACTIVATIONS[config.activation]
 
-    def forward(self, x: Tensor, small: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, small: Tensor | None = None, *, multiple: int = 1
+    ) -> tuple[Tensor, Tensor]:
         """Apply the level.
 
         Args:
             x: `(B, in_channels, X, Y, Z)`.
             small: `(B, C, X / 2, Y / 2, Z / 2)`: what is to be upsampled and concatenated behind
                 `x` by `convolve_joined`; `x` then has `in_channels - C` channels.
+            multiple: The output gets channels of zeros up to a multiple of this; `x` and `small`
+                may have such channels too.
 
         Returns:
             The output `(B, features, X, Y, Z)`, and what a skip connection carries: the last
@@ -135,14 +139,38 @@ class Level(nn.Module):
         """
         skip = x
         for index, conv in enumerate(self.convs):
+            assert isinstance(conv, nn.Conv3d)
             if small is not None and index == 0:
-                assert isinstance(conv, nn.Conv3d)
-                x = convolve_joined(x, small, conv.weight, conv.bias)
+                weight, bias = self._widened(conv, multiple, x, small)
+                x = convolve_joined(x, small, weight, bias)
+            elif multiple > 1:
+                weight, bias = self._widened(conv, multiple, x)
+                x = F.conv3d(x, weight, bias, padding=conv.padding)
             else:
                 x = conv(x)
             skip = self.activation(x)
             x = self.dropout(skip)
         return self.norm(x), skip
+
+    def _widened(
+        self, conv: nn.Conv3d, multiple: int, x: Tensor, small: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Kernel and bias for inputs and outputs with channels of zeros behind their own."""
+        weight, bias = conv.weight, conv.bias
+        if multiple == 1:
+            return weight, bias
+        own = conv.out_channels if small is not None else conv.in_channels
+        parts = [_zero_padded(weight[:, :own], 1, x.shape[1])]
+        if small is not None:
+            parts.append(_zero_padded(weight[:, own:], 1, small.shape[1]))
+        channels = -(-conv.out_channels // multiple) * multiple
+        weight = _zero_padded(torch.cat(parts, 1) if len(parts) > 1 else parts[0], 0, channels)
+        return weight, None if bias is None else _zero_padded(bias, 0, channels)
+
+
+def _zero_padded(weight: Tensor, axis: int, size: int) -> Tensor:
+    after = [0] * (2 * (weight.ndim - axis) - 1)
+    return F.pad(weight, [*after, size - weight.shape[axis]])
 
 
 def _normalisation(config: UNetConfig, features: int) -> nn.Module:
@@ -172,6 +200,9 @@ class UNet3d(nn.Module):
             volume apart, where sizes are halved without a remainder. That saves a quarter of the
             products and most of the memory of these levels; the result is the same up to the order
             of sums.
+        multiple: Features are padded with zeros to a multiple of this in computing, where `phased`
+            applies and normalisation is `instance` or `none`: GPUs multiply 32 channels sooner than
+            24. The result is the same up to the order of sums.
 
     References:
         Ronneberger et al., U-Net: Convolutional networks for biomedical image segmentation,
@@ -184,6 +215,7 @@ class UNet3d(nn.Module):
     """
 
     phased: bool = False
+    multiple: int = 1
 
     def __init__(self, config: UNetConfig | None = None) -> None:
         super().__init__()
@@ -220,19 +252,29 @@ class UNet3d(nn.Module):
             raise ValueError(
                 f"input must be (B, {self.config.in_channels}, X, Y, Z), got {tuple(x.shape)}."
             )
+        multiple = self.multiple if self._can_widen(x) else 1
         skips: list[Tensor] = []
         for level in self.encoder:
             if skips:
                 x = F.max_pool3d(x, 2, ceil_mode=True)
-            x, skip = level(x)
+            x, skip = level(x, multiple=multiple)
             skips.append(skip)
         for level, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
             if self.phased and can_join(skip, x, self.config.kernel_size):
-                x, _ = level(skip, x)
+                x, _ = level(skip, x, multiple=multiple)
             else:
                 x, _ = level(torch.cat([skip, upsample(x, skip.shape[2:])], dim=1))
-        x = self.head(x)
+        if multiple > 1:
+            x = F.conv3d(x, _zero_padded(self.head.weight, 1, x.shape[1]), self.head.bias)
+        else:
+            x = self.head(x)
         return x.softmax(1) if self.config.softmax else x
+
+    def _can_widen(self, x: Tensor) -> bool:
+        """Whether features can be padded: not if they are concatenated or batch statistics kept."""
+        whole = all(size % self.config.divisor == 0 for size in x.shape[2:])
+        plain = self.config.normalisation in ("instance", "none")
+        return self.phased and whole and plain and self.config.kernel_size == 3
 
 
 def upsample(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -371,7 +371,9 @@ class TestSources:
 
         monkeypatch.setattr(torch, "compile", compile_)
         assert train("--compile", *settings("run.epochs=1")).exit_code == 0
-        assert len(compiled) == 1
+        network, loss = compiled
+        assert network.__self__.config.num_levels >= 1
+        assert loss.__self__.outputs_per_target == 1
 
     def test_samples_of_the_run_are_generated(self, folder):
         train(*settings("run.epochs=1"))

@@ -310,6 +310,20 @@ class TestWindows:
         assert torch.autograd.gradcheck(curved, (x,))
         assert torch.autograd.gradgradcheck(curved, (x,))
 
+    @pytest.mark.parametrize("name", ["ssim", "ssim3d", "l1_ssim3d"])
+    def test_compiled_losses_are_the_same_in_one_graph(self, volume, name):
+        prediction, target = (volume(1, 2, (11, 12, 13), seed=seed) for seed in (0, 1))
+        results = []
+        for compiled in (False, True):
+            torch._dynamo.reset()
+            loss, x = build_loss(name), prediction.clone().requires_grad_()
+            if compiled:
+                loss.compile(backend="aot_eager", fullgraph=True)
+            value = loss(x, target)
+            value.backward()
+            results.append((value.detach(), x.grad))
+        torch.testing.assert_close(results[1], results[0])
+
 
 class TestCropping:
     @given(st.tuples(*[st.integers(1, 9)] * 3), st.tuples(*[st.integers(0, 9)] * 3))

@@ -262,11 +262,38 @@ class TestPhased:
         assert torch.equal(kernel, prepare(weight))
         assert kernel.dtype == torch.float32
 
-    @pytest.mark.parametrize("transposed", [False, True])
-    def test_it_compiles_to_one_graph(self, make, volume, monkeypatch, transposed):
-        model, x = make(), volume(1, 1, 8, 8, 8)
-        set_way(monkeypatch, transposed)
+    @pytest.mark.parametrize("normalisation", ["instance", "none", "batch", "group"])
+    @pytest.mark.parametrize("multiple", [4, 7])
+    def test_padded_features_change_nothing(self, make, volume, normalisation, multiple):
+        layout = torch.channels_last_3d
+        model = make(normalisation=normalisation, num_features=3, normalise_last=False)
+        model = model.double().to(memory_format=layout).train()
+        x = volume(2, model.config.in_channels, 8, 8, 4).double().contiguous(memory_format=layout)
         model.phased = True
+        plain = self.results(model, x)
+        model.multiple = multiple
+        for ours, theirs in zip(self.results(model, x), plain, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10 * (1 + theirs.abs().max()))
+
+    def test_features_are_padded_to_the_multiple(self, make, volume):
+        model = make(normalisation="instance", num_features=3, normalise_last=False)
+        model.phased, model.multiple = True, 8
+        seen = []
+        for level in (*model.encoder, *model.decoder):
+            level.register_forward_hook(lambda *call: seen.append(call[-1][0].shape[1]))
+        model(volume(1, 1, 8, 8, 8))
+        assert len(seen) > 2
+        assert all(channels % 8 == 0 for channels in seen)
+        seen.clear()
+        model(volume(1, 1, 9, 8, 8))  # not halved without a remainder: the plain way
+        assert seen[0] == 3
+
+    @pytest.mark.parametrize("multiple", [1, 4])
+    @pytest.mark.parametrize("transposed", [False, True])
+    def test_it_compiles_to_one_graph(self, make, volume, monkeypatch, transposed, multiple):
+        model, x = make(normalisation="instance"), volume(1, 1, 8, 8, 8)
+        set_way(monkeypatch, transposed)
+        model.phased, model.multiple = True, multiple
         torch._dynamo.reset()
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(compiled(x), model(x), rtol=0, atol=1e-5)

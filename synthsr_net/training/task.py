@@ -82,6 +82,7 @@ class TrainingTask(LightningModule):
     ) -> None:
         super().__init__()
         network.phased = True  # the same result, sooner
+        network.multiple = config.run.feature_multiple
         self.network = channels_last(network)
         self.objective, self.config, self.position = objective, config, position
         self.table = table
@@ -93,6 +94,8 @@ class TrainingTask(LightningModule):
         self.results: dict[str, float] = {}
         self.real: RealPairs | None = None
         self._forward = _compiled(network.forward, config.run.compile)
+        if config.run.compile:
+            objective.image_loss.compile()
 
     # Training
 
