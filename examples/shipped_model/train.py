@@ -23,7 +23,6 @@ COMMON = {
     "validation.held_out": "[training_seg_01.nii.gz,training_seg_02.nii.gz]",
     "validation.samples": 16,
     "loss.name": "l1_ssim3d",
-    "loss.params": "{weight: 0.1}",
     "optimiser.average_decay": 0.999,
 }
 
@@ -48,19 +47,47 @@ def stage(size: int, epochs: int, steps: int, rate: float, **more: object) -> di
     }
 
 
-WIDER = {"loss__padding_voxels": 24, "run__seed": 1, "optimiser__warm_up_steps": 200}
+WIDER = {"loss__padding_voxels": 24, "run__seed": 1}
+FIRST = {
+    "loss.params": "{weight: 0.1}",
+    "mixture.prior_stds": "[3, 25]",
+    "t1_contrast.p": 0.1,
+    "t1_contrast.std": "[2, 12]",
+    "t2_contrast.std": "[2, 12]",
+    "flair_contrast.std": "[2, 12]",
+    "ct_contrast.std": "[3, 18]",
+    "same_contrast.p": 0.1,
+    "texture.p": 1,
+    "texture.std": "[0, 0.12]",
+    "texture.size_mm": "[1, 6]",
+    "fine_texture.p": 0,
+    "lesions.p": 0.5,
+    "acquisition.noise_std": "{log_normal: [-4, 0.8]}",
+}
+"""Settings of the first stages, where they differ from the preset: noisier scans, less texture."""
+THEN = {
+    "loss.params": "{weight: 0.2}",
+    "run.feature_multiple": 32,
+}
+"""Settings of the stages that follow."""
 RECIPES = {
     "t1": Recipe(
         "synthsr-t1-v1",
         {"network.num_features": 24},
-        [stage(128, 4, 8000, 5e-4), stage(192, 1, 200, 2e-4, **WIDER)],
+        [
+            stage(128, 4, 8000, 5e-4) | FIRST,
+            stage(192, 1, 200, 2e-4, optimiser__warm_up_steps=200, **WIDER) | FIRST,
+            stage(128, 2, 4000, 8e-4, optimiser__warm_up_steps=300, run__batch_size=8) | THEN,
+            stage(192, 1, 2493, 3e-4, optimiser__warm_up_steps=100, run__batch_size=2, **WIDER)
+            | THEN,
+        ],
     ),
     "fast": Recipe(
         "synthsr-t1-fast-v1",
         {"network.num_features": 12, "model.scan.flip": "false"},
         [
-            stage(128, 4, 6500, 8e-4, run__batch_size=2),
-            stage(192, 1, 200, 3.2e-4, **WIDER),
+            stage(128, 4, 6500, 8e-4, run__batch_size=2) | FIRST,
+            stage(192, 1, 200, 3.2e-4, optimiser__warm_up_steps=200, **WIDER) | FIRST,
         ],
     ),
 }
