@@ -319,9 +319,9 @@ class TestAverage:
 class TestCompilation:
     @pytest.mark.parametrize(
         ("wish", "expected"),
-        [("false", []), ("true", [{}]), ("reduce-overhead", [{"mode": "reduce-overhead"}])],
+        [("false", []), ("true", [{}, {}]), ("reduce-overhead", [{"mode": "reduce-overhead"}, {}])],
     )
-    def test_the_mode_goes_to_torch(self, begin, monkeypatch, wish, expected):
+    def test_the_mode_of_the_network_goes_to_torch(self, begin, monkeypatch, wish, expected):
         seen = []
 
         def compile_(function: Any, **options: Any) -> Any:
