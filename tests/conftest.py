@@ -9,6 +9,7 @@ import copy
 import csv
 import hashlib
 import json
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,13 @@ import torchio as tio
 from safetensors.torch import load_file
 from torch import Tensor
 from torchio.data.batch import SubjectsBatch
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C stop programs that tests start, also where the shell ignores it (`pytest &`)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 SHAPE = (12, 10, 14)
 LEFT_VALUES = (2, 3, 4, 10, 17, 31)
