@@ -288,10 +288,12 @@ class TestPhased:
         model(volume(1, 1, 9, 8, 8))  # not halved without a remainder: the plain way
         assert seen[0] == 3
 
-    @pytest.mark.parametrize("multiple", [1, 4])
+    @pytest.mark.parametrize(("normalisation", "multiple"), [("batch", 1), ("instance", 4)])
     @pytest.mark.parametrize("transposed", [False, True])
-    def test_it_compiles_to_one_graph(self, make, volume, monkeypatch, transposed, multiple):
-        model, x = make(normalisation="instance"), volume(1, 1, 8, 8, 8)
+    def test_it_compiles_to_one_graph(
+        self, make, volume, monkeypatch, transposed, normalisation, multiple
+    ):
+        model, x = make(normalisation=normalisation), volume(1, 1, 8, 8, 8)
         set_way(monkeypatch, transposed)
         model.phased, model.multiple = True, multiple
         torch._dynamo.reset()

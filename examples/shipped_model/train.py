@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+SYNTHSR = (sys.executable, "-c", "from synthsr_cli.main import main; main()")
 TABLE = Path(__file__).with_name("labels.tsv")
 COMMON = {
     "label_table": TABLE,
@@ -104,13 +105,13 @@ def train(recipe: Recipe, labels: Path, out: Path, pairs: Path | None) -> Path:
         settings |= {"validation.images": pairs / "images", "validation.labels": pairs / "labels"}
     for number, own in enumerate(recipe.stages, start=1):
         folder = out / f"stage_{number}"
-        command = ["synthsr", "train", "all_purpose", "--labels", labels, "--out", folder]
+        command = [*SYNTHSR, "train", "all_purpose", "--labels", labels, "--out", folder]
         for key, value in {**settings, **own}.items():
             command += ["--set", f"{key}={value}"]
         subprocess.run([str(part) for part in (*command, "--compile")], check=True)
         settings["initial_weights"] = folder / "models" / "last.safetensors"
     model = out / f"{recipe.name}.safetensors"
-    pack = ["synthsr", "convert-weights", settings["initial_weights"], model, "--precision", "fp16"]
+    pack = [*SYNTHSR, "convert-weights", settings["initial_weights"], model, "--precision", "fp16"]
     subprocess.run([str(part) for part in pack], check=True)
     return model
 
