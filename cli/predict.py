@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     help="Sharpen the prediction (unsharp mask).  [default: as the model says]",
 )
 @click.option(
+    "--data-consistency/--no-data-consistency",
+    default=None,
+    help="Keep the detail of T1-weighted scans, lesions apart; changes no other contrast."
+    "  [default: as the model says]",
+)
+@click.option(
     "--lesion-mask",
     type=click.Path(path_type=Path),
     metavar="FILE|DIR",

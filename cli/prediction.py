@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 ARGUMENTS = "synthsr.arguments"
 """Key of `Context.meta` under which a command keeps its arguments, to start itself again."""
 PREDICTOR_OPTIONS = (
-    *("device", "precision", "flip", "sharpen", "ct", "legacy", "grid", "max_memory", "tile"),
+    *("device", "precision", "flip", "sharpen", "data_consistency"),
+    *("ct", "legacy", "grid", "max_memory", "tile"),
 )
 """Options that are fields of `PredictorSettings` and have their names."""
 

@@ -80,6 +80,9 @@ class ScanConfig:
     """Whether predictions are averaged with those of the left-right mirrored scan by default."""
     sharpen: bool = False
     """Whether predictions are sharpened (unsharp mask) by default."""
+    data_consistency: bool = False
+    """Whether predictions keep by default what scans of their own contrast show, see
+    `synthsr_net.scan.consistency`. For models that predict a T1 with white matter near 110."""
 
     def __post_init__(self) -> None:
         if self.normalisation not in NORMALISATIONS:

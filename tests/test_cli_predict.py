@@ -139,7 +139,7 @@ class TestOneScan:
 
         monkeypatch.setattr(Predictor, "__init__", look)
         options = ("--ct", "--no-flip", "--sharpen", "--precision", "bf16", "--device", "cpu")
-        more = ("--max-memory", "3GB", "--tile", "128")
+        more = ("--max-memory", "3GB", "--tile", "128", "--no-data-consistency")
         save(folder / "ct.nii", 80 * voxels() - 5)
         result = run("predict", "ct.nii", "p.nii", *MODEL, *options, *more)
         assert result.exit_code == 0, result.output
@@ -148,6 +148,7 @@ class TestOneScan:
             "precision": "bf16",
             "flip": False,
             "sharpen": True,
+            "data_consistency": False,
             "ct": True,
             "legacy": None,
             "grid": "1mm",

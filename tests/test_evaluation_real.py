@@ -24,6 +24,7 @@ from synthsr_net.evaluation.scans import Seen, evaluate_scan, inverse, see
 from synthsr_net.evaluation.world import read_on, read_registration
 from synthsr_net.predict import Predictor
 from synthsr_net.scan import Scan, scan_of
+from synthsr_net.scan.consistency import Operators
 from synthsr_net.training.real_pairs import RealPair, RealPairs
 from synthsr_net.unet import UNet3d, UNetConfig
 from synthsr_transforms.labels import LabelTable
@@ -56,7 +57,9 @@ class Stub(HeadNetwork):
         super().__init__(network().predictor)
         self.answer = answer
 
-    def __call__(self, volume: Tensor, *, averaged: bool = True) -> Tensor:
+    def __call__(
+        self, volume: Tensor, *, averaged: bool = True, slices: Operators = (None, None, None)
+    ) -> Tensor:
         return self.answer(volume) if callable(self.answer) else 110 * volume
 
 
@@ -76,7 +79,8 @@ def seen(head: Head) -> Seen:
     image = head.target / head.target.max()
     scan = Scan(image.numpy(), head.affine, "head.nii.gz")
     grid = ((*image.shape,), head.affine)
-    return Seen("head", scan, image, grid, head.target, regions_of(head.target, SPACING))
+    regions = regions_of(head.target, SPACING)
+    return Seen("head", scan, image, grid, head.target, regions, [None] * 3)
 
 
 def registration(path: Path, matrix: np.ndarray, shift: list[float], centre: list[float]) -> Path:

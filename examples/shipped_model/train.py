@@ -51,6 +51,7 @@ def stage(size: int, epochs: int, steps: int, rate: float, **more: object) -> di
 WIDER = {"loss__padding_voxels": 24, "run__seed": 1}
 FIRST = {
     "loss.params": "{weight: 0.1}",
+    "soft_borders.sigma_mm": "[0.4, 0.9]",
     "mixture.prior_stds": "[3, 25]",
     "t1_contrast.p": 0.1,
     "t1_contrast.std": "[2, 12]",
@@ -66,11 +67,15 @@ FIRST = {
     "acquisition.noise_std": "{log_normal: [-4, 0.8]}",
 }
 """Settings of the first stages, where they differ from the preset: noisier scans, less texture."""
-THEN = {
-    "loss.params": "{weight: 0.2}",
-    "run.feature_multiple": 32,
+LAST = {"loss.params": "{weight: 0.2}", "run.feature_multiple": 32}
+"""Settings of the last stages, which take the preset as it is."""
+THEN = LAST | {
+    "same_contrast.p": 0.14,
+    "texture.std": "[0, 0.07]",
+    "texture.size_mm": "[3, 16]",
+    "soft_borders.sigma_mm": "[0.4, 0.9]",
 }
-"""Settings of the stages that follow."""
+"""Settings of the stages between: fewer scans of the target's contrast, softer borders."""
 RECIPES = {
     "t1": Recipe(
         "synthsr-t1-v1",
@@ -81,6 +86,12 @@ RECIPES = {
             stage(128, 2, 4000, 8e-4, optimiser__warm_up_steps=300, run__batch_size=8) | THEN,
             stage(192, 1, 2493, 3e-4, optimiser__warm_up_steps=100, run__batch_size=2, **WIDER)
             | THEN,
+            stage(128, 2, 7000, 8e-4, optimiser__warm_up_steps=300, run__batch_size=8)
+            | LAST
+            | {"run.seed": 2},
+            stage(192, 1, 4383, 3e-4, optimiser__warm_up_steps=100, run__batch_size=2, **WIDER)
+            | LAST
+            | {"run.seed": 3},
         ],
     ),
     "fast": Recipe(

@@ -17,6 +17,9 @@ from synthsr_transforms.laws import law
 
 TARGET_PRESET = "all_purpose"
 """Preset whose target is the standard T1 that predictions are compared with."""
+BORDER_MM = 0.65
+"""Width of the Gaussian by which borders of tissues are softened, in scan and target alike. It does not
+follow the preset, so that figures of models can be compared."""
 STRIPPING_MARGIN_MM = 1.0
 """How far the border of skull-stripped scans lies outside the brain."""
 
@@ -176,21 +179,13 @@ def target_contrast() -> dict[str, Any]:
     }
 
 
-def border_mm() -> float:
-    """Width of the Gaussian by which borders of tissues are softened, in scan and target alike."""
-    for step in _preset_steps():
-        if step.name == "GaussianSmoothing" and "target" in (step.params.get("include") or []):
-            return _middle(step.params["sigma_mm"])
-    return 0.5
-
-
 @cache
 def _preset_steps() -> tuple[StepConfig, ...]:
     return tuple(load_config(TARGET_PRESET).steps.values())
 
 
 def _borders(image: str) -> StepConfig:
-    params = {"sigma_mm": border_mm(), "include": [image]}
+    params = {"sigma_mm": BORDER_MM, "include": [image]}
     return StepConfig(name="GaussianSmoothing", params=params)
 
 

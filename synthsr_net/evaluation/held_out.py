@@ -19,7 +19,7 @@ from .heads import Head, read_head
 from .likeness import brain_of, mapped_scores
 from .network import EvaluationError, HeadNetwork
 from .pictures import Pictures
-from .slices import Slices, acquire, cubic, linear
+from .slices import Slices, acquire, cubic, linear, operators
 
 AXES = ("sagittal", "coronal", "axial")
 """Orientations of slices, by the axis across which they lie."""
@@ -104,7 +104,7 @@ def evaluate_label_maps(
         head = read_head(case, network.spacing_mm, divisor, network.device)
         for setting, image in _images(head, plan, network.spacing_mm):
             scan = _scan(head, setting, image, plan.seed)
-            prediction = network(linear(scan))
+            prediction = network(linear(scan), slices=operators(scan))
             rows.append({**_about(head, setting), **_measured(head, prediction, scan)})
             if pictures is not None and not number and _is_drawn(setting, plan):
                 _draw(pictures, head, setting, scan, prediction)

@@ -90,7 +90,7 @@ def evaluate_synthetic(
     rows = []
     for kind, share in KINDS.items():
         image = with_lesions(seen.image, weights, seen.regions, share)
-        t1 = network(image)
+        t1 = network(image, slices=seen.slices)
         rows.append(
             {
                 "scan": seen.name,

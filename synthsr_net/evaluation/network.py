@@ -12,6 +12,7 @@ from torch import Tensor
 from ..checkpoint import ModelConfig
 from ..predict import Predictor, Prepared
 from ..scan import Scan
+from ..scan.consistency import Operators, consistent
 from ..scan.intensities import sharpened
 
 
@@ -43,13 +44,17 @@ class HeadNetwork:
         """Voxel spacing of volumes and predictions."""
         return self.config.scan.spacing_mm
 
-    def __call__(self, volume: Tensor, *, averaged: bool = True) -> Tensor:
+    def __call__(
+        self, volume: Tensor, *, averaged: bool = True, slices: Operators = (None, None, None)
+    ) -> Tensor:
         """Predict.
 
         Args:
             volume: `(X, Y, Z)` in any unit, axes to the right, front and top.
             averaged: Whether to average with the prediction of the mirrored volume where the model
                 does so.
+            slices: What the volume was interpolated from, see `synthsr_net.scan.consistency`; by
+                default it was acquired as it is.
 
         Returns:
             `(X, Y, Z)` float32 in intensities of the model, on the device.
@@ -67,6 +72,10 @@ class HeadNetwork:
         settings = self.config.scan
         if not settings.clip_each_pass:
             image = _clipped(settings.output_scale * image, settings.output_range)
+        if self.predictor.data_consistency:
+            own = [None if each is None else each.to(image.device) for each in slices]
+            kept = consistent(image, x[0][prepared.space.inside], own, self.spacing_mm)
+            image = _clipped(kept, settings.output_range)
         if self.predictor.sharpen:
             image = _clipped(sharpened(image), settings.output_range)
         return image

@@ -15,7 +15,7 @@ from .held_out import AXES, check_slices
 from .likeness import mapped_scores
 from .network import HeadNetwork
 from .pictures import Pictures
-from .slices import acquire, cubic, linear
+from .slices import acquire, cubic, linear, operators
 
 SPACINGS_MM = (1.0, 3.0, 5.0, 7.0)
 """Slice spacings that are simulated."""
@@ -62,7 +62,7 @@ def evaluate_real_pairs(
             thick = slice_mm > network.spacing_mm
             for axis in axes if thick else axes[-1:]:
                 scan = acquire(image, affine, slice_mm, axis)
-                prediction = network(linear(scan))
+                prediction = network(linear(scan), slices=operators(scan))
                 rows.append(
                     {
                         "scan": pair.name,

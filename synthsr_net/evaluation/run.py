@@ -217,6 +217,7 @@ class Evaluation:
             "device": str(predictor.device),
             "flip": predictor.flip,
             "sharpen": predictor.sharpen,
+            "data_consistency": predictor.data_consistency,
         }
 
 

@@ -15,13 +15,14 @@ from synthsr_transforms.functional.warp import affine_grid, sample_grid
 from synthsr_transforms.volumes import Volume, reorient, stem
 
 from ..scan import Scan
+from ..scan.consistency import Operators
 from ..scan.regrid import Grid
 from .held_out import AXES, check_slices
 from .likeness import correlation
 from .network import HeadNetwork, percentile
 from .pictures import Pictures
 from .regions import Regions, regions_of
-from .slices import acquire, cubic, linear
+from .slices import acquire, cubic, linear, operators
 
 DEGRADED_MM = (3.0, 5.0)
 """Slice spacings that scans are degraded to."""
@@ -41,6 +42,7 @@ class Seen(NamedTuple):
         grid: Its shape and voxel-to-world matrix.
         t1: Prediction on the same grid.
         regions: Found in the prediction.
+        slices: Of the scan, as `HeadNetwork` takes them.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Seen(NamedTuple):
     grid: Grid
     t1: Tensor
     regions: Regions
+    slices: Operators
 
     @property
     def prediction(self) -> Volume:
@@ -66,9 +69,11 @@ def see(scan: Scan, network: HeadNetwork, *, ct: bool = False) -> Seen:
     """
     prepared = network.predictor.prepare([scan], ct=ct)
     image = prepared.tensor[0][prepared.space.inside].contiguous().to(network.device)
-    t1 = network(image)
+    slices = prepared.space.slices()
+    t1 = network(image, slices=slices)
     grid = prepared.space.aligned_grid
-    return Seen(stem(scan.name), scan, image, grid, t1, regions_of(t1, network.spacing_mm))
+    regions = regions_of(t1, network.spacing_mm)
+    return Seen(stem(scan.name), scan, image, grid, t1, regions, slices)
 
 
 def evaluate_scan(
@@ -131,7 +136,7 @@ def _through_slices(seen: Seen, network: HeadNetwork, slice_mm: float, axis: int
     return {
         "change": f"{slice_mm:g} mm",
         "axis": AXES[axis],
-        "network": correlation(network(linear(slices)), seen.t1, brain),
+        "network": correlation(network(linear(slices), slices=operators(slices)), seen.t1, brain),
         "interpolation": correlation(cubic(slices), seen.image, brain),
     }
 
@@ -143,11 +148,15 @@ def _robustness(seen: Seen, network: HeadNetwork) -> Iterator[Change]:
         return {"change": change, "axis": None, "network": correlation(t1, usual, brain)}
 
     def flipped() -> dict[str, Any]:
-        usual = network(seen.image, averaged=False)
-        return compared("flipped", network(seen.image.flip(0), averaged=False).flip(0), usual)
+        x, y, z = seen.slices
+        turned = (None if x is None else x.flip(0, 1), y, z)
+        usual = network(seen.image, averaged=False, slices=seen.slices)
+        flipped = network(seen.image.flip(0), averaged=False, slices=turned)
+        return compared("flipped", flipped.flip(0), usual)
 
     def inverted() -> dict[str, Any]:
-        return compared("inverted", network(inverse(seen.image, seen.regions)), seen.t1)
+        changed = network(inverse(seen.image, seen.regions), slices=seen.slices)
+        return compared("inverted", changed, seen.t1)
 
     def rotated() -> dict[str, Any]:
         there, back = _rotations(seen.image.shape)

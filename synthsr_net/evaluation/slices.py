@@ -19,6 +19,8 @@ from synthsr_transforms.functional.operators import apply_separable
 from synthsr_transforms.functional.resample import resize, resize_coordinates
 from synthsr_transforms.transforms import SliceAcquisition
 
+from ..scan.consistency import slice_operator
+
 Affine = npt.NDArray[np.float64]
 
 
@@ -96,6 +98,16 @@ def cubic(slices: Slices) -> Tensor:
         for n, size in zip(data.shape, slices.shape, strict=True)
     ]
     return apply_separable(data[None, None], operators)[0, 0]
+
+
+def operators(slices: Slices) -> list[Tensor | None]:
+    """How slices follow from the grid that they are made from, for `HeadNetwork`."""
+    found: list[Tensor | None] = []
+    for number, size in zip(slices.data.shape, slices.shape, strict=True):
+        width = size / number
+        centres = (np.arange(number) + 0.5) * width - 0.5
+        found.append(slice_operator(size, centres, width) if number < size else None)
+    return found
 
 
 @lru_cache(maxsize=64)

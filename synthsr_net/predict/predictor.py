@@ -85,7 +85,14 @@ class Predictor:
         usual = settings_of(self.config, self.settings.legacy)
         self.flip = usual.flip if self.settings.flip is None else self.settings.flip
         self.sharpen = usual.sharpen if self.settings.sharpen is None else self.settings.sharpen
-        self.record = PredictionRecord(model, self.settings, self.flip, self.sharpen)
+        wanted = self.settings.data_consistency
+        self.data_consistency = usual.data_consistency if wanted is None else wanted
+        choices = {
+            "flip": self.flip,
+            "sharpen": self.sharpen,
+            "data_consistency": self.data_consistency,
+        }
+        self.record = PredictionRecord(model, self.settings, choices)
         """What predictions are made with."""
 
     @classmethod
@@ -220,6 +227,7 @@ class Predictor:
             self.config,
             grid=self.settings.grid,
             sharpen=self.sharpen,
+            scan=prepared.tensor[0] if self.data_consistency else None,
         )
         image, told = prediction.image, [*prediction.warnings, *self._about_tiles(prepared.plan)]
         if lesion_mask is not None:

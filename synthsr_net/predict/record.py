@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -19,15 +20,14 @@ class PredictionRecord:
     Args:
         model: The model.
         settings: How it is used.
-        flip: Whether predictions are averaged with those of mirrored scans.
-        sharpen: Whether predictions are sharpened.
+        choices: Settings that the model decides where they were left to it, by name.
     """
 
     def __init__(
-        self, model: Model, settings: PredictorSettings, flip: bool, sharpen: bool
+        self, model: Model, settings: PredictorSettings, choices: Mapping[str, bool]
     ) -> None:
         self._model, self._settings = model, settings
-        self._flip, self._sharpen = flip, sharpen
+        self._choices = dict(choices)
         self.path: Path | None = None
         """File of the model, where it is known."""
 
@@ -55,8 +55,7 @@ class PredictionRecord:
         return {
             "model": self._model.config.name,
             "model_sha256": self.sha256,
-            "flip": self._flip,
-            "sharpen": self._sharpen,
+            **self._choices,
             "ct": settings.ct if ct is None else ct,
             "legacy": settings.legacy,
             "grid": settings.grid,

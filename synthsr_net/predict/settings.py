@@ -35,6 +35,9 @@ class PredictorSettings:
     """Whether to average with the prediction of the left-right mirrored scan."""
     sharpen: bool | None = None
     """Whether to sharpen with FreeSurfer's unsharp mask."""
+    data_consistency: bool | None = None
+    """Whether to keep what scans of the prediction's own contrast show, see
+    `synthsr_net.scan.consistency`."""
     ct: bool = False
     """Whether scans are CT, to be clipped to [0, 80] HU."""
     legacy: str | None = None

@@ -13,6 +13,7 @@ from synthsr_transforms.volumes import Volume, reorient
 
 from ..checkpoint import ModelConfig, ScanConfig
 from ..losses.laplace import SMALLEST_SCALE, UNIT_SCALE
+from .consistency import consistent
 from .extents import ScanError
 from .intensities import replace_nonfinite, sharpened
 from .regrid import along_axes, as_tensor, axis_operator, reslice
@@ -65,6 +66,7 @@ def from_network_space(
     *,
     grid: str = "1mm",
     sharpen: bool | None = None,
+    scan: Tensor | None = None,
 ) -> Prediction:
     """Make a prediction of the output of a network.
 
@@ -76,6 +78,8 @@ def from_network_space(
             RAS axes), or `"input"` for the grid of the scan, by linear interpolation.
         sharpen: Whether to apply an unsharp mask; None means what the model says. The result stays
             within the model's range of intensities, but with `legacy`.
+        scan: First channel `(X, Y, Z)` of the input of the network, whose detail the prediction
+            shall keep where both have one contrast (`consistent`). None: not wanted.
 
     Raises:
         ValueError: If `grid` is another word, or the output does not fit to space or model.
@@ -87,6 +91,9 @@ def from_network_space(
     _check_output(output, space, config)
     inside = output[(slice(None), *space.inside)].detach().float()
     image = _intensities(inside[0], space, settings)
+    if scan is not None:
+        x, slices = scan[space.inside].to(image), _slices(space, image)
+        image = _clipped(consistent(image, x, slices, settings.spacing_mm), settings)
     if settings.sharpen if sharpen is None else sharpen:
         image = sharpened(image)
         image = image if space.legacy else _clipped(image, settings)
@@ -103,6 +110,11 @@ def from_network_space(
         scale = SMALLEST_SCALE + UNIT_SCALE * torch.exp(log_spread)
         spread = _place(scale * _unit(space, settings), space, grid)
     return Prediction(_place(image, space, grid), spread, tuple(doubts))
+
+
+def _slices(space: ScanSpace, image: Tensor) -> list[Tensor | None]:
+    """Operators of the scan's slices, on the device of an image."""
+    return [None if each is None else each.to(image.device) for each in space.slices()]
 
 
 def _num_images(config: ModelConfig) -> int:

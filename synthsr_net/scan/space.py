@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..checkpoint import ModelConfig, ScanConfig
+from .consistency import slices_between
 from .intensities import Rescaling
 from .regrid import Grid
 
@@ -45,6 +46,15 @@ class ScanSpace:
         """Where the scan lies in the padded volume, three slices."""
         return inside(self.begin, self.aligned_grid[0])
 
+    def slices(self) -> list[Tensor | None]:
+        """Operators of the (first) scan's slices on the aligned grid, see `slices_between`.
+
+        A scan with sheared axes was read on a grid at right angles, and counts as made there.
+        """
+        if not self.parallel:
+            return [None] * 3
+        return slices_between(self.aligned_grid, self.input_grid)
+
 
 def settings_of(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
     """How scans are treated: as the model says, or as an original program does.
@@ -73,6 +83,7 @@ def settings_of(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
         normalise_after_padding=v2,
         clip_each_pass=v2,
         sharpen=v2,
+        data_consistency=False,
         flip=one_image,
     )
 
