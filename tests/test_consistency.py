@@ -203,6 +203,18 @@ class TestWays:
         assert np.isfinite(image).all()
         assert 0 <= image.min() <= image.max() <= 255
 
+    def test_a_voxel_that_is_not_a_number_stays_alone(self, detailed: Tensor):
+        scan = Scan(detailed.numpy(), np.eye(4))
+        x, space = to_network_space([scan], self.CONFIG)
+        drawn = x * (110 / 255)
+        sound = from_network_space(drawn, space, self.CONFIG, scan=x[0]).image.data
+        drawn[0, 24, 24, 20] = torch.nan
+        found = from_network_space(drawn, space, self.CONFIG, scan=x[0])
+        assert any("1 voxels" in text for text in found.warnings)
+        far = np.ones(SHAPE, bool)
+        far[17:28, 19:30, 15:26] = False
+        np.testing.assert_allclose(found.image.data[far], sound[far], atol=1.0)
+
     @pytest.mark.parametrize("says", [False, True])
     def test_the_model_says_what_is_not_set(self, says: bool, detailed: Tensor):
         network = UNetConfig(num_levels=2, num_features=2)

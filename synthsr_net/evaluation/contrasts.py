@@ -18,8 +18,8 @@ from synthsr_transforms.laws import law
 TARGET_PRESET = "all_purpose"
 """Preset whose target is the standard T1 that predictions are compared with."""
 BORDER_MM = 0.65
-"""Width of the Gaussian by which borders of tissues are softened, in scan and target alike. It does not
-follow the preset, so that figures of models can be compared."""
+"""Width of the Gaussian by which borders of tissues are softened, in scan and target alike. It does
+not follow the preset, so that figures of models can be compared."""
 STRIPPING_MARGIN_MM = 1.0
 """How far the border of skull-stripped scans lies outside the brain."""
 

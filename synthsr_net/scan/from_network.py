@@ -91,13 +91,13 @@ def from_network_space(
     _check_output(output, space, config)
     inside = output[(slice(None), *space.inside)].detach().float()
     image = _intensities(inside[0], space, settings)
+    image, wrong = replace_nonfinite(image, (settings.output_range or (0.0, 0.0))[0])
     if scan is not None:
         x, slices = scan[space.inside].to(image), _slices(space, image)
         image = _clipped(consistent(image, x, slices, settings.spacing_mm), settings)
     if settings.sharpen if sharpen is None else sharpen:
         image = sharpened(image)
         image = image if space.legacy else _clipped(image, settings)
-    image, wrong = replace_nonfinite(image, (settings.output_range or (0.0, 0.0))[0])
     doubts = list(space.warnings)
     if wrong:
         doubts.append(
