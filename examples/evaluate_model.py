@@ -55,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
     work.add_argument("--device", default="auto")
     work.add_argument("--precision", default="auto")
     work.add_argument("--no-flip", action="store_true", help="without flip averaging")
+    work.add_argument(
+        "--no-data-consistency", action="store_true", help="T1-weighted scans by the network alone"
+    )
     work.add_argument("--seed", type=int, default=0)
     return made
 
@@ -89,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             device=options.device,
             precision=options.precision,
             flip=False if options.no_flip else None,
+            data_consistency=False if options.no_data_consistency else None,
         )
         Evaluation(predictor, data, settings).run(options.out)
     except ValueError as error:

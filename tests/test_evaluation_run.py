@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 import torchio as tio
 from PIL import Image
 
-from synthsr_net.checkpoint import ModelConfig, ScanConfig, save_model
+from synthsr_net.checkpoint import ModelConfig, ScanConfig, load_model, save_model
 from synthsr_net.evaluation.heads import Head
 from synthsr_net.evaluation.plan import EvaluationData
 from synthsr_net.evaluation.tables import report_text, table
@@ -124,6 +125,21 @@ class TestFiles:
         rows = [line for line in report.splitlines() if line.startswith("| T2 | 5 mm")]
         assert len(rows) == 1
 
+    def test_data_consistency_can_be_left_out(self, command: Command, data: Path, out: Path):
+        file = out.parent / "consistent.safetensors"
+        model = load_model(data / "tiny.safetensors")
+        scan = replace(model.config.scan, data_consistency=True)
+        config = replace(model.config, scan=scan)
+        save_model(file, config, model.network.state_dict())
+        for words, word in (([], "with"), (["--no-data-consistency"], "without")):
+            goal = out.parent / word
+            options = ["--contrasts", "CT", "--stripped", "--spacings", 5, "--axes", 2, *words]
+            labels = data / "head_labels.nii.gz"
+            assert not command("--model", file, "--out", goal, "--labels", labels, *options)
+            assert f" {word} data consistency" in (goal / "report.md").read_text()
+            results = json.loads((goal / "results.json").read_text())
+            assert results["model"]["data_consistency"] is (word == "with")
+
     def test_the_same_seed_gives_the_same_numbers(self, command: Command, data: Path, out: Path):
         again = out.parent / "again"
         options = ["--contrasts", "CT", "--stripped", "--spacings", 5, "--axes", 2]
@@ -191,7 +207,13 @@ class TestTables:
         ]
         rows.append({"scan": "b", "change": "flipped", "axis": None, "network": 0.25})
         machine = {"device": "cpu", "versions": {"synthsr": "1", "torch": "2"}}
-        model = {"name": "m", "sha256": "0", "precision": "fp32", "flip": True}
+        model = {
+            "name": "m",
+            "sha256": "0",
+            "precision": "fp32",
+            "flip": True,
+            "data_consistency": True,
+        }
         text = report_text(
             {
                 "model": model,

@@ -32,11 +32,14 @@ def report_text(results: Mapping[str, Any]) -> str:
 
 def _about(results: Mapping[str, Any]) -> list[str]:
     model, machine = results["model"], results["environment"]
-    averaging = "with" if model["flip"] else "without"
+    averaging, consistency = (
+        "with" if model[name] else "without" for name in ("flip", "data_consistency")
+    )
     return [
         f"Model file SHA-256 `{model['sha256']}`, {model['precision']}, {averaging} flip averaging,"
-        f" on {machine['device']}; synthsr {machine['versions']['synthsr']},"
-        f" torch {machine['versions']['torch']}; seed {results['seed']}.",
+        f" {consistency} data consistency, on {machine['device']};"
+        f" synthsr {machine['versions']['synthsr']}, torch {machine['versions']['torch']};"
+        f" seed {results['seed']}.",
         "",
         results["protocol"],
     ]
