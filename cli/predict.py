@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--data-consistency/--no-data-consistency",
     default=None,
-    help="Keep the detail of T1-weighted scans, lesions apart; changes no other contrast."
+    help="Keep the detail of T1-weighted scans, lesions apart; hardly changes other contrasts."
     "  [default: as the model says]",
 )
 @click.option(

@@ -22,6 +22,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """Activations by name, with the default constants of PyTorch (`elu`: alpha 1)."""
 
 NORMALISATIONS = ("batch", "instance", "group", "none")
+WIDENED = ("instance", "none")
+"""Normalisations that features of zeros beside the others do not change."""
 MAX_LEVELS = 12
 """Inputs of the deepest network must have thousands of voxels along each axis."""
 
@@ -273,7 +275,7 @@ class UNet3d(nn.Module):
     def _can_widen(self, x: Tensor) -> bool:
         """Whether features can be padded: not if they are concatenated or batch statistics kept."""
         whole = all(size % self.config.divisor == 0 for size in x.shape[2:])
-        plain = self.config.normalisation in ("instance", "none")
+        plain = self.config.normalisation in WIDENED
         return self.phased and whole and plain and self.config.kernel_size == 3
 
 

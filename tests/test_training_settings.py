@@ -41,7 +41,7 @@ from synthsr_net.training.metrics import MEASURES, REGIONS
 from synthsr_net.training.model_config import model_config
 from synthsr_net.training.plan import RunPlan, hold_out
 from synthsr_net.training.recipe import Recipe, load_recipe
-from synthsr_net.unet import UNet3d, UNetConfig
+from synthsr_net.unet import NORMALISATIONS, UNet3d, UNetConfig
 from synthsr_transforms.config_io import ConfigError, to_yaml
 from synthsr_transforms.generator import (
     Generator,
@@ -185,6 +185,18 @@ class TestConfig:
             TrainingConfig(run=run, optimiser=OptimiserConfig(accumulate=2))
         with pytest.raises(ValueError, match=r"run.compile must be true or false with a critic"):
             TrainingConfig(run=run, adversarial=AdversarialConfig(weight=0.1))
+
+    @pytest.mark.parametrize("name", NORMALISATIONS)
+    def test_features_are_padded_where_zeros_change_nothing(self, name):
+        sections = {
+            "network": UNetConfig(normalisation=name),
+            "run": RunConfig(feature_multiple=32),
+        }
+        if name in ("instance", "none"):
+            assert TrainingConfig(**sections).run.feature_multiple == 32
+        else:
+            with pytest.raises(ValueError, match=f"feature_multiple must be 1 .* {name}, whose"):
+                TrainingConfig(**sections)
 
     @pytest.mark.parametrize("wrong", ["fast", None, 2, ["reduce-overhead"]])
     def test_compilation_is_a_wish_or_a_mode(self, wrong):

@@ -8,7 +8,7 @@ from typing import Any, Optional
 from synthsr_transforms.job_record import SourceRecord
 
 from ..checkpoint import ScanConfig
-from ..unet import UNetConfig
+from ..unet import WIDENED, UNetConfig
 
 SECTION = "training"
 """Section of a configuration that holds a `TrainingConfig`."""
@@ -321,6 +321,13 @@ class TrainingConfig:
                 "run.compile must be true or false with a critic or optimiser.accumulate above 1,"
                 f" as a recording keeps one step in memory, got {self.run.compile!r}. Set"
                 " run.compile=true."
+            )
+        normalisation = self.network.normalisation
+        if self.run.feature_multiple > 1 and normalisation not in WIDENED:
+            raise ValueError(
+                f"run.feature_multiple must be 1 with network.normalisation {normalisation}, whose"
+                f" statistics zeros would change, got {self.run.feature_multiple}. Leave it out, or"
+                f" choose {' or '.join(WIDENED)}."
             )
 
 
