@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchio as tio
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from synthsr_net.checkpoint import InputConfig, Model, ModelConfig, ScanConfig
@@ -16,8 +17,8 @@ from synthsr_net.evaluation.contrasts import CONTRASTS, scan_generator, target_c
 from synthsr_net.evaluation.heads import Head, find_label_maps, read_head
 from synthsr_net.evaluation.held_out import HeldOutPlan, evaluate_label_maps, num_predictions
 from synthsr_net.evaluation.network import EvaluationError, HeadNetwork, percentile
-from synthsr_net.evaluation.slices import acquire, cubic, linear
-from synthsr_net.predict import Predictor
+from synthsr_net.evaluation.slices import acquire, cubic, linear, operators
+from synthsr_net.predict import Predictor, Prepared
 from synthsr_net.scan import Scan, to_network_space
 from synthsr_net.unet import UNet3d, UNetConfig
 from synthsr_transforms.generator import load_config
@@ -150,6 +151,24 @@ class TestNetwork:
         found = HeadNetwork(used)(image)
         torch.testing.assert_close(found, torch.from_numpy(expected), rtol=0, atol=0.05)
         assert float(expected.std()) > 1
+
+    @pytest.mark.parametrize("slice_mm", [SPACING, 3 * SPACING])
+    def test_data_consistency_is_that_of_the_predictor(
+        self, slice_mm: float, monkeypatch: pytest.MonkeyPatch
+    ):
+        def blurred(_: Predictor, prepared: Prepared) -> Tensor:
+            return torch.from_numpy(gaussian_filter(prepared.tensor.numpy(), (0, 1, 1, 1))) * 0.43
+
+        monkeypatch.setattr(Predictor, "infer", blurred)
+        scan = acquire(5 + 40 * smooth((24, 18, 21)), AFFINE, slice_mm, 1)
+        results = []
+        for wanted in (False, True):
+            used = predictor({"data_consistency": wanted})
+            expected = used.predict([Scan(scan.data.numpy(), scan.affine)]).image.data
+            found = HeadNetwork(used)(linear(scan), slices=operators(scan))
+            torch.testing.assert_close(found, torch.from_numpy(expected), rtol=0, atol=0.05)
+            results.append(found)
+        assert float((results[0] - results[1]).abs().max()) > 0.5
 
     def test_averaging_can_be_left_out_for_once(self):
         used = predictor({"output_range": None})
