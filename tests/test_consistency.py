@@ -18,6 +18,7 @@ from synthsr_net.predict import Predictor
 from synthsr_net.scan import Scan, from_network_space, to_network_space
 from synthsr_net.scan.consistency import (
     LARGEST,
+    Comparison,
     consistent,
     slice_operator,
     slices_between,
@@ -154,15 +155,17 @@ class TestSlices:
     def test_a_scan_that_was_resampled_is_found_to_be_blurred(self, detailed: Tensor, axis: int):
         slices = [None] * 3
         slices[axis] = slice_operator(SHAPE[axis], np.arange(2, SHAPE[axis], 5), 5.0)
-        found = wider_slices(detailed, along_axes(detailed, slices), AS_IT_IS)
+        scan = along_axes(detailed, slices)
+        found = wider_slices(Comparison(detailed, scan, AS_IT_IS)).slices
         assert [each is not None for each in found] == [a == axis for a in range(3)]
 
     def test_a_sharp_scan_is_taken_at_its_word(self, plain: Tensor, detailed: Tensor):
-        assert wider_slices(plain, detailed, AS_IT_IS) == AS_IT_IS
+        assert wider_slices(Comparison(plain, detailed, AS_IT_IS)).slices == AS_IT_IS
 
     def test_known_slices_stay(self, detailed: Tensor):
         slices = [None, slice_operator(48, np.arange(2, 48, 4), 4.0), None]
-        found = wider_slices(detailed, along_axes(detailed, slices), slices)
+        scan = along_axes(detailed, slices)
+        found = wider_slices(Comparison(detailed, scan, slices)).slices
         assert found[1] is slices[1]
 
 
@@ -216,7 +219,7 @@ class TestWays:
         np.testing.assert_allclose(found.image.data[far], sound[far], atol=1.0)
 
     @pytest.mark.parametrize("says", [False, True])
-    def test_the_model_says_what_is_not_set(self, says: bool, detailed: Tensor):
+    def test_the_model_says_what_is_not_set(self, says: bool):
         network = UNetConfig(num_levels=2, num_features=2)
         config = ModelConfig(network=network, scan=ScanConfig(divisor=4, data_consistency=says))
         torch.manual_seed(0)

@@ -73,8 +73,7 @@ class HeadNetwork:
         if not settings.clip_each_pass:
             image = _clipped(settings.output_scale * image, settings.output_range)
         if self.predictor.data_consistency:
-            own = [None if each is None else each.to(image.device) for each in slices]
-            kept = consistent(image, x[0][prepared.space.inside], own, self.spacing_mm)
+            kept = consistent(image, x[0][prepared.space.inside], slices, self.spacing_mm)
             image = _clipped(kept, settings.output_range)
         if self.predictor.sharpen:
             image = _clipped(sharpened(image), settings.output_range)

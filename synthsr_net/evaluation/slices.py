@@ -104,9 +104,8 @@ def operators(slices: Slices) -> list[Tensor | None]:
     """How slices follow from the grid that they are made from, for `HeadNetwork`."""
     found: list[Tensor | None] = []
     for number, size in zip(slices.data.shape, slices.shape, strict=True):
-        width = size / number
-        centres = (np.arange(number) + 0.5) * width - 0.5
-        found.append(slice_operator(size, centres, width) if number < size else None)
+        centres = resize_coordinates(size, number, centred=True, dtype=torch.float64)
+        found.append(slice_operator(size, centres, size / number) if number < size else None)
     return found
 
 

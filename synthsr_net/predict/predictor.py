@@ -83,15 +83,13 @@ class Predictor:
         self.config = model.config
         self.network = model.network.to(self.device)
         usual = settings_of(self.config, self.settings.legacy)
-        self.flip = usual.flip if self.settings.flip is None else self.settings.flip
-        self.sharpen = usual.sharpen if self.settings.sharpen is None else self.settings.sharpen
-        wanted = self.settings.data_consistency
-        self.data_consistency = usual.data_consistency if wanted is None else wanted
         choices = {
-            "flip": self.flip,
-            "sharpen": self.sharpen,
-            "data_consistency": self.data_consistency,
+            name: getattr(usual if getattr(self.settings, name) is None else self.settings, name)
+            for name in ("flip", "sharpen", "data_consistency")
         }
+        self.flip: bool = choices["flip"]
+        self.sharpen: bool = choices["sharpen"]
+        self.data_consistency: bool = choices["data_consistency"]
         self.record = PredictionRecord(model, self.settings, choices)
         """What predictions are made with."""
 

@@ -8,11 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from .regrid import Grid, along_axes, axis_operator
+from synthsr_transforms.functional.blur import SLICE_PROFILE
 
-PROFILE = 0.42
-"""Standard deviation of a slice's profile as a share of the slice spacing: its full width at half
-maximum is the spacing (see `synthsr_transforms.functional.blur.acquisition_sigma`)."""
+from .regrid import Grid, along_axes, axis_operator, blurred
+
 WINDOW_MM = 10.0
 """Standard deviation of the neighbourhood in which scan and prediction are compared."""
 CORRELATIONS = (0.85, 0.97)
@@ -48,8 +47,8 @@ def consistent(
     Args:
         prediction: `(X, Y, Z)` float32, white matter near 110.
         scan: `(X, Y, Z)` float32, any unit, interpolated to the same grid.
-        slices: Three matrices of `slice_operator` on the device of the prediction, None for axes
-            that are no coarser than the grid. Wider ones are looked for there, see `wider_slices`.
+        slices: Three matrices of `slice_operator`, None for axes that are no coarser than the grid.
+            Wider ones are looked for there, see `wider_slices`.
         spacing_mm: Voxel spacing of the grid.
 
     Returns:
@@ -61,10 +60,8 @@ def consistent(
         >>> torch.equal(consistent(t1, 1 - t1, [None] * 3), t1)  # another contrast
         True
     """
-    seen = along_axes(prediction, wider_slices(prediction, scan, slices, spacing_mm))
-    window = _Window(seen > HEAD, spacing_mm)
-    x, y = window.centred(scan), window.centred(seen)
-    del seen
+    compared = wider_slices(Comparison(prediction, scan, slices, spacing_mm))
+    window, x, y = compared.window, compared.x, compared.y
     xx, yy, xy = (window.mean(product) for product in (x * x, y * y, x * y))
     correlation = xy / (xx * yy).sqrt().clamp(min=1e-9)
     low, high = CORRELATIONS
@@ -73,8 +70,7 @@ def consistent(
     kept = window.everywhere(xy / xx.clamp(min=1e-12)).mul_(x).sub_(y)
     kept *= (1 - (kept / LARGEST).square()).clamp_(min=0).square_()
     kept *= window.everywhere(share).mul_(window.weight)
-    blur = [axis_operator(n, np.arange(n), SMOOTHING).to(kept.device) for n in kept.shape]
-    return prediction + along_axes(kept, blur)
+    return prediction + blurred(kept, SMOOTHING)
 
 
 def slice_operator(size: int, centres: npt.ArrayLike, width: float) -> Tensor:
@@ -94,7 +90,7 @@ def slice_operator(size: int, centres: npt.ArrayLike, width: float) -> Tensor:
     """
     where = np.asarray(centres, dtype=np.float64)
     between = np.interp(np.arange(size), where, np.arange(len(where)))
-    taken = axis_operator(size, where, PROFILE * width)
+    taken = axis_operator(size, where, SLICE_PROFILE * width)
     return axis_operator(len(where), between) @ taken
 
 
@@ -119,47 +115,59 @@ def slices_between(grid: Grid, scan_grid: Grid) -> list[Tensor | None]:
     return operators
 
 
-def wider_slices(
-    prediction: Tensor, scan: Tensor, slices: Operators, spacing_mm: float = 1.0
-) -> list[Tensor | None]:
-    """Slices as wide as those that a scan seems to be made of.
-
-    Scans are often resampled, so that their headers promise a finer resolution than they have. An
-    axis gets the width at which the slices of the prediction correlate best with the scan.
+class Comparison:
+    """A scan and the slices of a prediction, each minus its mean nearby.
 
     Args:
         prediction: See `consistent`.
         scan: See `consistent`.
         slices: By the header of the scan.
         spacing_mm: Voxel spacing of the grid.
-
-    Returns:
-        The slices, with others for axes that are blurred.
     """
-    found = list(slices)
-    window = _Window(along_axes(prediction, found) > HEAD, spacing_mm)
-    x = window.centred(scan).mul_(window.weight)
 
-    def likeness(operators: Operators) -> float:
-        y = window.centred(along_axes(prediction, operators)).mul_(window.weight)
+    def __init__(
+        self, prediction: Tensor, scan: Tensor, slices: Operators, spacing_mm: float = 1.0
+    ) -> None:
+        self.prediction, self.scan, self.spacing_mm = prediction, scan, spacing_mm
+        self.slices = [None if each is None else each.to(prediction.device) for each in slices]
+        seen = along_axes(prediction, self.slices)
+        self.window = _Window(seen > HEAD, spacing_mm)
+        self.x, self.y = self.window.centred(scan), self.window.centred(seen)
+
+    def likeness(self, y: Tensor) -> float:
+        """Correlation of the scan with other slices of the prediction, minus their mean nearby."""
+        x, y = self.x * self.window.weight, y * self.window.weight
         return float((x * y).sum() / (x.square().sum() * y.square().sum()).sqrt().clamp(min=1e-9))
 
-    best = likeness(found)
+
+def wider_slices(compared: Comparison) -> Comparison:
+    """A comparison with slices as wide as those that the scan seems to be made of.
+
+    Scans are often resampled, so that their headers promise a finer resolution than they have. An
+    axis gets the width at which the slices of the prediction correlate best with the scan.
+
+    Returns:
+        The same comparison, or one with other slices along axes that are blurred.
+    """
+    prediction, spacing_mm = compared.prediction, compared.spacing_mm
+    best, found = compared.likeness(compared.y), compared.slices
     if best < _MIN_CORRELATION:
-        return found
+        return compared
     for axis, size in enumerate(prediction.shape):
         if found[axis] is not None:
             continue
         least = best + _BETTER
         for width in [mm for mm in WIDER_MM if mm > spacing_mm]:
-            sigma = PROFILE * width / spacing_mm
+            sigma = SLICE_PROFILE * width / spacing_mm
             blur = axis_operator(size, np.arange(size), sigma).to(prediction.device)
             tried = [blur if a == axis else found[a] for a in range(3)]
-            value = likeness(tried)
+            value = compared.likeness(compared.window.centred(along_axes(prediction, tried)))
             if value <= least:
                 break
             best, least, found = value, value, tried
-    return found
+    if found is compared.slices:
+        return compared
+    return Comparison(prediction, compared.scan, found, spacing_mm)
 
 
 class _Window:

@@ -93,8 +93,8 @@ def from_network_space(
     image = _intensities(inside[0], space, settings)
     image, wrong = replace_nonfinite(image, (settings.output_range or (0.0, 0.0))[0])
     if scan is not None:
-        x, slices = scan[space.inside].to(image), _slices(space, image)
-        image = _clipped(consistent(image, x, slices, settings.spacing_mm), settings)
+        x = scan[space.inside].to(image)
+        image = _clipped(consistent(image, x, space.slices(), settings.spacing_mm), settings)
     if settings.sharpen if sharpen is None else sharpen:
         image = sharpened(image)
         image = image if space.legacy else _clipped(image, settings)
@@ -110,11 +110,6 @@ def from_network_space(
         scale = SMALLEST_SCALE + UNIT_SCALE * torch.exp(log_spread)
         spread = _place(scale * _unit(space, settings), space, grid)
     return Prediction(_place(image, space, grid), spread, tuple(doubts))
-
-
-def _slices(space: ScanSpace, image: Tensor) -> list[Tensor | None]:
-    """Operators of the scan's slices, on the device of an image."""
-    return [None if each is None else each.to(image.device) for each in space.slices()]
 
 
 def _num_images(config: ModelConfig) -> int:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .regrid import along_axes, axis_operator
+from .regrid import blurred
 
 CT_WINDOW_HU = (0.0, 80.0)
 """Values of CT are clipped to this, in Hounsfield units."""
@@ -79,10 +79,7 @@ def sharpened(image: Tensor) -> Tensor:
     Args:
         image: `(X, Y, Z)` float32.
     """
-    operators = [
-        axis_operator(n, np.arange(n), SHARPENING_SIGMA).to(image.device) for n in image.shape
-    ]
-    return along_axes(image, operators).neg_().add_(image, alpha=2)
+    return blurred(image, SHARPENING_SIGMA).neg_().add_(image, alpha=2)
 
 
 def replace_nonfinite(image: Tensor, value: float) -> tuple[Tensor, int]:

@@ -136,6 +136,13 @@ def axis_operator(size: int, coordinates: npt.ArrayLike, sigma: float = 0.0) -> 
     return torch.from_numpy(matrix).float()
 
 
+def blurred(data: Tensor, sigma: float) -> Tensor:
+    """Blur a volume `(X, Y, Z)` with a Gaussian of `sigma` voxels, see `axis_operator`."""
+    return along_axes(
+        data, [axis_operator(n, np.arange(n), sigma).to(data.device) for n in data.shape]
+    )
+
+
 def _mirrored(index: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
     index = index % (2 * size)
     return np.minimum(index, 2 * size - 1 - index)

@@ -10,6 +10,10 @@ from torch import Tensor
 from .checks import check_volume
 from .operators import apply_separable, blur_operators, gaussian_radius
 
+SLICE_PROFILE = 0.42
+"""Standard deviation of a slice's profile as a share of its thickness, which is then about its full
+width at half maximum."""
+
 
 def gaussian_blur(
     volume: Tensor,
@@ -86,7 +90,7 @@ def acquisition_sigma(
     spacing_mm: Tensor,
     acquired_mm: Tensor,
     thickness_mm: Tensor | None = None,
-    coefficient: float | None = 0.42,
+    coefficient: float | None = SLICE_PROFILE,
 ) -> Tensor:
     r"""Blur that simulates a coarser acquisition, \(\sigma = k \min(r, t) / s\) in voxels.
 
