@@ -13,6 +13,7 @@ from ..checkpoint import ModelFileError, load_model
 from ..keras_weights import read_keras
 from ..models import resolve_model
 from ..unet import UNet3d, UNetConfig
+from .widening import BY_CHANNEL, widened
 
 _MAY_DIFFER = (
     "in_channels",
@@ -45,7 +46,8 @@ def start_from(network: UNet3d, source: str | os.PathLike[str]) -> list[str]:
 
     The first convolution takes the channels that both have, the output layer the channels that
     both have if neither network predicts labels, and the rest stays as it was initialised. Of
-    another kind of normalisation, only scales and shifts are taken.
+    another kind of normalisation, only scales and shifts are taken. A network with fewer features
+    is widened first, see `widened`.
 
     Args:
         network: Changed in place.
@@ -55,12 +57,16 @@ def start_from(network: UNet3d, source: str | os.PathLike[str]) -> list[str]:
         What is new, in sentences.
 
     Raises:
-        ModelFileError: If the architectures differ in more than channels and normalisation.
+        ModelFileError: If the architectures differ in more than channels, normalisation and
+            features, or ours has fewer features.
     """
     config, state = read_weights(source)
+    notes: list[str] = []
+    if _can_widen(config, network.config):
+        notes.append(f"features beyond {config.num_features} are new, and not read yet")
+        config, state = widened(config, state, network.config.num_features)
     _check_architecture(network.config, config, str(source))
     own = network.state_dict()
-    notes: list[str] = []
     with torch.no_grad():
         for name, tensor in own.items():
             other = state.get(name)
@@ -72,6 +78,11 @@ def start_from(network: UNet3d, source: str | os.PathLike[str]) -> list[str]:
             else:
                 notes.append(_copy_shared(name, tensor, other, network.config, config))
     return notes
+
+
+def _can_widen(narrow: UNetConfig, wide: UNetConfig) -> bool:
+    by_channel = narrow.normalisation in BY_CHANNEL and wide.normalisation in BY_CHANNEL
+    return narrow.num_features < wide.num_features and by_channel
 
 
 def _is_other_head(name: str, ours: UNetConfig, theirs: UNetConfig) -> bool:

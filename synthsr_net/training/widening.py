@@ -1,0 +1,76 @@
+"""More features for a network that is trained already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..unet import WIDENED, UNet3d, UNetConfig
+from .chance import seeded
+
+BY_CHANNEL = (*WIDENED, "batch")
+"""Normalisations by channel, which new channels beside the others do not change."""
+
+
+def widened(
+    config: UNetConfig, state: Mapping[str, Tensor], num_features: int, seed: int = 0
+) -> tuple[UNetConfig, dict[str, Tensor]]:
+    """Weights of a network with more features that computes the same.
+
+    New features have random kernels, and nothing reads them yet: the old features and the output
+    have weights of 0 for them, which training changes.
+
+    Args:
+        config: Architecture.
+        state: State dict of a `UNet3d` of `config`.
+        num_features: Number of feature maps at full resolution, at least that of `config`.
+        seed: Of the random kernels.
+
+    Returns:
+        Architecture and state dict.
+
+    Raises:
+        ValueError: If there would be fewer features, or the normalisation is `group`, whose groups
+            would have other channels.
+
+    References:
+        Chen, Goodfellow, Shlens, Net2Net, ICLR 2016, for the idea; they copy features instead.
+    """
+    if num_features < config.num_features:
+        raise ValueError(
+            f"num_features must be at least {config.num_features}, got {num_features}."
+        )
+    if config.normalisation not in BY_CHANNEL:
+        raise ValueError(
+            f"a network with more features must have one of the normalisations"
+            f" {', '.join(BY_CHANNEL)}, got {config.normalisation}."
+        )
+    wide = replace(config, num_features=num_features)
+    with seeded(seed):
+        result = UNet3d(wide).state_dict()
+    for name, tensor in result.items():
+        narrow = state[name]
+        if tensor.ndim > 1:
+            tensor[: len(narrow)] = 0
+            tensor[: len(narrow), _inputs(name, narrow, config, wide)] = narrow
+        elif tensor.ndim == 1:
+            tensor[: len(narrow)] = narrow
+        else:
+            tensor.copy_(narrow)
+    return wide, result
+
+
+def _inputs(name: str, weight: Tensor, config: UNetConfig, wide: UNetConfig) -> Tensor:
+    """Which input channels of a convolution of the wide network are those of the narrow one."""
+    part, index, *rest = name.split(".")
+    channels = torch.arange(weight.shape[1])
+    if part == "decoder" and rest == ["convs", "0", "weight"]:
+        level = (
+            config.num_levels - 2 - int(index)
+        )  # behind the skip connection lies the level below
+        skip = config.features[level]
+        channels[skip:] += wide.features[level] - skip
+    return channels
