@@ -291,6 +291,15 @@ class TestWhatIsSaid:
         assert "4/6 batches, epoch 2/2" in result.stderr
         assert "Epoch 1:" not in result.stderr
 
+    def test_a_run_that_was_stopped_before_its_first_save_starts_anew(self, folder):
+        train(*settings("run.epochs=1"))
+        Path("run/state/last.ckpt").unlink()
+        result = run("train", "--out", "run", "--resume", "--device", "cpu")
+        assert result.exit_code == 0, result.stderr
+        assert "Note: nothing is saved in run yet: the run starts anew." in result.stderr
+        assert "Going on from" not in result.stderr
+        assert "Epoch 1:" in result.stderr
+
     def test_a_stopped_run(self, folder, monkeypatch):
         step = TrainingProgress.step
 

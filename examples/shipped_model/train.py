@@ -76,6 +76,8 @@ THEN = LAST | {
     "soft_borders.sigma_mm": "[0.4, 0.9]",
 }
 """Settings of the stages between: fewer scans of the target's contrast, softer borders."""
+MORE = {"network.num_features": 16, "run.feature_multiple": 16}
+"""The fast network gets more features halfway: 1.8 times the weights, little slower."""
 RECIPES = {
     "t1": Recipe(
         "synthsr-t1-v1",
@@ -92,6 +94,9 @@ RECIPES = {
             stage(192, 1, 4383, 3e-4, optimiser__warm_up_steps=100, run__batch_size=2, **WIDER)
             | LAST
             | {"run.seed": 3},
+            stage(192, 1, 8050, 5e-4, optimiser__warm_up_steps=200, run__batch_size=2, **WIDER)
+            | LAST
+            | {"run.seed": 4},
         ],
     ),
     "fast": Recipe(
@@ -100,6 +105,14 @@ RECIPES = {
         [
             stage(128, 4, 6500, 8e-4, run__batch_size=2) | FIRST,
             stage(192, 1, 200, 3.2e-4, optimiser__warm_up_steps=200, **WIDER) | FIRST,
+            stage(128, 1, 6000, 8e-4, optimiser__warm_up_steps=300, run__batch_size=8)
+            | LAST
+            | MORE
+            | {"optimiser.final_ratio": 0.4, "run.seed": 4},
+            stage(192, 1, 2347, 4e-4, optimiser__warm_up_steps=50, run__batch_size=2, **WIDER)
+            | LAST
+            | MORE
+            | {"run.seed": 5},
         ],
     ),
 }

@@ -75,6 +75,8 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
     name = place.path.resolve().name
     resumed = resume and place.state_path.exists()
     prepared = prepare(plan, device=device, folder_name=name, on_case=on_case, resumed=resumed)
+    if resume and not resumed:
+        prepared.notes.append(f"nothing is saved in {place.path} yet: the run starts anew")
     record = _record(plan, prepared, device)
     if first:
         if resume:
