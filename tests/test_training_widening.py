@@ -27,8 +27,10 @@ def trained(config: UNetConfig) -> UNet3d:
     return network.eval()
 
 
-def wide_of(narrow: UNet3d, features: int, seed: int = 0) -> UNet3d:
-    config, state = widened(narrow.config, narrow.state_dict(), features, seed)
+def wide_of(
+    narrow: UNet3d, features: int, multiplier: float | None = None, seed: int = 0
+) -> UNet3d:
+    config, state = widened(narrow.config, narrow.state_dict(), features, multiplier, seed)
     network = UNet3d(config)
     network.load_state_dict(state)
     return network.eval()
@@ -49,6 +51,15 @@ def test_the_wide_network_computes_the_same(kind, features, last):
     assert expected.std() > 1e-3
 
 
+def test_levels_may_get_more_features_than_others():
+    narrow = trained(NARROW)
+    wide = wide_of(narrow, 5, 1.6)
+    assert (narrow.config.features, wide.config.features) == ((3, 6, 12), (5, 8, 13))
+    x = torch.rand(1, 1, 8, 10, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(wide(x), narrow(x), rtol=1e-4, atol=1e-5)
+
+
 def test_new_features_learn():
     wide = wide_of(trained(NARROW), 5).train()
     (wide(torch.rand(1, 1, 8, 8, 8)) ** 2).mean().backward()
@@ -60,7 +71,7 @@ def test_new_features_learn():
 def test_new_kernels_are_random_and_follow_the_seed():
     narrow = trained(NARROW)
     first, again, other = (
-        wide_of(narrow, 5, seed).encoder[0].convs[1].weight for seed in (0, 0, 1)
+        wide_of(narrow, 5, seed=seed).encoder[0].convs[1].weight for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first[3:], other[3:])
@@ -69,7 +80,7 @@ def test_new_kernels_are_random_and_follow_the_seed():
 
 def test_narrower_networks_and_groups_are_refused():
     narrow = trained(NARROW)
-    with pytest.raises(ValueError, match="at least 3, got 2"):
+    with pytest.raises(ValueError, match=r"at least \(3, 6, 12\) features, got \(2, 4, 8\)"):
         widened(NARROW, narrow.state_dict(), 2)
     config = replace(NARROW, normalisation="group")
     with pytest.raises(ValueError, match="instance, none, batch, got group"):
@@ -87,7 +98,9 @@ class TestInitialWeights:
     def test_training_starts_from_the_same_predictions(self, narrow):
         path, network = narrow
         wide = UNet3d(replace(NARROW, num_features=6))
-        assert start_from(wide, path) == ["features beyond 3 are new, and not read yet"]
+        assert start_from(wide, path) == [
+            "features beyond 3, 6, 12 of the levels are new, and not read yet"
+        ]
         x = torch.rand(1, 1, 8, 8, 8)
         with torch.no_grad():
             torch.testing.assert_close(wide.eval()(x), network(x), rtol=1e-4, atol=1e-5)

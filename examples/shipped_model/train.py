@@ -94,9 +94,6 @@ RECIPES = {
             stage(192, 1, 4383, 3e-4, optimiser__warm_up_steps=100, run__batch_size=2, **WIDER)
             | LAST
             | {"run.seed": 3},
-            stage(192, 1, 8050, 5e-4, optimiser__warm_up_steps=200, run__batch_size=2, **WIDER)
-            | LAST
-            | {"run.seed": 4},
         ],
     ),
     "fast": Recipe(

@@ -13,7 +13,7 @@ from ..checkpoint import ModelFileError, load_model
 from ..keras_weights import read_keras
 from ..models import resolve_model
 from ..unet import UNet3d, UNetConfig
-from .widening import BY_CHANNEL, widened
+from .widening import BY_CHANNEL, holds, widened
 
 _MAY_DIFFER = (
     "in_channels",
@@ -63,8 +63,10 @@ def start_from(network: UNet3d, source: str | os.PathLike[str]) -> list[str]:
     config, state = read_weights(source)
     notes: list[str] = []
     if _can_widen(config, network.config):
-        notes.append(f"features beyond {config.num_features} are new, and not read yet")
-        config, state = widened(config, state, network.config.num_features)
+        known = ", ".join(map(str, config.features))
+        notes.append(f"features beyond {known} of the levels are new, and not read yet")
+        ours = network.config
+        config, state = widened(config, state, ours.num_features, ours.feature_multiplier)
     _check_architecture(network.config, config, str(source))
     own = network.state_dict()
     with torch.no_grad():
@@ -82,7 +84,7 @@ def start_from(network: UNet3d, source: str | os.PathLike[str]) -> list[str]:
 
 def _can_widen(narrow: UNetConfig, wide: UNetConfig) -> bool:
     by_channel = narrow.normalisation in BY_CHANNEL and wide.normalisation in BY_CHANNEL
-    return narrow.num_features < wide.num_features and by_channel
+    return by_channel and narrow.features != wide.features and holds(narrow, wide)
 
 
 def _is_other_head(name: str, ours: UNetConfig, theirs: UNetConfig) -> bool:

@@ -16,7 +16,11 @@ BY_CHANNEL = (*WIDENED, "batch")
 
 
 def widened(
-    config: UNetConfig, state: Mapping[str, Tensor], num_features: int, seed: int = 0
+    config: UNetConfig,
+    state: Mapping[str, Tensor],
+    num_features: int,
+    feature_multiplier: float | None = None,
+    seed: int = 0,
 ) -> tuple[UNetConfig, dict[str, Tensor]]:
     """Weights of a network with more features that computes the same.
 
@@ -26,29 +30,31 @@ def widened(
     Args:
         config: Architecture.
         state: State dict of a `UNet3d` of `config`.
-        num_features: Number of feature maps at full resolution, at least that of `config`.
+        num_features: Number of feature maps at full resolution.
+        feature_multiplier: Ratio of the features of a level and of the one above; None: as before.
         seed: Of the random kernels.
 
     Returns:
         Architecture and state dict.
 
     Raises:
-        ValueError: If there would be fewer features, or the normalisation is `group`, whose groups
-            would have other channels.
+        ValueError: If a level would have fewer features, or the normalisation is `group`, whose
+            groups would have other channels.
 
     References:
         Chen, Goodfellow, Shlens, Net2Net, ICLR 2016, for the idea; they copy features instead.
     """
-    if num_features < config.num_features:
+    multiplier = config.feature_multiplier if feature_multiplier is None else feature_multiplier
+    wide = replace(config, num_features=num_features, feature_multiplier=multiplier)
+    if not holds(config, wide):
         raise ValueError(
-            f"num_features must be at least {config.num_features}, got {num_features}."
+            f"levels must have at least {config.features} features, got {wide.features}."
         )
     if config.normalisation not in BY_CHANNEL:
         raise ValueError(
             f"a network with more features must have one of the normalisations"
             f" {', '.join(BY_CHANNEL)}, got {config.normalisation}."
         )
-    wide = replace(config, num_features=num_features)
     with seeded(seed):
         result = UNet3d(wide).state_dict()
     for name, tensor in result.items():
@@ -61,6 +67,12 @@ def widened(
         else:
             tensor.copy_(narrow)
     return wide, result
+
+
+def holds(narrow: UNetConfig, wide: UNetConfig) -> bool:
+    """Whether each level of the wide network has the features of the narrow one, or more."""
+    pairs = zip(narrow.features, wide.features, strict=False)
+    return narrow.num_levels == wide.num_levels and all(old <= new for old, new in pairs)
 
 
 def _inputs(name: str, weight: Tensor, config: UNetConfig, wide: UNetConfig) -> Tensor:
