@@ -493,9 +493,17 @@ class TestBadInput:
         train(*settings("run.epochs=1"))
         Path("run").rename("first")
         weights = "initial_weights=first/models/last.safetensors"
-        result = train(*settings(weights, "network.num_features=5"))
+        result = train(*settings(weights, "network.num_features=3"))
         refused(result, "--set network.num_features=4")
         assert train(*settings(weights, "run.epochs=1")).exit_code == 0
+
+    def test_weights_of_a_narrower_network_are_widened(self):
+        train(*settings("run.epochs=1"))
+        Path("run").rename("first")
+        weights = "initial_weights=first/models/last.safetensors"
+        result = train(*settings(weights, "network.num_features=5", "run.epochs=1"))
+        assert result.exit_code == 0, result.stderr
+        assert "features beyond 4, 8 of the levels are new" in result.stderr
 
 
 class TestFailedWork:
