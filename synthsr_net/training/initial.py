@@ -13,7 +13,7 @@ from ..checkpoint import ModelFileError, load_model
 from ..keras_weights import read_keras
 from ..models import resolve_model
 from ..unet import UNet3d, UNetConfig
-from .widening import BY_CHANNEL, holds, widened
+from .widening import can_widen, widened
 
 _MAY_DIFFER = (
     "in_channels",
@@ -62,12 +62,12 @@ def start_from(network: UNet3d, source: str | os.PathLike[str]) -> list[str]:
     """
     config, state = read_weights(source)
     notes: list[str] = []
-    if _can_widen(config, network.config):
+    ours = network.config
+    if can_widen(config, ours):
         known = ", ".join(map(str, config.features))
         notes.append(f"features beyond {known} of the levels are new, and not read yet")
-        ours = network.config
         config, state = widened(config, state, ours.num_features, ours.feature_multiplier)
-    _check_architecture(network.config, config, str(source))
+    _check_architecture(ours, config, str(source))
     own = network.state_dict()
     with torch.no_grad():
         for name, tensor in own.items():
@@ -75,16 +75,11 @@ def start_from(network: UNet3d, source: str | os.PathLike[str]) -> list[str]:
             if other is None:
                 if not name.endswith("num_batches_tracked"):
                     notes.append(f"{name} is new")
-            elif other.shape == tensor.shape and not _is_other_head(name, network.config, config):
+            elif other.shape == tensor.shape and not _is_other_head(name, ours, config):
                 tensor.copy_(other)
             else:
-                notes.append(_copy_shared(name, tensor, other, network.config, config))
+                notes.append(_copy_shared(name, tensor, other, ours, config))
     return notes
-
-
-def _can_widen(narrow: UNetConfig, wide: UNetConfig) -> bool:
-    by_channel = narrow.normalisation in BY_CHANNEL and wide.normalisation in BY_CHANNEL
-    return by_channel and narrow.features != wide.features and holds(narrow, wide)
 
 
 def _is_other_head(name: str, ours: UNetConfig, theirs: UNetConfig) -> bool:

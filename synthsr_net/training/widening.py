@@ -46,13 +46,13 @@ def widened(
     """
     multiplier = config.feature_multiplier if feature_multiplier is None else feature_multiplier
     wide = replace(config, num_features=num_features, feature_multiplier=multiplier)
-    if not holds(config, wide):
+    if not _holds(config, wide):
         raise ValueError(
             f"levels must have at least {config.features} features, got {wide.features}."
         )
     if config.normalisation not in BY_CHANNEL:
         raise ValueError(
-            f"a network with more features must have one of the normalisations"
+            "a network with more features must have one of the normalisations"
             f" {', '.join(BY_CHANNEL)}, got {config.normalisation}."
         )
     with seeded(seed):
@@ -69,7 +69,13 @@ def widened(
     return wide, result
 
 
-def holds(narrow: UNetConfig, wide: UNetConfig) -> bool:
+def can_widen(narrow: UNetConfig, wide: UNetConfig) -> bool:
+    """Whether a network differs from another in having more features, and may get them."""
+    by_channel = narrow.normalisation in BY_CHANNEL and wide.normalisation in BY_CHANNEL
+    return by_channel and narrow.features != wide.features and _holds(narrow, wide)
+
+
+def _holds(narrow: UNetConfig, wide: UNetConfig) -> bool:
     """Whether each level of the wide network has the features of the narrow one, or more."""
     pairs = zip(narrow.features, wide.features, strict=False)
     return narrow.num_levels == wide.num_levels and all(old <= new for old, new in pairs)
@@ -80,9 +86,8 @@ def _inputs(name: str, weight: Tensor, config: UNetConfig, wide: UNetConfig) -> 
     part, index, *rest = name.split(".")
     channels = torch.arange(weight.shape[1])
     if part == "decoder" and rest == ["convs", "0", "weight"]:
-        level = (
-            config.num_levels - 2 - int(index)
-        )  # behind the skip connection lies the level below
+        # the skip connection lies in front of the level below
+        level = config.num_levels - 2 - int(index)
         skip = config.features[level]
         channels[skip:] += wide.features[level] - skip
     return channels
