@@ -79,6 +79,13 @@ THEN = LAST | {
 MORE = {"network.num_features": 16, "run.feature_multiple": 16}
 """The fast network gets more features halfway: 1.8 times the weights, a fifth slower. They need no
 padding to 32."""
+WIDE = {
+    "network.num_features": 32,
+    "network.feature_multiplier": 1.861,
+    "deformation.velocity_std_mm": "[0, 4]",
+}
+"""The other one gets as many as a file of 30 MB holds, more of them at full resolution, and heads of
+more varied shape."""
 RECIPES = {
     "t1": Recipe(
         "synthsr-t1-v1",
@@ -95,6 +102,14 @@ RECIPES = {
             stage(192, 1, 4383, 3e-4, optimiser__warm_up_steps=100, run__batch_size=2, **WIDER)
             | LAST
             | {"run.seed": 3},
+            stage(128, 1, 12800, 8e-4, optimiser__warm_up_steps=300, run__batch_size=8)
+            | LAST
+            | WIDE
+            | {"optimiser.final_ratio": 0.4, "run.seed": 6},
+            stage(192, 1, 5626, 4e-4, optimiser__warm_up_steps=50, run__batch_size=2, **WIDER)
+            | LAST
+            | WIDE
+            | {"run.seed": 7},
         ],
     ),
     "fast": Recipe(
