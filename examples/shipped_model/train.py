@@ -84,8 +84,8 @@ WIDE = {
     "network.feature_multiplier": 1.861,
     "deformation.velocity_std_mm": "[0, 4]",
 }
-"""The other one gets as many as a file of 30 MB holds, more of them at full resolution, and heads of
-more varied shape."""
+"""The other one gets as many as a file of 30 MB holds, more of them at full resolution, and heads
+of more varied shape."""
 RECIPES = {
     "t1": Recipe(
         "synthsr-t1-v1",
