@@ -141,6 +141,15 @@ class SynthTransform(Transform):
 
     # What a subclass writes
 
+    def check(self, batch: SubjectsBatch) -> None:
+        """Refuse a batch that lacks what the transform acts on, also where chance spares it.
+
+        Raises:
+            ValueError: If `include` names no image of the batch.
+        """
+        if self.include:
+            self.chosen_images(batch)
+
     def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
         """Make every random choice.
 
@@ -194,7 +203,7 @@ class SynthTransform(Transform):
 
     def run_unrecorded(self, batch: SubjectsBatch, generator: Generator | None = None) -> None:
         """Draw and act on a batch in place, as `run` does, without keeping a record."""
-        keep = self.draw_keep(batch.batch_size, generator)
+        keep = self._checked_keep(batch, generator)
         if any(keep):
             self._act_on_kept(batch, self.draw(batch, generator), keep)
 
@@ -229,7 +238,7 @@ class SynthTransform(Transform):
         """Draw, and record in the form that TorchIO keeps in histories."""
         generator = _generator.get()
         size = batch.batch_size
-        keep = self.draw_keep(size, generator)
+        keep = self._checked_keep(batch, generator)
         draws = self.draw(batch, generator) if any(keep) else {}
         params: dict[str, Any] = {name: value.tolist() for name, value in draws.items()}
         params["_batch_size"] = size
@@ -237,6 +246,11 @@ class SynthTransform(Transform):
         if not all(keep):
             params["_keep"] = keep
         return params
+
+    def _checked_keep(self, batch: SubjectsBatch, generator: Generator | None) -> list[bool]:
+        if self.p > 0:
+            self.check(batch)
+        return self.draw_keep(batch.batch_size, generator)
 
     def draw_keep(self, size: int, generator: Generator | None) -> list[bool]:
         """Decide which elements of a batch to act on."""
@@ -346,18 +360,32 @@ def add_image(
     batch.images[name] = ImagesBatch(data, affines, image_class=LabelMap if labels else ScalarImage)
 
 
-def replace_image(batch: SubjectsBatch, name: str, data: Tensor) -> None:
-    """Replace the voxels of an image; its kind, affines and floating-point type stay.
+def check_destination(batch: SubjectsBatch, name: str) -> None:
+    """Refuse a batch without the image that is to be replaced; a bare image has no name.
 
     Raises:
-        ValueError: If there is no such image, or it has another shape or number of channels.
+        ValueError: If there is no such image.
     """
-    if name not in batch.images:
+    if name not in batch.images and BARE_IMAGE not in batch.images:
         raise ValueError(
             f"destination must name an image to replace, one of {list(batch.images)}, got"
             f" {name!r}. Make it in a step before, or leave out replace."
         )
-    image = batch.images[name]
+
+
+def replace_image(batch: SubjectsBatch, name: str, data: Tensor) -> None:
+    """Replace the voxels of an image; its kind, affines and floating-point type stay.
+
+    Args:
+        batch: The batch to change.
+        name: Of the image; a bare image is replaced whatever its name.
+        data: `(B, C, X, Y, Z)`.
+
+    Raises:
+        ValueError: If there is no such image, or it has another shape or number of channels.
+    """
+    check_destination(batch, name)
+    image = batch.images[BARE_IMAGE if BARE_IMAGE in batch.images else name]
     if image.data.shape != data.shape:
         raise ValueError(
             f"destination {name!r} must have the channels and shape {tuple(data.shape[1:])} of what"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -225,6 +226,23 @@ class TestReplacement:
             cls(**about, destination="target")(make_batch())
         with pytest.raises(ValueError, match=r"destination 'image' must have the channels and"):
             cls(**about, destination="image")(make_batch())
+
+    @pytest.mark.parametrize(
+        ("transform", "text"),
+        [
+            (partial(synth.CopyImage, replace=True), r"got 'target'"),
+            (partial(synth.TissueContrast, label_table=ASEG, replace=True), r"got 'target'"),
+            (partial(synth.ScannerNoise, include=["imgae"]), r"got \['imgae'\]"),
+        ],
+    )
+    def test_names_that_are_not_there_are_told_whatever_chance_decides(
+        self, transform: Callable[..., SynthTransform], text: str, make_batch: Maker
+    ) -> None:
+        seldom = transform(p=1e-9)
+        for act in (seldom, seldom.run, seldom.run_unrecorded):
+            with pytest.raises(ValueError, match=text):
+                act(make_batch())
+        transform(p=0)(make_batch())
 
     def test_kind_and_type_of_the_destination_stay(self, make_batch: Maker) -> None:
         batch = make_batch(channels=1, dtype=torch.float16)

@@ -8,7 +8,14 @@ from typing import Any
 from torch import Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import BARE_IMAGE, Draws, SynthTransform, add_image, is_label_map, replace_image
+from ..base import (
+    Draws,
+    SynthTransform,
+    add_image,
+    check_destination,
+    is_label_map,
+    replace_image,
+)
 from ..effects import channel_indices
 from ..functional.layout import take_channels
 
@@ -50,6 +57,12 @@ class CopyImage(SynthTransform):
         self.channels = None if channels is None else channel_indices(channels)
         self.replace = self.preserves_layout = bool(replace)
 
+    def check(self, batch: SubjectsBatch) -> None:
+        """Refuse a batch without the image to replace."""
+        super().check(batch)
+        if self.replace:
+            check_destination(batch, self.destination)
+
     def act(self, batch: SubjectsBatch, draws: Draws) -> None:
         """Add the copy, or put it in the place of another image."""
         image = named_image(batch, self.source)
@@ -58,8 +71,7 @@ class CopyImage(SynthTransform):
             check_channels(self.channels, data, self.source)
             data = take_channels(data, self.channels)
         if self.replace:
-            bare = BARE_IMAGE in batch.images
-            replace_image(batch, BARE_IMAGE if bare else self.destination, data)
+            replace_image(batch, self.destination, data)
         else:
             add_image(batch, self.destination, data, image, labels=is_label_map(image))
 

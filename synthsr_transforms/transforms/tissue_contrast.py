@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
-from ..base import BARE_IMAGE, Draws, add_image, replace_image
+from ..base import BARE_IMAGE, Draws, add_image, check_destination, replace_image
 from ..effects import LabelEffect, field_from
 from ..functional.mixture import look_up, tissue_mixture
 from ..labels import TISSUES, LabelTable
@@ -67,6 +67,12 @@ class TissueContrast(LabelEffect):
         self.replace = self.preserves_layout = bool(replace)
         self._places = places(self.label_table.index_lookup())
         self._means = _as_one([self._law_of(row) for row in self.label_table.rows])
+
+    def check(self, batch: SubjectsBatch) -> None:
+        """Refuse a batch without the image to replace."""
+        super().check(batch)
+        if self.replace:
+            check_destination(batch, self.destination)
 
     def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
         """Draw one intensity and spread per label, and the seed of the noise."""
