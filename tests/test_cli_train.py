@@ -22,8 +22,9 @@ from synthsr_net.checkpoint import load_model
 from synthsr_net.predict import Predictor
 from synthsr_net.scan import scan_of
 from synthsr_net.training import plan as plan_module
-from synthsr_net.training import saving
+from synthsr_net.training import prepare, saving
 from synthsr_net.training.bank import Bank, read_bank
+from synthsr_net.training.initial import start_from
 from synthsr_net.training.log import EpochResults, Progress
 from synthsr_net.training.metrics_file import MetricsFile
 from synthsr_net.training.objective import Objective
@@ -504,6 +505,20 @@ class TestBadInput:
         result = train(*settings(weights, "network.num_features=5", "run.epochs=1"))
         assert result.exit_code == 0, result.stderr
         assert "features beyond 4, 8 of the levels are new" in result.stderr
+
+    def test_kernels_of_new_features_follow_the_seed_of_the_run(self, monkeypatch):
+        train(*settings("run.epochs=1"))
+        Path("run").rename("first")
+        seeds = []
+
+        def start(network: Any, source: Any, seed: int) -> list[str]:
+            seeds.append(seed)
+            return start_from(network, source, seed)
+
+        monkeypatch.setattr(prepare, "start_from", start)
+        weights = "initial_weights=first/models/last.safetensors"
+        assert train(*settings(weights, "run.seed=7", "run.epochs=1")).exit_code == 0
+        assert seeds == [7]
 
 
 class TestFailedWork:

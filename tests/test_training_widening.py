@@ -105,6 +105,16 @@ class TestInitialWeights:
         with torch.no_grad():
             torch.testing.assert_close(wide.eval()(x), network(x), rtol=1e-4, atol=1e-5)
 
+    def test_new_kernels_follow_the_seed(self, narrow):
+        path, _ = narrow
+        new = []
+        for seed in (0, 0, 1):
+            wide = UNet3d(replace(NARROW, num_features=6))
+            start_from(wide, path, seed)
+            new.append(wide.encoder[0].convs[1].weight[3:].clone())
+        assert torch.equal(new[0], new[1])
+        assert not torch.equal(new[0], new[2])
+
     def test_more_input_channels_at_once(self, narrow):
         path, network = narrow
         wide = UNet3d(replace(NARROW, num_features=6, in_channels=2))

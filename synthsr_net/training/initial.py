@@ -41,7 +41,7 @@ def read_weights(source: str | os.PathLike[str]) -> tuple[UNetConfig, State]:
     return read_keras(path)
 
 
-def start_from(network: UNet3d, source: str | os.PathLike[str]) -> list[str]:
+def start_from(network: UNet3d, source: str | os.PathLike[str], seed: int = 0) -> list[str]:
     """Give a network the weights of another, as far as they fit.
 
     The first convolution takes the channels that both have, the output layer the channels that
@@ -52,6 +52,7 @@ def start_from(network: UNet3d, source: str | os.PathLike[str]) -> list[str]:
     Args:
         network: Changed in place.
         source: See `read_weights`.
+        seed: Of the kernels of new features.
 
     Returns:
         What is new, in sentences.
@@ -66,7 +67,8 @@ def start_from(network: UNet3d, source: str | os.PathLike[str]) -> list[str]:
     if can_widen(config, ours):
         known = ", ".join(map(str, config.features))
         notes.append(f"features beyond {known} of the levels are new, and not read yet")
-        config, state = widened(config, state, ours.num_features, ours.feature_multiplier)
+        multiplier = ours.feature_multiplier
+        config, state = widened(config, state, ours.num_features, multiplier, seed)
     _check_architecture(ours, config, str(source))
     own = network.state_dict()
     with torch.no_grad():

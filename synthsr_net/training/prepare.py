@@ -176,7 +176,7 @@ def prepare(
         network = UNet3d(config)
     notes = [*fitted.notes, *_validation_notes(training, plan), *_channel_notes(objective, config)]
     if training.initial_weights is not None and not resumed:
-        notes += _brief(start_from(network, training.initial_weights))
+        notes += _brief(start_from(network, training.initial_weights, training.run.seed))
     return Prepared(
         training=training,
         fitted=fitted,
