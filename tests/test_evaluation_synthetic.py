@@ -156,7 +156,7 @@ class TestNetwork:
     def test_data_consistency_is_that_of_the_predictor(
         self, slice_mm: float, monkeypatch: pytest.MonkeyPatch
     ):
-        def blurred(_: Predictor, prepared: Prepared) -> Tensor:
+        def blurred(_: Predictor, prepared: Prepared, **_flip: object) -> Tensor:
             return torch.from_numpy(gaussian_filter(prepared.tensor.numpy(), (0, 1, 1, 1))) * 0.43
 
         monkeypatch.setattr(Predictor, "infer", blurred)

@@ -62,12 +62,8 @@ class HeadNetwork:
         volume = volume.to(self.device, torch.float32)
         prepared = self._prepared(volume)
         x = self._input(volume, prepared)
-        usual = self.predictor.flip
-        try:
-            self.predictor.flip = usual and averaged
-            output = self.predictor.infer(prepared._replace(tensor=x))
-        finally:
-            self.predictor.flip = usual
+        flip = None if averaged else False
+        output = self.predictor.infer(prepared._replace(tensor=x), flip=flip)
         image = output[0][prepared.space.inside]
         settings = self.config.scan
         if not settings.clip_each_pass:

@@ -194,8 +194,12 @@ class Predictor:
         )
         return prepared._replace(plan=plan)
 
-    def infer(self, prepared: Prepared) -> Tensor:
+    def infer(self, prepared: Prepared, *, flip: bool | None = None) -> Tensor:
         """Second step: the network.
+
+        Args:
+            prepared: From the first step.
+            flip: Whether to average with the mirrored scan; None: as set.
 
         Returns:
             `(O, X, Y, Z)` float32 on the device, which may still be computing it.
@@ -203,7 +207,7 @@ class Predictor:
         return predict_volume(
             self.network,
             prepared.tensor.to(self.device),
-            flip=self.flip,
+            flip=self.flip if flip is None else flip,
             plan=prepared.plan,
             precision=self.precision,
             finish=finisher(prepared.space, self.config),
