@@ -44,6 +44,11 @@ def parser() -> argparse.ArgumentParser:
         help="ITK transform from the common space to each of them, - for none",
     )
     data.add_argument("--lesions", metavar="FILE", help="mask of the person's lesions")
+    data.add_argument(
+        "--bright-lesions",
+        metavar="FILE",
+        help="the one of these scans in which lesions are bright, to find them in, such as a FLAIR",
+    )
     data.add_argument("--ct", metavar="FILE", help="head CT in Hounsfield units")
     work = made.add_argument_group("work")
     work.add_argument("--contrasts", nargs="+", default=list(CONTRASTS), choices=list(CONTRASTS))
@@ -85,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = settings_of(options)
         names = ("labels", "images", "image_labels", "scans", "patient", "registrations")
         data = EvaluationData(
-            **{name: getattr(options, name) for name in (*names, "lesions", "ct")}
+            **{name: getattr(options, name) for name in (*names, "lesions", "bright_lesions", "ct")}
         )
         predictor = Predictor.from_file(
             options.model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -13,13 +14,16 @@ from scipy import ndimage
 from torch import Tensor
 
 from synthsr_net.checkpoint import Model, ModelConfig, ScanConfig
+from synthsr_net.evaluation.bright_lesions import find_bright_lesions
 from synthsr_net.evaluation.heads import Head
 from synthsr_net.evaluation.lesions import blobs, contrast, evaluate_own, evaluate_synthetic
 from synthsr_net.evaluation.likeness import mean_of
 from synthsr_net.evaluation.network import EvaluationError, HeadNetwork
 from synthsr_net.evaluation.patient import evaluate_patient
+from synthsr_net.evaluation.plan import EvaluationData
 from synthsr_net.evaluation.real import evaluate_real_pairs
 from synthsr_net.evaluation.regions import Regions, closed, dilated, eroded, filled, regions_of
+from synthsr_net.evaluation.run import Evaluation
 from synthsr_net.evaluation.scans import Seen, evaluate_scan, inverse, see
 from synthsr_net.evaluation.world import read_on, read_registration
 from synthsr_net.predict import Predictor
@@ -290,3 +294,78 @@ class TestLesions:
         away.affine[0, 3] += 1000
         with pytest.raises(EvaluationError, match="marks none there"):
             evaluate_own(ill, away, None, Stub())
+
+
+class TestBrightLesions:
+    """Lesions of white matter are found where they are brighter than the white matter around."""
+
+    @staticmethod
+    def ball(centre: tuple[int, int, int], radius: float) -> Tensor:
+        axes = [torch.arange(56) - place for place in centre]
+        x, y, z = torch.meshgrid(*axes, indexing="ij")
+        return x**2 + y**2 + z**2 <= radius**2
+
+    @pytest.fixture
+    def lesions(self) -> Tensor:
+        return self.ball((20, 28, 30), 2) | self.ball((35, 30, 22), 4)
+
+    @pytest.fixture
+    def flair(self) -> Seen:
+        """A ball of white matter of 1 mm voxels within grey matter, which is brighter."""
+        brain, white = self.ball((28, 28, 28), 25), self.ball((28, 28, 28), 20)
+        noise = torch.rand(brain.shape, generator=torch.Generator().manual_seed(0))
+        image = torch.where(white, 0.5, torch.where(brain, 0.6, 0.1)) + 0.04 * noise
+        regions = Regions(brain, white, brain & ~white, brain)
+        affine = np.diag([1.0, -1, 1, 1])
+        scan = Scan(image.numpy(), affine, "flair.nii.gz")
+        return Seen("flair", scan, image, ((*image.shape,), affine), image, regions, [None] * 3)
+
+    @pytest.mark.parametrize("biased", [False, True])
+    def test_they_are_found_and_cortex_is_not(self, flair: Seen, lesions: Tensor, biased: bool):
+        image = torch.where(lesions, 0.65, flair.image)
+        if biased:
+            image = image * torch.linspace(0.8, 1.25, len(image))[:, None]
+        found = find_bright_lesions(flair._replace(image=image))
+        assert np.array_equal(found.data > 0.5, lesions.numpy())
+        assert np.array_equal(found.affine, flair.grid[1])
+
+    def test_a_trace_left_in_the_prediction_does_not_hide_them(self, flair: Seen, lesions: Tensor):
+        white = flair.regions.white & ~lesions
+        grey = flair.regions.grey | lesions
+        image = torch.where(lesions, 0.65, flair.image)
+        ill = flair._replace(image=image, regions=flair.regions._replace(white=white, grey=grey))
+        assert np.array_equal(find_bright_lesions(ill).data > 0.5, lesions.numpy())
+
+    def test_small_ones_and_those_beside_cortex_are_left_out(self, flair: Seen):
+        small, beside = self.ball((28, 28, 28), 1), self.ball((28, 28, 47), 3)
+        image = torch.where(small | beside, 0.65, flair.image)
+        with pytest.raises(EvaluationError, match=r"none was found\. Give a mask"):
+            find_bright_lesions(flair._replace(image=image))
+
+    def test_without_white_matter_there_are_none(self, flair: Seen):
+        none = torch.zeros_like(flair.regions.brain)
+        with pytest.raises(EvaluationError, match="none was found"):
+            find_bright_lesions(flair._replace(regions=Regions(none, none, none, none)))
+
+    def test_they_are_looked_for_in_all_scans_of_the_patient(self, seen: Seen, tmp_path: Path):
+        weights, count = blobs(seen.regions, SPACING, 5)
+        image = torch.lerp(seen.image, torch.tensor(1.5), weights).numpy()
+        there = np.eye(4)
+        there[:3, 3] = 8, -4, 12
+        files = [tmp_path / "here.nii", tmp_path / "there.nii"]
+        for file, affine in zip(files, (seen.grid[1], there @ seen.grid[1]), strict=True):
+            nib.save(nib.Nifti1Image(image, affine), file)
+        shift = [-there[0, 3], -there[1, 3], there[2, 3]]
+        matrix = registration(tmp_path / "there.txt", np.eye(3), shift, [0, 0, 0])
+        data = EvaluationData(patient=files, registrations=["-", matrix], bright_lesions=files[1])
+        stub = Stub(lambda x: 110 * (x / x[seen.regions.white].median()).clamp(max=1))
+        evaluation = Evaluation(stub.predictor, data, say=lambda _: None)
+        evaluation.network = stub
+        results = evaluation.run(tmp_path / "out")
+        rows = results["lesions"]
+        assert [row["scan"] for row in rows] == ["here", "there"]
+        for row in rows:
+            assert 1 <= row["count"] <= count
+            assert row["input"] > 1
+            assert abs(row["prediction"]) < 0.2
+        assert {"lesions_own_here.png", "lesions_own_there.png"} <= set(results["pictures"])

@@ -103,22 +103,22 @@ def evaluate_synthetic(
             }
         )
         if pictures is not None:
-            _draw(pictures, seen, kind, weights, {"input": image, "prediction": t1})
+            shown = {"input": image, "prediction": t1, "prediction without lesions": seen.t1}
+            _draw(pictures, seen, kind, lesions, shown)
         if on_row is not None:
             on_row()
     return rows
 
 
 def _draw(
-    pictures: Pictures, seen: Seen, kind: str, weights: Tensor, volumes: dict[str, Tensor]
+    pictures: Pictures, seen: Seen, kind: str, lesions: Tensor, volumes: dict[str, Tensor]
 ) -> None:
-    """Slices through the largest lesion, with the prediction from the scan without lesions."""
+    """Slices of volumes through the largest lesion."""
     affine = seen.grid[1]
-    numbers, count = ndimage.label(weights.cpu().numpy() > 0.5)
+    numbers, count = ndimage.label(lesions.cpu().numpy())
     largest = 1 + int(np.argmax(np.bincount(numbers.ravel(), minlength=count + 1)[1:]))
     voxel = np.argwhere(numbers == largest).mean(0)
-    shown = {**volumes, "prediction without lesions": seen.t1}
-    rows = {name: Volume(volume.cpu().numpy(), affine) for name, volume in shown.items()}
+    rows = {name: Volume(volume.cpu().numpy(), affine) for name, volume in volumes.items()}
     centre = affine[:3, :3] @ voxel + affine[:3, 3]
     pictures.add_around(
         f"lesions_{kind}_{seen.name}", rows, centre, f"{seen.name} with {kind} lesions"
@@ -176,6 +176,7 @@ def evaluate_own(
     mask: Volume,
     registration: Affine | None,
     network: HeadNetwork,
+    pictures: Pictures | None = None,
 ) -> dict[str, Any]:
     """Look for the lesions that a scan shows in its prediction.
 
@@ -184,6 +185,7 @@ def evaluate_own(
         mask: Lesions, above 0.5, on any grid of the common world.
         registration: From points of the common world to those of the scan; None if they agree.
         network: The model.
+        pictures: Where to draw the scan, the lesions and the prediction.
 
     Returns:
         `scan`, `lesions` (`own`), `count` of connected lesions, and contrasts `input` and
@@ -203,6 +205,10 @@ def evaluate_own(
             " both lie in one space."
         )
     volumes = {"input": seen.image, "prediction": seen.t1}
+    if pictures is not None:
+        image = seen.image / seen.image.max().clamp(min=1e-6)
+        shown = {"input": seen.image, "lesions": torch.maximum(image, lesions.float())}
+        _draw(pictures, seen, "own", lesions, shown | {"prediction": seen.t1})
     found = {
         what: contrast(volume, lesions, seen.regions, network.spacing_mm)
         for what, volume in volumes.items()

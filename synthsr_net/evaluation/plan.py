@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .held_out import HeldOutPlan
 from .network import EvaluationError
@@ -38,6 +39,8 @@ class EvaluationData:
     """For each of these an affine transform of ITK, or `NO_REGISTRATION`; none: all agree."""
     lesions: PathLike | None = None
     """Mask of the person's lesions, in the common world."""
+    bright_lesions: PathLike | None = None
+    """The one of these scans that shows them bright, such as a FLAIR: they are found in it."""
     ct: PathLike | None = None
     """Head CT in Hounsfield units."""
 
@@ -51,13 +54,30 @@ class EvaluationData:
                 f"registrations must be as many as the patient's scans, {len(self.patient)}, got"
                 f" {len(self.registrations)}. Give - for a scan that needs none."
             )
-        if len(self.patient) == 1 or (self.lesions is not None and not self.patient):
+        sought = self.lesions is not None or self.bright_lesions is not None
+        if len(self.patient) == 1 or (sought and not self.patient):
             raise EvaluationError(
                 "the patient must have at least two scans, also to look for lesions, got"
                 f" {len(self.patient)}."
             )
+        if self.lesions is not None and self.bright_lesions is not None:
+            raise EvaluationError(
+                "lesions must come from a mask or from a scan that shows them bright, got both."
+                " Give one of them."
+            )
+        if self.bright_lesions is not None and _whole(self.bright_lesions) not in {
+            _whole(scan) for scan in self.patient
+        }:
+            raise EvaluationError(
+                "the scan with bright lesions must be one of the patient's, got"
+                f" {self.bright_lesions}. Name it among them as well."
+            )
         if not any((self.labels, self.images, self.scans, self.patient, self.ct)):
             raise EvaluationError("there must be data to evaluate on, got none. Give some.")
+
+
+def _whole(path: PathLike) -> Path:
+    return Path(path).resolve()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from synthsr_transforms.atomic import replacing
-from synthsr_transforms.volumes import list_volumes, read_volume
+from synthsr_transforms.volumes import Volume, list_volumes, read_volume
 
 from ..predict import Predictor
 from ..scan import read_scan
 from ..training.environment import environment
 from ..training.real_pairs import read_real_pairs
+from .bright_lesions import find_bright_lesions
 from .heads import find_label_maps
 from .held_out import evaluate_label_maps, num_predictions
 from .lesions import evaluate_own, evaluate_synthetic
@@ -26,7 +29,7 @@ from .patient import draw_patient, evaluate_patient
 from .pictures import Pictures, drawing_in
 from .plan import NO_REGISTRATION, EvaluationData, EvaluationSettings, PathLike
 from .real import evaluate_real_pairs
-from .scans import draw_scan, evaluate_scan, see
+from .scans import Seen, draw_scan, evaluate_scan, see
 from .tables import report_text
 from .world import Affine, read_registration
 
@@ -187,14 +190,24 @@ class Evaluation:
             None if str(file) == NO_REGISTRATION else read_registration(file) for file in named
         ]
         draw_patient(scans, pictures)
-        lesions = []
-        if self.data.lesions is not None:
-            mask = read_volume(self.data.lesions)
-            lesions = [
-                evaluate_own(scan, mask, matrix, self.network)
-                for scan, matrix in zip(scans, matrices, strict=True)
-            ]
+        mask = self._lesions(scans, matrices)
+        lesions = [
+            evaluate_own(scan, mask, matrix, self.network, pictures)
+            for scan, matrix in zip(scans, matrices, strict=True)
+            if mask is not None
+        ]
         return evaluate_patient(scans, matrices), lesions
+
+    def _lesions(self, scans: Sequence[Seen], matrices: Sequence[Affine | None]) -> Volume | None:
+        """Mask of the patient's lesions in the common world."""
+        if self.data.lesions is not None:
+            return read_volume(self.data.lesions)
+        if self.data.bright_lesions is None:
+            return None
+        files = [Path(file).resolve() for file in self.data.patient]
+        place = files.index(Path(self.data.bright_lesions).resolve())
+        mask, matrix = find_bright_lesions(scans[place]), matrices[place]
+        return mask if matrix is None else Volume(mask.data, np.linalg.inv(matrix) @ mask.affine)
 
     def _ct(self, file: PathLike, pictures: Pictures) -> dict[str, Any]:
         seen = see(read_scan(file), self.network, ct=True)
