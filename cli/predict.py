@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     help="Average with the prediction of the mirrored scan.  [default: as the model says]",
 )
 @click.option(
+    "--inverse-contrast/--no-inverse-contrast",
+    default=None,
+    help="Invert the mirrored scan if it is bright where a T1 is dark, as a T2 is."
+    "  [default: as the model says]",
+)
+@click.option(
     "--sharpen/--no-sharpen",
     default=None,
     help="Sharpen the prediction (unsharp mask).  [default: as the model says]",

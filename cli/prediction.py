@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ARGUMENTS = "synthsr.arguments"
 """Key of `Context.meta` under which a command keeps its arguments, to start itself again."""
 PREDICTOR_OPTIONS = (
-    *("device", "precision", "flip", "sharpen", "data_consistency"),
+    *("device", "precision", "flip", "inverse_contrast", "sharpen", "data_consistency"),
     *("ct", "legacy", "grid", "max_memory", "tile"),
 )
 """Options that are fields of `PredictorSettings` and have their names."""

@@ -63,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     work.add_argument(
         "--no-data-consistency", action="store_true", help="T1-weighted scans by the network alone"
     )
+    work.add_argument(
+        "--no-inverse-contrast", action="store_true", help="T2-like scans are never inverted"
+    )
     work.add_argument("--seed", type=int, default=0)
     return made
 
@@ -97,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             device=options.device,
             precision=options.precision,
             flip=False if options.no_flip else None,
+            inverse_contrast=False if options.no_inverse_contrast else None,
             data_consistency=False if options.no_data_consistency else None,
         )
         Evaluation(predictor, data, settings).run(options.out)

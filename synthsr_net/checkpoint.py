@@ -78,6 +78,10 @@ class ScanConfig:
     the sum is mapped back to the intensities of that scan. None: the output stands alone."""
     flip: bool = True
     """Whether predictions are averaged with those of the left-right mirrored scan by default."""
+    inverse_contrast: bool = False
+    """Whether the mirrored pass sees scans of inverse contrast inverted by default, see
+    `synthsr_net.scan.inverse_contrast`. For models that predict a T1 with white matter near 110
+    from one scan."""
     sharpen: bool = False
     """Whether predictions are sharpened (unsharp mask) by default."""
     data_consistency: bool = False

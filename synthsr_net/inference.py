@@ -29,6 +29,7 @@ def predict_volume(
     x: Tensor,
     *,
     flip: bool = False,
+    second: Callable[[Tensor, Tensor], Tensor] | None = None,
     plan: Plan | None = None,
     precision: str = "fp32",
     finish: Pass | None = None,
@@ -39,6 +40,8 @@ def predict_volume(
         network: On the device of `x`, in inference.
         x: `(C, X, Y, Z)` float32, axes right, anterior, superior.
         flip: Whether to average with the prediction of the volume mirrored left to right.
+        second: Function of `x` and of the output of the first pass, finished, that gives the volume
+            to mirror; None: `x`.
         plan: How to compute, see `plan_memory`; None lets it choose.
         precision: One of `PRECISIONS`, or `auto` for what the hardware is built for.
         finish: Function of the output of each pass, applied before they are averaged.
@@ -62,7 +65,8 @@ def predict_volume(
         forward = _forward(network, x, plan, dtype)
         result = _finished(forward(x), finish)
         if flip:
-            mirrored = _finished(forward(x.flip(LEFT_RIGHT)), finish)
+            volume = x if second is None else second(x, result)
+            mirrored = _finished(forward(volume.flip(LEFT_RIGHT)), finish)
             result = result.add_(mirrored.flip(LEFT_RIGHT)).mul_(0.5)
     return result
 

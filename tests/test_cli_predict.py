@@ -140,6 +140,7 @@ class TestOneScan:
         monkeypatch.setattr(Predictor, "__init__", look)
         options = ("--ct", "--no-flip", "--sharpen", "--precision", "bf16", "--device", "cpu")
         more = ("--max-memory", "3GB", "--tile", "128", "--no-data-consistency")
+        more += ("--no-inverse-contrast",)
         save(folder / "ct.nii", 80 * voxels() - 5)
         result = run("predict", "ct.nii", "p.nii", *MODEL, *options, *more)
         assert result.exit_code == 0, result.output
@@ -147,6 +148,7 @@ class TestOneScan:
             "device": "cpu",
             "precision": "bf16",
             "flip": False,
+            "inverse_contrast": False,
             "sharpen": True,
             "data_consistency": False,
             "ct": True,

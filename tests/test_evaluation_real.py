@@ -22,13 +22,14 @@ from synthsr_net.evaluation.network import EvaluationError, HeadNetwork
 from synthsr_net.evaluation.patient import evaluate_patient
 from synthsr_net.evaluation.plan import EvaluationData
 from synthsr_net.evaluation.real import evaluate_real_pairs
-from synthsr_net.evaluation.regions import Regions, closed, dilated, eroded, filled, regions_of
 from synthsr_net.evaluation.run import Evaluation
-from synthsr_net.evaluation.scans import Seen, evaluate_scan, inverse, see
+from synthsr_net.evaluation.scans import Seen, evaluate_scan, see
 from synthsr_net.evaluation.world import read_on, read_registration
 from synthsr_net.predict import Predictor
 from synthsr_net.scan import Scan, scan_of
 from synthsr_net.scan.consistency import Operators
+from synthsr_net.scan.inverse_contrast import inverted
+from synthsr_net.scan.regions import Regions, closed, dilated, eroded, filled, regions_of
 from synthsr_net.training.real_pairs import RealPair, RealPairs
 from synthsr_net.unet import UNet3d, UNetConfig
 from synthsr_transforms.labels import LabelTable
@@ -153,7 +154,7 @@ class TestScans:
         assert len(rows) == 1 + 3
 
     def test_inversion_keeps_the_background_and_turns_tissues_around(self, seen: Seen):
-        turned = inverse(seen.image, seen.regions)
+        turned = inverted(seen.image, seen.regions.head)
         outside = ~seen.regions.head
         assert torch.equal(turned[outside], seen.image[outside])
         assert float(turned[seen.regions.white].mean()) < float(turned[seen.regions.grey].mean())

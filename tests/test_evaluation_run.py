@@ -215,6 +215,7 @@ class TestTables:
             "sha256": "0",
             "precision": "fp32",
             "flip": True,
+            "inverse_contrast": False,
             "data_consistency": True,
         }
         text = report_text(

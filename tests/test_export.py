@@ -18,6 +18,7 @@ from synthsr_net import export, onnx_graph
 from synthsr_net.checkpoint import InputConfig, Model, ModelConfig, ScanConfig, save_model
 from synthsr_net.export import ExportCheckError, ExportError, config_of_metadata, export_onnx
 from synthsr_net.predict import Predictor
+from synthsr_net.scan import consistency, inverse_contrast
 from synthsr_net.unet import ACTIVATIONS, MAX_LEVELS, NORMALISATIONS, UNet3d, UNetConfig
 from synthsr_transforms.volumes import Volume, read_volume, write_volume
 
@@ -369,3 +370,21 @@ class TestDocs:
         assert scale > 1
         np.testing.assert_allclose(found.data, expected.data, rtol=0, atol=1e-5 * scale)
         assert (folder / "copy.onnx").read_bytes() == (folder / "my_model.onnx").read_bytes()
+
+    @pytest.mark.parametrize("name", ["inverse_contrast", "data_consistency"])
+    def test_the_example_does_what_the_model_says(self, folder, name, monkeypatch):
+        monkeypatch.setattr(inverse_contrast, "CORRELATION", 2.0)  # every scan is inverse,
+        monkeypatch.setattr(inverse_contrast, "_MIN_BRAIN_ML", -1.0)
+        monkeypatch.setattr(consistency, "CORRELATIONS", (-3.0, -2.0))  # and is kept
+        model = model_of(scan=ScanConfig(spacing_mm=8.0, divisor=4, **{name: True}))
+        export_onnx(model, "my_model.onnx")
+        for block in self.blocks(3)[1:2]:
+            exec(block, {})
+        usual, without = (
+            read_volume(Predictor(model, device="cpu", **options)("scan.nii.gz", "p.nii.gz")).data
+            for options in ({}, {name: False})
+        )
+        difference = float(np.abs(usual - without).max())
+        assert difference > 0.01
+        found = read_volume("t1.nii.gz").data
+        np.testing.assert_allclose(found, usual, rtol=0, atol=0.01 * difference)

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from synthsr_transforms.volumes import Volume
 
+from ..scan.regions import Regions, dilated, eroded
 from ..training.comparison import RANGE_PERCENTILES
 from .network import EvaluationError, HeadNetwork, percentile
 from .pictures import Pictures
-from .regions import Regions, dilated, eroded
 from .scans import Seen
 from .world import Affine, read_on
 

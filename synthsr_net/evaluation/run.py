@@ -229,6 +229,7 @@ class Evaluation:
             "precision": predictor.precision,
             "device": str(predictor.device),
             "flip": predictor.flip,
+            "inverse_contrast": predictor.inverse_contrast,
             "sharpen": predictor.sharpen,
             "data_consistency": predictor.data_consistency,
         }

@@ -16,12 +16,13 @@ from synthsr_transforms.volumes import Volume, reorient, stem
 
 from ..scan import Scan
 from ..scan.consistency import Operators
+from ..scan.inverse_contrast import inverted
+from ..scan.regions import Regions, regions_of
 from ..scan.regrid import Grid
 from .held_out import AXES, check_slices
 from .likeness import correlation
-from .network import HeadNetwork, percentile
+from .network import HeadNetwork
 from .pictures import Pictures
-from .regions import Regions, regions_of
 from .slices import acquire, cubic, linear, operators
 
 DEGRADED_MM = (3.0, 5.0)
@@ -154,8 +155,8 @@ def _robustness(seen: Seen, network: HeadNetwork) -> Iterator[Change]:
         flipped = network(seen.image.flip(0), averaged=False, slices=turned)
         return compared("flipped", flipped.flip(0), usual)
 
-    def inverted() -> dict[str, Any]:
-        changed = network(inverse(seen.image, seen.regions), slices=seen.slices)
+    def turned_round() -> dict[str, Any]:
+        changed = network(inverted(seen.image, seen.regions.head), slices=seen.slices)
         return compared("inverted", changed, seen.t1)
 
     def rotated() -> dict[str, Any]:
@@ -165,21 +166,7 @@ def _robustness(seen: Seen, network: HeadNetwork) -> Iterator[Change]:
         resampling = correlation(there_and_back, seen.t1, brain)
         return {**compared("rotated", t1, seen.t1), "resampling": resampling}
 
-    yield from (rotated, flipped, inverted)
-
-
-def inverse(image: Tensor, regions: Regions) -> Tensor:
-    """A scan whose bright tissues are dark and dark ones bright; its background stays.
-
-    Args:
-        image: `(X, Y, Z)`.
-        regions: Of the scan. In the head, an intensity becomes percentile 99.5 of the head minus
-            the intensity, but at least 0.
-    """
-    inside = image[regions.head]
-    if not inside.numel():
-        return image
-    return torch.where(regions.head, (percentile(inside, 99.5) - image).clamp(min=0), image)
+    yield from (rotated, flipped, turned_round)
 
 
 def _rotations(shape: Sequence[int]) -> tuple[Tensor, Tensor]:

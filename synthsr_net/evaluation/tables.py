@@ -32,13 +32,15 @@ def report_text(results: Mapping[str, Any]) -> str:
 
 def _about(results: Mapping[str, Any]) -> list[str]:
     model, machine = results["model"], results["environment"]
-    averaging, consistency = (
-        "with" if model[name] else "without" for name in ("flip", "data_consistency")
+    averaging, inversion, consistency = (
+        "with" if model[name] else "without"
+        for name in ("flip", "inverse_contrast", "data_consistency")
     )
+    versions = machine["versions"]
     return [
         f"Model file SHA-256 `{model['sha256']}`, {model['precision']}, {averaging} flip averaging,"
-        f" {consistency} data consistency, on {machine['device']};"
-        f" synthsr {machine['versions']['synthsr']}, torch {machine['versions']['torch']};"
+        f" {inversion} inversion of inverse contrast, {consistency} data consistency, on"
+        f" {machine['device']}; synthsr {versions['synthsr']}, torch {versions['torch']};"
         f" seed {results['seed']}.",
         "",
         results["protocol"],

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -31,10 +32,11 @@ from ..scan import (
     settings_of,
     to_network_space,
 )
+from ..scan.inverse_contrast import second_input
 from ..scan.lesions import LesionWarning, keep_lesion
 from .files import find_scans, plan_outputs, refuse_inputs
 from .record import PredictionRecord
-from .settings import PredictError, PredictorSettings, check_number
+from .settings import PredictError, PredictorSettings, check_inverse_contrast, check_number
 from .write import nifti_of, write_prediction
 
 _LISTENING = Lock()
@@ -85,9 +87,12 @@ class Predictor:
         usual = settings_of(self.config, self.settings.legacy)
         choices = {
             name: getattr(usual if getattr(self.settings, name) is None else self.settings, name)
-            for name in ("flip", "sharpen", "data_consistency")
+            for name in ("flip", "inverse_contrast", "sharpen", "data_consistency")
         }
         self.flip: bool = choices["flip"]
+        self.inverse_contrast: bool = choices["inverse_contrast"]
+        if self.inverse_contrast:
+            check_inverse_contrast(self.config)
         self.sharpen: bool = choices["sharpen"]
         self.data_consistency: bool = choices["data_consistency"]
         self.record = PredictionRecord(model, self.settings, choices)
@@ -204,10 +209,12 @@ class Predictor:
         Returns:
             `(O, X, Y, Z)` float32 on the device, which may still be computing it.
         """
+        settings = settings_of(self.config, self.settings.legacy)
         return predict_volume(
             self.network,
             prepared.tensor.to(self.device),
             flip=self.flip if flip is None else flip,
+            second=partial(second_input, settings=settings) if self.inverse_contrast else None,
             plan=prepared.plan,
             precision=self.precision,
             finish=finisher(prepared.space, self.config),

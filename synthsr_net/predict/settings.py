@@ -33,6 +33,9 @@ class PredictorSettings:
     """One of `PRECISIONS`."""
     flip: bool | None = None
     """Whether to average with the prediction of the left-right mirrored scan."""
+    inverse_contrast: bool | None = None
+    """Whether that one is seen inverted where its contrast is the inverse of that of a T1, see
+    `synthsr_net.scan.inverse_contrast`."""
     sharpen: bool | None = None
     """Whether to sharpen with FreeSurfer's unsharp mask."""
     data_consistency: bool | None = None
@@ -62,6 +65,22 @@ class PredictorSettings:
         if isinstance(self.max_memory, str):
             parse_size(self.max_memory)
         available_device(self.device)
+
+
+def check_inverse_contrast(config: ModelConfig) -> None:
+    """Refuse models whose input or output has no contrast to compare.
+
+    Raises:
+        PredictError: If a model takes more than one image, or its output is added to it.
+    """
+    if config.num_channels == 1 and config.scan.residual_input is None:
+        return
+    names = ", ".join(image.name for image in config.inputs)
+    raise PredictError(
+        "inverse contrast needs a model that predicts an image of its own from one scan, got"
+        f" {config.name!r} with {config.num_channels} input channels ({names})."
+        " Leave it out."
+    )
 
 
 def check_number(config: ModelConfig, number: int) -> None:

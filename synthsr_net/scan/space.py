@@ -84,6 +84,7 @@ def settings_of(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
         clip_each_pass=v2,
         sharpen=v2,
         data_consistency=False,
+        inverse_contrast=False,
         flip=one_image,
     )
 

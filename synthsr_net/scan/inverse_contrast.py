@@ -1,0 +1,100 @@
+"""Inverse contrast: scans in which bright tissues of a T1 are dark, as in a T2, turned round.
+
+Networks know scans of the contrast of their prediction best. Where a first prediction says that a
+scan has the inverse contrast, the second pass of flip averaging sees it inverted.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import ScanConfig
+from .regions import regions_of
+
+CORRELATION = -0.5
+"""Correlation of scan and prediction in the brain below which the contrast is inverse."""
+WORKING_MM = 2.0
+"""Voxel spacing at which brain and head are found, for speed."""
+HIGH_PERCENTILE = 99.5
+"""Percentile of the head that becomes 0."""
+_MIN_BRAIN_ML = 50.0  # less is no brain
+
+
+def second_input(x: Tensor, output: Tensor, settings: ScanConfig) -> Tensor:
+    """What the second pass of flip averaging sees, before it is mirrored.
+
+    Args:
+        x: `(1, X, Y, Z)`, input of the first pass.
+        output: `(O, X, Y, Z)`, what `finisher` made of its output.
+        settings: Of the model.
+
+    Returns:
+        `(1, X, Y, Z)`: the input, inverted if its contrast is inverse.
+    """
+    t1 = output[0] if settings.clip_each_pass else settings.output_scale * output[0]
+    return turned_round(x[0], t1, settings.spacing_mm)[None]
+
+
+def turned_round(scan: Tensor, t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
+    """Invert a scan if its contrast is the inverse of that of its prediction.
+
+    Args:
+        scan: `(X, Y, Z)` float32, any unit.
+        t1: Prediction from it, on the same grid, white matter near 110.
+        spacing_mm: Voxel spacing of the grid.
+
+    Returns:
+        The inverted scan, see `inverted`, or the scan itself.
+    """
+    step = max(1, round(WORKING_MM / spacing_mm))
+    small, small_t1 = (volume[::step, ::step, ::step] for volume in (scan, t1))
+    regions = regions_of(small_t1, step * spacing_mm)
+    millilitres = float(regions.brain.sum()) * (step * spacing_mm) ** 3 / 1000
+    if millilitres < _MIN_BRAIN_ML:
+        return scan
+    correlation = _correlation(small[regions.brain], small_t1[regions.brain])
+    if not correlation < CORRELATION:  # nor where it is not a number
+        return scan
+    return inverted(scan, _enlarged(regions.head, step, scan.shape))
+
+
+def inverted(scan: Tensor, head: Tensor) -> Tensor:
+    """A scan whose bright tissues are dark and dark ones bright; its background stays.
+
+    Args:
+        scan: `(X, Y, Z)`.
+        head: Mask of the head, bool. In it, an intensity becomes percentile 99.5 of the head minus
+            the intensity, but at least 0.
+
+    Examples:
+        >>> scan = torch.tensor([0.0, 1.0, 3.0])
+        >>> inverted(scan, scan > 0).tolist()
+        [0.0, 1.9900000095367432, 0.0]
+    """
+    inside = scan[head]
+    if not inside.numel():
+        return scan
+    return torch.where(head, (_percentile(inside, HIGH_PERCENTILE) - scan).clamp(min=0), scan)
+
+
+def _correlation(first: Tensor, second: Tensor) -> float:
+    pair = torch.stack([first, second])
+    pair = pair - pair.mean(1, keepdim=True)
+    length = pair.square().sum(1).sqrt().prod()
+    return float(pair.prod(0).sum() / length.clamp(min=1e-9))
+
+
+def _percentile(values: Tensor, percent: float) -> Tensor:
+    place = (values.numel() - 1) * percent / 100
+    low, high = (values.kthvalue(k + 1).values for k in (math.floor(place), math.ceil(place)))
+    return torch.lerp(low, high, place % 1)
+
+
+def _enlarged(mask: Tensor, step: int, shape: torch.Size) -> Tensor:
+    """A mask whose voxels are repeated, cut to a shape."""
+    for axis, size in enumerate(shape):
+        mask = mask.repeat_interleave(step, axis).narrow(axis, 0, size)
+    return mask
