@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import ScanConfig
-from .regions import regions_of
+from .regions import brain_of, head_of
 
 CORRELATION = -0.5
 """Correlation of scan and prediction in the brain below which the contrast is inverse."""
-WORKING_MM = 2.0
-"""Voxel spacing at which brain and head are found, for speed."""
+BRAIN_MM, HEAD_MM = 4.0, 2.0
+"""Voxel spacings at which brain and head are found, for speed."""
 HIGH_PERCENTILE = 99.5
 """Percentile of the head that becomes 0."""
 _MIN_BRAIN_ML = 50.0  # less is no brain
@@ -49,16 +49,25 @@ def turned_round(scan: Tensor, t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
     Returns:
         The inverted scan, see `inverted`, or the scan itself.
     """
-    step = max(1, round(WORKING_MM / spacing_mm))
-    small, small_t1 = (volume[::step, ::step, ::step] for volume in (scan, t1))
-    regions = regions_of(small_t1, step * spacing_mm)
-    millilitres = float(regions.brain.sum()) * (step * spacing_mm) ** 3 / 1000
+    if not _is_inverse(scan, t1, spacing_mm):
+        return scan
+    step = _step(HEAD_MM, spacing_mm)
+    head = head_of(t1[::step, ::step, ::step], step * spacing_mm)
+    return inverted(scan, _enlarged(head, step, scan.shape))
+
+
+def _is_inverse(scan: Tensor, t1: Tensor, spacing_mm: float) -> bool:
+    step = _step(BRAIN_MM, spacing_mm)
+    scan, t1 = (volume[::step, ::step, ::step] for volume in (scan, t1))
+    brain = brain_of(t1, step * spacing_mm)
+    millilitres = float(brain.sum()) * (step * spacing_mm) ** 3 / 1000
     if millilitres < _MIN_BRAIN_ML:
-        return scan
-    correlation = _correlation(small[regions.brain], small_t1[regions.brain])
-    if not correlation < CORRELATION:  # nor where it is not a number
-        return scan
-    return inverted(scan, _enlarged(regions.head, step, scan.shape))
+        return False
+    return _correlation(scan[brain], t1[brain]) < CORRELATION  # not where it is not a number
+
+
+def _step(working_mm: float, spacing_mm: float) -> int:
+    return max(1, round(working_mm / spacing_mm))
 
 
 def inverted(scan: Tensor, head: Tensor) -> Tensor:

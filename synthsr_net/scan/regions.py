@@ -52,15 +52,24 @@ def regions_of(t1: Tensor, spacing_mm: float) -> Regions:
         t1: `(X, Y, Z)` float32.
         spacing_mm: Voxel spacing.
     """
+    brain = brain_of(t1, spacing_mm)
+    low, high = GREY_BETWEEN
+    grey = brain & (t1 > low) & (t1 < high)
+    return Regions(brain, brain & (t1 > WHITE_ABOVE), grey, head_of(t1, spacing_mm))
+
+
+def brain_of(t1: Tensor, spacing_mm: float) -> Tensor:
+    """The brain alone, see `regions_of`."""
     tissue = t1 > TISSUE_ABOVE
     core = eroded(tissue, _OPENING_MM / spacing_mm)
     core = large_parts(core, t1 > WHITE_ABOVE, _LARGE)
     brain = dilated(core, _REGROWTH_MM / spacing_mm) & tissue
-    brain = filled(closed(brain, _CLOSING_MM / spacing_mm))
-    low, high = GREY_BETWEEN
-    grey = brain & (t1 > low) & (t1 < high)
-    head = filled(closed(t1 > HEAD_ABOVE, _HEAD_CLOSING_MM / spacing_mm))
-    return Regions(brain, brain & (t1 > WHITE_ABOVE), grey, head)
+    return filled(closed(brain, _CLOSING_MM / spacing_mm))
+
+
+def head_of(t1: Tensor, spacing_mm: float) -> Tensor:
+    """The head alone, see `regions_of`."""
+    return filled(closed(t1 > HEAD_ABOVE, _HEAD_CLOSING_MM / spacing_mm))
 
 
 def dilated(mask: Tensor, radius: float) -> Tensor:
