@@ -206,7 +206,7 @@ def evaluate_own(
         )
     volumes = {"input": seen.image, "prediction": seen.t1}
     if pictures is not None:
-        image = seen.image / seen.image.max().clamp(min=1e-6)
+        image = seen.image / (2 * seen.image.max()).clamp(min=1e-6)
         shown = {"input": seen.image, "lesions": torch.maximum(image, lesions.float())}
         _draw(pictures, seen, "own", lesions, shown | {"prediction": seen.t1})
     found = {
