@@ -291,6 +291,14 @@ class TestLesions:
         assert row["count"] == count
         assert row["input"] < -1
         assert abs(row["prediction"]) < 0.3
+        assert len(row["each"]) == count
+        found = [one["input"] for one in row["each"] if not math.isnan(one["input"])]  # of 10 voxels
+        assert len(found) > 1
+        assert max(found) < -0.9
+        volumes = [one["ml"] for one in row["each"]]
+        assert volumes == sorted(volumes, reverse=True)
+        expected = float((weights > 0.5).sum()) * SPACING**3 / 1000
+        assert sum(volumes) == pytest.approx(expected, rel=0.05)
         away = mask._replace(affine=np.array(mask.affine))
         away.affine[0, 3] += 1000
         with pytest.raises(EvaluationError, match="marks none there"):

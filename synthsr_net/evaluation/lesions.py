@@ -188,8 +188,8 @@ def evaluate_own(
         pictures: Where to draw the scan, the lesions and the prediction.
 
     Returns:
-        `scan`, `lesions` (`own`), `count` of connected lesions, and contrasts `input` and
-        `prediction`.
+        `scan`, `lesions` (`own`), `count` of connected lesions, contrasts `input` and `prediction`
+        of all together, and `each`: volume `ml` and contrasts of the largest, at most eight.
 
     Raises:
         EvaluationError: If no lesion lies in the scan.
@@ -198,7 +198,7 @@ def evaluate_own(
     data = torch.from_numpy(np.array(mask.data > 0.5, dtype=np.float32)).to(network.device)
     weights, inside = read_on(data, mask.affine, seen.grid, back)
     lesions = (weights > 0.5) & inside
-    count = int(ndimage.label(lesions.cpu().numpy(), np.ones((3, 3, 3)))[1])
+    numbers, count = ndimage.label(lesions.cpu().numpy(), np.ones((3, 3, 3)))
     if not count:
         raise EvaluationError(
             f"the lesion mask must mark lesions in {seen.name}, but marks none there. Check that"
@@ -209,8 +209,18 @@ def evaluate_own(
         image = seen.image / (2 * seen.image.max()).clamp(min=1e-6)
         shown = {"input": seen.image, "lesions": torch.maximum(image, lesions.float())}
         _draw(pictures, seen, "own", lesions, shown | {"prediction": seen.t1})
-    found = {
-        what: contrast(volume, lesions, seen.regions, network.spacing_mm)
-        for what, volume in volumes.items()
-    }
-    return {"scan": seen.name, "lesions": "own", "count": count, **found}
+
+    def contrasts(part: Tensor) -> dict[str, float]:
+        return {
+            what: contrast(volume, part, seen.regions, network.spacing_mm)
+            for what, volume in volumes.items()
+        }
+
+    sizes = np.bincount(numbers.ravel())[1:]
+    each = []
+    for place in np.argsort(-sizes, kind="stable")[:NUMBER]:
+        part = torch.from_numpy(numbers == place + 1).to(lesions.device)
+        millilitres = float(sizes[place]) * network.spacing_mm**3 / 1000
+        each.append({"ml": millilitres, **contrasts(part)})
+    together = contrasts(lesions)
+    return {"scan": seen.name, "lesions": "own", "count": count, **together, "each": each}

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..checkpoint import ScanConfig
 from .regions import brain_of, head_of
 
-CORRELATION = -0.5
+CORRELATION = -0.4
 """Correlation of scan and prediction in the brain below which the contrast is inverse."""
 BRAIN_MM, HEAD_MM = 4.0, 2.0
 """Voxel spacings at which brain and head are found, for speed."""
