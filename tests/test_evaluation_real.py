@@ -292,7 +292,8 @@ class TestLesions:
         assert row["input"] < -1
         assert abs(row["prediction"]) < 0.3
         assert len(row["each"]) == count
-        found = [one["input"] for one in row["each"] if not math.isnan(one["input"])]  # of 10 voxels
+        measured = (one["input"] for one in row["each"])
+        found = [value for value in measured if not math.isnan(value)]  # of 10 voxels
         assert len(found) > 1
         assert max(found) < -0.9
         volumes = [one["ml"] for one in row["each"]]
