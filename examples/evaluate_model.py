@@ -64,7 +64,9 @@ def parser() -> argparse.ArgumentParser:
         "--no-data-consistency", action="store_true", help="T1-weighted scans by the network alone"
     )
     work.add_argument(
-        "--no-inverse-contrast", action="store_true", help="T2-like scans are never inverted"
+        "--inverse-contrast",
+        action=argparse.BooleanOptionalAction,
+        help="invert T2-like scans for the second pass; by default as the model says",
     )
     work.add_argument("--seed", type=int, default=0)
     return made
@@ -100,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             device=options.device,
             precision=options.precision,
             flip=False if options.no_flip else None,
-            inverse_contrast=False if options.no_inverse_contrast else None,
+            inverse_contrast=options.inverse_contrast,
             data_consistency=False if options.no_data_consistency else None,
         )
         Evaluation(predictor, data, settings).run(options.out)

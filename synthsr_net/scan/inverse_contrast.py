@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import ScanConfig
-from .regions import brain_of, head_of
+from .regions import HEAD_ABOVE, brain_of, closed, filled
 
 CORRELATION = -0.4
 """Correlation of scan and prediction in the brain below which the contrast is inverse."""
-BRAIN_MM, HEAD_MM = 4.0, 2.0
-"""Voxel spacings at which brain and head are found, for speed."""
+BRAIN_MM = 4.0
+"""Voxel spacing at which the brain is found, for speed."""
+CLOSING_MM = 2.0
+"""Radius by which gaps of the head, which is what is inverted, are closed; what it encloses belongs
+to it as well. More would invert the dark air beside it, which predictions would show as tissue."""
 HIGH_PERCENTILE = 99.5
 """Percentile of the head that becomes 0."""
 _MIN_BRAIN_ML = 50.0  # less is no brain
@@ -51,23 +54,17 @@ def turned_round(scan: Tensor, t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
     """
     if not _is_inverse(scan, t1, spacing_mm):
         return scan
-    step = _step(HEAD_MM, spacing_mm)
-    head = head_of(t1[::step, ::step, ::step], step * spacing_mm)
-    return inverted(scan, _enlarged(head, step, scan.shape))
+    return inverted(scan, filled(closed(t1 > HEAD_ABOVE, CLOSING_MM / spacing_mm)))
 
 
 def _is_inverse(scan: Tensor, t1: Tensor, spacing_mm: float) -> bool:
-    step = _step(BRAIN_MM, spacing_mm)
+    step = max(1, round(BRAIN_MM / spacing_mm))
     scan, t1 = (volume[::step, ::step, ::step] for volume in (scan, t1))
     brain = brain_of(t1, step * spacing_mm)
     millilitres = float(brain.sum()) * (step * spacing_mm) ** 3 / 1000
     if millilitres < _MIN_BRAIN_ML:
         return False
     return _correlation(scan[brain], t1[brain]) < CORRELATION  # not where it is not a number
-
-
-def _step(working_mm: float, spacing_mm: float) -> int:
-    return max(1, round(working_mm / spacing_mm))
 
 
 def inverted(scan: Tensor, head: Tensor) -> Tensor:
@@ -100,10 +97,3 @@ def _percentile(values: Tensor, percent: float) -> Tensor:
     place = (values.numel() - 1) * percent / 100
     low, high = (values.kthvalue(k + 1).values for k in (math.floor(place), math.ceil(place)))
     return torch.lerp(low, high, place % 1)
-
-
-def _enlarged(mask: Tensor, step: int, shape: torch.Size) -> Tensor:
-    """A mask whose voxels are repeated, cut to a shape."""
-    for axis, size in enumerate(shape):
-        mask = mask.repeat_interleave(step, axis).narrow(axis, 0, size)
-    return mask
