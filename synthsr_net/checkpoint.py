@@ -138,6 +138,11 @@ class ModelConfig:
             )
 
     @property
+    def is_simple(self) -> bool:
+        """Whether the model predicts an image of its own from one image."""
+        return self.num_channels == 1 and self.scan.residual_input is None
+
+    @property
     def num_channels(self) -> int:
         """Number of channels that the inputs make."""
         return sum(1 + image.reliability_map for image in self.inputs)

@@ -16,10 +16,11 @@ from synthsr_net.checkpoint import InputConfig, Model, ModelConfig, ScanConfig
 from synthsr_net.evaluation.contrasts import CONTRASTS, scan_generator, target_contrast
 from synthsr_net.evaluation.heads import Head, find_label_maps, read_head
 from synthsr_net.evaluation.held_out import HeldOutPlan, evaluate_label_maps, num_predictions
-from synthsr_net.evaluation.network import EvaluationError, HeadNetwork, percentile
+from synthsr_net.evaluation.network import EvaluationError, HeadNetwork
 from synthsr_net.evaluation.slices import acquire, cubic, linear, operators
 from synthsr_net.predict import Predictor, Prepared
 from synthsr_net.scan import Scan, to_network_space
+from synthsr_net.scan.intensities import percentile
 from synthsr_net.unet import UNet3d, UNetConfig
 from synthsr_transforms.generator import load_config
 from synthsr_transforms.labels import LabelTable

@@ -70,11 +70,9 @@ class TestDecision:
         found = turned_round(t2, t1, SPACING)
         assert turned_round(found, t1, SPACING) is found
 
-    @pytest.mark.parametrize(("scale", "shift"), [(0.005, 0.0), (40.0, 0.0)])
-    def test_the_unit_of_the_scan_does_not_matter(
-        self, t1: Tensor, t2: Tensor, scale: float, shift: float
-    ):
-        found = turned_round(t2 * scale + shift, t1, SPACING)
+    @pytest.mark.parametrize("scale", [0.005, 40.0])
+    def test_the_unit_of_the_scan_does_not_matter(self, t1: Tensor, t2: Tensor, scale: float):
+        found = turned_round(t2 * scale, t1, SPACING)
         torch.testing.assert_close(found, scale * turned_round(t2, t1, SPACING))
 
     def test_thin_voxels_are_read_coarsely_with_the_same_result(self, t1: Tensor, t2: Tensor):

@@ -17,10 +17,11 @@ from synthsr_transforms.functional.layout import bounding_box
 from synthsr_transforms.sources import Case, read_case
 from synthsr_transforms.volumes import VolumeError, list_volumes, stem
 
+from ..scan.intensities import percentile
 from ..training.comparison import GROUPS, OTHER, OUTSIDE, RANGE_PERCENTILES, Reference
 from ..training.real_pairs import tissue_map
 from .contrasts import scan_generator, target_generator
-from .network import EvaluationError, percentile
+from .network import EvaluationError
 
 MARGIN_MM = 10.0
 """Least distance from the brain to the border of the field of view."""

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from synthsr_transforms.volumes import Volume
 
+from ..scan.intensities import percentile
 from ..scan.regions import Regions, dilated, eroded
 from ..training.comparison import RANGE_PERCENTILES
-from .network import EvaluationError, HeadNetwork, percentile
+from .network import EvaluationError, HeadNetwork
 from .pictures import Pictures
 from .scans import Seen
 from .world import Affine, read_on

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..training.comparison import GROUPS, OUTSIDE, Reference, compare
@@ -37,20 +36,6 @@ def mapped_scores(volume: Tensor, reference: Reference) -> dict[str, float]:
 def brain_of(reference: Reference) -> Tensor:
     """Mask of the brain, `(X, Y, Z)` bool."""
     return reference.tissues > OUTSIDE
-
-
-def correlation(first: Tensor, second: Tensor, mask: Tensor) -> float:
-    """Pearson correlation of two volumes inside a mask, NaN if one is constant.
-
-    Examples:
-        >>> x = torch.arange(8.0).view(2, 2, 2)
-        >>> round(correlation(x, 3 - 2 * x, x >= 0), 6)
-        -1.0
-    """
-    pair = torch.stack([first[mask], second[mask]]).double().cpu()
-    centred = pair - pair.mean(1, keepdim=True)
-    length = centred.square().sum(1).sqrt().prod()
-    return float((centred[0] @ centred[1]) / length) if float(length) > 0 else math.nan
 
 
 def mean_of(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from ..checkpoint import ModelConfig
 from ..predict import Predictor, Prepared
 from ..scan import Scan
 from ..scan.consistency import Operators, consistent
-from ..scan.intensities import sharpened
+from ..scan.intensities import percentile, sharpened
 
 
 class EvaluationError(ValueError):
@@ -109,7 +109,7 @@ def check_config(config: ModelConfig) -> None:
     Raises:
         EvaluationError: If a model takes more than one image, or its output is added to it.
     """
-    if config.num_channels == 1 and config.scan.residual_input is None:
+    if config.is_simple:
         return
     names = ", ".join(image.name for image in config.inputs)
     raise EvaluationError(
@@ -117,20 +117,6 @@ def check_config(config: ModelConfig) -> None:
         f" {config.name!r} with {config.num_channels} input channels ({names})"
         f"{' and a residual' if config.scan.residual_input is not None else ''}. Choose another."
     )
-
-
-def percentile(values: Tensor, percent: float) -> float:
-    """Percentile of all values, with linear interpolation as in NumPy.
-
-    Examples:
-        >>> percentile(torch.tensor([3.0, 1.0, 2.0]), 75)
-        2.5
-    """
-    flat = values.flatten()
-    place = (flat.numel() - 1) * percent / 100
-    low, high = math.floor(place), math.ceil(place)
-    ends = [float(flat.kthvalue(k + 1).values) for k in {low: 0, high: 0}]
-    return ends[0] + (ends[-1] - ends[0]) * (place - low)
 
 
 def _padded(volume: Tensor, prepared: Prepared) -> Tensor:

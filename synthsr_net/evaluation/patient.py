@@ -9,10 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..scan.intensities import correlation, percentile
 from ..training.comparison import RANGE_PERCENTILES, measure_inside
 from ..training.metrics import MEASURES
-from .likeness import correlation
-from .network import percentile
 from .pictures import Pictures
 from .scans import Seen
 from .world import Affine, read_on

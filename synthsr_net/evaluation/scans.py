@@ -16,11 +16,11 @@ from synthsr_transforms.volumes import Volume, reorient, stem
 
 from ..scan import Scan
 from ..scan.consistency import Operators
+from ..scan.intensities import correlation
 from ..scan.inverse_contrast import inverted
 from ..scan.regions import Regions, regions_of
 from ..scan.regrid import Grid
 from .held_out import AXES, check_slices
-from .likeness import correlation
 from .network import HeadNetwork
 from .pictures import Pictures
 from .slices import acquire, cubic, linear, operators

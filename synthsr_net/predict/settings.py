@@ -73,7 +73,7 @@ def check_inverse_contrast(config: ModelConfig) -> None:
     Raises:
         PredictError: If a model takes more than one image, or its output is added to it.
     """
-    if config.num_channels == 1 and config.scan.residual_input is None:
+    if config.is_simple:
         return
     names = ", ".join(image.name for image in config.inputs)
     raise PredictError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,3 +155,31 @@ def _has_offset(values: Array) -> bool:
 def _share(values: Array, low: float, high: float) -> float:
     """Share of the values within `(low, high]`."""
     return float(((values > low) & (values <= high)).mean()) if values.size else 0.0
+
+
+def percentile(values: Tensor, percent: float) -> float:
+    """Percentile of all values, with linear interpolation as in NumPy.
+
+    Examples:
+        >>> percentile(torch.tensor([3.0, 1.0, 2.0]), 75)
+        2.5
+    """
+    flat = values.flatten()
+    place = (flat.numel() - 1) * percent / 100
+    low, high = math.floor(place), math.ceil(place)
+    ends = [float(flat.kthvalue(k + 1).values) for k in {low: 0, high: 0}]
+    return ends[0] + (ends[-1] - ends[0]) * (place - low)
+
+
+def correlation(first: Tensor, second: Tensor, mask: Tensor) -> float:
+    """Pearson correlation of two volumes inside a mask, NaN if one is constant.
+
+    Examples:
+        >>> x = torch.arange(8.0).view(2, 2, 2)
+        >>> round(correlation(x, 3 - 2 * x, x >= 0), 6)
+        -1.0
+    """
+    pair = torch.stack([first[mask], second[mask]]).double().cpu()
+    centred = pair - pair.mean(1, keepdim=True)
+    length = centred.square().sum(1).sqrt().prod()
+    return float((centred[0] @ centred[1]) / length) if float(length) > 0 else math.nan

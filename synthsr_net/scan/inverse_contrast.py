@@ -6,12 +6,11 @@ scan has the inverse contrast, the second pass of flip averaging sees it inverte
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from ..checkpoint import ScanConfig
+from .intensities import correlation, percentile
 from .regions import HEAD_ABOVE, brain_of, closed, filled
 
 CORRELATION = -0.4
@@ -64,7 +63,7 @@ def _is_inverse(scan: Tensor, t1: Tensor, spacing_mm: float) -> bool:
     millilitres = float(brain.sum()) * (step * spacing_mm) ** 3 / 1000
     if millilitres < _MIN_BRAIN_ML:
         return False
-    return _correlation(scan[brain], t1[brain]) < CORRELATION  # not where it is not a number
+    return correlation(scan, t1, brain) < CORRELATION  # not where it is not a number
 
 
 def inverted(scan: Tensor, head: Tensor) -> Tensor:
@@ -83,17 +82,4 @@ def inverted(scan: Tensor, head: Tensor) -> Tensor:
     inside = scan[head]
     if not inside.numel():
         return scan
-    return torch.where(head, (_percentile(inside, HIGH_PERCENTILE) - scan).clamp(min=0), scan)
-
-
-def _correlation(first: Tensor, second: Tensor) -> float:
-    pair = torch.stack([first, second])
-    pair = pair - pair.mean(1, keepdim=True)
-    length = pair.square().sum(1).sqrt().prod()
-    return float(pair.prod(0).sum() / length.clamp(min=1e-9))
-
-
-def _percentile(values: Tensor, percent: float) -> Tensor:
-    place = (values.numel() - 1) * percent / 100
-    low, high = (values.kthvalue(k + 1).values for k in (math.floor(place), math.ceil(place)))
-    return torch.lerp(low, high, place % 1)
+    return torch.where(head, (percentile(inside, HIGH_PERCENTILE) - scan).clamp(min=0), scan)

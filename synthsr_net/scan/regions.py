@@ -55,7 +55,8 @@ def regions_of(t1: Tensor, spacing_mm: float) -> Regions:
     brain = brain_of(t1, spacing_mm)
     low, high = GREY_BETWEEN
     grey = brain & (t1 > low) & (t1 < high)
-    return Regions(brain, brain & (t1 > WHITE_ABOVE), grey, head_of(t1, spacing_mm))
+    head = filled(closed(t1 > HEAD_ABOVE, _HEAD_CLOSING_MM / spacing_mm))
+    return Regions(brain, brain & (t1 > WHITE_ABOVE), grey, head)
 
 
 def brain_of(t1: Tensor, spacing_mm: float) -> Tensor:
@@ -65,11 +66,6 @@ def brain_of(t1: Tensor, spacing_mm: float) -> Tensor:
     core = large_parts(core, t1 > WHITE_ABOVE, _LARGE)
     brain = dilated(core, _REGROWTH_MM / spacing_mm) & tissue
     return filled(closed(brain, _CLOSING_MM / spacing_mm))
-
-
-def head_of(t1: Tensor, spacing_mm: float) -> Tensor:
-    """The head alone, see `regions_of`."""
-    return filled(closed(t1 > HEAD_ABOVE, _HEAD_CLOSING_MM / spacing_mm))
 
 
 def dilated(mask: Tensor, radius: float) -> Tensor:
