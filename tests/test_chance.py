@@ -416,6 +416,28 @@ class TestLesions:
         corners = out[:, 0, [0, 8, 4], [0, 8, 4], [0, 0, 4]] > 0.5
         assert_likely([share(corner, expected) for corner in corners.unbind(1)])
 
+    def test_lesions_are_likelier_beside_the_ventricles(self, tiny: Maker) -> None:
+        transform = synth.LesionSimulation(
+            label_table=ASEG, intensity=1, height=1.2, size_mm=4, softness=1e-3,
+            beside=[4, 99], beside_mm=2, beside_lift=1.5,
+        )  # fmt: skip
+        batch = tiny(1500, shape=(24, 9, 9), label=2)
+        labels = batch.images["labels"].data.clone()
+        labels[:, :, :4] = 4
+        batch.images["labels"].data = labels
+        out = image_of(transform, batch)[:, 0] > 0.5
+        assert not bool(out[:, :4].any())
+        near, far = (float(stats.norm.sf(z)) for z in (1.2 - 1.5, 1.2))
+        corners = [(0, 0), (8, 0), (0, 8)]
+        assert_likely([share(out[:, 4, y, z], near) for y, z in corners])
+        assert_likely([share(out[:, 11, y, z], far) for y, z in corners])
+
+    def test_the_lift_is_drawn_for_each_element(self, tiny: Maker) -> None:
+        transform = synth.LesionSimulation(label_table=ASEG, beside=[4], beside_lift=(0.5, 2))
+        draws = drawn(transform, tiny())
+        lift, height = draws["beside_lift"], draws["height"]
+        assert_likely([fit(lift, uniform(0.5, 2)), *apart(lift, height)])
+
     def test_lesions_lie_in_the_tissue_and_in_the_chosen_image_only(
         self, make_batch: Maker, seeded: Maker
     ) -> None:

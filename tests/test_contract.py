@@ -56,6 +56,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "LesionSimulation": [
         {"label_table": ASEG, "intensity": [200, 300], "std": [0, 9], "height": [-0.5, 0.5]},
         {"label_table": ASEG, "tissues": ["grey_matter", "csf"], "size_mm": 3, "height": -9},
+        {"label_table": ASEG, "height": 1, "beside": [4, 43], "beside_lift": [0, 3]},
     ],
     "MinMaxRescale": [{}, {"clip": [10, 90]}, {"input_range": [0, 50], "channels": [1]}],
     "PartialFieldOfView": [{"fraction": [0.3, 0.8], "value": -1}],
@@ -150,6 +151,10 @@ NONSENSE: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("std", {"label_table": ASEG, "std": -1}),
         ("size_mm", {"label_table": ASEG, "size_mm": 0}),
         ("softness", {"label_table": ASEG, "softness": 0}),
+        ("beside", {"label_table": ASEG, "beside": [-4]}),
+        ("beside", {"label_table": ASEG, "beside": [4.5]}),
+        ("beside_mm", {"label_table": ASEG, "beside": [4], "beside_mm": 0}),
+        ("beside_lift", {"label_table": ASEG, "beside": [4], "beside_lift": [1, 2, 3, 4]}),
     ],
     "MinMaxRescale": [("clip", {"clip": [2, 1]}), ("input_range", {"input_range": [0]})],
     "PartialFieldOfView": [("fraction", {"fraction": 2}), ("fraction", {"fraction": [-1, 1]})],

@@ -294,6 +294,24 @@ class TestLesions:
         expected = data + (300 - data) * share
         torch.testing.assert_close(out.images["image"].data, expected, rtol=0, atol=1e-3)
 
+    @pytest.mark.parametrize("way", [{"beside": [999]}, {"beside": [4], "beside_lift": 0}])
+    def test_nothing_changes_beside_labels_that_are_absent_or_without_lift(
+        self, way: dict[str, Any], make_batch: Maker, seeded: Maker
+    ) -> None:
+        settings = {"label_table": ASEG, "intensity": 300, "height": 0, "include": ["image"]}
+        plain = synth.LesionSimulation(**settings)(make_batch(2), generator=seeded(1))
+        drawn = plain.applied_transforms[0].params
+        lesions = synth.LesionSimulation(**settings, **way)
+        draws = lesions.to_draws(drawn, 2) | {"beside_lift": torch.full((2,), 0.0)}
+        if "beside_lift" not in way:
+            draws["beside_lift"] += 3
+        labels = make_batch(2).images["labels"]
+        share = lesions.lesion_fraction(labels.data, draws, grid_of(labels))
+        del draws["beside_lift"]
+        torch.testing.assert_close(
+            share, lesions.lesion_fraction(labels.data, draws, grid_of(labels)), rtol=0, atol=0
+        )
+
 
 class TestTargetResolution:
     def test_labels_take_values_that_were_there(self, make_batch: Maker) -> None:

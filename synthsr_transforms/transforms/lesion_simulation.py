@@ -12,6 +12,7 @@ from torchio.data.batch import SubjectsBatch
 
 from ..base import Draws, Grid, grid_of, is_label_map
 from ..effects import LabelEffect, field_from
+from ..functional.blur import gaussian_blur
 from ..functional.fields import smooth_normal_field
 from ..functional.kept import Portable
 from ..functional.mixture import look_up
@@ -29,6 +30,11 @@ class LesionSimulation(LabelEffect):
     that a normal law has above z: 16 % for 1, 2 % for 2. Put it after the target was copied or
     made, and name the input with `include`.
 
+    Lesions of white matter are often caps and bands at the ventricles. There, z is lower by
+    \(h \min(1, 4 s)\), with s the share of the labels `beside` within a Gaussian of `beside_mm`:
+    by h from a plane border to two thirds of that distance, by less than a tenth of h from twice
+    it on.
+
     Args:
         label_table: Which labels belong to the tissues.
         tissues: Tissues in which lesions lie, see `labels.TISSUES`.
@@ -38,7 +44,15 @@ class LesionSimulation(LabelEffect):
             size of a blob.
         height: Law of z, in standard deviations.
         softness: Width w of the border, in standard deviations.
+        beside: Label values beside which lesions are likelier, such as the ventricles; those that
+            a label map lacks change nothing.
+        beside_mm: Standard deviation of the Gaussian, in mm.
+        beside_lift: Law of h, in standard deviations.
         **kwargs: See `LabelEffect`.
+
+    Raises:
+        ValueError: If a law is not one of its kind, `softness` or `beside_mm` is not positive, or a
+            value of `beside` is not a label.
 
     Examples:
         >>> import torch
@@ -49,7 +63,7 @@ class LesionSimulation(LabelEffect):
         5.0
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one property of lesions
         self,
         *,
         label_table: LabelTable | str,
@@ -59,6 +73,9 @@ class LesionSimulation(LabelEffect):
         size_mm: LawSpec = (4.0, 12.0),
         height: LawSpec = (1.3, 2.8),
         softness: float = 0.1,
+        beside: Sequence[int] = (),
+        beside_mm: float = 4.0,
+        beside_lift: LawSpec = (0.0, 2.5),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -68,11 +85,13 @@ class LesionSimulation(LabelEffect):
         self.std = law(std, name="std", minimum=0)
         self.size_mm = law(size_mm, name="size_mm", minimum=0.5, single=True)
         self.height = law(height, name="height", single=True)
-        if softness <= 0:
-            raise ValueError(f"softness must be positive, got {softness}.")
-        self.softness = float(softness)
+        self.softness = _positive(softness, "softness")
+        self.beside = _label_values(beside)
+        self.beside_mm = _positive(beside_mm, "beside_mm")
+        self.beside_lift = law(beside_lift, name="beside_lift", single=True)
         values = [v for t in self.tissues for v in self.label_table.values_of(t)]
         self._candidate = Portable(membership(values, max(self.label_table.values)))
+        self._beside = Portable(membership(self.beside, max(self.beside, default=0)))
 
     def draw(self, batch: SubjectsBatch, generator: Generator | None) -> Draws:
         """Draw size, number and intensity of lesions."""
@@ -83,6 +102,8 @@ class LesionSimulation(LabelEffect):
             "shape_seed": draw_seeds(size, generator),
             "noise_seed": draw_seeds(size, generator),
         }
+        if self.beside:
+            draws["beside_lift"] = self.beside_lift.sample((size,), generator)
         for name, image in self._scalars(batch).items():
             count = image.data.shape[1]
             draws[f"{name}.intensity"] = self.intensity.sample((size, count), generator)
@@ -108,9 +129,6 @@ class LesionSimulation(LabelEffect):
 
     def lesion_fraction(self, labels: Tensor, draws: Draws, grid: Grid) -> Tensor:
         """Share of lesion in each voxel, `(B, 1, X, Y, Z)` within 0 and 1."""
-        table = self._candidate.on(labels.device)
-        table = table.expand(len(labels), 1, -1)
-        tissue = look_up(whole_labels(labels).clamp(0, table.shape[-1] - 1), table)
         fields = []
         for b, size_mm in enumerate(draws["size_mm"].tolist()):
             extent = [n * mm for n, mm in zip(grid.shape, grid.spacing_mm[b].tolist(), strict=True)]
@@ -118,8 +136,17 @@ class LesionSimulation(LabelEffect):
             coarse = normal_field(draws["shape_seed"][b : b + 1], shape)
             coarse = coarse.to(labels.device, non_blocking=True)
             fields.append(smooth_normal_field(coarse, grid.shape))
-        height = draws["height"].to(labels.device, non_blocking=True)[:, None, None, None, None]
+        height = _per_element(draws["height"], labels.device)
+        if "beside_lift" in draws:
+            lift = _per_element(draws["beside_lift"], labels.device)
+            height = height - lift * self._nearness(labels, grid)
+        tissue = where_in(labels, self._candidate)
         return torch.sigmoid((in_one(fields) - height) / self.softness) * tissue
+
+    def _nearness(self, labels: Tensor, grid: Grid) -> Tensor:
+        """From 1 at the labels `beside` to 0 far from them, `(B, 1, X, Y, Z)`."""
+        sigma = (self.beside_mm / grid.spacing_mm[:, None, :]).float()
+        return (4 * gaussian_blur(where_in(labels, self._beside), sigma)).clamp(max=1)
 
     def _scalars(self, batch: SubjectsBatch) -> dict[str, Any]:
         return scalar_images(self, batch)
@@ -138,6 +165,31 @@ def scalar_images(transform: LabelEffect, batch: SubjectsBatch) -> dict[str, Any
 def in_one(elements: Sequence[Tensor]) -> Tensor:
     """Elements of a batch put together; one alone needs no copy."""
     return elements[0] if len(elements) == 1 else torch.cat(list(elements))
+
+
+def _per_element(values: Tensor, device: torch.device) -> Tensor:
+    """One value for each element of a batch, to broadcast over its voxels."""
+    return values.to(device, non_blocking=True)[:, None, None, None, None]
+
+
+def where_in(labels: Tensor, members: Portable) -> Tensor:
+    """1 where a label is in the set of a `membership` table, else 0."""
+    table = members.on(labels.device).expand(len(labels), 1, -1)
+    return look_up(whole_labels(labels).clamp(0, table.shape[-1] - 1), table)
+
+
+def _label_values(values: Sequence[int]) -> list[int]:
+    if any(isinstance(value, bool) or int(value) != value or value < 0 for value in values):
+        raise ValueError(
+            f"beside must be label values, whole numbers from 0 on, got {list(values)}."
+        )
+    return [int(value) for value in values]
+
+
+def _positive(value: float, name: str) -> float:
+    if value <= 0:
+        raise ValueError(f"{name} must be positive, got {value}.")
+    return float(value)
 
 
 def membership(values: Sequence[int], largest: int) -> Tensor:

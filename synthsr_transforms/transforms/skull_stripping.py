@@ -12,11 +12,9 @@ from ..base import Draws, grid_of
 from ..effects import LabelEffect
 from ..functional.blur import gaussian_blur
 from ..functional.kept import Portable
-from ..functional.mixture import look_up
 from ..labels import LabelTable
 from ..laws import LawSpec, law
-from .lesion_simulation import membership, scalar_images
-from .tissue_mixture import whole_labels
+from .lesion_simulation import membership, scalar_images, where_in
 
 
 class SkullStripping(LabelEffect):
@@ -82,8 +80,7 @@ class SkullStripping(LabelEffect):
         A Gaussian turns a plane border into the normal distribution function, so a margin is a
         threshold.
         """
-        table = self._brain.on(labels.device).expand(len(labels), 1, -1)
-        brain = look_up(whole_labels(labels).clamp(0, table.shape[-1] - 1), table)
+        brain = where_in(labels, self._brain)
         exact = brain > 0.5
         if self.smoothness_mm == 0 or not bool(margin_mm.any()):
             return exact
