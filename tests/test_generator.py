@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -447,7 +448,9 @@ class TestGpu:
         batch.metadata["brain_box"] = generator.brain_box(batch).tolist()
         batch = batch.to(device)
         generator.pair(batch, seed=0)
-        torch.cuda.set_sync_debug_mode("error")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that this mode is new
+            torch.cuda.set_sync_debug_mode("error")
         try:
             for seed in range(1, 12):
                 generator.pair(batch, seed=seed)
