@@ -379,3 +379,24 @@ class TestBrightLesions:
             assert row["input"] > 1
             assert abs(row["prediction"]) < 0.2
         assert {"lesions_own_here.png", "lesions_own_there.png"} <= set(results["pictures"])
+
+    def test_without_any_the_rest_is_still_evaluated(self, seen: Seen, tmp_path: Path):
+        files = [tmp_path / "a.nii", tmp_path / "b.nii"]
+        for file in files:
+            nib.save(nib.Nifti1Image(seen.image.numpy(), seen.grid[1]), file)
+        data = EvaluationData(patient=files, bright_lesions=files[0])
+        said: list[str] = []
+        evaluation = Evaluation(network().predictor, data, say=said.append)
+        evaluation.network = Stub()
+        results = evaluation.run(tmp_path / "out")
+        assert results["lesions"] == []
+        assert [row["pair"] for row in results["patient"]] == [["a", "b"]]
+        assert any("left out" in line and "none was found" in line for line in said)
+
+    def test_a_wrong_registration_is_told_before_the_work(self, tmp_path: Path):
+        (tmp_path / "a.txt").write_text("")
+        data = EvaluationData(patient=["a.nii", "b.nii"], registrations=["-", tmp_path / "a.txt"])
+        said: list[str] = []
+        with pytest.raises(EvaluationError, match=r"a\.txt must"):
+            Evaluation(network().predictor, data, say=said.append).run(tmp_path / "out")
+        assert said == []

@@ -24,7 +24,7 @@ from .bright_lesions import find_bright_lesions
 from .heads import find_label_maps
 from .held_out import evaluate_label_maps, num_predictions
 from .lesions import evaluate_own, evaluate_synthetic
-from .network import HeadNetwork
+from .network import EvaluationError, HeadNetwork
 from .patient import draw_patient, evaluate_patient
 from .pictures import Pictures, drawing_in
 from .plan import NO_REGISTRATION, EvaluationData, EvaluationSettings, PathLike
@@ -85,6 +85,7 @@ class Evaluation:
         """
         folder = Path(folder)
         begin = time.perf_counter()
+        self._registrations()  # a mistake in them is told before hours of work
         with drawing_in(folder / "pictures") as pictures:
             parts = self._parts(pictures)
         results = {
@@ -184,19 +185,24 @@ class Evaluation:
         return rows, lesions
 
     def _patient(self, pictures: Pictures) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        matrices = self._registrations()
         scans = [see(read_scan(file), self.network) for file in self.data.patient]
-        named = self.data.registrations or [NO_REGISTRATION] * len(scans)
-        matrices: list[Affine | None] = [
-            None if str(file) == NO_REGISTRATION else read_registration(file) for file in named
-        ]
         draw_patient(scans, pictures)
-        mask = self._lesions(scans, matrices)
-        lesions = [
-            evaluate_own(scan, mask, matrix, self.network, pictures)
-            for scan, matrix in zip(scans, matrices, strict=True)
-            if mask is not None
-        ]
+        lesions: list[dict[str, Any]] = []
+        try:
+            mask = self._lesions(scans, matrices)
+            if mask is not None:
+                for scan, matrix in zip(scans, matrices, strict=True):
+                    lesions.append(evaluate_own(scan, mask, matrix, self.network, pictures))
+        except EvaluationError as error:  # the rest of the evaluation is worth keeping
+            self._say(f"Note: the patient's lesions are left out: {error}")
+            lesions.clear()
         return evaluate_patient(scans, matrices), lesions
+
+    def _registrations(self) -> list[Affine | None]:
+        """For each scan of the patient, its matrix; None where the common world is its own."""
+        named = self.data.registrations or [NO_REGISTRATION] * len(self.data.patient)
+        return [None if str(file) == NO_REGISTRATION else read_registration(file) for file in named]
 
     def _lesions(self, scans: Sequence[Seen], matrices: Sequence[Affine | None]) -> Volume | None:
         """Mask of the patient's lesions in the common world."""
