@@ -393,10 +393,19 @@ class TestBrightLesions:
         assert [row["pair"] for row in results["patient"]] == [["a", "b"]]
         assert any("left out" in line and "none was found" in line for line in said)
 
-    def test_a_wrong_registration_is_told_before_the_work(self, tmp_path: Path):
-        (tmp_path / "a.txt").write_text("")
-        data = EvaluationData(patient=["a.nii", "b.nii"], registrations=["-", tmp_path / "a.txt"])
+    @pytest.mark.parametrize(
+        ("missing", "message"),
+        [("there.txt", r"there\.txt must .* does not exist"), (None, r"there\.txt must")],
+    )
+    def test_a_wrong_file_is_told_before_the_work(
+        self, missing: str | None, message: str, tmp_path: Path
+    ):
+        files = [tmp_path / name for name in ("a.nii", "b.nii", "there.txt")]
+        for file in files:
+            if file.name != missing:
+                file.write_text("")
+        data = EvaluationData(patient=files[:2], registrations=["-", files[2]])
         said: list[str] = []
-        with pytest.raises(EvaluationError, match=r"a\.txt must"):
+        with pytest.raises(EvaluationError, match=message):
             Evaluation(network().predictor, data, say=said.append).run(tmp_path / "out")
         assert said == []

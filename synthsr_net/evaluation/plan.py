@@ -75,6 +75,20 @@ class EvaluationData:
         if not any((self.labels, self.images, self.scans, self.patient, self.ct)):
             raise EvaluationError("there must be data to evaluate on, got none. Give some.")
 
+    def check_files(self) -> None:
+        """Tell a path that does not exist, before hours of work on the others.
+
+        Raises:
+            EvaluationError: If there is one.
+        """
+        alone = (self.images, self.image_labels, self.lesions, self.ct)
+        named = (path for path in self.registrations if str(path) != NO_REGISTRATION)
+        for path in (*self.labels, *self.scans, *self.patient, *named, *alone):
+            if path is not None and not Path(path).exists():
+                raise EvaluationError(
+                    f"{path} must be a file or folder, but does not exist. Check the path."
+                )
+
 
 def _whole(path: PathLike) -> Path:
     return Path(path).resolve()

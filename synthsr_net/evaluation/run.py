@@ -85,7 +85,8 @@ class Evaluation:
         """
         folder = Path(folder)
         begin = time.perf_counter()
-        self._registrations()  # a mistake in them is told before hours of work
+        self.data.check_files()
+        self._registrations()  # a mistake in them is told before hours of work as well
         with drawing_in(folder / "pictures") as pictures:
             parts = self._parts(pictures)
         results = {
