@@ -53,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
     work = made.add_argument_group("work")
     work.add_argument("--contrasts", nargs="+", default=list(CONTRASTS), choices=list(CONTRASTS))
     work.add_argument("--stripped", nargs="*", default=["T1", "T2"], choices=list(CONTRASTS))
+    scanners = [name for name, contrast in CONTRASTS.items() if contrast.by_tissue is not None]
+    work.add_argument("--with-lesions", nargs="*", default=["T1", "T2", "FLAIR"], choices=scanners)
     work.add_argument("--spacings", nargs="+", type=float, default=[1, 3, 5, 7], metavar="MM")
     work.add_argument("--degraded", nargs="*", type=float, default=[3, 5], metavar="MM")
     work.add_argument("--axes", nargs="+", type=int, default=[0, 1, 2], choices=[0, 1, 2])
@@ -76,12 +78,18 @@ def settings_of(options: argparse.Namespace) -> EvaluationSettings:
     """How much is simulated."""
     if options.quick:
         plan = HeldOutPlan(
-            contrasts=["T1"], stripped=[], spacings_mm=[5.0], axes=[2], seed=options.seed
+            contrasts=["T1"],
+            stripped=[],
+            with_lesions=[],
+            spacings_mm=[5.0],
+            axes=[2],
+            seed=options.seed,
         )
         return EvaluationSettings(held_out=plan, degraded_mm=[5.0], lesion_scans=1)
     plan = HeldOutPlan(
         contrasts=options.contrasts,
         stripped=options.stripped,
+        with_lesions=options.with_lesions,
         spacings_mm=options.spacings,
         axes=options.axes,
         seed=options.seed,

@@ -166,12 +166,12 @@ class TestRegions:
         values = [
             v for t in ("white_matter", "grey_matter", "deep_grey") for v in table.values_of(t)
         ]
-        brain = torch.isin(head._labels, torch.tensor(values))
+        brain = torch.isin(head.labels, torch.tensor(values))
         found = seen.regions.brain
         assert float((found & brain).sum() / brain.sum()) > 0.8  # voxels of 3 mm are coarse
-        skull = torch.isin(head._labels, torch.tensor([511, 515, 516]))
+        skull = torch.isin(head.labels, torch.tensor([511, 515, 516]))
         assert float((found & skull).sum() / skull.sum()) < 0.05
-        white = torch.isin(head._labels, torch.tensor([2, 41]))
+        white = torch.isin(head.labels, torch.tensor([2, 41]))
         assert float((seen.regions.white & white).sum() / seen.regions.white.sum()) > 0.9
 
     def test_morphology_is_that_of_scipy(self):

@@ -79,6 +79,7 @@ class TestFiles:
     def test_all_parts_are_in_the_results(self, out: Path, data: Path):
         results = json.loads((out / "results.json").read_text())
         assert len(results["held_out"]) == 3
+        assert len(results["held_out_lesions"]) == 3 * 2
         assert len(results["real_pairs"]) == 1
         assert [row["change"] for row in results["scans"]] == [
             "10 mm",
@@ -106,6 +107,7 @@ class TestFiles:
         for part in (
             "held_out_T2",
             "held_out_T1_without_skull",
+            "held_out_FLAIR_with_lesions",
             "real_",
             "scan_",
             "patient_",
@@ -118,7 +120,14 @@ class TestFiles:
 
     def test_the_report_has_a_table_for_each_part(self, out: Path):
         report = (out / "report.md").read_text()
-        for title in ("Held-out", "Real T1", "Real scans", "one person", "Computed"):
+        for title in (
+            "Held-out",
+            "lesions in held-out",
+            "Real T1",
+            "Real scans",
+            "one person",
+            "Computed",
+        ):
             assert (
                 sum(line.startswith("## ") and title in line for line in report.splitlines()) == 1
             )

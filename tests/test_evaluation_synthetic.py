@@ -9,13 +9,27 @@ import numpy as np
 import pytest
 import torch
 import torchio as tio
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch import Tensor
 
 from synthsr_net.checkpoint import InputConfig, Model, ModelConfig, ScanConfig
-from synthsr_net.evaluation.contrasts import CONTRASTS, scan_generator, target_contrast
+from synthsr_net.evaluation.contrasts import (
+    CONTRASTS,
+    LATERAL_VENTRICLES,
+    scan_generator,
+    target_contrast,
+)
 from synthsr_net.evaluation.heads import Head, find_label_maps, read_head
-from synthsr_net.evaluation.held_out import HeldOutPlan, evaluate_label_maps, num_predictions
+from synthsr_net.evaluation.held_out import (
+    HeldOutPlan,
+    evaluate_label_maps,
+    num_predictions,
+    seed_of,
+)
+from synthsr_net.evaluation.held_out_lesions import (
+    evaluate_head_lesions,
+    num_lesion_predictions,
+)
 from synthsr_net.evaluation.network import EvaluationError, HeadNetwork
 from synthsr_net.evaluation.slices import acquire, cubic, linear, operators
 from synthsr_net.predict import Predictor, Prepared
@@ -72,6 +86,14 @@ def head(labels: tio.LabelMap) -> Head:
 def file(labels: tio.LabelMap, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("labels") / "head_1.nii.gz"
     labels.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def fine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A label map of 2 mm."""
+    path = tmp_path_factory.mktemp("fine") / "head_2.nii.gz"
+    head_phantom(spacing_mm=2.0, seed=3).save(path)
     return path
 
 
@@ -324,8 +346,62 @@ class TestHeldOut:
         assert (float(oracle.seen[0].min()), float(oracle.seen[0].max())) == (0, 80)
 
     @pytest.mark.parametrize(
-        "wrong", [{"contrasts": ["T3"]}, {"spacings_mm": [0.0]}, {"axes": [3]}]
+        "wrong",
+        [
+            {"contrasts": ["T3"]},
+            {"with_lesions": ["T3"]},
+            {"with_lesions": ["random"]},
+            {"spacings_mm": [0.0]},
+            {"axes": [3]},
+        ],
     )
     def test_what_cannot_be_simulated_is_refused(self, wrong: dict[str, Any]):
         with pytest.raises(EvaluationError):
             HeldOutPlan(**wrong)
+
+
+class TestHeadLesions:
+    def rows(self, oracle: Oracle, file: Path, pictures: Any = None) -> list[dict[str, Any]]:
+        oracle.spacing_mm = 2.0
+        plan = HeldOutPlan(lesions_mm=4)
+        cases = find_label_maps([file])
+        rows = evaluate_head_lesions(cases, oracle, plan, pictures)  # type: ignore[arg-type]
+        assert len(oracle.seen) == num_lesion_predictions(plan, 1) == 6
+        assert len(rows) == 3 * 2
+        return rows
+
+    def test_nothing_is_seen_in_healthy_predictions_but_in_the_scans(self, fine: Path):
+        truth = read_head(find_label_maps([fine])[0], 2.0, 8, "cpu").target
+        for row in self.rows(Oracle(truth), fine):
+            found = row["lesions"]
+            assert found["prediction"] == found["without"]
+            assert abs(found["without"]) < 0.4
+            dark = row["contrast"] == "T1"
+            assert found["input"] < -0.6 if dark else found["input"] > 1
+
+    def test_a_copy_shows_them_all(self, fine: Path):
+        for row in self.rows(Oracle(), fine):
+            found = row["lesions"]
+            assert found["prediction"] == pytest.approx(found["input"])
+            seen = found["prediction"] - found["without"]
+            assert seen < -0.6 if row["contrast"] == "T1" else seen > 1
+
+    def test_lesions_lie_in_white_matter_and_most_beside_the_ventricles(self, fine: Path):
+        head = read_head(find_label_maps([fine])[0], 2.0, 8, "cpu")
+        weights = head.lesion_weights(1)
+        values = LabelTable.ready("synthseg").values_of("white_matter")
+        white = torch.isin(head.labels, torch.tensor(values))
+        assert not bool((weights[~white] > 0).any())
+        assert torch.equal(weights, head.lesion_weights(1))
+        assert not torch.equal(weights, head.lesion_weights(2))
+        ventricles = torch.isin(head.labels, torch.tensor(LATERAL_VENTRICLES)).numpy()
+        away = torch.from_numpy(distance_transform_edt(~ventricles) * 2.0)
+        beside, apart = (weights[white & (away < 4)], weights[white & (away > 14)])
+        assert float(beside.mean()) > 5 * float(apart.mean()) > 0
+
+    def test_volumes_are_in_millilitres_and_nothing_is_counted_twice(self, fine: Path):
+        rows = self.rows(Oracle(), fine)
+        head = read_head(find_label_maps([fine])[0], 2.0, 8, "cpu")
+        weights = head.lesion_weights(seed_of(0, head.name, "lesions"))
+        both = sum(row["ml"] for row in rows if row["contrast"] == "T2")
+        assert both == pytest.approx(float((weights > 0.5).sum()) * 8 / 1000)

@@ -48,6 +48,8 @@ def stage(size: int, epochs: int, steps: int, rate: float, **more: object) -> di
     }
 
 
+DEEP = {"lesions.beside": "[]"}
+"""Lesions anywhere in the white matter, as in the preset of then."""
 WIDER = {"loss__padding_voxels": 24, "run__seed": 1}
 FIRST = {
     "loss.params": "{weight: 0.1}",
@@ -65,10 +67,13 @@ FIRST = {
     "fine_texture.p": 0,
     "lesions.p": 0.5,
     "acquisition.noise_std": "{log_normal: [-4, 0.8]}",
+    **DEEP,
 }
 """Settings of the first stages, where they differ from the preset: noisier scans, less texture."""
-LAST = {"loss.params": "{weight: 0.2}", "run.feature_multiple": 32}
-"""Settings of the last stages, which take the preset as it is."""
+PRESET = {"loss.params": "{weight: 0.2}", "run.feature_multiple": 32}
+"""Settings of the last stages of the larger network, which take the preset as it is."""
+LAST = PRESET | DEEP
+"""Settings of the stages before them."""
 THEN = LAST | {
     "same_contrast.p": 0.14,
     "texture.std": "[0, 0.07]",
@@ -110,6 +115,14 @@ RECIPES = {
             | LAST
             | WIDE
             | {"run.seed": 7},
+            stage(128, 1, 4300, 7e-4, optimiser__warm_up_steps=300, run__batch_size=8)
+            | PRESET
+            | WIDE
+            | {"optimiser.final_ratio": 0.5, "run.seed": 8},
+            stage(192, 1, 4055, 4e-4, optimiser__warm_up_steps=50, run__batch_size=2, **WIDER)
+            | PRESET
+            | WIDE
+            | {"run.seed": 9},
         ],
     ),
     "fast": Recipe(

@@ -22,6 +22,8 @@ BORDER_MM = 0.65
 not follow the preset, so that figures of models can be compared."""
 STRIPPING_MARGIN_MM = 1.0
 """How far the border of skull-stripped scans lies outside the brain."""
+LATERAL_VENTRICLES = (4, 5, 43, 44)
+"""Label values beside which lesions of white matter are most frequent."""
 
 _EYES, _SOFT_TISSUE, _SKIN, _BONE, _MARROW = 506, 507, 511, 515, 516
 
@@ -142,6 +144,32 @@ def scan_generator(name: str, values: Sequence[int], *, stripped: bool = False) 
     if stripped:
         params = {"margin_mm": STRIPPING_MARGIN_MM, "include": ["image"]}
         steps["stripping"] = StepConfig(name="SkullStripping", params=params)
+    return Generator.for_labels(GeneratorConfig(steps=steps), values)
+
+
+def lesion_generator(values: Sequence[int]) -> Generator:
+    """Generator of lesions of white matter: image `image`, their share in each voxel.
+
+    Blobs of about a centimetre, and caps and bands at the lateral ventricles.
+
+    Args:
+        values: Label values that occur.
+    """
+    nothing = dict.fromkeys(target_contrast()["by_tissue"], 0.0)
+    params = {
+        "intensity": 1.0,
+        "size_mm": 10.0,
+        "height": 2.0,
+        "beside": list(LATERAL_VENTRICLES),
+        "beside_lift": 2.2,
+        "include": ["image"],
+    }
+    steps = {
+        "nothing": StepConfig(
+            name="TissueContrast", params={"by_tissue": nothing, "destination": "image"}
+        ),
+        "lesions": StepConfig(name="LesionSimulation", params=params),
+    }
     return Generator.for_labels(GeneratorConfig(steps=steps), values)
 
 

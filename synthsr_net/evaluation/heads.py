@@ -20,7 +20,7 @@ from synthsr_transforms.volumes import VolumeError, list_volumes, stem
 from ..scan.intensities import percentile
 from ..training.comparison import GROUPS, OTHER, OUTSIDE, RANGE_PERCENTILES, Reference
 from ..training.real_pairs import tissue_map
-from .contrasts import scan_generator, target_generator
+from .contrasts import lesion_generator, scan_generator, target_generator
 from .network import EvaluationError
 
 MARGIN_MM = 10.0
@@ -56,7 +56,8 @@ class Head:
         self.values = [int(value) for value in labels.unique().tolist()]
         """Labels that occur."""
         self._matrix = AffineMatrix(torch.from_numpy(self.affine.copy()))
-        self._labels = labels.int().to(device)
+        self.labels: Tensor = labels.int().to(device)
+        """As given, `(X, Y, Z)` int32."""
         generator = target_generator(self.values)
         self.target: Tensor = generator.run(self._batch(), 0)[0].images["target"].data[0, 0]
         """Standard T1 `(X, Y, Z)` float32, white matter 110."""
@@ -66,7 +67,7 @@ class Head:
             raise VolumeError(f"{name} must label a brain, but does not. Leave it out.")
         self.low, self.high = (percentile(brain, p) for p in RANGE_PERCENTILES)
         """Intensities of the target that are 0 and 1 in the measures."""
-        self.reference = Reference(self.in_range(self.target), self._labels > 0, tissues)
+        self.reference = Reference(self.in_range(self.target), self.labels > 0, tissues)
         """The target as predictions are compared with it."""
 
     def in_range(self, volume: Tensor) -> Tensor:
@@ -88,8 +89,14 @@ class Head:
         made: Tensor = generator.run(self._batch(), seed)[0].images["image"].data[0, 0]
         return made
 
+    def lesion_weights(self, seed: int) -> Tensor:
+        """Share of lesion in each voxel, `(X, Y, Z)` float32; see `contrasts.lesion_generator`."""
+        generator = lesion_generator(self.values)
+        made: Tensor = generator.run(self._batch(), seed)[0].images["image"].data[0, 0]
+        return made
+
     def _batch(self) -> SubjectsBatch:
-        labels = self._labels[None, None]
+        labels = self.labels[None, None]
         return SubjectsBatch({"labels": ImagesBatch(labels, [self._matrix], image_class=LabelMap)})
 
 

@@ -42,21 +42,31 @@ class HeldOutPlan:
     but for random contrasts."""
     stripped_mm: float = 5.0
     """Slice spacing without skull."""
+    with_lesions: Sequence[str] = ("T1", "T2", "FLAIR")
+    """Contrasts that are also seen with lesions, see `held_out_lesions`."""
+    lesions_mm: float = 5.0
+    """Slice spacing with lesions, across the last of `axes`."""
     axes: Sequence[int] = (0, 1, 2)
     """Axes across which slices lie. Each has a random contrast of its own."""
     seed: int = 0
     """Of noise, bias fields and random contrasts."""
 
     def __post_init__(self) -> None:
-        unknown = {*self.contrasts, *self.stripped} - set(CONTRASTS)
+        unknown = {*self.contrasts, *self.stripped, *self.with_lesions} - set(CONTRASTS)
         if unknown:
             raise EvaluationError(
                 f"contrasts must be of {', '.join(CONTRASTS)}, got {', '.join(sorted(unknown))}."
             )
+        if any(CONTRASTS[name].by_tissue is None for name in self.with_lesions):
+            raise EvaluationError(
+                "contrasts with lesions must be those of scanners, got random. Leave it out."
+            )
         check_slices(self.spacings_mm, self.axes)
 
 
-class _Setting(NamedTuple):
+class Setting(NamedTuple):
+    """One way to scan a head."""
+
     contrast: str
     stripped: bool
     slice_mm: float
@@ -103,7 +113,7 @@ def evaluate_label_maps(
         divisor = network.config.scan.divisor
         head = read_head(case, network.spacing_mm, divisor, network.device)
         for setting, image in _images(head, plan, network.spacing_mm):
-            scan = _scan(head, setting, image, plan.seed)
+            scan = scan_of_head(head, setting, image, plan.seed)
             prediction = network(linear(scan), slices=operators(scan))
             rows.append({**_about(head, setting), **_measured(head, prediction, scan)})
             if pictures is not None and not number and _is_drawn(setting, plan):
@@ -118,7 +128,7 @@ def num_predictions(plan: HeldOutPlan, num_maps: int, spacing_mm: float) -> int:
     return num_maps * sum(len(_settings(plan, *kind, spacing_mm)) for kind in _kinds(plan))
 
 
-def _images(head: Head, plan: HeldOutPlan, spacing_mm: float) -> Iterator[tuple[_Setting, Tensor]]:
+def _images(head: Head, plan: HeldOutPlan, spacing_mm: float) -> Iterator[tuple[Setting, Tensor]]:
     """Settings, each with the head in its contrast, drawn once for all slice spacings."""
     for name, stripped in _kinds(plan):
         random = CONTRASTS[name].by_tissue is None
@@ -136,13 +146,13 @@ def _kinds(plan: HeldOutPlan) -> list[tuple[str, bool]]:
     return [*((name, False) for name in plan.contrasts), *((name, True) for name in plan.stripped)]
 
 
-def _settings(plan: HeldOutPlan, name: str, stripped: bool, spacing_mm: float) -> list[_Setting]:
+def _settings(plan: HeldOutPlan, name: str, stripped: bool, spacing_mm: float) -> list[Setting]:
     spacings = [plan.stripped_mm] if stripped else plan.spacings_mm
     found = []
     for slice_mm in spacings:
         whole = slice_mm <= spacing_mm and CONTRASTS[name].by_tissue is not None
         axes = plan.axes[-1:] if whole else plan.axes
-        found += [_Setting(name, stripped, float(slice_mm), axis) for axis in axes]
+        found += [Setting(name, stripped, float(slice_mm), axis) for axis in axes]
     return found
 
 
@@ -151,7 +161,15 @@ def seed_of(seed: int, *words: str) -> int:
     return crc32("/".join([str(seed), *words]).encode())
 
 
-def _scan(head: Head, setting: _Setting, image: Tensor, seed: int) -> Slices:
+def scan_of_head(head: Head, setting: Setting, image: Tensor, seed: int) -> Slices:
+    """Slices of a head, with noise.
+
+    Args:
+        head: The head.
+        setting: How it is scanned.
+        image: From `Head.image`.
+        seed: Of the noise.
+    """
     contrast = CONTRASTS[setting.contrast]
     words = (head.name, *map(str, setting))
     scan = acquire(
@@ -166,7 +184,7 @@ def _scan(head: Head, setting: _Setting, image: Tensor, seed: int) -> Slices:
     return scan._replace(data=scan.data.clamp(*CT_WINDOW_HU)) if contrast.ct else scan
 
 
-def _about(head: Head, setting: _Setting) -> dict[str, Any]:
+def _about(head: Head, setting: Setting) -> dict[str, Any]:
     return {
         "map": head.name,
         "contrast": setting.contrast,
@@ -186,14 +204,14 @@ def _measured(head: Head, prediction: Tensor, scan: Slices) -> dict[str, Any]:
     }
 
 
-def _is_drawn(setting: _Setting, plan: HeldOutPlan) -> bool:
+def _is_drawn(setting: Setting, plan: HeldOutPlan) -> bool:
     thickest = plan.stripped_mm if setting.stripped else sorted(plan.spacings_mm)[-1]
     wanted = plan.stripped_mm if plan.stripped_mm in plan.spacings_mm else thickest
     return setting.slice_mm == wanted and setting.axis == plan.axes[-1]
 
 
 def _draw(
-    pictures: Pictures, head: Head, setting: _Setting, scan: Slices, prediction: Tensor
+    pictures: Pictures, head: Head, setting: Setting, scan: Slices, prediction: Tensor
 ) -> None:
     contrast = setting.contrast + ("_without_skull" if setting.stripped else "")
     slices = f"{AXES[setting.axis]} slices of {setting.slice_mm:g} mm"

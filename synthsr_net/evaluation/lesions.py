@@ -8,7 +8,7 @@ it is as dark as grey matter in a T1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -111,19 +111,36 @@ def evaluate_synthetic(
     return rows
 
 
-def _draw(
-    pictures: Pictures, seen: Seen, kind: str, lesions: Tensor, volumes: dict[str, Tensor]
+def draw_lesions(
+    pictures: Pictures,
+    name: str,
+    title: str,
+    affine: Affine,
+    lesions: Tensor,
+    volumes: Mapping[str, Tensor],
 ) -> None:
-    """Slices of volumes through the largest lesion."""
-    affine = seen.grid[1]
+    """Draw slices of volumes through the largest lesion.
+
+    Args:
+        pictures: Where to.
+        name: Of the file, without its ending.
+        title: Of the picture.
+        affine: `(4, 4)` of mask and volumes.
+        lesions: Mask, `(X, Y, Z)` bool, of one lesion at least.
+        volumes: What to draw, by name.
+    """
     numbers, count = ndimage.label(lesions.cpu().numpy())
     largest = 1 + int(np.argmax(np.bincount(numbers.ravel(), minlength=count + 1)[1:]))
     voxel = np.argwhere(numbers == largest).mean(0)
-    rows = {name: Volume(volume.cpu().numpy(), affine) for name, volume in volumes.items()}
-    centre = affine[:3, :3] @ voxel + affine[:3, 3]
-    pictures.add_around(
-        f"lesions_{kind}_{seen.name}", rows, centre, f"{seen.name} with {kind} lesions"
-    )
+    rows = {each: Volume(volume.cpu().numpy(), affine) for each, volume in volumes.items()}
+    pictures.add_around(name, rows, affine[:3, :3] @ voxel + affine[:3, 3], title)
+
+
+def _draw(
+    pictures: Pictures, seen: Seen, kind: str, lesions: Tensor, volumes: dict[str, Tensor]
+) -> None:
+    name, title = f"lesions_{kind}_{seen.name}", f"{seen.name} with {kind} lesions"
+    draw_lesions(pictures, name, title, seen.grid[1], lesions, volumes)
 
 
 def blobs(regions: Regions, spacing_mm: float, seed: int) -> tuple[Tensor, int]:

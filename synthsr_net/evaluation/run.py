@@ -23,6 +23,7 @@ from ..training.real_pairs import read_real_pairs
 from .bright_lesions import find_bright_lesions
 from .heads import find_label_maps
 from .held_out import evaluate_label_maps, num_predictions
+from .held_out_lesions import evaluate_head_lesions, num_lesion_predictions
 from .lesions import evaluate_own, evaluate_synthetic
 from .network import EvaluationError, HeadNetwork
 from .patient import draw_patient, evaluate_patient
@@ -112,6 +113,9 @@ class Evaluation:
         if data.labels:
             with self._part("held-out label maps"):
                 parts["held_out"] = self._held_out(pictures)
+        if data.labels and self.settings.held_out.with_lesions:
+            with self._part("lesions in held-out label maps"):
+                parts["held_out_lesions"] = self._held_out_lesions(pictures)
         if data.images is not None and data.image_labels is not None:
             with self._part("real scans with label maps"):
                 parts["real_pairs"] = self._real_pairs(pictures)
@@ -146,6 +150,11 @@ class Evaluation:
         cases, plan = find_label_maps(self.data.labels), self.settings.held_out
         self._of = num_predictions(plan, len(cases), self.network.spacing_mm)
         return evaluate_label_maps(cases, self.network, plan, pictures, on_row=self._count)
+
+    def _held_out_lesions(self, pictures: Pictures) -> list[dict[str, Any]]:
+        cases, plan = find_label_maps(self.data.labels), self.settings.held_out
+        self._of = num_lesion_predictions(plan, len(cases))
+        return evaluate_head_lesions(cases, self.network, plan, pictures, on_row=self._count)
 
     def _real_pairs(self, pictures: Pictures) -> list[dict[str, Any]]:
         assert self.data.images is not None

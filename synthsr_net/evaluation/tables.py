@@ -103,6 +103,19 @@ def _held_out(rows: Sequence[Row]) -> list[str]:
     return table(header, cells)
 
 
+def _held_out_lesions(rows: Sequence[Row]) -> list[str]:
+    header = ["contrast", "lesions", "number of heads", *_LESION_COLUMNS]
+    names = ("input", "prediction", "without")
+    cells = [
+        [row["contrast"], row["place"], row["count"], *(row["lesions"].get(n) for n in names)]
+        for row in grouped(rows, ["contrast", "place"], ["lesions"])
+    ]
+    return table(header, cells)
+
+
+_LESION_COLUMNS = ("input", "prediction", "prediction without lesions")
+
+
 def _real_pairs(rows: Sequence[Row]) -> list[str]:
     header = ["scan", "slices"]
     for name in ("SSIM", "PSNR (dB)", "L1", "Dice white", "Dice grey", "Dice fluid"):
@@ -161,7 +174,7 @@ def _patient(rows: Sequence[Row]) -> list[str]:
 
 
 def _lesions(rows: Sequence[Row]) -> list[str]:
-    header = ["scan", "lesions", "number", "input", "prediction", "prediction without lesions"]
+    header = ["scan", "lesions", "number", *_LESION_COLUMNS]
     cells = [
         [
             row["scan"],
@@ -184,6 +197,7 @@ def _ct(rows: Sequence[Row]) -> list[str]:
 
 _PARTS = {
     "held_out": ("Held-out label maps", _held_out),
+    "held_out_lesions": ("Contrast of lesions in held-out label maps", _held_out_lesions),
     "real_pairs": ("Real T1-weighted scans with label maps", _real_pairs),
     "scans": ("Real scans, changed: correlation with the prediction as it was", _scans),
     "patient": ("Scans of one person: agreement of the predictions", _patient),
