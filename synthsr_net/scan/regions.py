@@ -75,15 +75,25 @@ def dilated(mask: Tensor, radius: float) -> Tensor:
         >>> int(dilated(torch.eye(3).bool().view(1, 3, 3), 0.4).sum())
         3
     """
-    size = round(radius)
-    data = mask[None, None].float()
     for axis in range(3):
-        window = [1, 1, 1]
-        window[axis] = 2 * size + 1
-        padding = [0, 0, 0]
-        padding[axis] = size
-        data = F.max_pool3d(data, window, 1, padding)
-    return data[0, 0] > 0.5
+        mask = _grown(mask, axis, round(radius))
+    return mask
+
+
+def _grown(mask: Tensor, axis: int, size: int) -> Tensor:
+    """A mask grown along an axis, by shifts that double what they cover."""
+    number, window, covered = mask.shape[axis], 2 * size + 1, 1
+    shape = list(mask.shape)
+    shape[axis] = number + 2 * size
+    grown = mask.new_zeros(shape)
+    grown.narrow(axis, 0, number).copy_(mask)
+    while covered < window:
+        shift = min(covered, window - covered)
+        length = shape[axis] - shift
+        later = grown.narrow(axis, shift, length)
+        later.copy_(later | grown.narrow(axis, 0, length))
+        covered += shift
+    return grown.narrow(axis, size, number)
 
 
 def eroded(mask: Tensor, radius: float) -> Tensor:
