@@ -166,9 +166,12 @@ def percentile(values: Tensor, percent: float) -> float:
     """
     flat = values.flatten()
     place = (flat.numel() - 1) * percent / 100
-    low, high = math.floor(place), math.ceil(place)
-    ends = [float(flat.kthvalue(k + 1).values) for k in {low: 0, high: 0}]
-    return ends[0] + (ends[-1] - ends[0]) * (place - low)
+    around = [math.floor(place), math.ceil(place)]
+    if flat.device.type == "cpu":
+        low, high = np.partition(flat.numpy(), around)[around].tolist()
+    else:
+        low, high = flat.sort().values[around].tolist()
+    return float(low + (high - low) * (place - around[0]))
 
 
 def correlation(first: Tensor, second: Tensor, mask: Tensor) -> float:
