@@ -20,7 +20,7 @@ from synthsr_net.evaluation.lesions import blobs, contrast, evaluate_own, evalua
 from synthsr_net.evaluation.likeness import mean_of
 from synthsr_net.evaluation.network import EvaluationError, HeadNetwork
 from synthsr_net.evaluation.patient import evaluate_patient
-from synthsr_net.evaluation.plan import EvaluationData
+from synthsr_net.evaluation.plan import EvaluationData, EvaluationSettings
 from synthsr_net.evaluation.real import evaluate_real_pairs
 from synthsr_net.evaluation.run import Evaluation
 from synthsr_net.evaluation.scans import Seen, evaluate_scan, see
@@ -409,3 +409,18 @@ class TestBrightLesions:
         with pytest.raises(EvaluationError, match=message):
             Evaluation(network().predictor, data, say=said.append).run(tmp_path / "out")
         assert said == []
+
+    def test_scans_of_the_patient_are_predicted_once(self, seen: Seen, tmp_path: Path):
+        files = [tmp_path / "a.nii", tmp_path / "b.nii"]
+        for file in files:
+            nib.save(nib.Nifti1Image(seen.image.numpy(), seen.grid[1]), file)
+        settings = EvaluationSettings(degraded_mm=[], lesion_scans=0)
+        counts = []
+        for patient in ([], files):
+            data = EvaluationData(scans=files, patient=patient)
+            evaluation = Evaluation(network().predictor, data, settings, say=lambda _: None)
+            calls: list[Tensor] = []
+            evaluation.network = Stub(lambda x, calls=calls: (calls.append(x), 110 * x)[1])
+            evaluation.run(tmp_path / "out")
+            counts.append(len(calls))
+        assert counts[0] == counts[1] > 0

@@ -71,6 +71,7 @@ class Evaluation:
         self._say = say
         self._done, self._of, self._said = 0, 0, 0.0
         self._seconds: dict[str, float] = {}
+        self._kept: dict[Path, Seen] = {}
 
     def run(self, folder: PathLike) -> dict[str, Any]:
         """Evaluate all parts whose data are given, and write the results.
@@ -175,7 +176,7 @@ class Evaluation:
         rows: list[dict[str, Any]] = []
         lesions: list[dict[str, Any]] = []
         for number, file in enumerate(files):
-            seen = see(read_scan(file), self.network)
+            seen = self._see(file)
             if any(row["scan"] == seen.name for row in rows):
                 seen = seen._replace(name=f"{seen.name}_{number}")
             draw_scan(seen, pictures)
@@ -194,9 +195,19 @@ class Evaluation:
                 )
         return rows, lesions
 
+    def _see(self, file: PathLike) -> Seen:
+        """A scan with its prediction; the patient's are kept, since they may be sought twice."""
+        path = Path(file).resolve()
+        if path in self._kept:
+            return self._kept[path]
+        seen = see(read_scan(file), self.network)
+        if path in {Path(own).resolve() for own in self.data.patient}:
+            self._kept[path] = seen
+        return seen
+
     def _patient(self, pictures: Pictures) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         matrices = self._registrations()
-        scans = [see(read_scan(file), self.network) for file in self.data.patient]
+        scans = [self._see(file) for file in self.data.patient]
         draw_patient(scans, pictures)
         lesions: list[dict[str, Any]] = []
         try:
