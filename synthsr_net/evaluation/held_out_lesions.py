@@ -44,7 +44,7 @@ def evaluate_head_lesions(
     """Predict from scans of heads with and without lesions, and compare the lesions' contrasts.
 
     Args:
-        cases: Label maps, from `held_out.find_label_maps`.
+        cases: Label maps, from `heads.find_label_maps`.
         network: The model.
         plan: Contrasts `with_lesions`, their slices, and the seed.
         pictures: Where to draw the first label map in each contrast.
