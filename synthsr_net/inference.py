@@ -29,7 +29,7 @@ def predict_volume(
     x: Tensor,
     *,
     flip: bool = False,
-    second: Callable[[Tensor, Tensor], Tensor] | None = None,
+    second: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]] | None = None,
     plan: Plan | None = None,
     precision: str = "fp32",
     finish: Pass | None = None,
@@ -41,7 +41,8 @@ def predict_volume(
         x: `(C, X, Y, Z)` float32, axes right, anterior, superior.
         flip: Whether to average with the prediction of the volume mirrored left to right.
         second: Function of `x` and of the output of the first pass, finished, that gives the volume
-            to mirror; None: `x`.
+            to mirror and its share of the mean, `(X, Y, Z)`, None for a half everywhere; None: `x`
+            and a half.
         plan: How to compute, see `plan_memory`; None lets it choose.
         precision: One of `PRECISIONS`, or `auto` for what the hardware is built for.
         finish: Function of the output of each pass, applied before they are averaged.
@@ -65,9 +66,12 @@ def predict_volume(
         forward = _forward(network, x, plan, dtype)
         result = _finished(forward(x), finish)
         if flip:
-            volume = x if second is None else second(x, result)
-            mirrored = _finished(forward(volume.flip(LEFT_RIGHT)), finish)
-            result = result.add_(mirrored.flip(LEFT_RIGHT)).mul_(0.5)
+            volume, share = (x, None) if second is None else second(x, result)
+            mirrored = _finished(forward(volume.flip(LEFT_RIGHT)), finish).flip(LEFT_RIGHT)
+            if share is None:
+                result = result.add_(mirrored).mul_(0.5)
+            else:
+                result = result.add_(mirrored.sub_(result).mul_(share))
     return result
 
 

@@ -207,18 +207,20 @@ def test_flip_averages_with_the_mirrored_volume() -> None:
     assert_close(predict_volume(network, x, flip=True), (network(x[None])[0] + mirrored) / 2)
 
 
-def test_the_mirrored_pass_may_see_what_the_first_says() -> None:
+@pytest.mark.parametrize("share", [None, torch.rand(12, 8, 16)])
+def test_the_mirrored_pass_may_see_and_count_what_the_first_says(share: Tensor | None) -> None:
     network, x = network_of(), volume_of(1, 12, 8, 16)
     first = network(x[None])[0].clamp(min=0)
 
-    def second(volume: Tensor, output: Tensor) -> Tensor:
+    def second(volume: Tensor, output: Tensor) -> tuple[Tensor, Tensor | None]:
         assert torch.equal(volume, x)
         assert_close(output, first)
-        return 1 - volume
+        return 1 - volume, share
 
     mirrored = network(1 - x.flip(1)[None])[0].clamp(min=0).flip(1)
     result = predict_volume(network, x, flip=True, second=second, finish=lambda y: y.clamp(min=0))
-    assert_close(result, (first + mirrored) / 2)
+    weight = 0.5 if share is None else share
+    assert_close(result, first + weight * (mirrored - first))
 
 
 def test_flip_makes_the_prediction_equivariant() -> None:

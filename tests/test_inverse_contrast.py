@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from synthsr_net.checkpoint import InputConfig, Model, ModelConfig, ScanConfig
 from synthsr_net.predict import Predictor
 from synthsr_net.scan import Scan
-from synthsr_net.scan.inverse_contrast import inverted, turned_round
+from synthsr_net.scan.inverse_contrast import inverted, nearness, turned_round
 from synthsr_net.scan.regions import regions_of
 from synthsr_net.unet import UNet3d, UNetConfig
 from synthsr_transforms.labels import LabelTable
@@ -112,6 +113,30 @@ class TestInversion:
         assert inverted(scan, torch.zeros(3, 4, 5, dtype=torch.bool)) is scan
 
 
+class TestNearness:
+    def test_it_is_one_at_the_brain_and_nothing_in_the_face(self, t1: Tensor):
+        found = nearness(t1, SPACING)
+        brain = regions_of(t1, SPACING).brain
+        assert found.shape == t1.shape
+        assert found[brain].min() > 0.9
+        away = torch.from_numpy(ndimage.distance_transform_edt(~brain.numpy())) * SPACING
+        assert found[away > 25].max() == 0
+        assert 0 <= found.min() <= found.max() <= 1
+
+    @pytest.mark.parametrize("shape", [(56, 60, 52), (57, 61, 54), (59, 58, 55)])
+    def test_it_lies_where_the_brain_lies_whatever_the_size(self, shape: tuple[int, int, int]):
+        axes = [torch.arange(n) - n / 2 for n in shape]
+        x, y, z = torch.meshgrid(*axes, indexing="ij")
+        ball = (x**2 + y**2 + z**2).sqrt()
+        found = nearness(torch.where(ball < 20, 110.0, 0.0), 1.0)
+        assert found.shape == ball.shape
+        assert found[ball < 20].min() > 0.9
+        assert found[ball > 36].max() < 0.01
+        fading = (found > 0.1) & (found < 0.9)
+        assert fading.any()
+        assert 20 < ball[fading].min() < ball[fading].max() < 36
+
+
 class TestPredictor:
     SCAN = ScanConfig(spacing_mm=SPACING, divisor=2, inverse_contrast=True)
 
@@ -143,6 +168,24 @@ class TestPredictor:
         first, second = passes[0], passes[1].flip(0)
         inside = first > 0.05
         assert torch.corrcoef(torch.stack([first[inside], second[inside]]))[0, 1] < -0.9
+
+    def test_away_from_the_brain_the_mirrored_pass_of_a_t2_does_not_count(
+        self, t1: Tensor, t2: Tensor, monkeypatch: pytest.MonkeyPatch
+    ):
+        outputs: list[Tensor] = []
+
+        def forward(_: object, x: Tensor, **_more: object) -> Tensor:
+            output = torch.zeros_like(x[0])
+            output[tuple(slice(0, n) for n in t1.shape)] = t1 / 255
+            outputs.append(output if not outputs else 0.5 * output.flip(0))
+            return outputs[-1][None]
+
+        monkeypatch.setattr("synthsr_net.streamed_unet.StreamedUNet.__call__", forward)
+        affine = np.diag([SPACING, SPACING, SPACING, 1.0])
+        found = Predictor(model(self.SCAN)).predict([Scan(t2.numpy(), affine)]).image.data
+        share = 0.5 * nearness(t1, SPACING)
+        np.testing.assert_allclose(found, t1 * (1 - 0.5 * share), atol=1e-3)
+        assert (share[t1 > 0] == 0).any()
 
     def test_other_scans_are_only_mirrored(self, t1: Tensor, passes: list[Tensor]):
         affine = np.diag([SPACING, SPACING, SPACING, 1.0])

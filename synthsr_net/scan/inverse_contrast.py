@@ -1,17 +1,19 @@
 """Inverse contrast: scans in which bright tissues of a T1 are dark, as in a T2, turned round.
 
 Networks know scans of the contrast of their prediction best. Where a first prediction says that a
-scan has the inverse contrast, the second pass of flip averaging sees it inverted.
+scan has the inverse contrast, the second pass of flip averaging sees it inverted. Bone and air,
+dark in both contrasts, are bright in it, so that the pass counts at the brain alone.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
 
 from ..checkpoint import ScanConfig
 from .intensities import correlation, percentile
-from .regions import HEAD_ABOVE, brain_of, closed, filled
+from .regions import HEAD_ABOVE, brain_of, closed, dilated, filled
 
 CORRELATION = -0.4
 """Correlation of scan and prediction in the brain below which the contrast is inverse."""
@@ -20,13 +22,16 @@ BRAIN_MM = 4.0
 CLOSING_MM = 2.0
 """Radius by which gaps of the head, which is what is inverted, are closed; what it encloses belongs
 to it as well. More would invert the dark air beside it, which predictions would show as tissue."""
+NEAR_MM = 4.0
+"""Distance from the brain up to which the second pass counts fully; it fades out within another
+`BRAIN_MM`."""
 HIGH_PERCENTILE = 99.5
 """Percentile of the head that becomes 0."""
 _MIN_BRAIN_ML = 50.0  # less is no brain
 
 
-def second_input(x: Tensor, output: Tensor, settings: ScanConfig) -> Tensor:
-    """What the second pass of flip averaging sees, before it is mirrored.
+def second_input(x: Tensor, output: Tensor, settings: ScanConfig) -> tuple[Tensor, Tensor | None]:
+    """What the second pass of flip averaging sees, before it is mirrored, and how much it counts.
 
     Args:
         x: `(1, X, Y, Z)`, input of the first pass.
@@ -34,10 +39,41 @@ def second_input(x: Tensor, output: Tensor, settings: ScanConfig) -> Tensor:
         settings: Of the model.
 
     Returns:
-        `(1, X, Y, Z)`: the input, inverted if its contrast is inverse.
+        The input `(1, X, Y, Z)`, inverted if its contrast is inverse, and the share of the second
+        pass in the mean of both, `(X, Y, Z)`: a half at the brain, 0 away from it. None, for a half
+        everywhere, if nothing was inverted.
     """
     t1 = output[0] if settings.clip_each_pass else settings.output_scale * output[0]
-    return turned_round(x[0], t1, settings.spacing_mm)[None]
+    scan = x[0]
+    again = turned_round(scan, t1, settings.spacing_mm)
+    if again is scan:
+        return x, None
+    return again[None], 0.5 * nearness(t1, settings.spacing_mm)
+
+
+def nearness(t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
+    """From 1 at the brain of a prediction to 0 away from it, `(X, Y, Z)`.
+
+    Args:
+        t1: `(X, Y, Z)` float32, white matter near 110.
+        spacing_mm: Voxel spacing.
+    """
+    step = _step(spacing_mm)
+    coarse = t1[::step, ::step, ::step]
+    near = dilated(brain_of(coarse, step * spacing_mm), NEAR_MM / (step * spacing_mm))
+    reached = [step * (n - 1) + 1 for n in near.shape]
+    fine = F.interpolate(
+        near[None, None].float(), size=reached, mode="trilinear", align_corners=True
+    )
+    margins = [
+        0,
+        t1.shape[2] - reached[2],
+        0,
+        t1.shape[1] - reached[1],
+        0,
+        t1.shape[0] - reached[0],
+    ]
+    return F.pad(fine, margins, mode="replicate")[0, 0]
 
 
 def turned_round(scan: Tensor, t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
@@ -57,13 +93,17 @@ def turned_round(scan: Tensor, t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
 
 
 def _is_inverse(scan: Tensor, t1: Tensor, spacing_mm: float) -> bool:
-    step = max(1, round(BRAIN_MM / spacing_mm))
+    step = _step(spacing_mm)
     scan, t1 = (volume[::step, ::step, ::step] for volume in (scan, t1))
     brain = brain_of(t1, step * spacing_mm)
     millilitres = float(brain.sum()) * (step * spacing_mm) ** 3 / 1000
     if millilitres < _MIN_BRAIN_ML:
         return False
     return correlation(scan, t1, brain) < CORRELATION  # not where it is not a number
+
+
+def _step(spacing_mm: float) -> int:
+    return max(1, round(BRAIN_MM / spacing_mm))
 
 
 def inverted(scan: Tensor, head: Tensor) -> Tensor:
