@@ -123,7 +123,7 @@ class TestNearness:
         assert found[away > 25].max() == 0
         assert 0 <= found.min() <= found.max() <= 1
 
-    @pytest.mark.parametrize("shape", [(56, 60, 52), (57, 61, 54), (59, 58, 55)])
+    @pytest.mark.parametrize("shape", [(80, 84, 76), (81, 82, 78), (83, 79, 85)])
     def test_it_lies_where_the_brain_lies_whatever_the_size(self, shape: tuple[int, int, int]):
         axes = [torch.arange(n) - n / 2 for n in shape]
         x, y, z = torch.meshgrid(*axes, indexing="ij")
@@ -131,10 +131,12 @@ class TestNearness:
         found = nearness(torch.where(ball < 20, 110.0, 0.0), 1.0)
         assert found.shape == ball.shape
         assert found[ball < 20].min() > 0.9
-        assert found[ball > 36].max() < 0.01
-        fading = (found > 0.1) & (found < 0.9)
-        assert fading.any()
-        assert 20 < ball[fading].min() < ball[fading].max() < 36
+        reach = 8 + 2 * 4  # mm, a coarse voxel to fade and one to round
+        for away in (x.abs(), y.abs(), z.abs()):
+            assert found[away > 20 + reach].max() == 0
+        fading = ball[(found > 0.1) & (found < 0.9)]
+        assert fading.numel() > 0
+        assert 20 < fading.min() < fading.max() < 20 + reach * 3**0.5
 
 
 class TestPredictor:

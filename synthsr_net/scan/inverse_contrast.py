@@ -22,7 +22,7 @@ BRAIN_MM = 4.0
 CLOSING_MM = 2.0
 """Radius by which gaps of the head, which is what is inverted, are closed; what it encloses belongs
 to it as well. More would invert the dark air beside it, which predictions would show as tissue."""
-NEAR_MM = 4.0
+NEAR_MM = 8.0
 """Distance from the brain up to which the second pass counts fully; it fades out within another
 `BRAIN_MM`."""
 HIGH_PERCENTILE = 99.5
