@@ -14,6 +14,7 @@ from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms.functional.layout import bounding_box
+from synthsr_transforms.generator import Generator
 from synthsr_transforms.sources import Case, read_case
 from synthsr_transforms.volumes import VolumeError, list_volumes, stem
 
@@ -58,8 +59,7 @@ class Head:
         self._matrix = AffineMatrix(torch.from_numpy(self.affine.copy()))
         self.labels: Tensor = labels.int().to(device)
         """As given, `(X, Y, Z)` int32."""
-        generator = target_generator(self.values)
-        self.target: Tensor = generator.run(self._batch(), 0)[0].images["target"].data[0, 0]
+        self.target = self._made(target_generator(self.values), "target", 0)
         """Standard T1 `(X, Y, Z)` float32, white matter 110."""
         tissues = tissue_map(labels).to(device)
         brain = self.target[tissues > OUTSIDE]
@@ -85,19 +85,18 @@ class Head:
         Returns:
             `(X, Y, Z)` float32.
         """
-        generator = scan_generator(contrast, self.values, stripped=stripped)
-        made: Tensor = generator.run(self._batch(), seed)[0].images["image"].data[0, 0]
-        return made
+        return self._made(scan_generator(contrast, self.values, stripped=stripped), "image", seed)
 
     def lesion_weights(self, seed: int) -> Tensor:
         """Share of lesion in each voxel, `(X, Y, Z)` float32; see `contrasts.lesion_generator`."""
-        generator = lesion_generator(self.values)
-        made: Tensor = generator.run(self._batch(), seed)[0].images["image"].data[0, 0]
-        return made
+        return self._made(lesion_generator(self.values), "image", seed)
 
-    def _batch(self) -> SubjectsBatch:
-        labels = self.labels[None, None]
-        return SubjectsBatch({"labels": ImagesBatch(labels, [self._matrix], image_class=LabelMap)})
+    def _made(self, generator: Generator, name: str, seed: int) -> Tensor:
+        """An image that a generator makes of the labels, `(X, Y, Z)`."""
+        labels = ImagesBatch(self.labels[None, None], [self._matrix], image_class=LabelMap)
+        batch, _ = generator.run(SubjectsBatch({"labels": labels}), seed)
+        data: Tensor = batch.images[name].data[0, 0]
+        return data
 
 
 def find_label_maps(paths: Sequence[str | os.PathLike[str]]) -> list[Case]:

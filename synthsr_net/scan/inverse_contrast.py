@@ -59,20 +59,12 @@ def nearness(t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
         spacing_mm: Voxel spacing.
     """
     step = _step(spacing_mm)
-    coarse = t1[::step, ::step, ::step]
-    near = dilated(brain_of(coarse, step * spacing_mm), NEAR_MM / (step * spacing_mm))
+    near = dilated(_coarse_brain(t1, spacing_mm), NEAR_MM / (step * spacing_mm)).float()
     reached = [step * (n - 1) + 1 for n in near.shape]
-    fine = F.interpolate(
-        near[None, None].float(), size=reached, mode="trilinear", align_corners=True
-    )
-    margins = [
-        0,
-        t1.shape[2] - reached[2],
-        0,
-        t1.shape[1] - reached[1],
-        0,
-        t1.shape[0] - reached[0],
-    ]
+    fine = F.interpolate(near[None, None], size=reached, mode="trilinear", align_corners=True)
+    margins: list[int] = []
+    for size, end in zip(reversed(t1.shape), reversed(reached), strict=True):
+        margins += [0, size - end]
     return F.pad(fine, margins, mode="replicate")[0, 0]
 
 
@@ -94,12 +86,18 @@ def turned_round(scan: Tensor, t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
 
 def _is_inverse(scan: Tensor, t1: Tensor, spacing_mm: float) -> bool:
     step = _step(spacing_mm)
+    brain = _coarse_brain(t1, spacing_mm)
     scan, t1 = (volume[::step, ::step, ::step] for volume in (scan, t1))
-    brain = brain_of(t1, step * spacing_mm)
     millilitres = float(brain.sum()) * (step * spacing_mm) ** 3 / 1000
     if millilitres < _MIN_BRAIN_ML:
         return False
     return correlation(scan, t1, brain) < CORRELATION  # not where it is not a number
+
+
+def _coarse_brain(t1: Tensor, spacing_mm: float) -> Tensor:
+    """The brain, on every so many voxels that they are about `BRAIN_MM` apart."""
+    step = _step(spacing_mm)
+    return brain_of(t1[::step, ::step, ::step], step * spacing_mm)
 
 
 def _step(spacing_mm: float) -> int:

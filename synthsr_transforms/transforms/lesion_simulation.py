@@ -19,6 +19,7 @@ from ..functional.mixture import look_up
 from ..labels import LabelTable
 from ..laws import LawSpec, law
 from ..randomness import draw_seeds, normal_field
+from ._arguments import positive
 from .tissue_mixture import whole_labels
 
 
@@ -85,9 +86,9 @@ class LesionSimulation(LabelEffect):
         self.std = law(std, name="std", minimum=0)
         self.size_mm = law(size_mm, name="size_mm", minimum=0.5, single=True)
         self.height = law(height, name="height", single=True)
-        self.softness = _positive(softness, "softness")
+        self.softness = positive(softness, "softness")
         self.beside = _label_values(beside)
-        self.beside_mm = _positive(beside_mm, "beside_mm")
+        self.beside_mm = positive(beside_mm, "beside_mm")
         self.beside_lift = law(beside_lift, name="beside_lift", single=True)
         values = [v for t in self.tissues for v in self.label_table.values_of(t)]
         self._candidate = Portable(membership(values, max(self.label_table.values)))
@@ -184,12 +185,6 @@ def _label_values(values: Sequence[int]) -> list[int]:
             f"beside must be label values, whole numbers from 0 on, got {list(values)}."
         )
     return [int(value) for value in values]
-
-
-def _positive(value: float, name: str) -> float:
-    if value <= 0:
-        raise ValueError(f"{name} must be positive, got {value}.")
-    return float(value)
 
 
 def membership(values: Sequence[int], largest: int) -> Tensor:
