@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from .describing import network_in_words, use_in_words
-from .errors import InputError
-from .options import overwrite_option, traceback_option
+from synthsr_cli.common.describing import network_in_words, use_in_words
+from synthsr_cli.common.errors import InputError
+from synthsr_cli.common.options import overwrite_option, traceback_option
 
 ABOUT = ("name", "description", "licence", "citation")
 """Options that describe a model, and fields of its config."""
@@ -107,9 +107,9 @@ def _check_target(target: Path, ending: str, overwrite: bool) -> None:
 
 
 def _from_keras(source: Path, target: Path, options: dict[str, Any]) -> None:
-    from synthsr_net.checkpoint import save_model
-    from synthsr_net.keras_weights import read_keras_network
-    from synthsr_net.models.converted import config_of_converted
+    from synthsr_net.models.checkpoint import save_model
+    from synthsr_net.models.keras import read_keras_network
+    from synthsr_net.models.keras.converted import config_of_converted
     from synthsr_net.models.packing import in_precision
 
     precision = options.pop("precision", None)
@@ -148,8 +148,8 @@ def _again(source: Path, target: Path, options: dict[str, Any]) -> None:
 
 
 def _to_keras(source: Path, target: Path) -> None:
-    from synthsr_net.checkpoint import load_model
-    from synthsr_net.keras_weights import write_keras
+    from synthsr_net.models.checkpoint import load_model
+    from synthsr_net.models.keras import write_keras
 
     model = load_model(source)
     write_keras(target, model.config.network, model.network.state_dict())

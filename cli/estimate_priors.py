@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import InputError, WorkFailedError
-from .options import overwrite_option, traceback_option
-from .progress import progress
+from synthsr_cli.common.errors import InputError, WorkFailedError
+from synthsr_cli.common.options import overwrite_option, traceback_option
+from synthsr_cli.common.progress import progress
 
 if TYPE_CHECKING:
     from synthsr_transforms.estimation import PriorEstimate, PriorEstimation
-    from synthsr_transforms.labels import LabelTable
+    from synthsr_transforms.labels.table import LabelTable
 
 COLUMNS = ("channel", "class", "name", "mean", "+-", "std", "+-", "scans", "voxels")
 
@@ -113,7 +113,7 @@ def estimate_priors(folder: Path, plot: bool, overwrite: bool, **options: Any) -
             --set label_table=freesurfer_synthsr --set mixture.priors=priors/priors.yaml
     """  # noqa: D301 - click reads the character itself
     from synthsr_transforms.estimation import WorkerDiedError, output_names, write_estimate
-    from synthsr_transforms.job_folder import check_writable
+    from synthsr_transforms.job.folder import check_writable
 
     there = output_names(folder)
     if there and not overwrite:
@@ -158,7 +158,7 @@ def _job(
 
 
 def _table(label_list: str | None, classes: Path | None) -> LabelTable | str:
-    from synthsr_transforms.labels import LabelTable
+    from synthsr_transforms.labels.table import LabelTable
 
     if classes is None:
         return "auto" if label_list in (None, "auto") else LabelTable.resolve(str(label_list))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .options import overwrite_option, traceback_option
+from synthsr_cli.common.options import overwrite_option, traceback_option
 
 
 @click.command()

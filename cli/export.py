@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .errors import InputError, WorkFailedError
-from .options import overwrite_option, threads_option, traceback_option
+from synthsr_cli.common.errors import InputError, WorkFailedError
+from synthsr_cli.common.options import overwrite_option, threads_option, traceback_option
 
 if TYPE_CHECKING:
-    from synthsr_net.checkpoint import Model
+    from synthsr_net.models.checkpoint import Model
 
 
 @click.command()
@@ -42,7 +42,7 @@ def export(models: tuple[str, ...], target: Path, overwrite: bool) -> None:
             f"one MODEL and one OUT must be given, got {len(models) + 1} arguments."
         )
     _check_target(target, overwrite)
-    from synthsr_net.export import ExportCheckError, export_onnx, require_packages
+    from synthsr_net.models.onnx.export import ExportCheckError, export_onnx, require_packages
 
     require_packages()
     model = _load(models[0] if models else None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import (
+from synthsr_cli.common.options import (
     Shard,
     case_options,
     device_option,
@@ -20,16 +20,16 @@ from .options import (
     threads_option,
     traceback_option,
 )
-from .progress import clock, pace, progress
+from synthsr_cli.common.progress import clock, pace, progress
 
 if TYPE_CHECKING:
-    from synthsr_transforms.job import StartedJob
+    from synthsr_transforms.job.job import StartedJob
 
 
 def _list_presets(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from synthsr_transforms.generator import load_config, preset_names
+    from synthsr_transforms.generator.generator import load_config, preset_names
 
     for name in preset_names():
         config = load_config(name)
@@ -98,7 +98,7 @@ def generate(source: str, assignments: tuple[str, ...], **options: Any) -> None:
       The same samples as in an earlier job:
         synthsr generate synthetic/config.yaml --out again/
     """  # noqa: D301 - click reads the character itself
-    from synthsr_transforms.job import GenerationJob
+    from synthsr_transforms.job.job import GenerationJob
 
     job = GenerationJob.from_source(source, assignments, **options)
     with progress("label maps checked", len(job.cases)) as advance:

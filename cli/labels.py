@@ -11,8 +11,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from synthsr_transforms.label_report import LabelReport, find_label_maps, report_label_maps
-from synthsr_transforms.labels import LabelTable, listed
+from synthsr_transforms.labels.summary import LabelReport, find_label_maps, report_label_maps
+from synthsr_transforms.labels.table import LabelTable, listed
 
 COLUMNS = ("value", "name", "side", "class", "tissue", "voxels", "mm3", "ml", "files")
 NUMBERS = ("value", "class", "voxels", "mm3", "ml", "files")

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from .errors import ReportingGroup
+from synthsr_cli.common.errors import ReportingGroup
 
 # Threads that wait for work by spinning take the cores from each other on busy machines.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import InputError
-from .options import model_option, prediction_options
-from .prediction import PredictionCommand, predict_all
+from synthsr_cli.common.errors import InputError
+from synthsr_cli.common.options import model_option, prediction_options
+from synthsr_cli.common.prediction import PredictionCommand, predict_all
 
 if TYPE_CHECKING:
-    from synthsr_net.batch.tasks import Task
+    from synthsr_net.prediction.runs.tasks import Task
 
 
 @click.command(cls=PredictionCommand)
@@ -96,7 +96,7 @@ def predict(source: Path, output: Path, **options: Any) -> None:
         raise InputError("--participant-label needs --bids. Add it, or give a folder.")
 
     def plan() -> list[Task]:
-        from synthsr_net.batch.tasks import plan_tasks
+        from synthsr_net.prediction.runs.tasks import plan_tasks
 
         return plan_tasks(
             [source, *files],
@@ -127,7 +127,7 @@ def _predict_bids(source: Path, output: Path, options: dict[str, Any]) -> None:
         raise InputError("--ct does not go with --bids, where CT is told by its suffix.")
 
     def plan() -> list[Task]:
-        from synthsr_net.batch.tasks import plan_bids
+        from synthsr_net.prediction.runs.tasks import plan_bids
 
         return plan_bids(
             source,
@@ -137,7 +137,7 @@ def _predict_bids(source: Path, output: Path, options: dict[str, Any]) -> None:
         )
 
     def start() -> None:
-        from synthsr_net.batch.bids import write_descriptions
+        from synthsr_net.prediction.runs.bids import write_descriptions
 
         write_descriptions(source, [output, options["uncertainty"]])
 

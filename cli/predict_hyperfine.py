@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import model_option, prediction_options
-from .prediction import PredictionCommand, predict_all
+from synthsr_cli.common.options import model_option, prediction_options
+from synthsr_cli.common.prediction import PredictionCommand, predict_all
 
 if TYPE_CHECKING:
-    from synthsr_net.batch.tasks import Task
+    from synthsr_net.prediction.runs.tasks import Task
 
 
 @click.command(cls=PredictionCommand)
@@ -36,7 +36,7 @@ def predict_hyperfine(t1: Path, t2: Path, output: Path, **options: Any) -> None:
     """  # noqa: D301 - click reads the character itself
 
     def plan() -> list[Task]:
-        from synthsr_net.batch.tasks import plan_tasks
+        from synthsr_net.prediction.runs.tasks import plan_tasks
 
         return plan_tasks([t1, t2], output, uncertainty=options["uncertainty"])
 

@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from synthsr_net.training.processes import is_first_process
-
-from .describing import counted
-from .generate import list_presets_option
-from .options import (
+from synthsr_cli.common.describing import counted
+from synthsr_cli.common.options import (
     case_options,
     device_option,
     overwrite_option,
@@ -22,12 +19,15 @@ from .options import (
     threads_option,
     traceback_option,
 )
-from .progress import clock, progress
-from .training_progress import TrainingProgress
+from synthsr_cli.common.progress import clock, progress
+from synthsr_cli.common.training_progress import TrainingProgress
+from synthsr_net.training.processes import is_first_process
+
+from .generate import list_presets_option
 
 if TYPE_CHECKING:
-    from synthsr_net.training.plan import RunPlan
     from synthsr_net.training.run import TrainingRun
+    from synthsr_net.training.setup.plan import RunPlan
 
 
 @click.command()
@@ -116,8 +116,8 @@ def train(source: str | None, assignments: tuple[str, ...], **options: Any) -> N
 
 def _start(source: str | None, assignments: tuple[str, ...], **options: Any) -> TrainingRun:
     from synthsr_net.training.run import Hardware
-    from synthsr_net.training.start import start
-    from synthsr_transforms.devices import available_device
+    from synthsr_net.training.setup.start import start
+    from synthsr_transforms.support.devices import available_device
 
     device = available_device(options["device"] or "auto")
     hardware = Hardware(device=device, devices=options["devices"], num_nodes=options["num_nodes"])
@@ -167,9 +167,8 @@ def _announce(run: TrainingRun) -> None:
 
 
 def _as_click_error(error: RuntimeError) -> Exception:
-    from synthsr_net.training.saving import TrainingFailedError
-
-    from .errors import WorkFailedError
+    from synthsr_cli.common.errors import WorkFailedError
+    from synthsr_net.training.callbacks.saving import TrainingFailedError
 
     return WorkFailedError(str(error)) if isinstance(error, TrainingFailedError) else error
 

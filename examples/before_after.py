@@ -11,10 +11,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from synthsr_net.report.head_view import slice_through, view_of
-from synthsr_net.report.picture import intensity_window
-from synthsr_transforms.drawing import LETTERS, Panel, draw_grid, drawing, save_figure, write
-from synthsr_transforms.volumes import Volume, VolumeError, read_volume, reorient
+from synthsr_net.prediction.report.head_view import slice_through, view_of
+from synthsr_net.prediction.report.picture import intensity_window
+from synthsr_transforms.drawing import (
+    LETTERS,
+    Panel,
+    draw_grid,
+    drawing,
+    save_figure,
+    write,
+)
+from synthsr_transforms.io.volumes import Volume, VolumeError, read_volume, reorient
 
 SAGITTAL, AXIAL = 0, 2
 PIXELS_PER_MM = 1.4

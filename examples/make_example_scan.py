@@ -28,8 +28,8 @@ from synthsr_transforms import (
     SpatialDeformation,
     TissueContrast,
 )
+from synthsr_transforms.io.volumes import Volume
 from synthsr_transforms.phantom import head_phantom
-from synthsr_transforms.volumes import Volume
 
 TABLE = "synthseg"
 SLICE_MM = 5

@@ -14,9 +14,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from synthsr_net.predict import Predictor
-from synthsr_net.training.log import EpochResults
-from synthsr_net.training.start import start
+from synthsr_net.prediction.predictor import Predictor
+from synthsr_net.training.callbacks.log import EpochResults
+from synthsr_net.training.setup.start import start
 from synthsr_transforms import Generator
 from synthsr_transforms.phantom import head_phantom
 

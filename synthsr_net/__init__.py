@@ -1,1 +1,25 @@
-"""Networks, training and prediction."""
+"""Networks, training and prediction.
+
+Importing the package loads neither TorchIO nor the generator: names are imported when used.
+"""
+
+from typing import TYPE_CHECKING
+
+from synthsr_transforms.support.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .models.loading import load_any_model as load_any_model
+    from .networks.unet import UNet3d as UNet3d
+    from .networks.unet import UNetConfig as UNetConfig
+    from .prediction.predictor import Predictor as Predictor
+    from .prediction.settings import PredictorSettings as PredictorSettings
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "prediction.predictor": ["Predictor"],
+        "prediction.settings": ["PredictorSettings"],
+        "models.loading": ["load_any_model"],
+        "networks.unet": ["UNet3d", "UNetConfig"],
+    },
+)

@@ -1,33 +1,87 @@
-"""Composable, GPU-capable steps of the SynthSR generator, as TorchIO 2 transforms."""
+"""Composable, GPU-capable steps of the SynthSR generator, as TorchIO 2 transforms.
 
-from .generator import (
-    Generator,
-    GeneratorConfig,
-    StepConfig,
-    TrainingPair,
-    load_config,
-    preset_names,
+Importing the package loads neither TorchIO nor the generator: names are imported when used.
+"""
+
+from typing import TYPE_CHECKING
+
+from synthsr_transforms.support.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .distributions import Choice as Choice
+    from .distributions import Constant as Constant
+    from .distributions import Distribution as Distribution
+    from .distributions import LogNormal as LogNormal
+    from .distributions import Normal as Normal
+    from .distributions import Uniform as Uniform
+    from .generator.generator import Generator as Generator
+    from .generator.generator import GeneratorConfig as GeneratorConfig
+    from .generator.generator import StepConfig as StepConfig
+    from .generator.generator import TrainingPair as TrainingPair
+    from .generator.generator import load_config as load_config
+    from .generator.generator import preset_names as preset_names
+    from .labels.table import LabelTable as LabelTable
+    from .priors.tissue_priors import TissuePriors as TissuePriors
+    from .transforms import AcquisitionResolution as AcquisitionResolution
+    from .transforms import BiasCorruption as BiasCorruption
+    from .transforms import CopyImage as CopyImage
+    from .transforms import GammaContrast as GammaContrast
+    from .transforms import GaussianSmoothing as GaussianSmoothing
+    from .transforms import HemisphereFlip as HemisphereFlip
+    from .transforms import LesionSimulation as LesionSimulation
+    from .transforms import MinMaxRescale as MinMaxRescale
+    from .transforms import PartialFieldOfView as PartialFieldOfView
+    from .transforms import PatchCrop as PatchCrop
+    from .transforms import RegistrationCorrection as RegistrationCorrection
+    from .transforms import RegistrationError as RegistrationError
+    from .transforms import ReliabilityMap as ReliabilityMap
+    from .transforms import ScannerNoise as ScannerNoise
+    from .transforms import SelectChannels as SelectChannels
+    from .transforms import SharedTexture as SharedTexture
+    from .transforms import SkullStripping as SkullStripping
+    from .transforms import SliceAcquisition as SliceAcquisition
+    from .transforms import SpatialDeformation as SpatialDeformation
+    from .transforms import TargetResolution as TargetResolution
+    from .transforms import TissueContrast as TissueContrast
+    from .transforms import TissueMixture as TissueMixture
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "distributions": ["Choice", "Constant", "Distribution", "LogNormal", "Normal", "Uniform"],
+        "generator.generator": [
+            "Generator",
+            "GeneratorConfig",
+            "StepConfig",
+            "TrainingPair",
+            "load_config",
+            "preset_names",
+        ],
+        "labels.table": ["LabelTable"],
+        "priors.tissue_priors": ["TissuePriors"],
+        "transforms": [
+            "AcquisitionResolution",
+            "BiasCorruption",
+            "CopyImage",
+            "GammaContrast",
+            "GaussianSmoothing",
+            "HemisphereFlip",
+            "LesionSimulation",
+            "MinMaxRescale",
+            "PartialFieldOfView",
+            "PatchCrop",
+            "RegistrationCorrection",
+            "RegistrationError",
+            "ReliabilityMap",
+            "ScannerNoise",
+            "SelectChannels",
+            "SharedTexture",
+            "SkullStripping",
+            "SliceAcquisition",
+            "SpatialDeformation",
+            "TargetResolution",
+            "TissueContrast",
+            "TissueMixture",
+        ],
+    },
 )
-from .labels import LabelTable
-from .laws import Choice, Constant, Law, LogNormal, Normal, Uniform
-from .priors import TissuePriors
-from .transforms import *  # noqa: F403
-from .transforms import __all__ as _transforms
-
-__all__ = [
-    "Choice",
-    "Constant",
-    "Generator",
-    "GeneratorConfig",
-    "LabelTable",
-    "Law",
-    "LogNormal",
-    "Normal",
-    "StepConfig",
-    "TissuePriors",
-    "TrainingPair",
-    "Uniform",
-    "load_config",
-    "preset_names",
-    *_transforms,
-]

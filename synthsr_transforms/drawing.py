@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from .atomic import replacing
-from .volumes import Volume
+from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.support.atomic import replacing
 
 Horizontal = Literal["left", "center", "right"]
 Vertical = Literal["bottom", "center", "top"]

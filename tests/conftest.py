@@ -246,7 +246,7 @@ def ship(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     Those that follow are given by their aliases.
     """
-    from synthsr_net.models import shipped
+    from synthsr_net.models.zoo import shipped
 
     def pretend(default: Path, **aliases: Path) -> None:
         paths = [default, *aliases.values()]
@@ -273,7 +273,9 @@ def curves() -> None:
 def without_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no training curves, which takes longer than to train, unless a test asks for them."""
     if "curves" not in request.fixturenames:
-        monkeypatch.setattr("synthsr_net.training.log.save_curve", lambda path, rows: None)
+        monkeypatch.setattr(
+            "synthsr_net.training.callbacks.log.save_curve", lambda path, rows: None
+        )
 
 
 @pytest.fixture(scope="session")

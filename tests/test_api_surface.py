@@ -15,11 +15,11 @@ import pytest
 
 import synthsr_net
 import synthsr_transforms
-from synthsr_transforms.base import registered_transforms
+from synthsr_transforms.transforms.base import registered_transforms
 
 PUBLIC = {
     # laws
-    "Choice", "Constant", "Law", "LogNormal", "Normal", "Uniform",
+    "Choice", "Constant", "Distribution", "LogNormal", "Normal", "Uniform",
     # labels and priors
     "LabelTable", "TissuePriors",
     # generator

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from synthsr_transforms.atomic import replacing
+from synthsr_transforms.support.atomic import replacing
 
 EXAMPLE_SCAN = Path(__file__).parent / "flair_5mm.nii.gz"
 """The file, as it was installed."""

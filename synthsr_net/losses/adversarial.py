@@ -46,7 +46,7 @@ def critic_loss(
     channels. All is computed in float32, in autocast too. No gradient goes to the images.
 
     Args:
-        critic: Scores images, see `synthsr_net.critic.Critic`.
+        critic: Scores images, see `synthsr_net.networks.critic.Critic`.
         real: `(B, C, X, Y, Z)` r.
         fake: `(B, C, X, Y, Z)` f.
         mask: `(B, 1, X, Y, Z)` second argument of the critic, if it is to have one.

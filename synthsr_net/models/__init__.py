@@ -5,9 +5,7 @@ Predicting never downloads anything: `resolve_model` only looks at the disk.
 
 from __future__ import annotations
 
-from synthsr_transforms.downloads import DownloadError
-
-from .downloads import (
+from synthsr_net.models.zoo.downloads import (
     URL_VARIABLE,
     cached_path,
     download_model,
@@ -16,11 +14,19 @@ from .downloads import (
     state_of,
     web_file,
 )
-from .listing import ListedModel, list_models
+from synthsr_net.models.zoo.listing import ListedModel, list_models
+from synthsr_net.models.zoo.registry import KNOWN_MODELS, KnownModel, ModelError
+from synthsr_net.models.zoo.shipped import (
+    ALIASES,
+    DEFAULT_MODEL,
+    default_model,
+    full_name,
+    shipped_models,
+)
+from synthsr_transforms.support.downloads import DownloadError
+
 from .loading import load_any_model, read_any_config
 from .packing import PRECISIONS, pack_model, stored_precision
-from .registry import KNOWN_MODELS, KnownModel, ModelError
-from .shipped import ALIASES, DEFAULT_MODEL, default_model, full_name, shipped_models
 
 __all__ = [
     "ALIASES",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..checkpoint import Model, ModelConfig, load_model, network_of, read_config
-from ..keras_weights import read_keras
-from .configs import config_of_keras
-from .downloads import resolve_model
+from synthsr_net.models.zoo.configs import config_of_keras
+from synthsr_net.models.zoo.downloads import resolve_model
+
+from .checkpoint import Model, ModelConfig, load_model, network_of, read_config
+from .keras import read_keras
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..checkpoint import Model, ModelConfig, ModelFileError, load_model, save_model
+from .checkpoint import Model, ModelConfig, ModelFileError, load_model, save_model
 
 PRECISIONS: Mapping[str, torch.dtype] = {
     "fp32": torch.float32,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from synthsr_transforms.job_record import SourceRecord
-
-from ..checkpoint import ScanConfig
-from ..unet import WIDENED, UNetConfig
+from synthsr_net.models.checkpoint import ScanConfig
+from synthsr_net.networks.unet import WIDENED, UNetConfig
+from synthsr_transforms.job.record import SourceRecord
 
 SECTION = "training"
 """Section of a configuration that holds a `TrainingConfig`."""

@@ -26,10 +26,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from synthsr_transforms.atomic import replacing
-from synthsr_transforms.config_io import read_yaml, to_yaml
-from synthsr_transforms.job_record import TABLE, JobConfig, JobError, difference
-from synthsr_transforms.labels import LabelTable
+from synthsr_transforms.job.record import TABLE, JobConfig, JobError, difference
+from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.support.config import read_yaml, to_yaml
 
 from .config import SECTION, TrainingConfig
 

@@ -19,12 +19,13 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
-from .failure import report_failure
+from synthsr_net.training.callbacks.log import EpochResults, Progress, RunLog
+from synthsr_net.training.callbacks.saving import STOP_SIGNALS, SaveModels, SaveState, Stop
+from synthsr_net.training.setup.prepare import Prepared
+from synthsr_net.training.task.failure import report_failure
+from synthsr_net.training.task.watch import NonFiniteLossError
+
 from .folder import LOGS, RunFolder
-from .log import EpochResults, Progress, RunLog
-from .prepare import Prepared
-from .saving import STOP_SIGNALS, SaveModels, SaveState, Stop
-from .watch import NonFiniteLossError
 
 _NOT_FOR_USERS = (".*LeafSpec", "Grad strides do not match", "The ``compute`` method of metric")
 
@@ -34,7 +35,7 @@ class Hardware:
     """What a run computes on."""
 
     device: str = "cpu"
-    """Name of the device, see `synthsr_transforms.devices.available_device`."""
+    """Name of the device, see `synthsr_transforms.support.devices.available_device`."""
     devices: int = 1
     """Number of devices per node, each with a process of its own."""
     num_nodes: int = 1

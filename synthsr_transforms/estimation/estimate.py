@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..labels import LabelTable, listed
-from ..priors import TissuePriors
+from synthsr_transforms.labels.table import LabelTable, listed
+from synthsr_transforms.priors.tissue_priors import TissuePriors
+
 from .measuring import EstimationSettings, ScanStatistics
 from .scans import DataSet
 from .statistics import PERCENTILES, RANGE

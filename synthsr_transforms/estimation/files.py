@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..atomic import replacing
-from ..label_files import write_rows
-from ..prior_arrays import as_rows
-from ..volumes import stem
+from synthsr_transforms.io.volumes import stem
+from synthsr_transforms.labels.files import write_rows
+from synthsr_transforms.priors.arrays import as_rows
+from synthsr_transforms.support.atomic import replacing
+
 from .estimate import ClassRow, EstimationError, PriorEstimate
 from .statistics import MAD_TO_STD, PERCENTILES, RANGE
 

@@ -14,9 +14,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from ..labels import LabelTable, listed
-from ..sources import Case
-from ..volumes import Volume, VolumeError, read_labels, reorient
+from synthsr_transforms.io.volumes import Volume, VolumeError, read_labels, reorient
+from synthsr_transforms.labels.table import LabelTable, listed
+from synthsr_transforms.subjects.files import Case
+
 from .scans import classes_of, read_pair
 from .statistics import ClassStatistics, class_statistics, rescale_intensities
 from .t2_cropping import t2_extent

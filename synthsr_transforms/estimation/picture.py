@@ -13,8 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter1d
 
-from ..drawing import FAINT, TEXT, drawing, save_figure
-from ..preview import label_colours
+from synthsr_transforms.drawing import FAINT, TEXT, drawing, save_figure
+from synthsr_transforms.job.preview import label_colours
+
 from .estimate import PriorEstimate
 
 FloatArray = npt.NDArray[np.floating[Any]]

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from ..label_report import best_ready_table
-from ..labels import LabelTable
-from ..priors import TissuePriors
-from ..sources import Case
+from synthsr_transforms.labels.summary import best_ready_table
+from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.priors.tissue_priors import TissuePriors
+from synthsr_transforms.subjects.files import Case
+
 from .estimate import EstimationError, PriorEstimate, channels_of
 from .measuring import (
     EstimationSettings,

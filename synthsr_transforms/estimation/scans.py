@@ -12,9 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import affine_transform
 
-from ..labels import LabelTable, listed
-from ..sources import Case, find_cases
-from ..volumes import (
+from synthsr_transforms.io.volumes import (
     Volume,
     VolumeError,
     list_volumes,
@@ -23,6 +21,8 @@ from ..volumes import (
     reorient,
     same_grid,
 )
+from synthsr_transforms.labels.table import LabelTable, listed
+from synthsr_transforms.subjects.files import Case, find_cases
 
 PathSpec = str | os.PathLike[str]
 Match = Literal["names", "order"]

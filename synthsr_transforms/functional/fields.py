@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .cache import counting, kept
 from .checks import check_volume
-from .kept import counting, kept
 from .operators import apply_separable
 from .resample import resize
 from .warp import affine_grid, sample_grid

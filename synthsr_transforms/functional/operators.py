@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .cache import counting, kept
 from .checks import check_volume
-from .kept import counting, kept
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .cache import kept
 from .checks import check_volume
-from .kept import kept
 from .operators import apply_separable, interpolation_operators
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .cache import kept
 from .checks import check_coordinates, check_volume
 from .geometry import about_centre
-from .kept import kept
 from .operators import apply_separable, full_precision, interpolation_weights, per_axis
 from .resample import zoom
 

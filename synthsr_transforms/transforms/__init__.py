@@ -1,26 +1,29 @@
 """One transform per step of the generator, each usable alone."""
 
-from .acquisition_resolution import AcquisitionResolution
-from .bias_corruption import BiasCorruption
-from .copy_image import CopyImage
-from .gamma_contrast import GammaContrast
-from .gaussian_smoothing import GaussianSmoothing
-from .hemisphere_flip import HemisphereFlip
-from .lesion_simulation import LesionSimulation
-from .min_max_rescale import MinMaxRescale
-from .partial_field_of_view import PartialFieldOfView
-from .patch_crop import PatchCrop
-from .registration_error import RegistrationCorrection, RegistrationError
-from .reliability_map import ReliabilityMap
-from .scanner_noise import ScannerNoise
-from .select_channels import SelectChannels
-from .shared_texture import SharedTexture
-from .skull_stripping import SkullStripping
-from .slice_acquisition import SliceAcquisition
-from .spatial_deformation import SpatialDeformation
-from .target_resolution import TargetResolution
-from .tissue_contrast import TissueContrast
-from .tissue_mixture import TissueMixture
+from synthsr_transforms.transforms.acquisition.acquisition_resolution import AcquisitionResolution
+from synthsr_transforms.transforms.acquisition.partial_field_of_view import PartialFieldOfView
+from synthsr_transforms.transforms.acquisition.registration_error import (
+    RegistrationCorrection,
+    RegistrationError,
+)
+from synthsr_transforms.transforms.acquisition.reliability_map import ReliabilityMap
+from synthsr_transforms.transforms.acquisition.slice_acquisition import SliceAcquisition
+from synthsr_transforms.transforms.acquisition.target_resolution import TargetResolution
+from synthsr_transforms.transforms.channels.copy_image import CopyImage
+from synthsr_transforms.transforms.channels.select_channels import SelectChannels
+from synthsr_transforms.transforms.intensity.bias_corruption import BiasCorruption
+from synthsr_transforms.transforms.intensity.gamma_contrast import GammaContrast
+from synthsr_transforms.transforms.intensity.gaussian_smoothing import GaussianSmoothing
+from synthsr_transforms.transforms.intensity.min_max_rescale import MinMaxRescale
+from synthsr_transforms.transforms.intensity.scanner_noise import ScannerNoise
+from synthsr_transforms.transforms.intensity.skull_stripping import SkullStripping
+from synthsr_transforms.transforms.spatial.hemisphere_flip import HemisphereFlip
+from synthsr_transforms.transforms.spatial.patch_crop import PatchCrop
+from synthsr_transforms.transforms.spatial.spatial_deformation import SpatialDeformation
+from synthsr_transforms.transforms.synthesis.lesion_simulation import LesionSimulation
+from synthsr_transforms.transforms.synthesis.shared_texture import SharedTexture
+from synthsr_transforms.transforms.synthesis.tissue_contrast import TissueContrast
+from synthsr_transforms.transforms.synthesis.tissue_mixture import TissueMixture
 
 __all__ = [
     "AcquisitionResolution",

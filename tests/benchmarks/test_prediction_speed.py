@@ -25,12 +25,12 @@ import psutil
 import pytest
 import torch
 
-from synthsr_net.checkpoint import ModelConfig, save_model
-from synthsr_net.inference import predict_volume
-from synthsr_net.memory import Plan
-from synthsr_net.unet import UNet3d
+from synthsr_net.inference.forward import predict_volume
+from synthsr_net.inference.memory import Plan
+from synthsr_net.models.checkpoint import ModelConfig, save_model
+from synthsr_net.networks.unet import UNet3d
+from synthsr_transforms.io.volumes import Volume, write_volume
 from synthsr_transforms.phantom import head_phantom
-from synthsr_transforms.volumes import Volume, write_volume
 
 SHAPE = (192, 256, 160)
 PASSES = [("kept", "fp32"), ("recomputed", "fp32"), ("kept", "bf16")]

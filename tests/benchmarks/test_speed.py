@@ -30,8 +30,8 @@ from torch import Tensor
 from torchio.data.batch import SubjectsBatch
 
 import synthsr_transforms as synth
-from synthsr_transforms.base import registered_transforms, shallow_copy
-from synthsr_transforms.spec import build_transform
+from synthsr_transforms.transforms.base import registered_transforms, shallow_copy
+from synthsr_transforms.transforms.spec import build_transform
 
 TABLE = "synthseg"
 EXTRA_ARGUMENTS: dict[str, dict[str, Any]] = {"ScannerNoise": {"std": [0.01, 0.1]}}

@@ -28,7 +28,7 @@ from synthsr_transforms.functional.warp import (
     sample_nearest,
     whole_grid,
 )
-from synthsr_transforms.spatial_run import SpatialRun
+from synthsr_transforms.generator.spatial_stage import SpatialRun
 
 from . import literal
 from .families.blur import ORIGINAL

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
-from synthsr_net.critic import Critic, CriticConfig
 from synthsr_net.losses import build_loss, central_crop, critic_loss, generator_total
+from synthsr_net.networks.critic import Critic, CriticConfig
 
 from ..vectors import Agreement, Vector, family, near, same_image
 from .losses import crop_of, dice_of, same_loss

@@ -19,7 +19,7 @@ from synthsr_transforms import (
     TissuePriors,
 )
 from synthsr_transforms.functional.fields import coarse_shape
-from synthsr_transforms.transforms.tissue_mixture import per_value
+from synthsr_transforms.transforms.synthesis.tissue_mixture import per_value
 
 from ..replay import batch_of, replayed
 from ..vectors import (

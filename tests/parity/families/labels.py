@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from synthsr_transforms import LabelTable
-from synthsr_transforms.labels import side_of
-from synthsr_transforms.volumes import (
+from synthsr_transforms.io.volumes import (
     Volume,
     VolumeError,
     ras_axes,
@@ -20,6 +19,7 @@ from synthsr_transforms.volumes import (
     read_volume,
     reorient,
 )
+from synthsr_transforms.labels.table import side_of
 
 from ..vectors import Agreement, Vector, family, near, numbered
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from synthsr_net.keras_weights import read_keras, write_keras
-from synthsr_net.keras_weights.layout import keras_layers
 from synthsr_net.losses import build_loss
-from synthsr_net.unet import ACTIVATIONS, UNet3d
+from synthsr_net.models.keras import read_keras, write_keras
+from synthsr_net.models.keras.layout import keras_layers
+from synthsr_net.networks.unet import ACTIVATIONS, UNet3d
 
 from ..vectors import Agreement, Vector, channels_first, family, near
 

@@ -10,20 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from synthsr_net.checkpoint import Model, ModelConfig
 from synthsr_net.models import load_any_model
-from synthsr_net.scan import (
-    Prediction,
-    Scan,
-    ScanSpace,
-    finisher,
-    from_network_space,
-    settings_of,
-    to_network_space,
-)
-from synthsr_net.scan.regrid import resample, reslice
-from synthsr_net.unet import UNet3d
-from synthsr_transforms.volumes import Volume, ras_axes, reorient
+from synthsr_net.models.checkpoint import Model, ModelConfig
+from synthsr_net.networks.unet import UNet3d
+from synthsr_net.prediction.postprocess import Prediction, finisher, from_network_space
+from synthsr_net.prediction.preprocess import to_network_space
+from synthsr_net.prediction.resampling import resample, reslice
+from synthsr_net.prediction.space import ScanSpace, settings_of
+from synthsr_transforms.io.scans import Scan
+from synthsr_transforms.io.volumes import Volume, ras_axes, reorient
 
 from ..vectors import (
     INTENSITY,

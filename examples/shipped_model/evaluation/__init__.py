@@ -1,0 +1,1 @@
+"""Protocol of the model card: simulated slices, real scans, lesions."""

@@ -1,0 +1,117 @@
+"""Pictures of an evaluation, drawn beside the work that goes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from synthsr_net.prediction.report.head_view import slice_through, view_of
+from synthsr_net.prediction.report.picture import intensity_window, write_picture
+from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.support.threads import threads
+
+_PIXELS_PER_MM = 2.0
+
+
+class Pictures:
+    """A folder of pictures: rows of sagittal, coronal and axial slices.
+
+    Args:
+        folder: Where they go.
+        pool: Threads that draw.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], pool: ThreadPoolExecutor) -> None:
+        self.folder, self._pool = Path(folder), pool
+        self._work: list[Future[None]] = []
+        self.names: list[str] = []
+        """Files so far, without their folder."""
+
+    def add(
+        self, name: str, above: Mapping[str, Volume], prediction: Volume, title: str = ""
+    ) -> None:
+        """Draw volumes, the prediction below the others.
+
+        Args:
+            name: Of the file, without ending.
+            above: Volumes by what they are called, on any grid.
+            prediction: `(X, Y, Z)` and affine.
+            title: Heading.
+        """
+        self._submit(name, write_picture, dict(above), prediction, title=title)
+
+    def add_around(
+        self, name: str, rows: Mapping[str, Volume], centre_mm: npt.ArrayLike, title: str = ""
+    ) -> None:
+        """Draw slices through a place, such as a lesion.
+
+        Args:
+            name: Of the file, without ending.
+            rows: Volumes by what they are called, on any grid; planes follow the axes of the last.
+            centre_mm: `(3,)` point in the world.
+            title: Heading.
+        """
+        centre = np.asarray(centre_mm, dtype=np.float64)
+        self._submit(name, _write_around, dict(rows), centre, title)
+
+    def _submit(self, name: str, write: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """Draw a picture of that name into the folder, which is made with the first one."""
+        file = f"{name}.png"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.names.append(file)
+        self._work.append(self._pool.submit(write, self.folder / file, *args, **kwargs))
+
+    def finish(self) -> None:
+        """Wait until all are there, and pass on what went wrong."""
+        for work in self._work:
+            work.result()
+
+
+@contextmanager
+def drawing_in(folder: str | os.PathLike[str]) -> Iterator[Pictures]:
+    """A folder of pictures, made with the first one; all are there at the end.
+
+    Args:
+        folder: Where they go.
+    """
+    with threads(1) as pool:
+        pictures = Pictures(folder, pool)
+        yield pictures
+        pictures.finish()
+
+
+def _write_around(
+    path: Path, rows: Mapping[str, Volume], centre_mm: npt.NDArray[np.float64], title: str
+) -> None:
+    from synthsr_transforms.drawing import (
+        LETTERS,
+        Panel,
+        draw_grid,
+        drawing,
+        save_figure,
+        write,
+    )
+
+    turned = [reorient(volume) for volume in rows.values()]
+    view = view_of(turned[:1], turned[-1])
+    view = view._replace(centre=centre_mm @ view.axes)
+    panels = []
+    for volume in turned:
+        line = []
+        for plane, letters in enumerate(LETTERS):
+            pixels = slice_through(volume, view, plane, 1 / _PIXELS_PER_MM)
+            height, width = (n / _PIXELS_PER_MM for n in pixels.shape)
+            line.append(Panel(pixels, (width, height), letters, intensity_window(volume.data)))
+        panels.append(line)
+    with drawing:
+        figure = draw_grid(panels, title=title, pixels_per_mm=_PIXELS_PER_MM)
+        for axes, name in zip(figure.axes[::3], rows, strict=True):
+            write(axes, name)
+        save_figure(figure, path, grey=True)

@@ -1,1 +1,0 @@
-"""Predictions of many scans: what to do, doing it, and sharing it among processes."""

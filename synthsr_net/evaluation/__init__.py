@@ -1,1 +1,0 @@
-"""Measured quality of a model: on held-out label maps, real scans and lesions."""

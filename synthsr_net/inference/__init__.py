@@ -1,0 +1,4 @@
+"""Forward passes of a network over whole volumes: precision, slabs, tiles, memory.
+
+Imports `networks`.
+"""

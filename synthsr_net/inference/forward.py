@@ -1,0 +1,153 @@
+"""Forward strategies: precision, flip averaging, slabs and tiles."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from synthsr_net.networks.unet import UNet3d
+
+from .memory import HALO, Plan, plan_memory, slab_bytes
+from .streamed_unet import can_stream, prepare
+from .tiles import predict_tiles
+
+PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+"""Types of numbers by the name of the precision. `tf32` rounds factors to 10 bits on NVIDIA GPUs
+and is `fp32` elsewhere; `bf16` keeps 7 bits. Sums, inputs and outputs are float32 in all."""
+LEFT_RIGHT = 1
+"""Axis of `(C, X, Y, Z)` that is mirrored for flip averaging."""
+
+Pass = Callable[[Tensor], Tensor]
+
+
+def predict_volume(
+    network: UNet3d,
+    x: Tensor,
+    *,
+    flip: bool = False,
+    second: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]] | None = None,
+    plan: Plan | None = None,
+    precision: str = "fp32",
+    finish: Pass | None = None,
+) -> Tensor:
+    """Apply a network to one volume.
+
+    Args:
+        network: On the device of `x`, in inference.
+        x: `(C, X, Y, Z)` float32, axes right, anterior, superior.
+        flip: Whether to average with the prediction of the volume mirrored left to right.
+        second: Function of `x` and of the output of the first pass, finished, that gives the volume
+            to mirror and its share of the mean, `(X, Y, Z)`, None for a half everywhere; None: `x`
+            and a half.
+        plan: How to compute, see `plan_memory`; None lets it choose.
+        precision: One of `PRECISIONS`, or `auto` for what the hardware is built for.
+        finish: Function of the output of each pass, applied before they are averaged.
+
+    Returns:
+        `(O, X, Y, Z)` float32, on the device of `x`.
+
+    Raises:
+        ValueError: If the precision is unknown or the number of channels is not the network's.
+    """
+    if x.ndim != 4 or x.shape[0] != network.config.in_channels:
+        raise ValueError(
+            f"input must be ({network.config.in_channels}, X, Y, Z), got {tuple(x.shape)}."
+        )
+    precision = resolve_precision(precision, x.device)
+    dtype = PRECISIONS[precision]
+    if plan is None:
+        shape = tuple(x.shape[1:])
+        plan = plan_memory(network.config, shape, device=x.device, precision=precision)
+    with torch.no_grad(), _products(x.device, tf32=precision != "fp32"):
+        forward = _forward(network, x, plan, dtype)
+        result = _finished(forward(x), finish)
+        if flip:
+            volume, share = (x, None) if second is None else second(x, result)
+            mirrored = _finished(forward(volume.flip(LEFT_RIGHT)), finish).flip(LEFT_RIGHT)
+            if share is None:
+                result = result.add_(mirrored).mul_(0.5)
+            else:
+                result = result.add_(mirrored.sub_(result).mul_(share))
+    return result
+
+
+def resolve_precision(name: str, device: torch.device | str = "cpu") -> str:
+    """One of `PRECISIONS`, from a name that may be `auto`.
+
+    `auto` is `tf32` on GPUs, `bf16` on CPUs that multiply such numbers natively, else `fp32`.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if name in PRECISIONS:
+        return name
+    if name != "auto":
+        known = ", ".join(PRECISIONS)
+        raise ValueError(f"precision must be one of {known} or auto, got {name!r}.")
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return "tf32"
+    return "bf16" if kind == "cpu" and _cpu_multiplies_bf16() else "fp32"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    tests = [getattr(torch.cpu, name, None) for name in _CPU_TESTS]
+    return any(test is not None and test() for test in tests)
+
+
+_CPU_TESTS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+
+
+def _forward(network: UNet3d, x: Tensor, plan: Plan, dtype: torch.dtype) -> Pass:
+    tile = plan.tile
+    if tile is not None:
+        return lambda volume: predict_tiles(
+            _exact(network, tile, x.device, dtype, keep=True), volume, tile, HALO
+        )
+    shape = (x.shape[1], x.shape[2], x.shape[3])
+    return _exact(network, shape, x.device, dtype, keep=plan.strategy != "recomputed")
+
+
+def _exact(
+    network: UNet3d,
+    shape: tuple[int, int, int],
+    device: torch.device,
+    dtype: torch.dtype,
+    keep: bool,
+) -> Pass:
+    if not can_stream(network, shape):
+        same = copy.deepcopy(network).eval().to(dtype=dtype)
+        return lambda volume: same(volume[None].to(dtype))[0].float()
+    streamed = prepare(network, dtype)
+    elements = slab_bytes(device) // dtype.itemsize
+    return lambda volume: streamed(volume, slab_elements=elements, keep_first_skip=keep)
+
+
+def _finished(output: Tensor, finish: Pass | None) -> Tensor:
+    return output if finish is None else finish(output)
+
+
+@contextmanager
+def _products(device: torch.device, *, tf32: bool) -> Iterator[None]:
+    """Say whether NVIDIA GPUs may round the factors of float32 convolutions.
+
+    PyTorch has one such switch for all threads, so one pass at a time is put on its way.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    with _SWITCH:
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = tf32
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+
+
+_SWITCH = Lock()

@@ -1,0 +1,187 @@
+"""How much memory a prediction takes, and how to compute it within what there is."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from synthsr_net.networks.unet import UNetConfig
+from synthsr_transforms.support.memory import available_bytes, in_gigabytes
+
+Strategy = Literal["kept", "recomputed", "whole", "tiled"]
+
+HALO = 32
+"""Least overlap of neighbouring tiles in voxels, blended linearly."""
+MIN_TILE = 96
+"""Smallest tile in voxels that is chosen without being asked for."""
+RESERVE = 0.9
+"""Share of the available memory that is used at most."""
+
+_SLAB_BYTES = {"cpu": 8 * 2**20, "cuda": 2**26}
+_WORKSPACE_SLABS = {"cpu": 10, "cuda": 16}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a prediction is computed.
+
+    Attributes:
+        strategy: `kept`: in slabs, keeping all skip connections; `recomputed`: in slabs, computing
+            the largest skip connection twice; `whole`: layer by layer; `tiled`: in overlapping
+            tiles, which changes the result where they meet.
+        num_bytes: Estimate of the memory it takes at most, inputs and outputs included.
+        tile: Shape of a tile in voxels, for `tiled`.
+        local_statistics: Whether each tile is normalised by statistics of its own, not of the whole
+            volume, which changes the result everywhere: for `tiled` where the network has
+            `instance` or `group` normalisation.
+    """
+
+    strategy: Strategy
+    num_bytes: int
+    tile: tuple[int, int, int] | None = None
+    local_statistics: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """Whether the result is that of the network on the whole volume."""
+        return self.strategy != "tiled"
+
+
+class DoesNotFitError(ValueError):
+    """No way to compute a prediction in the memory there is."""
+
+
+def plan_memory(
+    config: UNetConfig,
+    shape: Sequence[int],
+    *,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    max_bytes: int | None = None,
+    tile: int | None = None,
+) -> Plan:
+    """Choose how to compute a prediction: exactly if it fits, else in tiles.
+
+    Args:
+        config: Architecture.
+        shape: `(X, Y, Z)` of the padded volume in voxels.
+        device: Where to compute.
+        precision: `fp32`, `tf32` or `bf16`.
+        max_bytes: Memory that may be used; None means 90 % of what is available now.
+        tile: Edge of tiles in voxels, if tiles are wanted.
+
+    Raises:
+        DoesNotFitError: If not even small tiles fit; the message gives the figures.
+
+    Examples:
+        >>> plan_memory(UNetConfig(), (192, 256, 160), max_bytes=4 * 10**9).strategy
+        'kept'
+    """
+    kind = torch.device(device).type
+    budget = int(RESERVE * available_bytes(device)) if max_bytes is None else max_bytes
+    if tile is not None:
+        return _tiled(config, shape, tile, kind, precision)
+    for strategy in _exact_strategies(config, shape):
+        plan = Plan(
+            strategy, estimate_bytes(config, shape, strategy, device=kind, precision=precision)
+        )
+        if plan.num_bytes <= budget:
+            return plan
+    step = _tile_step(config)
+    largest = math.ceil(max(shape) / step) * step
+    smallest = min(math.ceil(MIN_TILE / step) * step, largest)
+    for edge in range(largest, smallest - 1, -step):
+        plan = _tiled(config, shape, edge, kind, precision)
+        if plan.num_bytes <= budget:
+            return plan
+    needed = _tiled(config, shape, smallest, kind, precision).num_bytes
+    allowed = in_gigabytes(max(0, budget))
+    raise DoesNotFitError(
+        f"a volume of {' x '.join(map(str, shape))} voxels needs {in_gigabytes(needed)} of memory"
+        f" even in tiles, but only {allowed} may be used on {kind}. Close other"
+        " programs, raise --max-memory, use --precision bf16, or crop the scan."
+    )
+
+
+def estimate_bytes(
+    config: UNetConfig,
+    shape: Sequence[int],
+    strategy: Strategy,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> int:
+    """Estimate of the memory that a pass takes at most, with inputs, outputs and weights.
+
+    Args:
+        config: Architecture.
+        shape: `(X, Y, Z)` in voxels.
+        strategy: `kept`, `recomputed` or `whole`.
+        device: `cpu` or `cuda`.
+        precision: `fp32`, `tf32` or `bf16`.
+    """
+    size = 2 if precision == "bf16" else 4
+    voxels = [math.prod(-(-n // 2**level) for n in shape) for level in range(config.num_levels)]
+    tensors = [size * v * f for v, f in zip(voxels, config.features, strict=True)]
+    skips = [0 if strategy == "recomputed" and not level else n for level, n in enumerate(tensors)]
+    peak = 0
+    for level, tensor in enumerate(tensors):  # what lives while a level is computed
+        above = sum(skips[:level])
+        below = tensors[level + 1] if level + 1 < len(tensors) else 0
+        here = (skips[level] + below) if level == 0 else (tensor + skips[level] + below)
+        peak = max(peak, above + here)
+    if strategy == "whole":  # nothing is streamed: upsampled, concatenated and convolved volumes
+        peak = sum(tensors) + 4 * tensors[0] + (2 * tensors[1] if len(tensors) > 1 else 0)
+    slab = min(slab_bytes(device), tensors[0])
+    workspace = 0 if strategy == "whole" else _WORKSPACE_SLABS.get(device, 8) * slab
+    ends = 4 * voxels[0] * (3 * config.in_channels + 3 * config.out_channels)
+    return peak + workspace + ends + 3 * 4 * _num_weights(config)
+
+
+def slab_bytes(device: str | torch.device) -> int:
+    """Size of slabs that suits a device: what its caches hold, or what keeps it busy."""
+    return _SLAB_BYTES.get(torch.device(device).type, 2**28)
+
+
+def _exact_strategies(config: UNetConfig, shape: Sequence[int]) -> tuple[Strategy, ...]:
+    divisible = all(size % config.divisor == 0 for size in shape)
+    return ("kept", "recomputed") if divisible else ("whole",)
+
+
+def _tiled(
+    config: UNetConfig, shape: Sequence[int], edge: int, device: str, precision: str
+) -> Plan:
+    step = _tile_step(config)
+    if edge < 1:
+        raise ValueError(f"tile must be at least 1 voxel, got {edge}.")
+    edge = max(math.ceil(edge / step) * step, 2 * math.ceil(HALO / step) * step)
+    x, y, z = (min(edge, math.ceil(n / config.divisor) * config.divisor) for n in shape)
+    strategy = _exact_strategies(config, (x, y, z))[0]
+    pass_bytes = estimate_bytes(config, (x, y, z), strategy, device=device, precision=precision)
+    whole = 4 * math.prod(shape) * (2 * config.in_channels + 3 * config.out_channels + 1)
+    local = config.normalisation in ("instance", "group")
+    return Plan("tiled", pass_bytes + whole, (x, y, z), local)
+
+
+def _tile_step(config: UNetConfig) -> int:
+    return max(config.divisor, 16)
+
+
+def _num_weights(config: UNetConfig) -> int:
+    """Number of weights of the convolutions, which outnumber all others."""
+    kernel, features = config.kernel_size**3, config.features
+    inputs = [config.in_channels, *features]
+    down = sum(
+        kernel * f * (c + (config.convs_per_level - 1) * f)
+        for c, f in zip(inputs, features, strict=False)
+    )
+    up = sum(
+        kernel * f * (f + deep + (config.convs_per_level - 1) * f)
+        for f, deep in itertools.pairwise(features)
+    )
+    return down + up

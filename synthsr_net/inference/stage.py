@@ -1,0 +1,212 @@
+"""A level of a `UNet3d` as streams need it: its weights rearranged, its steps on slabs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the customary name
+from torch import Tensor, nn
+
+from synthsr_net.networks.normalisation import GroupNorm, InstanceNorm, Statistics, of_groups
+from synthsr_net.networks.phase_convolution import phase_weight
+from synthsr_net.networks.unet import ACTIVATIONS, Level
+
+from .slabs import (
+    Convolution,
+    Slabs,
+    added,
+    channels_first,
+    channels_last,
+    convolved,
+    convolved_phases,
+    cut,
+    mapped,
+    packed,
+    pooled,
+    upsampled,
+)
+
+IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "elu": F.elu_,
+    "relu": F.relu_,
+    "leaky_relu": F.leaky_relu_,
+    "silu": partial(F.silu, inplace=True),
+}
+Norm = nn.BatchNorm3d | InstanceNorm
+
+
+class Volume(NamedTuple):
+    """A whole volume that is normalised when it is read.
+
+    Attributes:
+        data: `(X, Y, Z, C)`.
+        normalise: Function of slabs, or None.
+    """
+
+    data: Tensor
+    normalise: Callable[[Tensor], Tensor] | None = None
+
+    def slabs(self, thickness: int) -> Slabs:
+        """Normalised slabs."""
+        slabs = cut(self.data, thickness)
+        return slabs if self.normalise is None else mapped(self.normalise, slabs)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A level of the network as streams need it.
+
+    Attributes:
+        convs: Convolutions; the first of a decoder level is that of the skip connection.
+        low: Convolution of the small volume in a decoder level, else None.
+        norm: Normalisation that follows, or None.
+        signs: Where the normalisation turns the order of numbers round, -1, else 1: `(C,)`. None
+            if it never does.
+        activation: Follows each convolution, in place where it can.
+    """
+
+    convs: tuple[Convolution, ...]
+    low: Convolution | None
+    norm: Norm | None
+    signs: Tensor | None
+    activation: Callable[[Tensor], Tensor]
+
+    @property
+    def features(self) -> int:
+        """Number of channels of the result."""
+        return int(self.convs[-1].weight.shape[0])
+
+    @property
+    def measures(self) -> bool:
+        """Whether the normalisation needs statistics of the whole result."""
+        return isinstance(self.norm, InstanceNorm)
+
+    def encoded(self, slabs: Slabs) -> Iterator[Tensor]:
+        """The skip connection of an encoder level, from the input of the level."""
+        for convolution in self.convs:
+            slabs = mapped(self.activation, convolved(slabs, convolution))
+        yield from slabs
+
+    def decoded(self, skip: Slabs, small: Slabs) -> Iterator[Tensor]:
+        """The result of a decoder level, before its normalisation."""
+        assert self.low is not None
+        features = self.convs[0].weight.shape[0]
+        if self.low.weight.shape[2] == 2:
+            from_small = convolved_phases(small, self.low, features)
+        else:
+            from_small = convolved(upsampled(small), self.low)
+        slabs: Slabs = added(convolved(skip, self.convs[0]), from_small)
+        slabs = mapped(self.activation, slabs)
+        for convolution in self.convs[1:]:
+            slabs = mapped(self.activation, convolved(slabs, convolution))
+        yield from slabs
+
+    def halved(self, slabs: Slabs) -> Iterator[Tensor]:
+        """Maxima over 2x2x2 voxels, turned round as `signs` say, for `normaliser(halved=True)`."""
+        if self.signs is not None:
+            slabs = mapped(partial(torch.mul, self.signs), slabs)
+        return pooled(slabs)
+
+    def normaliser(
+        self, statistics: Statistics, *, halved: bool = False
+    ) -> Callable[[Tensor], Tensor] | None:
+        """The normalisation as a function of slabs, or None if there is none.
+
+        Args:
+            statistics: Those of the result, if `measures`.
+            halved: Whether the slabs come from `halved`.
+        """
+        if self.norm is None:
+            return None
+        mean, variance = self._moments(statistics)
+        weight: Tensor = self.norm.weight
+        if halved and self.signs is not None:
+            mean, weight = mean * self.signs, weight * self.signs
+        bias, eps = self.norm.bias, self.norm.eps
+        return partial(_normalised, mean=mean, variance=variance, weight=weight, bias=bias, eps=eps)
+
+    def folded(self, head: Convolution, statistics: Statistics) -> Convolution:
+        """A 1x1x1 convolution that applies the normalisation on its way."""
+        if self.norm is None:
+            return head
+        assert head.bias is not None
+        mean, variance = self._moments(statistics)
+        scale = self.norm.weight.float() / torch.sqrt(variance + self.norm.eps)
+        shift = self.norm.bias.float() - mean * scale
+        bias = head.bias + head.weight[:, :, 0, 0, 0] @ shift
+        return Convolution(head.weight * scale.view(-1, 1, 1, 1), bias)
+
+    def _moments(self, statistics: Statistics) -> tuple[Tensor, Tensor]:
+        """Mean and variance by which each channel is normalised."""
+        if isinstance(self.norm, nn.BatchNorm3d):
+            assert self.norm.running_mean is not None
+            assert self.norm.running_var is not None
+            return self.norm.running_mean.float(), self.norm.running_var.float()
+        if isinstance(self.norm, GroupNorm):
+            return of_groups(statistics.mean, statistics.variance, self.norm.num_groups)
+        return statistics.mean, statistics.variance
+
+
+def _normalised(
+    slab: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    return channels_last(F.batch_norm(channels_first(slab), mean, variance, weight, bias, eps=eps))
+
+
+def stage_of(level: nn.Module, dtype: torch.dtype, activation: str, *, joins: bool) -> Stage:
+    """Rearrange the weights of a level.
+
+    Args:
+        level: A `Level`, in inference.
+        dtype: Precision of the products.
+        activation: One of `ACTIVATIONS`.
+        joins: Whether the level is one of the decoder.
+    """
+    assert isinstance(level, Level)
+    first, *others = [weights(conv) for conv in level.convs]
+    low = None
+    if joins:
+        features = first.weight.shape[0]
+        low = _cast(_of_upsampled(first.weight[:, features:]), dtype)
+        first = Convolution(first.weight[:, :features], first.bias)
+    convolutions = tuple(_cast(convolution, dtype) for convolution in (first, *others))
+    norm, signs = None, None
+    if not isinstance(level.norm, nn.Identity):
+        assert isinstance(level.norm, Norm)
+        norm, turned = level.norm, level.norm.weight < 0
+        signs = torch.where(turned, -1, 1).to(dtype) if bool(turned.any()) else None
+    function = IN_PLACE.get(activation) or ACTIVATIONS[activation]
+    return Stage(convolutions, low, norm, signs, function)
+
+
+def exact_at_the_end(stage: Stage, level: nn.Module) -> Stage:
+    """The last stage with its last convolution in float32, as the head is.
+
+    The features before the head are large and cancel in it: rounding them to bf16 makes most of
+    the error of the whole network.
+    """
+    assert isinstance(level, Level)
+    if stage.low is not None and len(stage.convs) == 1:
+        return stage  # what it is added to has the lower precision
+    last = _cast(weights(level.convs[-1]), torch.float32)
+    return replace(stage, convs=(*stage.convs[:-1], last))
+
+
+def weights(conv: nn.Module) -> Convolution:
+    """Kernel and bias of a layer in float32."""
+    assert isinstance(conv, nn.Conv3d)
+    assert conv.bias is not None
+    return Convolution(conv.weight.detach().float(), conv.bias.detach().float())
+
+
+def _cast(convolution: Convolution, dtype: torch.dtype) -> Convolution:
+    bias = None if convolution.bias is None else convolution.bias.to(dtype)
+    return Convolution(packed(convolution.weight.to(dtype)), bias)
+
+
+def _of_upsampled(weight: Tensor) -> Convolution:
+    return Convolution(phase_weight(weight) if weight.shape[2] == 3 else weight, None)

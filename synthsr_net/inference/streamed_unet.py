@@ -1,0 +1,174 @@
+"""A `UNet3d` computed in slabs: fast on CPUs, and frugal with memory.
+
+Memory holds the skip connections and little else. Three facts make it fast: convolutions read
+channels last, slabs stay in the caches of the processor, and upsampled volumes are never built
+(see `phase_convolution`). The result is that of `UNet3d.forward` up to the order of sums.
+
+Volumes are normalised when they are read, not when they are made: so normalisations that need
+statistics of a whole volume cost no pass of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the customary name
+from torch import Tensor
+
+from synthsr_net.networks.normalisation import Statistics
+from synthsr_net.networks.unet import UNet3d
+
+from .slabs import Convolution, Slabs, cut, fill, kept, mapped, measured
+from .stage import Stage, Volume, exact_at_the_end, stage_of, weights
+
+
+@dataclass(frozen=True)
+class StreamedUNet:
+    """A network prepared by `prepare`, in one precision."""
+
+    encoder: tuple[Stage, ...]
+    decoder: tuple[Stage, ...]
+    head: Convolution
+    softmax: bool
+    dtype: torch.dtype
+
+    def __call__(self, x: Tensor, *, slab_elements: int, keep_first_skip: bool = True) -> Tensor:
+        """Apply the network.
+
+        Args:
+            x: `(C, X, Y, Z)`; sizes must be multiples of the network's divisor.
+            slab_elements: About how many numbers a slab holds.
+            keep_first_skip: Whether to keep the largest skip connection; else it is computed a
+                second time, which saves most of the memory and takes about a seventh longer.
+                Where the last normalisation needs statistics of its volume, the last level too is
+                computed a second time, and all takes about two thirds longer.
+
+        Returns:
+            `(O, X, Y, Z)` float32.
+        """
+        source = Volume(x.permute(1, 2, 3, 0).contiguous().to(self.dtype))
+        small, skips = source, []
+        for depth, stage in enumerate(self.encoder[:-1]):
+            skip = self._room(small.data.shape, stage) if keep_first_skip or depth else None
+            small = _descend(stage, small, skip, slab_elements)
+            skips.append(skip)
+        stage, shape, skip = self.encoder[-1], small.data.shape, None
+        slabs: Callable[[], Slabs] = partial(_encoded, stage, small, slab_elements)
+        for following in self.decoder:
+            statistics = Statistics()
+            result = fill(self._room(shape, stage), _measured(stage, slabs(), statistics))
+            small = Volume(result, stage.normaliser(statistics))
+            stage, skip, shape = following, skips.pop(), torch.Size(2 * n for n in shape[:3])
+            slabs = partial(self._decoded, stage, skip, small, source, slab_elements)
+        return self._headed(stage, slabs, skip, source.data.shape, slab_elements)
+
+    def _room(self, shape: torch.Size, stage: Stage) -> Tensor:
+        size = (*shape[:3], stage.features)
+        return self.head.weight.new_empty(size, dtype=self.dtype)
+
+    def _decoded(
+        self, stage: Stage, skip: Tensor | None, small: Volume, source: Volume, slab_elements: int
+    ) -> Slabs:
+        """The result of a decoder level, from the small volume and a skip connection, if kept."""
+        if skip is None:
+            skip_slabs = _encoded(self.encoder[0], source, slab_elements)
+        else:
+            skip_slabs = cut(skip, _thickness(skip.shape, stage, slab_elements))
+        shape = torch.Size(2 * n for n in small.data.shape[:3])
+        thickness = _thickness(shape, stage, slab_elements) // 2
+        return stage.decoded(skip_slabs, small.slabs(thickness))
+
+    def _headed(
+        self,
+        stage: Stage,
+        slabs: Callable[[], Slabs],
+        skip: Tensor | None,
+        shape: torch.Size,
+        slab_elements: int,
+    ) -> Tensor:
+        """The output, from the result of the last level, which can be computed repeatedly.
+
+        Args:
+            stage: The last level.
+            slabs: Makes its result.
+            skip: Its skip connection, if kept. Its place is taken by the result, where that is
+                needed twice: planes are read before they are overwritten.
+            shape: `(X, Y, Z, C)` of the input.
+            slab_elements: About how many numbers a slab holds.
+        """
+        statistics = Statistics()
+        if not stage.measures:
+            result = slabs()
+        elif skip is None:
+            for _ in measured(slabs(), statistics):
+                pass
+            result = slabs()
+        else:
+            exact = stage.convs[-1].weight.dtype == self.dtype
+            place = skip if exact else skip.view(torch.float16)  # of more digits than bfloat16
+            fits = partial(torch.clamp_, max=torch.finfo(place.dtype).max)
+            fill(place, mapped(fits, measured(slabs(), statistics)))
+            result = cut(place, _thickness(place.shape, stage, slab_elements))
+        head = stage.folded(self.head, statistics)
+        weight, bias = head.weight[:, :, 0, 0, 0], head.bias
+        output = weight.new_empty(weight.shape[0], *shape[:3])
+        outputs = mapped(lambda slab: F.linear(slab.float(), weight, bias), result)
+        fill(output.permute(1, 2, 3, 0), outputs)
+        return output.softmax(0) if self.softmax else output
+
+
+def _encoded(stage: Stage, volume: Volume, slab_elements: int) -> Iterator[Tensor]:
+    thickness = _thickness(volume.data.shape, stage, slab_elements)
+    return stage.encoded(volume.slabs(thickness))
+
+
+def _descend(stage: Stage, volume: Volume, skip: Tensor | None, slab_elements: int) -> Volume:
+    """The input of the next encoder level, from that of a level; its skip connection is kept."""
+    statistics = Statistics()
+    slabs = _measured(stage, _encoded(stage, volume, slab_elements), statistics)
+    slabs = slabs if skip is None else kept(slabs, skip)
+    x, y, z, _ = volume.data.shape
+    half = volume.data.new_empty(x // 2, y // 2, z // 2, stage.features)
+    fill(half, stage.halved(slabs))
+    return Volume(half, stage.normaliser(statistics, halved=True))
+
+
+def _measured(stage: Stage, slabs: Slabs, statistics: Statistics) -> Slabs:
+    """Take slabs into account in statistics, if the normalisation of their level needs them."""
+    return measured(slabs, statistics) if stage.measures else slabs
+
+
+def _thickness(shape: torch.Size, stage: Stage, slab_elements: int) -> int:
+    """Even number of planes of a slab of the result of a level, whose shape is `(X, Y, Z, ...)`."""
+    plane = shape[1] * shape[2] * stage.features
+    return max(2, slab_elements // plane // 2 * 2)
+
+
+def can_stream(network: UNet3d, shape: tuple[int, ...]) -> bool:
+    """Whether a network can be computed in slabs on a volume of a shape `(X, Y, Z)`."""
+    return all(size % network.config.divisor == 0 for size in shape)
+
+
+def prepare(network: UNet3d, dtype: torch.dtype) -> StreamedUNet:
+    """Rearrange the weights of a network for streaming.
+
+    Args:
+        network: In inference.
+        dtype: Precision of the products; sums are float32 inside every layer, and so are the last
+            convolution and the head.
+    """
+    kind = network.config.activation
+    encoder = [stage_of(level, dtype, kind, joins=False) for level in network.encoder]
+    decoder = [stage_of(level, dtype, kind, joins=True) for level in network.decoder]
+    last, level = (decoder, network.decoder) if decoder else (encoder, network.encoder)
+    last[-1] = exact_at_the_end(last[-1], level[-1])
+    return StreamedUNet(
+        encoder=tuple(encoder),
+        decoder=tuple(decoder),
+        head=weights(network.head),
+        softmax=network.config.softmax,
+        dtype=dtype,
+    )

@@ -1,0 +1,109 @@
+"""What a model file holds beside the weights, for weights that come from Keras.
+
+Keras files hold weights alone. How scans become channels, and the output a scan, the original and
+FreeSurfer keep in one script per published model; the registry has it as settings.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig
+from synthsr_net.models.zoo.configs import config_of_keras
+from synthsr_net.models.zoo.registry import KNOWN_MODELS, ModelError
+from synthsr_net.networks.unet import UNetConfig
+
+PRESETS = {"v1": "synthsr-v1", "v2": "synthsr-v2", "hyperfine": "synthsr-hyperfine"}
+"""Published model whose settings a preset has."""
+NO_RESIDUAL = "none"
+
+
+def config_of_converted(
+    path: str | os.PathLike[str],
+    network: UNetConfig,
+    *,
+    preset: str | None = None,
+    inputs: Sequence[str] = (),
+    reliability_maps: bool = False,
+    residual_input: str | None = None,
+    spread: bool = False,
+    **about: Any,
+) -> ModelConfig:
+    """Config of the model that a Keras file becomes.
+
+    Args:
+        path: The Keras file.
+        network: Its architecture, read from the weights.
+        preset: One of `PRESETS`. None: that of `config_of_keras` for files that it knows, else
+            `hyperfine` for a T1 and a T2 scan without maps, and `v1` for all others, as the
+            original trains by default.
+        inputs: Names of the images that the network takes, in the order of its channels. None are
+            needed for one image, and for the T1 and T2 of Hyperfine.
+        reliability_maps: Whether each image is followed by its reliability map.
+        residual_input: Name of the image that the output is added to, or `none`. None: as in the
+            preset.
+        spread: Whether the network predicts spreads of a Laplace law.
+        about: Other fields of `ModelConfig`, such as `name` and `licence`.
+
+    Raises:
+        ValueError: If the images do not make the channels of the network, or a name is unknown.
+
+    Examples:
+        >>> config_of_converted("own.h5", UNetConfig(in_channels=2), preset="hyperfine").name
+        'own'
+    """
+    told = preset or inputs or reliability_maps or network.out_channels > 1
+    if not told and network.in_channels <= 2:
+        config = config_of_keras(path, network)
+    else:
+        preset = preset or _default_preset(network, inputs, reliability_maps)
+        if preset not in PRESETS:
+            raise ModelError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
+        known = KNOWN_MODELS[PRESETS[preset]]
+        images = _images(network, preset, inputs, reliability_maps)
+        scan = ScanConfig(**{"divisor": 2**network.num_levels, **known.scan})
+        config = ModelConfig(name=Path(path).stem, network=network, inputs=images, scan=scan)
+    scan = _with_residual(config, residual_input)
+    return replace(config, scan=scan, spread=spread, **about)
+
+
+def _default_preset(network: UNetConfig, names: Sequence[str], maps: bool) -> str:
+    pair = tuple(image["name"] for image in KNOWN_MODELS[PRESETS["hyperfine"]].inputs)
+    alike = network.in_channels == len(pair) and tuple(names) in ((), pair) and not maps
+    return "hyperfine" if alike else "v1"
+
+
+def _images(
+    network: UNetConfig, preset: str, names: Sequence[str], maps: bool
+) -> list[InputConfig]:
+    if "" in names or len(set(names)) < len(names):
+        raise ModelError(f"the images must have different names, got {', '.join(names)!r}.")
+    count = len(names) or network.in_channels // (2 if maps else 1)
+    known = KNOWN_MODELS[PRESETS[preset]].inputs
+    if not names and count != len(known):
+        raise ModelError(
+            f"the images of preset {preset} must make as many channels as the network"
+            f" takes, {network.in_channels}, but make {len(known) * (1 + maps)}. Name the images,"
+            ' such as --inputs "T1,T2", and add --reliability-maps if each is followed by its map.'
+        )
+    defaults = known if count == len(known) else ({},) * count
+    images = [InputConfig(**{**image, "reliability_map": maps}) for image in defaults]
+    return [replace(i, name=n) for i, n in zip(images, names, strict=True)] if names else images
+
+
+def _with_residual(config: ModelConfig, name: str | None) -> ScanConfig:
+    """Settings with another residual input, whose output is in the intensities of that scan."""
+    names = [image.name for image in config.inputs]
+    if name is None:
+        return config.scan
+    if name == NO_RESIDUAL:
+        return replace(config.scan, residual_input=None, output_range=ScanConfig.output_range)
+    if name not in names:
+        raise ModelError(
+            f"the residual input must be one of {', '.join(names)}, or {NO_RESIDUAL}, got {name!r}."
+        )
+    return replace(config.scan, residual_input=names.index(name), output_range=None)

@@ -1,0 +1,4 @@
+"""Models as ONNX files.
+
+Imports `networks` and `models.checkpoint`.
+"""

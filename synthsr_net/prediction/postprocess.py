@@ -1,0 +1,181 @@
+"""From the output of a network back to a scan: intensities, sharpening, orientation and grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from synthsr_net.losses.laplace import SMALLEST_SCALE, UNIT_SCALE
+from synthsr_net.models.checkpoint import ModelConfig, ScanConfig
+from synthsr_net.prediction.refinement.data_consistency import consistent
+from synthsr_transforms.io.extents import ScanError
+from synthsr_transforms.io.volumes import Volume, reorient
+
+from .intensities import replace_nonfinite, sharpened
+from .resampling import along_axes, as_tensor, axis_operator, reslice
+from .space import ScanSpace, settings_of
+
+GRIDS = ("1mm", "input")
+"""Grids of predictions: with the network's spacing, or the grid of the scan."""
+MAX_LOG_SPREAD = 20.0
+"""Log spreads are cut here, so that their exponential stays finite."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a network makes of a scan."""
+
+    image: Volume
+    """`(X, Y, Z)` float32, finite, and its affine in mm."""
+    spread: Volume | None = None
+    """Scale of a Laplace law for each voxel, in the intensities of `image`, if the model predicts
+    it. With flip averaging it comes from the mean of the two log spreads."""
+    warnings: tuple[str, ...] = ()
+    """What to look at, one line each."""
+
+
+def finisher(space: ScanSpace, config: ModelConfig) -> Callable[[Tensor], Tensor] | None:
+    """What to do with the output of each pass, before passes are averaged.
+
+    Returns:
+        A function that scales and clips image channels (not log spreads), or None if that waits
+        for `from_network_space`.
+    """
+    settings = settings_of(config, space.legacy)
+    if not settings.clip_each_pass or settings.residual_input is not None:
+        return None
+    images = _num_images(config)
+
+    def finish(output: Tensor) -> Tensor:
+        """Scale and clip the images of `(..., O, X, Y, Z)`."""
+        image, rest = output.tensor_split([images], dim=-4)
+        image = _scaled(image, settings)
+        return torch.cat([image, rest], dim=-4) if rest.shape[-4] else image
+
+    return finish
+
+
+def from_network_space(
+    output: Tensor,
+    space: ScanSpace,
+    config: ModelConfig,
+    *,
+    grid: str = "1mm",
+    sharpen: bool | None = None,
+    scan: Tensor | None = None,
+) -> Prediction:
+    """Make a prediction of the output of a network.
+
+    Args:
+        output: `(O, X, Y, Z)`, of passes that went through `finisher`, on any device.
+        space: From `to_network_space`.
+        config: Of the model.
+        grid: `"1mm"` for the network's spacing along the axes of the scan (`legacy="v1"`: along
+            RAS axes), or `"input"` for the grid of the scan, by linear interpolation.
+        sharpen: Whether to apply an unsharp mask; None means what the model says. The result stays
+            within the model's range of intensities, but with `legacy`.
+        scan: First channel `(X, Y, Z)` of the input of the network, whose detail the prediction
+            shall keep where both have one contrast (`consistent`). None: not wanted.
+
+    Raises:
+        ValueError: If `grid` is another word, or the output does not fit to space or model.
+    """
+    if grid not in GRIDS:
+        raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {grid!r}.")
+    settings = settings_of(config, space.legacy)
+    images = _num_images(config)
+    _check_output(output, space, config)
+    inside = output[(slice(None), *space.inside)].detach().float()
+    image = _intensities(inside[0], space, settings)
+    image, wrong = replace_nonfinite(image, (settings.output_range or (0.0, 0.0))[0])
+    if scan is not None:
+        x = scan[space.inside].to(image)
+        image = _clipped(consistent(image, x, space.slices(), settings.spacing_mm), settings)
+    if settings.sharpen if sharpen is None else sharpen:
+        image = sharpened(image)
+        image = image if space.legacy else _clipped(image, settings)
+    doubts = list(space.warnings)
+    if wrong:
+        doubts.append(
+            f"{wrong} voxels of the prediction are NaN or infinite: set to the minimum. The model"
+            " does not suit this scan, or is damaged."
+        )
+    spread = None
+    if config.spread:
+        log_spread = torch.nan_to_num(inside[images], nan=MAX_LOG_SPREAD).clamp(max=MAX_LOG_SPREAD)
+        scale = SMALLEST_SCALE + UNIT_SCALE * torch.exp(log_spread)
+        spread = _place(scale * _unit(space, settings), space, grid)
+    return Prediction(_place(image, space, grid), spread, tuple(doubts))
+
+
+def _num_images(config: ModelConfig) -> int:
+    """Number of output channels that are images; the others are log spreads."""
+    return config.network.out_channels // (2 if config.spread else 1)
+
+
+def _check_output(output: Tensor, space: ScanSpace, config: ModelConfig) -> None:
+    channels, shape = config.network.out_channels, space.aligned_grid[0]
+    if _num_images(config) != 1:
+        raise ScanError(
+            f"model {config.name!r} must predict one image, but its network has {channels} output"
+            " channels. Choose another model."
+        )
+    enough = all(n >= b + m for n, b, m in zip(output.shape[1:], space.begin, shape, strict=True))
+    if output.shape[0] != channels or not enough:
+        raise ValueError(
+            f"output must have {channels} channel(s) and cover the padded scan, got shape"
+            f" {tuple(output.shape)}."
+        )
+
+
+def _unit(space: ScanSpace, settings: ScanConfig) -> float:
+    """Intensities per unit of the output."""
+    if settings.residual_input is None:
+        return settings.output_scale
+    return space.rescalings[settings.residual_input].unit
+
+
+def _intensities(image: Tensor, space: ScanSpace, settings: ScanConfig) -> Tensor:
+    """Intensities of the image channel `(X, Y, Z)`, cropped to the scan."""
+    if settings.residual_input is None:
+        return image if settings.clip_each_pass else _scaled(image, settings)
+    assert space.residual is not None
+    base = space.residual[space.inside].to(image.device)
+    lowest = space.rescalings[settings.residual_input].lowest
+    return _clipped(lowest + _unit(space, settings) * (image + base), settings)
+
+
+def _scaled(image: Tensor, settings: ScanConfig) -> Tensor:
+    return _clipped(settings.output_scale * image, settings)
+
+
+def _clipped(image: Tensor, settings: ScanConfig) -> Tensor:
+    """Within the range of the model, in place; a sum with a residual is only kept from below 0."""
+    if settings.output_range is not None:
+        return image.clamp_(*settings.output_range)
+    return image.clamp_(min=0) if settings.residual_input is not None else image
+
+
+def _place(image: Tensor, space: ScanSpace, grid: str) -> Volume:
+    """Turn a cropped volume with RAS axes back, and bring it to the grid asked for."""
+    data = image.cpu().numpy()
+    if space.legacy == "v1" and grid == "1mm":
+        return Volume(np.ascontiguousarray(data), space.aligned_grid[1])
+    data = reorient(Volume(data, np.eye(4)), space.grid[1]).data
+    volume = Volume(np.ascontiguousarray(data), space.grid[1])
+    if grid == "1mm":
+        return volume
+    shape, affine = space.input_grid
+    if not space.parallel:
+        return Volume(reslice(volume, space.input_grid, outside=None)[0], affine)
+    matrix = np.linalg.inv(space.grid[1]) @ affine  # diagonal but for the last column
+    operators = [
+        axis_operator(volume.data.shape[axis], np.arange(n) * matrix[axis, axis] + matrix[axis, 3])
+        for axis, n in enumerate(shape)
+    ]
+    data = along_axes(as_tensor(volume.data), operators).numpy()
+    return Volume(np.ascontiguousarray(data), affine)

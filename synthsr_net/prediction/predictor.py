@@ -1,0 +1,296 @@
+"""Prediction: scans in, 1 mm T1-weighted scans out, with one model."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import torch
+from torch import Tensor
+
+from synthsr_net.inference.forward import predict_volume, resolve_precision
+from synthsr_net.inference.memory import Plan, plan_memory
+from synthsr_net.models.checkpoint import Model
+from synthsr_net.prediction.refinement.contrast_inversion import second_input
+from synthsr_net.prediction.refinement.lesions import LesionWarning, keep_lesion
+from synthsr_net.prediction.runs.inputs import find_scans, plan_outputs, refuse_inputs
+from synthsr_transforms.io.scans import Scan, read_scan, scan_of
+from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.support.devices import available_device
+from synthsr_transforms.support.memory import left_of, parse_size
+
+from .postprocess import Prediction, finisher, from_network_space
+from .preprocess import to_network_space
+from .provenance import PredictionRecord
+from .settings import PredictError, PredictorSettings, check_inverse_contrast, check_number
+from .space import ScanSpace, settings_of
+from .writing import nifti_of, write_prediction
+
+_LISTENING = Lock()
+"""Python's warnings go to one listener at a time."""
+
+
+class Prepared(NamedTuple):
+    """Scans on their way through the network.
+
+    Attributes:
+        scans: The scans as read, one per input of the model.
+        tensor: `(C, X, Y, Z)` float32, what the network takes.
+        space: The way back.
+        plan: How to compute, once that was decided.
+    """
+
+    scans: tuple[Scan, ...]
+    tensor: Tensor
+    space: ScanSpace
+    plan: Plan | None = None
+
+
+class Predictor:
+    """A model, ready to turn scans into predictions.
+
+    Args:
+        model: The model. Its network is moved to the device.
+        settings: Fields of `PredictorSettings`.
+
+    Examples:
+        >>> import numpy as np, nibabel as nib
+        >>> from synthsr_net.models.checkpoint import ModelConfig, ScanConfig
+        >>> from synthsr_net.networks.unet import UNet3d, UNetConfig
+        >>> network = UNetConfig(num_levels=2, num_features=2)
+        >>> config = ModelConfig(network=network, scan=ScanConfig(spacing_mm=5.0))
+        >>> predictor = Predictor(Model(config, UNet3d(network).eval()), device="cpu")
+        >>> noise = np.random.default_rng(0).random((20, 20, 10))
+        >>> predictor(nib.Nifti1Image(noise, np.diag([5, 5, 10, 1]))).shape
+        (20, 20, 20)
+    """
+
+    def __init__(self, model: Model, **settings: Any) -> None:
+        self.settings = PredictorSettings(**settings)
+        self.device = torch.device(available_device(self.settings.device))
+        self.precision = resolve_precision(self.settings.precision, self.device)
+        self.config = model.config
+        self.network = model.network.to(self.device)
+        usual = settings_of(self.config, self.settings.legacy)
+        choices = {
+            name: getattr(usual if getattr(self.settings, name) is None else self.settings, name)
+            for name in ("flip", "inverse_contrast", "sharpen", "data_consistency")
+        }
+        self.flip: bool = choices["flip"]
+        self.inverse_contrast: bool = choices["inverse_contrast"]
+        if self.inverse_contrast:
+            check_inverse_contrast(self.config)
+        self.sharpen: bool = choices["sharpen"]
+        self.data_consistency: bool = choices["data_consistency"]
+        self.record = PredictionRecord(model, self.settings, choices)
+        """What predictions are made with."""
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str] | None = None, **settings: Any) -> Predictor:
+        """Load a model.
+
+        Args:
+            path: Model file (`.safetensors`), Keras file of the original (`.h5`), or the name of a
+                known model (see `synthsr models`). None: the model that ships with the package.
+            settings: Fields of `PredictorSettings`.
+
+        Raises:
+            ValueError: If the model cannot be used, or a setting is out of its range.
+        """
+        from synthsr_net.models import default_model, load_any_model, resolve_model
+
+        PredictorSettings(**settings)  # a mistake in them is told before the model is loaded
+        file = Path(resolve_model(path or default_model()))
+        predictor = cls(load_any_model(file), **settings)
+        predictor.record.path = file
+        return predictor
+
+    def __call__(self, image: Any, output: str | os.PathLike[str] | None = None) -> Any:
+        """Predict from a path, a nibabel image or a `torchio.ScalarImage`.
+
+        Args:
+            image: The scan, or a list of scans for a model with several inputs.
+            output: For paths, the file to write, which is replaced if it exists. By default it
+                lies beside the scan, with `_synthsr` in its name.
+
+        Returns:
+            The same kind as `image`: the path of the written prediction, a `nibabel.Nifti1Image`
+            with both forms and the unit set, or a `torchio.ScalarImage` `(1, X, Y, Z)` float32.
+            Warnings about the scan are given as Python warnings.
+
+        Raises:
+            ValueError: If a scan cannot be used.
+        """
+        images = list(image) if isinstance(image, (list, tuple)) else [image]
+        paths = [isinstance(each, (str, os.PathLike)) for each in images]
+        if output is not None and not all(paths):
+            raise PredictError(
+                f"output goes with scans given by path, got {type(images[0]).__name__}. Leave it"
+                " out: the prediction is returned."
+            )
+        goal = _goal(images, output) if all(paths) else None
+        scans = [
+            read_scan(each) if is_path else scan_of(each)
+            for each, is_path in zip(images, paths, strict=True)
+        ]
+        prediction = self.predict(scans)
+        for text in prediction.warnings:
+            warnings.warn(text, stacklevel=2)
+        if goal is not None:
+            self.write(goal, prediction.image)
+            return goal
+        return self._like(images[0], prediction.image)
+
+    def predict(self, scans: Sequence[Scan], *, lesion_mask: Volume | None = None) -> Prediction:
+        """Predict from one scan per input of the model.
+
+        Args:
+            scans: Scans, in the order of the model's inputs.
+            lesion_mask: Where the first scan shows a lesion to keep, see `keep_lesion`.
+
+        Raises:
+            ValueError: If a scan cannot be used, or their number is not that of the inputs.
+        """
+        prepared = self.planned(self.prepare(scans))
+        return self.finish(prepared, self.infer(prepared), lesion_mask=lesion_mask)
+
+    # The three steps of a prediction, which run in three threads over many scans
+
+    def prepare(self, scans: Sequence[Scan], *, ct: bool | None = None) -> Prepared:
+        """First step: scans to the space of the network, on the CPU.
+
+        Args:
+            scans: Scans, in the order of the model's inputs.
+            ct: Whether they are CT; None: as set.
+        """
+        check_number(self.config, len(scans))
+        ct = self.settings.ct if ct is None else ct
+        tensor, space = to_network_space(scans, self.config, ct=ct, legacy=self.settings.legacy)
+        return Prepared(tuple(scans), tensor, space)
+
+    def planned(self, prepared: Prepared) -> Prepared:
+        """Decide how to compute within the memory that there is now.
+
+        Raises:
+            ValueError: If no way fits; the message gives figures and what to do.
+        """
+        limit = self.settings.max_memory
+        limit = parse_size(limit) if isinstance(limit, str) else limit
+        plan = plan_memory(
+            self.config.network,
+            prepared.tensor.shape[1:],
+            device=self.device,
+            precision=self.precision,
+            max_bytes=None if limit is None else left_of(limit, self.device),
+            tile=self.settings.tile,
+        )
+        return prepared._replace(plan=plan)
+
+    def infer(self, prepared: Prepared, *, flip: bool | None = None) -> Tensor:
+        """Second step: the network.
+
+        Args:
+            prepared: From the first step.
+            flip: Whether to average with the mirrored scan; None: as set.
+
+        Returns:
+            `(O, X, Y, Z)` float32 on the device, which may still be computing it.
+        """
+        settings = settings_of(self.config, self.settings.legacy)
+        return predict_volume(
+            self.network,
+            prepared.tensor.to(self.device),
+            flip=self.flip if flip is None else flip,
+            second=partial(second_input, settings=settings) if self.inverse_contrast else None,
+            plan=prepared.plan,
+            precision=self.precision,
+            finish=finisher(prepared.space, self.config),
+        )
+
+    def finish(
+        self, prepared: Prepared, output: Tensor, *, lesion_mask: Volume | None = None
+    ) -> Prediction:
+        """Third step: back to the space of the scan, on the CPU.
+
+        Args:
+            prepared: From the first step.
+            output: From the second.
+            lesion_mask: Where the first scan shows a lesion to keep.
+        """
+        prediction = from_network_space(
+            output,
+            prepared.space,
+            self.config,
+            grid=self.settings.grid,
+            sharpen=self.sharpen,
+            scan=prepared.tensor[0] if self.data_consistency else None,
+        )
+        image, told = prediction.image, [*prediction.warnings, *self._about_tiles(prepared.plan)]
+        if lesion_mask is not None:
+            image, more = _with_lesion(image, prepared.scans[0], lesion_mask)
+            told += more
+        return dataclasses.replace(prediction, image=image, warnings=tuple(told))
+
+    def write(self, path: str | os.PathLike[str], volume: Volume, description: str = "") -> None:
+        """Write a prediction, or the spread of one, atomically; see `write_prediction`.
+
+        Args:
+            path: File ending in `.nii`, `.nii.gz`, `.mgz` or `.npz`.
+            volume: What to write.
+            description: Text for the header; by default that of the record.
+        """
+        legacy = self.settings.legacy is not None
+        write_prediction(
+            path, volume, legacy=legacy, description=description or self.record.describe()
+        )
+
+    def _about_tiles(self, plan: Plan | None) -> Iterator[str]:
+        if plan is None or plan.tile is None:
+            return
+        tiles = f"tiles of {' x '.join(map(str, plan.tile))} voxels"
+        if self.settings.tile is None:
+            yield (
+                f"predicted in {tiles} for want of memory: intensities may differ a little from"
+                " those of the whole volume."
+            )
+        if plan.local_statistics:
+            yield (
+                f"the network normalises by statistics of the volume it sees, and saw {tiles}:"
+                " contrast may differ between parts of the head. Allow more memory to avoid that."
+            )
+
+    def _like(self, image: Any, volume: Volume) -> Any:
+        if isinstance(image, nib.spatialimages.SpatialImage):
+            legacy = self.settings.legacy is not None
+            return nifti_of(volume, legacy=legacy, description=self.record.describe())
+        import torchio as tio
+
+        return tio.ScalarImage(torch.as_tensor(volume.data)[None], affine=volume.affine)
+
+
+def _with_lesion(image: Volume, scan: Scan, mask: Volume) -> tuple[Volume, list[str]]:
+    """`keep_lesion`, with what it warns of as texts."""
+    with _LISTENING, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        image = keep_lesion(image, scan, mask)
+    return image, [str(w.message) for w in told if issubclass(w.category, LesionWarning)]
+
+
+def _goal(images: Sequence[Any], output: str | os.PathLike[str] | None) -> Path:
+    """File of the prediction from scans given by path."""
+    source = find_scans(images[0])
+    if source.kind != "file":
+        raise PredictError(
+            f"scan must be one file, got the {source.kind} {images[0]}. Use synthsr predict, or"
+            " go through its files."
+        )
+    (goal,) = plan_outputs(source, Path(images[0]).parent if output is None else output)
+    refuse_inputs([goal], [Path(image) for image in images])
+    return goal

@@ -1,0 +1,70 @@
+"""What a prediction was made with, for headers, sidecars and reports."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from synthsr_net.models.checkpoint import Model
+
+from .settings import PredictorSettings
+
+
+class PredictionRecord:
+    """A model and the settings that change its predictions.
+
+    Args:
+        model: The model.
+        settings: How it is used.
+        choices: Settings that the model decides where they were left to it, by name.
+    """
+
+    def __init__(
+        self, model: Model, settings: PredictorSettings, choices: Mapping[str, bool]
+    ) -> None:
+        self._model, self._settings = model, settings
+        self._choices = dict(choices)
+        self.path: Path | None = None
+        """File of the model, where it is known."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the model file, or of the weights where there is none."""
+        digest = hashlib.sha256()
+        if self.path is not None:
+            with self.path.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        else:
+            for name, tensor in sorted(self._model.network.state_dict().items()):
+                digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def used(self, *, ct: bool | None = None, lesion: bool = False) -> dict[str, Any]:
+        """Everything that changes predictions, with the choices of the model filled in.
+
+        Args:
+            ct: Whether the scan was CT; None: as set.
+            lesion: Whether a lesion was kept.
+        """
+        settings = self._settings
+        return {
+            "model": self._model.config.name,
+            "model_sha256": self.sha256,
+            **self._choices,
+            "ct": settings.ct if ct is None else ct,
+            "legacy": settings.legacy,
+            "grid": settings.grid,
+            "lesion_kept": lesion,
+        }
+
+    def describe(self, *, ct: bool | None = None, lesion: bool = False) -> str:
+        """Text for headers: version, model, and a word that differs where `used` does."""
+        text = json.dumps(self.used(ct=ct, lesion=lesion), sort_keys=True)
+        word = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return f"synthsr {version('synthsr')} {self._model.config.name[:24]} {word}"

@@ -1,0 +1,124 @@
+"""Inverse contrast: scans in which bright tissues of a T1 are dark, as in a T2, turned round.
+
+Networks know scans of the contrast of their prediction best. Where a first prediction says that a
+scan has the inverse contrast, the second pass of flip averaging sees it inverted. Bone and air,
+dark in both contrasts, are bright in it, so that the pass counts at the brain alone.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the customary name
+from torch import Tensor
+
+from synthsr_net.models.checkpoint import ScanConfig
+from synthsr_net.prediction.intensities import correlation, percentile
+
+from .brain_mask import HEAD_ABOVE, brain_of, closed, dilated, filled
+
+CORRELATION = -0.4
+"""Correlation of scan and prediction in the brain below which the contrast is inverse."""
+BRAIN_MM = 4.0
+"""Voxel spacing at which the brain is found, for speed."""
+CLOSING_MM = 2.0
+"""Radius by which gaps of the head, which is what is inverted, are closed; what it encloses belongs
+to it as well. More would invert the dark air beside it, which predictions would show as tissue."""
+NEAR_MM = 8.0
+"""Distance from the brain up to which the second pass counts fully; it fades out within another
+`BRAIN_MM`."""
+HIGH_PERCENTILE = 99.5
+"""Percentile of the head that becomes 0."""
+_MIN_BRAIN_ML = 50.0  # less is no brain
+
+
+def second_input(x: Tensor, output: Tensor, settings: ScanConfig) -> tuple[Tensor, Tensor | None]:
+    """What the second pass of flip averaging sees, before it is mirrored, and how much it counts.
+
+    Args:
+        x: `(1, X, Y, Z)`, input of the first pass.
+        output: `(O, X, Y, Z)`, what `finisher` made of its output.
+        settings: Of the model.
+
+    Returns:
+        The input `(1, X, Y, Z)`, inverted if its contrast is inverse, and the share of the second
+        pass in the mean of both, `(X, Y, Z)`: a half at the brain, 0 away from it. None, for a half
+        everywhere, if nothing was inverted.
+    """
+    t1 = output[0] if settings.clip_each_pass else settings.output_scale * output[0]
+    scan = x[0]
+    again = turned_round(scan, t1, settings.spacing_mm)
+    if again is scan:
+        return x, None
+    return again[None], 0.5 * nearness(t1, settings.spacing_mm)
+
+
+def nearness(t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
+    """From 1 at the brain of a prediction to 0 away from it, `(X, Y, Z)`.
+
+    Args:
+        t1: `(X, Y, Z)` float32, white matter near 110.
+        spacing_mm: Voxel spacing.
+    """
+    step = _step(spacing_mm)
+    near = dilated(_coarse_brain(t1, spacing_mm), NEAR_MM / (step * spacing_mm)).float()
+    reached = [step * (n - 1) + 1 for n in near.shape]
+    fine = F.interpolate(near[None, None], size=reached, mode="trilinear", align_corners=True)
+    margins: list[int] = []
+    for size, end in zip(reversed(t1.shape), reversed(reached), strict=True):
+        margins += [0, size - end]
+    return F.pad(fine, margins, mode="replicate")[0, 0]
+
+
+def turned_round(scan: Tensor, t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
+    """Invert a scan if its contrast is the inverse of that of its prediction.
+
+    Args:
+        scan: `(X, Y, Z)` float32, any unit.
+        t1: Prediction from it, on the same grid, white matter near 110.
+        spacing_mm: Voxel spacing of the grid.
+
+    Returns:
+        The inverted scan, see `inverted`, or the scan itself.
+    """
+    if not _is_inverse(scan, t1, spacing_mm):
+        return scan
+    return inverted(scan, filled(closed(t1 > HEAD_ABOVE, CLOSING_MM / spacing_mm)))
+
+
+def _is_inverse(scan: Tensor, t1: Tensor, spacing_mm: float) -> bool:
+    step = _step(spacing_mm)
+    brain = _coarse_brain(t1, spacing_mm)
+    scan, t1 = (volume[::step, ::step, ::step] for volume in (scan, t1))
+    millilitres = float(brain.sum()) * (step * spacing_mm) ** 3 / 1000
+    if millilitres < _MIN_BRAIN_ML:
+        return False
+    return correlation(scan, t1, brain) < CORRELATION  # not where it is not a number
+
+
+def _coarse_brain(t1: Tensor, spacing_mm: float) -> Tensor:
+    """The brain, on every so many voxels that they are about `BRAIN_MM` apart."""
+    step = _step(spacing_mm)
+    return brain_of(t1[::step, ::step, ::step], step * spacing_mm)
+
+
+def _step(spacing_mm: float) -> int:
+    return max(1, round(BRAIN_MM / spacing_mm))
+
+
+def inverted(scan: Tensor, head: Tensor) -> Tensor:
+    """A scan whose bright tissues are dark and dark ones bright; its background stays.
+
+    Args:
+        scan: `(X, Y, Z)`.
+        head: Mask of the head, bool. In it, an intensity becomes percentile 99.5 of the head minus
+            the intensity, but at least 0.
+
+    Examples:
+        >>> scan = torch.tensor([0.0, 1.0, 3.0])
+        >>> inverted(scan, scan > 0).tolist()
+        [0.0, 1.9900000095367432, 0.0]
+    """
+    inside = scan[head]
+    if not inside.numel():
+        return scan
+    return torch.where(head, (percentile(inside, HIGH_PERCENTILE) - scan).clamp(min=0), scan)

@@ -1,0 +1,202 @@
+"""Data consistency: predictions keep what scans of their own contrast show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from synthsr_net.prediction.resampling import Grid, along_axes, axis_operator, blurred
+from synthsr_transforms.functional.blur import SLICE_PROFILE
+
+WINDOW_MM = 10.0
+"""Standard deviation of the neighbourhood in which scan and prediction are compared."""
+CORRELATIONS = (0.85, 0.97)
+"""Correlations in a neighbourhood below which nothing is kept, and above which everything."""
+LARGEST = 30.0
+"""Differences from here on are not kept, in intensities that are 110 in white matter: lesions."""
+HEAD = 12.0
+"""Intensity above which a prediction shows tissue."""
+SMOOTHING = 0.6
+"""Standard deviation in voxels of the blur against noise of the scan."""
+WIDER_MM = (3.0, 4.0, 5.0, 6.0, 8.0)
+"""Widths of slices that are tried, in this order, where a scan may have been resampled."""
+_MIN_CORRELATION = 0.6  # below it, scan and prediction have nothing in common to find a width by
+_BETTER = 2e-3  # a width must raise the correlation by this
+_STEP = 4  # voxels between the places at which neighbourhoods are measured
+
+Operators = Sequence[Tensor | None]
+
+
+def consistent(
+    prediction: Tensor, scan: Tensor, slices: Operators, spacing_mm: float = 1.0
+) -> Tensor:
+    r"""Add to a prediction what a scan of its own contrast shows and it does not.
+
+    Slices of the prediction are simulated, \(Ay\), and the scan \(x\) is mapped to them by linear
+    regression in each neighbourhood, so that neither its scale nor its bias field matters. The
+    prediction becomes \(y + g\,t(r)\,r\) with \(r = \hat{y}(x) - Ay\): one step of iterative
+    back-projection (Irani and Peleg, "Improving resolution by image registration", 1991). The
+    share \(g\) rises from 0 to 1 with the correlation of the neighbourhood, so that other contrasts
+    change nothing, and Tukey's biweight \(t\) leaves large differences, such as lesions that the
+    network filled in, as predicted.
+
+    Args:
+        prediction: `(X, Y, Z)` float32, white matter near 110.
+        scan: `(X, Y, Z)` float32, any unit, interpolated to the same grid.
+        slices: Three matrices of `slice_operator`, None for axes that are no coarser than the grid.
+            Wider ones are looked for there, see `wider_slices`.
+        spacing_mm: Voxel spacing of the grid.
+
+    Returns:
+        `(X, Y, Z)` float32, not clipped.
+
+    Examples:
+        >>> import torch
+        >>> t1 = 100 * torch.rand(12, 12, 12)
+        >>> torch.equal(consistent(t1, 1 - t1, [None] * 3), t1)  # another contrast
+        True
+    """
+    compared = wider_slices(Comparison(prediction, scan, slices, spacing_mm))
+    window, x, y = compared.window, compared.x, compared.y
+    xx, yy, xy = (window.mean(product) for product in (x * x, y * y, x * y))
+    correlation = xy / (xx * yy).sqrt().clamp(min=1e-9)
+    low, high = CORRELATIONS
+    share = ((correlation - low) / (high - low)).clamp(0, 1)
+    share = share.square() * (3 - 2 * share)
+    kept = window.everywhere(xy / xx.clamp(min=1e-12)).mul_(x).sub_(y)
+    kept *= (1 - (kept / LARGEST).square()).clamp_(min=0).square_()
+    kept *= window.everywhere(share).mul_(window.weight)
+    return prediction + blurred(kept, SMOOTHING)
+
+
+def slice_operator(size: int, centres: npt.ArrayLike, width: float) -> Tensor:
+    """Matrix that takes slices of an axis and interpolates linearly between them.
+
+    Args:
+        size: Number N of voxels of the axis.
+        centres: Of the slices, in voxels, ascending.
+        width: Full width of a slice at half maximum, in voxels.
+
+    Returns:
+        `(N, N)` float32.
+
+    Examples:
+        >>> slice_operator(4, [0.5, 2.5], 0).tolist()[1]
+        [0.375, 0.375, 0.125, 0.125]
+    """
+    where = np.asarray(centres, dtype=np.float64)
+    between = np.interp(np.arange(size), where, np.arange(len(where)))
+    taken = axis_operator(size, where, SLICE_PROFILE * width)
+    return axis_operator(len(where), between) @ taken
+
+
+def slices_between(grid: Grid, scan_grid: Grid) -> list[Tensor | None]:
+    """Operators of a scan's slices on a finer grid with parallel axes.
+
+    Args:
+        grid: Of the prediction.
+        scan_grid: Of the scan, in any orientation.
+
+    Returns:
+        One `slice_operator` per axis of the grid, None where the scan is not coarser.
+    """
+    matrix = np.linalg.inv(grid[1]) @ scan_grid[1]
+    operators: list[Tensor | None] = []
+    for axis, size in enumerate(grid[0]):
+        along = int(np.argmax(np.abs(matrix[axis, :3])))
+        width = float(abs(matrix[axis, along]))
+        centres = matrix[axis, 3] + matrix[axis, along] * np.arange(scan_grid[0][along])
+        coarse = width > 1 + 1e-3
+        operators.append(slice_operator(size, np.sort(centres), width) if coarse else None)
+    return operators
+
+
+class Comparison:
+    """A scan and the slices of a prediction, each minus its mean nearby.
+
+    Args:
+        prediction: See `consistent`.
+        scan: See `consistent`.
+        slices: By the header of the scan.
+        spacing_mm: Voxel spacing of the grid.
+    """
+
+    def __init__(
+        self, prediction: Tensor, scan: Tensor, slices: Operators, spacing_mm: float = 1.0
+    ) -> None:
+        self.prediction, self.scan, self.spacing_mm = prediction, scan, spacing_mm
+        self.slices = [None if each is None else each.to(prediction.device) for each in slices]
+        seen = along_axes(prediction, self.slices)
+        self.window = _Window(seen > HEAD, spacing_mm)
+        self.x, self.y = self.window.centred(scan), self.window.centred(seen)
+
+    def likeness(self, y: Tensor) -> float:
+        """Correlation of the scan with other slices of the prediction, minus their mean nearby."""
+        x, y = self.x * self.window.weight, y * self.window.weight
+        return float((x * y).sum() / (x.square().sum() * y.square().sum()).sqrt().clamp(min=1e-9))
+
+
+def wider_slices(compared: Comparison) -> Comparison:
+    """A comparison with slices as wide as those that the scan seems to be made of.
+
+    Scans are often resampled, so that their headers promise a finer resolution than they have. An
+    axis gets the width at which the slices of the prediction correlate best with the scan.
+
+    Returns:
+        The same comparison, or one with other slices along axes that are blurred.
+    """
+    prediction, spacing_mm = compared.prediction, compared.spacing_mm
+    best, found = compared.likeness(compared.y), compared.slices
+    if best < _MIN_CORRELATION:
+        return compared
+    for axis, size in enumerate(prediction.shape):
+        if found[axis] is not None:
+            continue
+        least = best + _BETTER
+        for width in [mm for mm in WIDER_MM if mm > spacing_mm]:
+            sigma = SLICE_PROFILE * width / spacing_mm
+            blur = axis_operator(size, np.arange(size), sigma).to(prediction.device)
+            tried = [blur if a == axis else found[a] for a in range(3)]
+            value = compared.likeness(compared.window.centred(along_axes(prediction, tried)))
+            if value <= least:
+                break
+            best, least, found = value, value, tried
+    if found is compared.slices:
+        return compared
+    return Comparison(prediction, compared.scan, found, spacing_mm)
+
+
+class _Window:
+    """Weighted means in Gaussian neighbourhoods, on a coarser grid.
+
+    Args:
+        head: `(X, Y, Z)` bool, voxels that count.
+        spacing_mm: Voxel spacing.
+    """
+
+    def __init__(self, head: Tensor, spacing_mm: float) -> None:
+        self.weight = head.float()
+        self._down, self._up = [], []
+        for size in head.shape:
+            number = -(-size // _STEP)
+            where = (np.arange(number) + 0.5) * _STEP - 0.5
+            down = axis_operator(size, where, WINDOW_MM / spacing_mm)
+            up = axis_operator(number, (np.arange(size) + 0.5) / _STEP - 0.5)
+            self._down.append(down.to(head.device))
+            self._up.append(up.to(head.device))
+        self._total = along_axes(self.weight, self._down).clamp(min=1e-3)
+
+    def mean(self, volume: Tensor) -> Tensor:
+        """Means of the neighbourhoods."""
+        return along_axes(self.weight * volume, self._down) / self._total
+
+    def everywhere(self, means: Tensor) -> Tensor:
+        """Means interpolated to all voxels."""
+        return along_axes(means, self._up)
+
+    def centred(self, volume: Tensor) -> Tensor:
+        """A volume minus its mean nearby."""
+        return volume - self.everywhere(self.mean(volume))

@@ -1,0 +1,117 @@
+"""What a report says of each scan: one file per scan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from synthsr_transforms.io.volumes import stem
+from synthsr_transforms.support.atomic import replacing
+
+
+@dataclass(frozen=True)
+class ReportEntry:
+    """What a report says of one scan."""
+
+    name: str
+    """Heading of the scan."""
+    input: str
+    """Path of the scan, or of several joined by commas; it tells scans apart."""
+    output: str | None = None
+    """Path of the prediction."""
+    input_shape: tuple[int, ...] | None = None
+    input_spacing_mm: tuple[float, ...] | None = None
+    output_shape: tuple[int, ...] | None = None
+    output_spacing_mm: tuple[float, ...] | None = None
+    seconds: float | None = None
+    """Time from reading to writing."""
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+    """Why there is no prediction; None if there is one."""
+    picture: str | None = None
+    """Path of the picture: absolute, or within the folder of the report."""
+
+    @property
+    def state(self) -> str:
+        """`failed`, `warnings` or `done`."""
+        if self.error is not None:
+            return "failed"
+        return "warnings" if self.warnings else "done"
+
+
+def entry_key(scan: str) -> str:
+    """Name of the files of a scan within a report: that of the scan, and a hash of its path.
+
+    Examples:
+        >>> entry_key("/a/b c.nii.gz")
+        'b_c-826d7ad992'
+    """
+    whole = hashlib.sha256(os.fsencode(os.path.abspath(scan))).hexdigest()
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "_", stem(scan))[:60].strip("._")
+    return f"{readable or 'scan'}-{whole[:10]}"
+
+
+def picture_path(folder: str | os.PathLike[str], scan: str) -> Path:
+    """Where the picture of a scan belongs in the folder of a report, which is made if needed.
+
+    Args:
+        folder: Folder of the report.
+        scan: `ReportEntry.input`.
+    """
+    path = Path(folder) / "pictures" / f"{entry_key(scan)}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def entry_path(folder: str | os.PathLike[str], scan: str) -> Path:
+    """Where the entry of a scan belongs in the folder of a report.
+
+    Args:
+        folder: Folder of the report.
+        scan: `ReportEntry.input`.
+    """
+    return Path(folder) / "entries" / f"{entry_key(scan)}.json"
+
+
+def save_entry(folder: str | os.PathLike[str], entry: ReportEntry) -> Path:
+    """Write the entry of a scan, atomically; an earlier one of the same scan is replaced.
+
+    Args:
+        folder: Folder of the report, made if needed.
+        entry: The entry.
+    """
+    path = entry_path(folder, entry.input)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(asdict(entry), indent=1, default=lambda number: number.item())
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def read_entries(folder: str | os.PathLike[str]) -> list[ReportEntry]:
+    """Entries of a report, sorted by name; files that are no entries are left out."""
+    paths = (Path(folder) / "entries").glob("[!.]*.json")
+    entries = [entry for entry in map(_read_entry, paths) if entry is not None]
+    return sorted(entries, key=lambda entry: (_natural(entry.name), entry.input))
+
+
+def _read_entry(path: Path) -> ReportEntry | None:
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in fields.items():
+            if isinstance(value, list):
+                fields[name] = tuple(value)
+        return ReportEntry(**fields)
+    except (ValueError, TypeError, AttributeError, FileNotFoundError):
+        return None
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Key that sorts sub-2 before sub-10."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

@@ -1,0 +1,151 @@
+"""The page of a report."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import os
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import jinja2
+from PIL import Image, UnidentifiedImageError
+
+from .entries import ReportEntry
+
+
+class Picture(NamedTuple):
+    """A picture of the page.
+
+    Attributes:
+        source: Its address: data, or a file beside the page.
+        width: In pixels.
+        height: In pixels.
+    """
+
+    source: str
+    width: int
+    height: int
+
+
+class Row(NamedTuple):
+    """A scan of the page.
+
+    Attributes:
+        key: Tells scans apart.
+        entry: What is known of it.
+        picture: None if there is none.
+    """
+
+    key: str
+    entry: ReportEntry
+    picture: Picture | None
+
+
+def page(
+    folder: Path,
+    entries: Sequence[tuple[str, ReportEntry]],
+    title: str,
+    details: Mapping[str, str],
+    embedded_bytes: int,
+) -> Iterator[str]:
+    """HTML of a report, in pieces.
+
+    Args:
+        folder: Folder of the report.
+        entries: Entries, each with a key that tells it apart.
+        title: Heading.
+        details: What there is to know of the run.
+        embedded_bytes: Pictures that are larger together stay in their files.
+    """
+    paths = {key: _picture_file(folder, entry) for key, entry in entries}
+    sizes = [path.stat().st_size for path in paths.values() if path is not None]
+    embed = sum(sizes) <= embedded_bytes
+    rows = (Row(key, entry, _picture(folder, paths[key], embed)) for key, entry in entries)
+    environment = _environment()
+    script = _text(environment, "report.js")
+    return environment.get_template("report.html.jinja").generate(
+        title=title,
+        details=details,
+        summary=_summary([entry for _, entry in entries]),
+        entries=entries,
+        rows=rows,
+        linked=bool(sizes) and not embed,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=_text(environment, "report.css"),
+    )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("synthsr_net.prediction.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["by"] = lambda numbers: " \N{MULTIPLICATION SIGN} ".join(
+        f"{n:.4g}" for n in numbers
+    )
+    environment.filters["product"] = math.prod
+    return environment
+
+
+def _text(environment: jinja2.Environment, name: str) -> str:
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _summary(entries: Sequence[ReportEntry]) -> dict[str, str]:
+    """Figures at the top of the page."""
+    seconds = [entry.seconds for entry in entries if entry.seconds is not None]
+    done = [e.seconds for e in entries if e.seconds is not None and e.error is None]
+    return {
+        "scans": str(len(entries)),
+        "failed": str(sum(entry.state == "failed" for entry in entries)),
+        "with warnings": str(sum(entry.state == "warnings" for entry in entries)),
+        "time of all scans": clock(sum(seconds)),
+        "median per scan": clock(statistics.median(done)) if done else "-",
+    }
+
+
+def clock(seconds: float) -> str:
+    """A time in words.
+
+    Examples:
+        >>> clock(7.64), clock(75), clock(7322)
+        ('7.6 s', '1 min 15 s', '2 h 2 min')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _picture_file(folder: Path, entry: ReportEntry) -> Path | None:
+    path = folder / entry.picture if entry.picture else None
+    return path if path is not None and path.is_file() else None
+
+
+def _picture(folder: Path, path: Path | None, embed: bool) -> Picture | None:
+    if path is None:
+        return None
+    try:
+        with Image.open(path) as picture:
+            width, height, kind = *picture.size, picture.get_format_mimetype()
+    except (OSError, UnidentifiedImageError):
+        return None
+    if embed:
+        data = base64.b64encode(path.read_bytes()).decode()
+        return Picture(f"data:{kind};base64,{data}", width, height)
+    relative = Path(os.path.relpath(path, folder)).as_posix()
+    return Picture(quote(relative, errors="surrogateescape"), width, height)

@@ -1,0 +1,235 @@
+"""Resampling of volumes from one grid to another.
+
+Between grids with parallel axes, anti-aliasing and linear interpolation are one small matrix per
+axis, applied as matrix products. Other grids are read voxel by voxel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.ndimage import gaussian_filter, map_coordinates
+from torch import Tensor
+
+from synthsr_transforms.functional.operators import apply_separable
+from synthsr_transforms.io.volumes import Volume
+
+SIZE_TOLERANCE = 1e-3
+"""A grid need not reach the last thousandth of a voxel: spacings in headers are rounded."""
+FACTOR_TOLERANCE = 1e-5
+"""Relative difference of spacings that count as equal."""
+ALIASING_SIGMA = 0.25
+"""Width of the anti-aliasing Gaussian, in voxels of the new grid."""
+
+Array = npt.NDArray[Any]
+Grid = tuple[tuple[int, int, int], npt.NDArray[np.float64]]
+"""Shape, and `(4, 4)` voxel-to-world matrix."""
+
+
+def resample(
+    volume: Volume,
+    spacing_mm: float | Sequence[float],
+    *,
+    from_last: Sequence[bool] = (False, False, False),
+    exact: bool = False,
+    blur: bool = True,
+) -> Volume:
+    """Resample to another voxel spacing along the same axes; the new grid covers the old one.
+
+    A Gaussian of 0.25 new voxels prevents aliasing on axes that do not get finer; then follows
+    linear interpolation, with the border voxels repeated.
+
+    Args:
+        volume: `(X, Y, Z)` float32 and its affine.
+        spacing_mm: New spacing in mm, one or three numbers.
+        from_last: Axes along which the old and the new grid have their last border in common, and
+            not the first.
+        exact: Whether sizes follow the rounding errors of the original, which sometimes makes a
+            slice more.
+        blur: Whether to apply the Gaussian.
+
+    Returns:
+        The volume on the new grid, float32.
+
+    Examples:
+        >>> step = Volume(np.repeat([0.0, 4.0], 2)[:, None, None].astype(np.float32), np.eye(4))
+        >>> finer = resample(step, (0.5, 1.0, 1.0), blur=False)
+        >>> finer.data.ravel().tolist(), finer.affine[0].tolist()
+        ([0.0, 0.0, 0.0, 1.0, 3.0, 4.0, 4.0, 4.0], [0.5, 0.0, 0.0, -0.25])
+    """
+    old = np.linalg.norm(volume.affine[:3, :3], axis=0)
+    factors = old / np.asarray(spacing_mm, dtype=np.float64)
+    operators: list[Tensor | None] = []
+    shift = np.zeros(3)
+    for axis, (size, factor) in enumerate(zip(volume.data.shape, factors.tolist(), strict=True)):
+        where = new_coordinates(size, factor, exact=exact)
+        if from_last[axis]:
+            shift[axis] = size - len(where) / factor
+        sigma = aliasing_sigma(factor, exact=exact) if blur else 0.0
+        operators.append(axis_operator(size, where + shift[axis], sigma))
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ shift
+    affine[:3, :3] /= factors
+    affine[:3, 3] -= affine[:3, :3] @ (0.5 * (factors - 1))
+    return Volume(along_axes(as_tensor(volume.data), operators).numpy(), affine)
+
+
+def new_coordinates(size: int, factor: float, *, exact: bool = False) -> npt.NDArray[np.float64]:
+    """Centres of the new voxels of an axis, in old voxels, if both begin at the same border.
+
+    Args:
+        size: Number of old voxels.
+        factor: Old spacing over new spacing.
+        exact: See `resample`.
+
+    Examples:
+        >>> new_coordinates(4, 0.5).tolist()
+        [0.5, 2.5]
+        >>> rounded = float(np.float32(1.1))
+        >>> len(new_coordinates(20, rounded)), len(new_coordinates(20, rounded, exact=True))
+        (22, 23)
+    """
+    start, step = -(factor - 1) / (2 * factor), 1 / factor
+    if exact:
+        where = np.arange(start, start + step * math.ceil(size * factor), step)
+    else:
+        where = start + step * np.arange(max(1, math.ceil(size * factor - SIZE_TOLERANCE)))
+    return np.asarray(where, dtype=np.float64)
+
+
+def aliasing_sigma(factor: float, *, exact: bool = False) -> float:
+    """Width of the anti-aliasing Gaussian in old voxels, 0 where an axis gets finer."""
+    finer = factor > 1 + (0 if exact else FACTOR_TOLERANCE)
+    return 0.0 if finer else ALIASING_SIGMA / factor
+
+
+def axis_operator(size: int, coordinates: npt.ArrayLike, sigma: float = 0.0) -> Tensor:
+    """Matrix that blurs the samples of an axis and interpolates them linearly.
+
+    The Gaussian is cut at 4 sigma, and samples are mirrored at the borders, the border sample
+    repeated, as SciPy does by default.
+
+    Args:
+        size: Number N of samples.
+        coordinates: Where to read, `(M,)`, in samples; the border samples are repeated outside.
+        sigma: Standard deviation of the Gaussian in samples.
+
+    Returns:
+        `(M, N)` float32.
+    """
+    where = np.asarray(coordinates, dtype=np.float64).clip(0, size - 1)
+    low = np.minimum(where.astype(np.int64), max(size - 2, 0))
+    share, rows = where - low, np.arange(len(where))
+    radius = int(4 * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offsets / max(sigma, 1e-9)) ** 2)
+    weights /= weights.sum()
+    matrix = np.zeros((len(where), size))
+    for offset, weight in zip(offsets.tolist(), weights.tolist(), strict=True):
+        np.add.at(matrix, (rows, _mirrored(low + offset, size)), weight * (1 - share))
+        np.add.at(matrix, (rows, _mirrored(low + 1 + offset, size)), weight * share)
+    return torch.from_numpy(matrix).float()
+
+
+def blurred(data: Tensor, sigma: float) -> Tensor:
+    """Blur a volume `(X, Y, Z)` with a Gaussian of `sigma` voxels, see `axis_operator`."""
+    return along_axes(
+        data, [axis_operator(n, np.arange(n), sigma).to(data.device) for n in data.shape]
+    )
+
+
+def _mirrored(index: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    index = index % (2 * size)
+    return np.minimum(index, 2 * size - 1 - index)
+
+
+def along_axes(data: Tensor, operators: Sequence[Tensor | None]) -> Tensor:
+    """Apply one matrix per axis, the one that makes the volume smallest first.
+
+    Args:
+        data: `(X, Y, Z)` float32.
+        operators: Three matrices `(M, N)` on its device; None leaves an axis alone.
+
+    Returns:
+        `(Mx, My, Mz)`.
+    """
+    if data.stride(0) < data.stride(-1):  # the first axis runs fastest, as in NIfTI files
+        return along_axes(data.permute(2, 1, 0), operators[::-1]).permute(2, 1, 0)
+    sizes = {a: m.shape[0] / m.shape[1] for a, m in enumerate(operators) if m is not None}
+    for axis in sorted(sizes, key=lambda a: sizes[a]):
+        matrix = operators[axis]
+        assert matrix is not None
+        alone = [matrix[None, None] if a == axis else None for a in range(3)]
+        data = apply_separable(data[None, None], alone)[0, 0]
+    return data
+
+
+def as_tensor(data: Array) -> Tensor:
+    """`(X, Y, Z)` array as float32 tensor, without a copy where it can be had."""
+    data = np.asarray(data, dtype=np.float32)
+    if not data.flags.writeable or min(data.strides) < 0:
+        data = np.array(data)
+    return torch.from_numpy(data)
+
+
+def antialiased(volume: Volume, spacing_mm: float) -> Volume:
+    """Blur the axes that are finer than a spacing, as `resample` does before it interpolates."""
+    factors = np.linalg.norm(volume.affine[:3, :3], axis=0) / spacing_mm
+    sigma = [aliasing_sigma(factor) for factor in factors.tolist()]
+    data = np.asarray(volume.data, dtype=np.float32)
+    return Volume(gaussian_filter(data, sigma) if any(sigma) else data, volume.affine)
+
+
+def orthogonal_grid(volume: Volume, spacing_mm: float) -> Grid:
+    """Grid at right angles that covers a sheared volume, as parallel to its axes as can be.
+
+    The directions are the rotation (or reflection) nearest to those of the volume.
+    """
+    units = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
+    left, _, right = np.linalg.svd(units)
+    turn = left @ right
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in volume.data.shape]))
+    points = turn.T @ (volume.affine[:3, :3] @ corners.reshape(3, -1) + volume.affine[:3, 3:])
+    low, high = points.min(axis=1), points.max(axis=1)
+    x, y, z = (max(1, math.ceil(n - SIZE_TOLERANCE)) for n in (high - low) / spacing_mm)
+    affine = np.eye(4)
+    affine[:3, :3] = turn * spacing_mm
+    affine[:3, 3] = turn @ (low + 0.5 * spacing_mm)
+    return (x, y, z), affine
+
+
+def reslice(
+    volume: Volume, grid: Grid, *, outside: float | None, margin: float = 0.5
+) -> tuple[npt.NDArray[np.float32], float]:
+    """Read a volume on another grid by linear interpolation in the world.
+
+    Args:
+        volume: `(X, Y, Z)` and its affine.
+        grid: Where to read.
+        outside: Value outside the volume; None repeats its border voxels.
+        margin: How far the volume reaches beyond the centres of its border voxels, in voxels.
+
+    Returns:
+        float32 array of the grid's shape, and the share of the grid that lies in the volume.
+    """
+    shape, affine = grid
+    matrix = np.linalg.inv(volume.affine) @ affine
+    last = np.array(volume.data.shape) - 1
+    y, z = np.arange(shape[1])[:, None], np.arange(shape[2])
+    result, count = np.empty(shape, np.float32), 0
+    for x in range(shape[0]):  # not as a matrix product, whose threads cost more than they bring
+        where = np.stack([(row[0] * x + row[1] * y) + row[2] * z + row[3] for row in matrix[:3]])
+        values = map_coordinates(volume.data, where, order=1, mode="nearest", prefilter=False)
+        inside = np.ones(shape[1:], bool)
+        for along, end in zip(where, last.tolist(), strict=True):
+            inside &= (along >= -margin) & (along <= end + margin)
+        count += int(np.count_nonzero(inside))
+        if outside is not None:
+            values[~inside] = outside
+        result[x] = values
+    return result, count / result.size

@@ -1,0 +1,233 @@
+"""BIDS datasets: which scans they hold, and a derivative dataset of predictions.
+
+Names follow the BIDS specification 1.10, "Preprocessed, coregistered and/or resampled volumes"::
+
+    <source entities>_desc-<label>_<suffix>.nii.gz
+
+The suffix is T1w, since that is the contrast of a prediction: tools that look for T1w scans find
+it. Predictions from several contrasts of one session would then share a name, so the label tells
+the source: `desc-synthsr` for a T1w scan, `desc-synthsrT2w`, `desc-synthsrFLAIR`, `desc-synthsrCT`
+for others. The name depends on nothing but that of the source, so adding scans renames nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from synthsr_net.prediction.writing import write_json
+
+BIDS_VERSION = "1.10.0"
+"""Version of the specification that derivative datasets follow."""
+DESCRIPTION = "dataset_description.json"
+MRI_SUFFIXES = ("T1w", "T2w", "PDw", "T2starw", "FLAIR", "inplaneT1", "inplaneT2", "UNIT1")
+"""Suffixes of images in `anat` that show anatomy, rather than a map, a mask or a part of a set."""
+CT_SUFFIX = "ct"
+PIPELINE = "SynthSR for PyTorch"
+LINK = "raw"
+"""Name of the source dataset in BIDS URIs."""
+
+_NAME = re.compile(
+    r"(?P<entities>(?:[a-z]+-[A-Za-z0-9+]+_)+)(?P<suffix>[A-Za-z0-9]+)\.nii(?:\.gz)?"
+)
+
+
+class BidsError(ValueError):
+    """A dataset that cannot be used; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class BidsScan:
+    """A scan of a dataset.
+
+    Attributes:
+        path: The file.
+        relative: Its path in the dataset.
+        entities: Entities of its name in order, such as `{"sub": "01", "run": "2"}`.
+        suffix: Such as T1w.
+    """
+
+    path: Path
+    relative: PurePosixPath
+    entities: Mapping[str, str]
+    suffix: str
+
+    @property
+    def is_ct(self) -> bool:
+        """Whether it is a CT scan."""
+        return self.suffix == CT_SUFFIX
+
+    def output(self, label: str = "synthsr") -> PurePosixPath:
+        """Path of its prediction in the derivative dataset.
+
+        Args:
+            label: Beginning of the `desc` label.
+
+        Examples:
+            >>> path = PurePosixPath("sub-01/anat/sub-01_run-2_FLAIR.nii.gz")
+            >>> entities = {"sub": "01", "run": "2"}
+            >>> str(BidsScan(Path(path), path, entities, "FLAIR").output())
+            'sub-01/anat/sub-01_run-2_desc-synthsrFLAIR_T1w.nii.gz'
+        """
+        suffix = "CT" if self.is_ct else self.suffix
+        before = self.entities.get("desc", "")
+        tail = ("" if suffix == "T1w" else suffix) + before[:1].upper() + before[1:]
+        kept = [f"{key}-{value}" for key, value in self.entities.items() if key != "desc"]
+        name = "_".join([*kept, f"desc-{label}{tail}", "T1w"])
+        return self.relative.parent.parent / "anat" / f"{name}.nii.gz"
+
+
+def find_bids_scans(
+    root: str | os.PathLike[str], participants: Sequence[str] = ()
+) -> list[BidsScan]:
+    """Scans in the `anat` and `ct` folders of a dataset, sorted by path.
+
+    Derivatives, source data, masks, quantitative maps, and phase or complex parts are left out.
+
+    Args:
+        root: The dataset: the folder of `dataset_description.json`.
+        participants: Labels of participants, with or without `sub-`. None given means all.
+
+    Raises:
+        BidsError: If it is no dataset, a participant is not there, or there is no scan.
+    """
+    root = Path(root)
+    read_description(root)
+    wanted = [f"sub-{label.removeprefix('sub-')}" for label in participants]
+    absent = [name for name in wanted if not (root / name).is_dir()]
+    if absent:
+        known = ", ".join(sorted(p.name for p in root.glob("sub-*") if p.is_dir())[:5]) or "none"
+        raise BidsError(
+            f"participants must be in {root}, got {', '.join(absent)}. There are: {known}."
+        )
+    folders = [root / name for name in dict.fromkeys(wanted)] or sorted(root.glob("sub-*"))
+    scans = [scan for folder in folders for scan in _scans_of(root, folder)]
+    if not scans:
+        kinds = ", ".join([*MRI_SUFFIXES, CT_SUFFIX])
+        raise BidsError(
+            f"{root} must hold scans such as sub-01/anat/sub-01_T1w.nii.gz, but holds none of the"
+            f" kinds {kinds}."
+        )
+    return scans
+
+
+def _scans_of(root: Path, subject: Path) -> Iterator[BidsScan]:
+    files = [
+        file
+        for pattern in ("anat/*.nii*", "ct/*.nii*", "ses-*/anat/*.nii*", "ses-*/ct/*.nii*")
+        for file in subject.glob(pattern)
+    ]
+    for file in sorted(files):
+        match = _NAME.fullmatch(file.name)
+        if match is None or match["suffix"] not in (*MRI_SUFFIXES, CT_SUFFIX):
+            continue
+        entities = dict(part.split("-", 1) for part in match["entities"].rstrip("_").split("_"))
+        if entities.get("part", "mag") == "mag":
+            relative = PurePosixPath(file.relative_to(root).as_posix())
+            yield BidsScan(file, relative, entities, match["suffix"])
+
+
+def read_description(root: Path) -> dict[str, Any]:
+    """`dataset_description.json` of a dataset.
+
+    Raises:
+        BidsError: If there is none, or it cannot be read.
+    """
+    path = root / DESCRIPTION
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise BidsError(
+            f"{root} must be a BIDS dataset, but has no {DESCRIPTION}. Give the root of the"
+            " dataset, or leave out --bids."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BidsError(f"{path} must be a JSON file, but cannot be read ({error}).") from error
+    if not isinstance(found, dict):
+        raise BidsError(f"{path} must hold a JSON object, got {type(found).__name__}.")
+    return found
+
+
+def check_derivative(root: Path, output: Path) -> None:
+    """Refuse an output folder that is the dataset itself, or that of another pipeline.
+
+    Raises:
+        BidsError: If so.
+    """
+    advice = f"Choose another, such as {root / 'derivatives' / 'synthsr'}."
+    if os.path.realpath(root) == os.path.realpath(output):
+        raise BidsError(f"output must be another folder than the dataset, got {output}. {advice}")
+    if output.is_file():
+        raise BidsError(f"output must be a folder, {output} is a file. {advice}")
+    if not (output / DESCRIPTION).exists():
+        return
+    makers = read_description(output).get("GeneratedBy")
+    names = [maker.get("Name") for maker in makers or [] if isinstance(maker, dict)]
+    if PIPELINE not in names:
+        raise BidsError(f"{output} must be new or of {PIPELINE}, but is another dataset. {advice}")
+
+
+def derivative_description(root: Path, output: Path) -> dict[str, Any]:
+    """`dataset_description.json` of the derivative dataset.
+
+    Args:
+        root: The source dataset.
+        output: Folder of the derivative dataset.
+    """
+    source = read_description(root)
+    dataset = {
+        "URL": source.get("DatasetURL") or Path(os.path.abspath(root)).as_uri(),
+        "DOI": source.get("DatasetDOI"),
+        "Version": source.get("Version"),
+    }
+    return {
+        "Name": f"{source.get('Name') or root.name}: 1 mm T1-weighted scans by {PIPELINE}",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": PIPELINE, "Version": version("synthsr")}],
+        "SourceDatasets": [{key: value for key, value in dataset.items() if value}],
+        "DatasetLinks": {LINK: Path(os.path.relpath(root, output)).as_posix()},
+    }
+
+
+def write_descriptions(
+    root: str | os.PathLike[str], outputs: Sequence[str | os.PathLike[str] | None]
+) -> None:
+    """Write `dataset_description.json` into derivative datasets of a dataset, atomically.
+
+    Args:
+        root: The source dataset.
+        outputs: Folders of the derivative datasets; None stands for none.
+    """
+    for output in map(Path, dict.fromkeys(path for path in outputs if path is not None)):
+        write_json(output / DESCRIPTION, derivative_description(Path(root), output))
+
+
+def sidecar(scan: BidsScan, *, spread: bool = False) -> dict[str, Any]:
+    """What the JSON file beside a prediction, or the spread of one, says of its source."""
+    source = f"bids:{LINK}:{scan.relative}"
+    what = f"T1-weighted scan predicted from a {scan.suffix} scan"
+    what = f"scale of a Laplace law around the {what}" if spread else what
+    return {
+        "Description": f"{what}; intensities are not those of an acquired scan",
+        "Sources": [source],
+        "SpatialReference": source,
+        "SkullStripped": _skull_stripped(scan),
+        "GeneratedBy": {"Name": PIPELINE, "Version": version("synthsr")},
+    }
+
+
+def _skull_stripped(scan: BidsScan) -> bool:
+    """What the source says of itself; raw scans have their skull."""
+    try:
+        name = scan.path.name.split(".")[0]
+        told = json.loads(scan.path.with_name(f"{name}.json").read_text(encoding="utf-8-sig"))
+        return bool(told.get("SkullStripped", False))
+    except (OSError, ValueError, AttributeError):
+        return False

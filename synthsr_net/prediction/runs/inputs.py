@@ -1,0 +1,219 @@
+"""Which scans to predict from, and where the predictions go: names only, nothing is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from synthsr_transforms.io.file_checks import check_file
+from synthsr_transforms.io.volumes import EXTENSIONS, has_known_extension, stem
+from synthsr_transforms.support.atomic import why_unwritable
+
+ENDING = "_synthsr"
+"""What the names of predictions have behind those of their scans."""
+
+_FILES = ", ".join(EXTENSIONS)
+_OTHER_FILES = (
+    *(".gz", ".img", ".hdr", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima"),
+    *(".txt", ".csv", ".json", ".png", ".jpg", ".tif", ".tiff", ".zip", ".npy", ".h5", ".mat"),
+)
+"""Endings of files that are no volumes to us, so that a typing error makes no folder `a.nrrd`."""
+_OTHER_SCANS = (".mgh", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima")
+"""Endings of files that are scans, but of kinds that are not read."""
+
+
+class BatchError(ValueError):
+    """Scans or outputs that do not work; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Scans that one argument names.
+
+    Attributes:
+        path: The argument.
+        kind: `file`, `folder` or `list` (a `.txt` file with one path per line).
+        scans: The scans, in order.
+    """
+
+    path: Path
+    kind: str
+    scans: tuple[Path, ...]
+
+
+def find_scans(path: str | os.PathLike[str], *, without: Path | None = None) -> Source:
+    """Scans in a file, folder or list. Folders are not searched further down.
+
+    Args:
+        path: A scan, a folder of scans, or a `.txt` file with one path per line. Paths in a list
+            start at the working folder, or else at that of the list; empty lines do not count.
+        without: Output folder: where it is the folder of the scans, earlier predictions in it are
+            no scans.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".txt":
+        return Source(path, "list", tuple(_listed(path)))
+    if path.is_dir():
+        return Source(path, "folder", tuple(_in_folder(path, without)))
+    if not path.exists():
+        raise BatchError(f"{path} must be a scan, folder or list, but does not exist.")
+    check_file(path)
+    return Source(path, "file", (path,))
+
+
+def read_list(path: Path) -> list[str]:
+    """Lines of a text file, without empty ones.
+
+    Raises:
+        BatchError: If it cannot be read, or has no lines.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except FileNotFoundError:
+        raise BatchError(f"{path} must be a list of paths, but does not exist.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise BatchError(f"{path} must be a list of paths, one per line ({reason}).") from error
+    lines = [line for line in lines if line]
+    if not lines:
+        raise BatchError(f"{path} must hold one path per line, but is empty.")
+    return lines
+
+
+def _listed(path: Path) -> list[Path]:
+    paths = [Path(line).expanduser() for line in read_list(path)]
+    beside = [path.parent / each for each in paths]
+    return [
+        there if not each.exists() and there.exists() else each
+        for each, there in zip(paths, beside, strict=True)
+    ]
+
+
+def _in_folder(path: Path, without: Path | None) -> list[Path]:
+    files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+    scans = [file for file in files if has_known_extension(file)]
+    if without is not None and os.path.realpath(without) == os.path.realpath(path):
+        scans = [file for file in scans if not stem(file).endswith(ENDING)]
+    if scans:
+        return scans
+    if any(file.is_dir() for file in files):
+        advice = "Give one of its folders, or --bids for a BIDS dataset."
+    else:
+        advice = "DICOM must be converted first, for example with dcm2niix."
+    raise BatchError(f"{path} must hold scans ({_FILES}), but holds none. {advice}")
+
+
+def unread_scans(path: str | os.PathLike[str]) -> list[str]:
+    """Names of the scans in a folder that are left out, since files of their kind are not read.
+
+    Args:
+        path: A folder; other things hold none.
+    """
+    if not os.path.isdir(path):
+        return []
+    return sorted(name for name in os.listdir(path) if name.lower().endswith(_OTHER_SCANS))
+
+
+# Outputs -----------------------------------------------------------------------------------------
+
+
+def extension(path: Path) -> str:
+    """Ending of a volume's name, in lower case.
+
+    Examples:
+        >>> extension(Path("folder/scan.T1.NII.GZ"))
+        '.nii.gz'
+    """
+    return path.name[len(stem(path)) :].lower()
+
+
+def plan_outputs(
+    source: Source, output: str | os.PathLike[str], ending: str = ENDING
+) -> list[Path]:
+    """Files of the predictions of some scans.
+
+    Args:
+        source: The scans.
+        output: A file for one scan (its ending must be known); a `.txt` list of as many files as
+            there are scans; else a folder, in which `scan.nii.gz` becomes `scan_synthsr.nii.gz`.
+        ending: What goes between name and ending of files in a folder.
+
+    Raises:
+        BatchError: If the output is of the wrong kind, or two scans would share a file.
+    """
+    output = Path(output)
+    if output.suffix.lower() == ".txt" and source.kind == "list":
+        outputs = [Path(line).expanduser() for line in read_list(output)]
+        if len(outputs) != len(source.scans):
+            raise BatchError(
+                f"{output} must hold one line per scan, got {len(outputs)} lines for"
+                f" {len(source.scans)} scans in {source.path}."
+            )
+        for path in outputs:
+            if not has_known_extension(path):
+                raise BatchError(f"{output}: {path} must end in one of {_FILES}.")
+    elif has_known_extension(output) and not output.is_dir():
+        if source.kind != "file":
+            raise BatchError(
+                f"output must be a folder for {len(source.scans)} scans of {source.path}, got"
+                f" {output}."
+            )
+        outputs = [output]
+    else:
+        _refuse_file(output, source)
+        outputs = [output / f"{stem(scan)}{ending}{extension(scan)}" for scan in source.scans]
+    _refuse_shared(source.scans, outputs)
+    return outputs
+
+
+def _refuse_file(output: Path, source: Source) -> None:
+    if output.is_file():
+        raise BatchError(f"output must be a folder or end in one of {_FILES}, {output} is a file.")
+    if output.suffix.lower() in _OTHER_FILES and not output.is_dir():
+        lists = " or .txt list" if source.kind == "list" else ""
+        raise BatchError(
+            f"output must be a folder{lists}, or a file ending in one of {_FILES}, got {output}."
+        )
+
+
+def _refuse_shared(scans: Sequence[Path], outputs: Sequence[Path]) -> None:
+    first: dict[str, Path] = {}
+    for scan, output in zip(scans, outputs, strict=True):
+        other = first.setdefault(os.path.normcase(os.path.realpath(output)), scan)
+        if other is not scan:
+            same = "is there twice" if other == scan else f"and {other} have one"
+            raise BatchError(
+                f"each scan must have an output of its own, but {scan} {same} ({output}). Rename"
+                " one, or give a .txt list of scans and one of outputs."
+            )
+
+
+def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Refuse outputs that are inputs as well.
+
+    Raises:
+        BatchError: If there is one.
+    """
+    taken = {os.path.realpath(path) for path in inputs}
+    for output in outputs:
+        if os.path.realpath(output) in taken:
+            raise BatchError(f"output must be another file than the input, got {output} for both.")
+
+
+def check_writable(folders: Iterable[Path]) -> None:
+    """Refuse folders that cannot be made or written to.
+
+    Raises:
+        BatchError: If there is one.
+    """
+    for folder in dict.fromkeys(folders):
+        wrong = why_unwritable(folder)
+        if wrong:
+            raise BatchError(
+                f"output folder must be writable, got {folder} ({wrong}). Choose another output."
+            )

@@ -1,0 +1,123 @@
+"""What became of each task of a batch, and its record in a report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from synthsr_net.prediction.report.entries import ReportEntry, entry_path, picture_path, save_entry
+from synthsr_net.prediction.report.picture import write_picture
+from synthsr_transforms.io.volumes import Volume
+
+from .tasks import Task
+
+MADE_BEFORE = "made by an earlier run, of which this report has no record: no picture."
+"""What the report says of a complete prediction that it does not know."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task.
+
+    Attributes:
+        task: The task.
+        seconds: Time that reading, computing and writing took, waiting not counted.
+        warnings: What is doubtful about the scan.
+        error: Why there is no prediction; None if there is one.
+    """
+
+    task: Task
+    seconds: float
+    warnings: tuple[str, ...] = ()
+    error: Exception | None = None
+
+    @property
+    def reason(self) -> str:
+        """The error in one line, without the path of a single scan in front."""
+        text = describe(self.error) if self.error else ""
+        path = str(self.task.inputs[0])
+        if len(self.task.inputs) == 1 and text.startswith(path):
+            text = text.removeprefix(path).lstrip(": ")
+        return text
+
+
+def describe(error: Exception) -> str:
+    """An error in one line, for people.
+
+    Examples:
+        >>> describe(FileNotFoundError(2, "No such file or directory", "a.nii"))
+        'a.nii: No such file or directory.'
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"{where}{error.strerror}."
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in text:
+        return f"out of memory. Lower --max-memory, or use --device cpu ({text})."
+    if isinstance(error, (ValueError, OSError)):
+        return text
+    return f"unexpected {type(error).__name__}: {text}"
+
+
+class BatchReport:
+    """Pictures and records of a batch, from which `write_report` makes a page.
+
+    Args:
+        folder: Where they go.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def add(self, outcome: Outcome, scans: Mapping[str, Volume], prediction: Volume) -> None:
+        """Draw a picture of scans, by name, and their prediction, and record it."""
+        picture = picture_path(self.folder, _inputs(outcome.task))
+        write_picture(picture, scans, prediction, title=outcome.task.name)
+        scan = next(iter(scans.values()))
+        shown = picture.relative_to(self.folder).as_posix()
+        save_entry(self.folder, _entry(outcome, scan, prediction, shown))
+
+    def add_failure(self, outcome: Outcome) -> None:
+        """Record that there is no prediction, and why."""
+        save_entry(self.folder, _entry(outcome))
+
+    def add_kept(self, tasks: Iterable[Task]) -> None:
+        """Record predictions of earlier runs, if they are not in the report already.
+
+        They are missing there if the report is new, or if a process died between a prediction and
+        its record.
+        """
+        for task in tasks:
+            scan = _inputs(task)
+            if not entry_path(self.folder, scan).exists():
+                kept = ReportEntry(task.name, scan, str(task.output), warnings=(MADE_BEFORE,))
+                save_entry(self.folder, kept)
+
+
+def _entry(
+    outcome: Outcome,
+    scan: Volume | None = None,
+    prediction: Volume | None = None,
+    picture: str | None = None,
+) -> ReportEntry:
+    return ReportEntry(
+        name=outcome.task.name,
+        input=_inputs(outcome.task),
+        output=str(outcome.task.output),
+        input_shape=None if scan is None else scan.data.shape,
+        input_spacing_mm=None if scan is None else scan.spacing_mm,
+        output_shape=None if prediction is None else prediction.data.shape,
+        output_spacing_mm=None if prediction is None else prediction.spacing_mm,
+        seconds=outcome.seconds,
+        warnings=outcome.warnings,
+        error=outcome.reason or None,
+        picture=picture,
+    )
+
+
+def _inputs(task: Task) -> str:
+    return ", ".join(map(str, task.inputs))

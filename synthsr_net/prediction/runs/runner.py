@@ -1,0 +1,250 @@
+"""Prediction from many scans: some are read, one is computed and some are written at a time.
+
+Reading and preparing, the network, and finishing and writing run in threads of their own, with as
+many scans in flight as there are threads, so that memory stays bounded and a GPU need not wait.
+A scan that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from synthsr_net.prediction.postprocess import Prediction
+from synthsr_net.prediction.predictor import Predictor, Prepared
+from synthsr_net.prediction.settings import PredictError, check_number
+from synthsr_net.prediction.writing import read_description, write_json
+from synthsr_transforms.io.extents import spacings
+from synthsr_transforms.io.scans import read_scan
+from synthsr_transforms.io.volumes import Volume, read_image
+from synthsr_transforms.support.threads import num_cores, threads
+
+from .outcome import BatchReport, Outcome, describe
+from .tasks import Task, remove_leftovers
+
+READERS_BESIDE_GPU, WRITERS_BESIDE_GPU = 6, 12
+"""Threads beside a GPU, at most; beside a network on the CPU there is one of each. Compressing a
+head takes about a second of one core, ten times what a GPU needs to predict it."""
+
+
+class DiskFullError(ValueError):
+    """There is no room for outputs; the message says what to do."""
+
+
+class _Loaded(NamedTuple):
+    """A scan that was read, and what its task needs besides."""
+
+    prepared: Prepared
+    mask: Volume | None
+    seconds: float
+
+
+def check_tasks(tasks: Sequence[Task], predictor: Predictor) -> None:
+    """Refuse tasks that do not go with a model.
+
+    Raises:
+        ValueError: If the model takes another number of scans, or predicts no spread where one is
+            to be written.
+    """
+    for task in tasks:
+        check_number(predictor.config, len(task.inputs))
+        if task.spread is not None and not predictor.config.spread:
+            raise PredictError(
+                f"uncertainty needs a model that predicts a spread, got {predictor.config.name},"
+                " which predicts none. Leave --uncertainty out, or choose another model."
+            )
+
+
+def refuse_others(tasks: Sequence[Task], predictor: Predictor) -> None:
+    """Refuse to go on where predictions were made by another model or with other settings.
+
+    NIfTI headers tell; other files are taken for what they should be.
+
+    Args:
+        tasks: Complete tasks.
+        predictor: What the others are to be made with.
+
+    Raises:
+        ValueError: If one differs.
+    """
+    for task in tasks:
+        there = read_description(task.output).split()
+        here = _description(task, predictor).split()
+        if there[:1] == here[:1] and there[-1] != here[-1]:
+            raise PredictError(
+                f"{task.output} was made by another model or with other settings. Add --overwrite"
+                " instead of --resume, or choose another output."
+            )
+
+
+def _description(task: Task, predictor: Predictor) -> str:
+    return predictor.record.describe(ct=task.ct, lesion=task.lesion_mask is not None)
+
+
+class Batch:
+    """Tasks for one model.
+
+    Args:
+        tasks: What to do, in order.
+        predictor: The model.
+        report: Folder for pictures and the record of each scan, from which `write_report` makes a
+            page; None: no report.
+        on_plan: Called before a scan is computed, when its size and its need of memory are known.
+
+    Raises:
+        ValueError: See `check_tasks`.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        predictor: Predictor,
+        report: str | os.PathLike[str] | None = None,
+        on_plan: Callable[[Task, Prepared], object] | None = None,
+    ) -> None:
+        check_tasks(tasks, predictor)
+        self.tasks, self.predictor, self.on_plan = list(tasks), predictor, on_plan
+        self.report = None if report is None else BatchReport(report)
+
+    def run(self) -> Generator[Outcome, None, None]:
+        """Do the tasks.
+
+        Yields:
+            What became of each, in order. When the iteration is given up, scans that are being
+            written are finished and nothing is left of the others.
+
+        Raises:
+            DiskFullError: If there is no room for more, after what became of the task that found
+                it out.
+        """
+        remove_leftovers(self.tasks)
+        readers, writers = self._num_threads()
+        waiting: deque[Future[Outcome]] = deque()
+        with threads(readers) as reading, threads(writers) as writing:
+            for task, loading in self._ahead(reading, readers):
+                waiting.append(self._infer(task, loading, writing))
+                while waiting and (waiting[0].done() or len(waiting) > writers):
+                    yield from self._finished(waiting.popleft())
+            while waiting:
+                yield from self._finished(waiting.popleft())
+
+    def _num_threads(self) -> tuple[int, int]:
+        if self.predictor.device.type == "cpu":
+            return 1, 1
+        cores = num_cores()
+        readers, writers = max(1, cores // 2), max(1, cores * 3 // 4)
+        return min(READERS_BESIDE_GPU, readers), min(WRITERS_BESIDE_GPU, writers)
+
+    def _ahead(
+        self, pool: ThreadPoolExecutor, number: int
+    ) -> Iterator[tuple[Task, Future[_Loaded]]]:
+        """Load scans in order, some while those before are worked on."""
+        loading: deque[tuple[Task, Future[_Loaded]]] = deque()
+        for task in self.tasks:
+            loading.append((task, pool.submit(self._load, task)))
+            if len(loading) > number:
+                yield loading.popleft()
+        while loading:
+            yield loading.popleft()
+
+    def _load(self, task: Task) -> _Loaded:
+        begin = time.perf_counter()
+        scans = [read_scan(path) for path in task.inputs]
+        mask = None if task.lesion_mask is None else read_image(task.lesion_mask)
+        prepared = self.predictor.prepare(scans, ct=task.ct)
+        return _Loaded(prepared, mask, time.perf_counter() - begin)
+
+    def _infer(
+        self, task: Task, loading: Future[_Loaded], pool: ThreadPoolExecutor
+    ) -> Future[Outcome]:
+        try:
+            loaded = loading.result()
+            begin = time.perf_counter()
+            prepared = self.predictor.planned(loaded.prepared)
+            if self.on_plan is not None:
+                self.on_plan(task, prepared)
+            output = self.predictor.infer(prepared)
+        except Exception as error:
+            _free_memory(error)
+            return pool.submit(self._failed, Outcome(task, 0.0, error=error))
+        seconds = loaded.seconds + time.perf_counter() - begin
+        loaded = loaded._replace(prepared=prepared, seconds=seconds)
+        return pool.submit(self._write, task, loaded, output)
+
+    def _write(self, task: Task, loaded: _Loaded, output: Tensor) -> Outcome:
+        begin = time.perf_counter()
+        try:
+            prediction = self.predictor.finish(loaded.prepared, output, lesion_mask=loaded.mask)
+            self._write_files(task, prediction)
+            seconds = loaded.seconds + time.perf_counter() - begin
+            outcome = Outcome(task, seconds, prediction.warnings)
+        except Exception as error:
+            return self._failed(Outcome(task, loaded.seconds, error=error))
+        return self._reported(outcome, loaded.prepared, prediction)
+
+    def _reported(self, outcome: Outcome, prepared: Prepared, prediction: Prediction) -> Outcome:
+        """Add a prediction to the report; without a place in it, it is still a prediction."""
+        if self.report is None:
+            return outcome
+        try:
+            self.report.add(outcome, self._shown(prepared), prediction.image)
+        except Exception as error:
+            lack = f"the report lacks this scan ({describe(error).rstrip('.')})."
+            return replace(outcome, warnings=(*outcome.warnings, lack))
+        return outcome
+
+    def _shown(self, prepared: Prepared) -> dict[str, Volume]:
+        names = [image.name for image in self.predictor.config.inputs]
+        names = names if len(names) > 1 else ["input"]
+        return {name: scan.volume for name, scan in zip(names, prepared.scans, strict=True)}
+
+    def _failed(self, outcome: Outcome) -> Outcome:
+        """Record a failure; a record that cannot be written does not hide it."""
+        if self.report is not None:
+            with suppress(OSError):
+                self.report.add_failure(outcome)
+        return outcome
+
+    def _write_files(self, task: Task, prediction: Prediction) -> None:
+        """Write the prediction last, so that where it is, the others are."""
+        description = _description(task, self.predictor)
+        if task.spread is not None and prediction.spread is not None:
+            self.predictor.write(task.spread, prediction.spread, description)
+        for path, told in task.sidecars.items():
+            used = {**self.predictor.record.used(ct=task.ct), "precision": self.predictor.precision}
+            more = {
+                "Resolution": spacings(prediction.image.spacing_mm),
+                "Settings": used,
+                "Warnings": list(prediction.warnings),
+            }
+            write_json(path, {**told, **more})
+        self.predictor.write(task.output, prediction.image, description)
+
+    def _finished(self, writing: Future[Outcome]) -> Iterator[Outcome]:
+        outcome = writing.result()
+        yield outcome
+        if isinstance(outcome.error, OSError) and _is_full(outcome.error):
+            raise DiskFullError(
+                f"the disk of {outcome.task.output.parent} is full. Free some space and run the"
+                " same command again with --resume: complete predictions are kept."
+            )
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _free_memory(error: Exception) -> None:
+    """Give memory back to the device after it ran out, so that smaller scans still fit."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        torch.cuda.empty_cache()

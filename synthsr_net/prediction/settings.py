@@ -1,0 +1,103 @@
+"""Settings of a prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from synthsr_net.inference import forward
+from synthsr_net.models.checkpoint import ModelConfig
+from synthsr_transforms.support.devices import available_device
+from synthsr_transforms.support.memory import parse_size
+
+from .postprocess import GRIDS
+from .space import LEGACY
+
+PRECISIONS = (*forward.PRECISIONS, "auto")
+"""Numbers to compute with, see `inference`; `auto` takes what the hardware is built for."""
+
+
+class PredictError(ValueError):
+    """Settings or scans that a model cannot work with; the message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorSettings:
+    """How a `Predictor` works. None means what the model says.
+
+    Raises:
+        ValueError: If a setting is out of its range, or the device is absent.
+    """
+
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:N or mps."""
+    precision: str = "fp32"
+    """One of `PRECISIONS`."""
+    flip: bool | None = None
+    """Whether to average with the prediction of the left-right mirrored scan."""
+    inverse_contrast: bool | None = None
+    """Whether that one is seen inverted where its contrast is the inverse of that of a T1, see
+    `synthsr_net.prediction.refinement.contrast_inversion`."""
+    sharpen: bool | None = None
+    """Whether to sharpen with FreeSurfer's unsharp mask."""
+    data_consistency: bool | None = None
+    """Whether to keep what scans of the prediction's own contrast show, see
+    `synthsr_net.prediction.refinement.data_consistency`."""
+    ct: bool = False
+    """Whether scans are CT, to be clipped to [0, 80] HU."""
+    legacy: str | None = None
+    """One of `LEGACY`, to do exactly what that program does, grid and header included."""
+    grid: str = "1mm"
+    """One of `GRIDS`."""
+    max_memory: int | str | None = None
+    """Bytes to stay below, or text such as 4GB. None: what the device has."""
+    tile: int | None = None
+    """Size in voxels of the pieces to predict in. None: as large as fits."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("precision", PRECISIONS), ("grid", GRIDS), ("legacy", LEGACY)):
+            value = getattr(self, name)
+            if value not in known and not (name == "legacy" and value is None):
+                raise PredictError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+        if self.legacy is not None and self.grid != "1mm":
+            raise PredictError(
+                f"grid must be 1mm with legacy {self.legacy}, which has a grid of its own, got"
+                f" {self.grid}. Leave one of them out."
+            )
+        if isinstance(self.max_memory, str):
+            parse_size(self.max_memory)
+        available_device(self.device)
+
+
+def check_inverse_contrast(config: ModelConfig) -> None:
+    """Refuse models whose input or output has no contrast to compare.
+
+    Raises:
+        PredictError: If a model takes more than one image, or its output is added to it.
+    """
+    if config.is_simple:
+        return
+    names = ", ".join(image.name for image in config.inputs)
+    raise PredictError(
+        "inverse contrast needs a model that predicts an image of its own from one scan, got"
+        f" {config.name!r} with {config.num_channels} input channels ({names})."
+        " Leave it out."
+    )
+
+
+def check_number(config: ModelConfig, number: int) -> None:
+    """Refuse another number of scans than a model has inputs.
+
+    Raises:
+        PredictError: If so; the message names the inputs.
+    """
+    names = [image.name for image in config.inputs]
+    if number == len(names):
+        return
+    advice = "Choose another model with --model, or give as many scans"
+    if len(names) > 1:
+        advice += f", such as --with {names[-1]}=FILE, or use synthsr predict-hyperfine"
+    plural = "s" if len(names) > 1 else ""
+    raise PredictError(
+        f"model {config.name} takes {len(names)} scan{plural} ({', '.join(names)}), got {number}."
+        f" {advice}."
+    )

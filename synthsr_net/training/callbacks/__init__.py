@@ -1,0 +1,4 @@
+"""What happens beside the optimisation: metrics, pictures, curves, saved states and models.
+
+Imports `training.task`.
+"""

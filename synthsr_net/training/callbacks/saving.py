@@ -1,0 +1,221 @@
+"""Saving while a run goes on: its state, model files, metrics and pictures."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from synthsr_net.models.checkpoint import ModelConfig, save_model
+from synthsr_net.training.config import TrainingConfig
+from synthsr_net.training.folder import RunFolder
+from synthsr_net.training.task.regression import TrainingTask
+from synthsr_transforms.support.atomic import replacing
+
+STOP_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+]
+"""Signals of users and of schedulers that ask a run to end."""
+STEPS_BETWEEN_TALKS = 50
+"""Batches between those at which processes agree whether to save or to stop."""
+
+
+class TrainingFailedError(RuntimeError):
+    """Training that could not go on; the message says what is kept and what to do."""
+
+
+class Stop:
+    """Wish of the user, or of a scheduler, that a run ends at the next batch.
+
+    Attributes:
+        wished: Whether there is one.
+    """
+
+    def __init__(self) -> None:
+        self.wished = False
+
+    def listen(self) -> None:
+        """Take signals for wishes; a second one takes effect at once."""
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: Any) -> None:
+        if self.wished:
+            raise KeyboardInterrupt
+        self.wished = True
+
+
+class SaveState(Callback):
+    """Saves the state of a run, from which it can be resumed, between two batches.
+
+    Args:
+        folder: Folder of the run.
+        config: Settings.
+        stop: Set from outside when the run is to end.
+    """
+
+    def __init__(self, folder: RunFolder, config: TrainingConfig, stop: Stop) -> None:
+        self.folder, self.config, self.stop = folder, config, stop
+        self._saved_at = time.monotonic()
+        self._saved_position = -1
+        self._stopping = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count, and take signals back from Lightning, which ends without saving."""
+        assert isinstance(pl_module, TrainingTask)
+        self.stop.listen()
+        self._saved_position = pl_module.position.done
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if it is time; everything before this batch is complete, and nothing of it done."""
+        assert isinstance(pl_module, TrainingTask)
+        done = pl_module.position.done
+        stopping = self._is_stopping(trainer, done, batch_idx)
+        if batch_idx % self.config.optimiser.accumulate:
+            return  # gradients of the batches before wait for their step
+        if stopping:
+            self.save(trainer, done)
+            raise KeyboardInterrupt
+        if done != self._saved_position and self._is_due(trainer, done, batch_idx):
+            self.save(trainer, done)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the state at the end."""
+        assert isinstance(pl_module, TrainingTask)
+        self.save(trainer, pl_module.position.done)
+
+    def _is_stopping(self, trainer: Trainer, done: int, batch_idx: int) -> bool:
+        """Whether the user wished to stop; of several processes, all learn it at the same batch."""
+        if trainer.world_size == 1:
+            return self.stop.wished
+        if done % STEPS_BETWEEN_TALKS == 0 or batch_idx == 0:
+            wished = trainer.strategy.reduce_boolean_decision(self.stop.wished, all=False)
+            self._stopping = self._stopping or wished
+        return self._stopping
+
+    def _is_due(self, trainer: Trainer, done: int, batch_idx: int) -> bool:
+        if done == 0:
+            return False
+        every = self.config.run.save_every_steps
+        if every is not None:
+            return done - self._saved_position >= every or batch_idx == 0
+        passed = time.monotonic() - self._saved_at > 60 * self.config.run.save_every_minutes
+        if trainer.world_size > 1:  # clocks differ, and all processes save or none
+            talk = done % STEPS_BETWEEN_TALKS < self.config.optimiser.accumulate
+            passed = trainer.strategy.reduce_boolean_decision(passed) if talk else False
+        return passed or batch_idx == 0
+
+    def save(self, trainer: Trainer, done: int) -> None:
+        """Save now; the file appears whole or not at all.
+
+        Weights that are not finite are not saved: the next loss will say so.
+        """
+        task = trainer.lightning_module
+        assert isinstance(task, TrainingTask)
+        if not are_finite(task.network.state_dict()):
+            return
+        path = self.folder.state_path
+        temporary = path.with_name(f".{path.name}.part")
+        try:
+            with saving(self.folder):
+                trainer.save_checkpoint(temporary)
+                if trainer.is_global_zero:
+                    os.replace(temporary, path)
+        finally:
+            if trainer.is_global_zero:
+                temporary.unlink(missing_ok=True)
+        self._saved_at, self._saved_position = time.monotonic(), done
+
+
+class SaveModels(Callback):
+    """Writes the model file of each epoch, and the last and best one.
+
+    Args:
+        folder: Folder of the run.
+        config: What the model files say.
+        training: Settings.
+    """
+
+    def __init__(self, folder: RunFolder, config: ModelConfig, training: TrainingConfig) -> None:
+        self.folder, self.config, self.training = folder, config, training
+
+    def write(self, task: TrainingTask, epoch: int, best: bool) -> None:
+        """Write the model of an epoch, counted from 1.
+
+        Args:
+            task: The training.
+            epoch: Number of the epoch.
+            best: Whether it is the best so far.
+        """
+        state = task.validated.state_dict()
+        if not are_finite(state):
+            raise TrainingFailedError(
+                f"weights must be finite, but are not after epoch {epoch}. The model files of the"
+                " epochs before are kept. Lower optimiser.learning_rate, or set"
+                " optimiser.clip_norm=1."
+            )
+        path = self.folder.epoch_model_path(epoch)
+        about = {**self.config.training, "epochs": epoch, "steps": task.position.done}
+        about["results"] = {name: float(f"{value:.4g}") for name, value in task.results.items()}
+        with saving(self.folder):
+            save_model(path, replace(self.config, training=about), state)
+            for name in ("last", "best") if best else ("last",):
+                _copy(path, self.folder.model_path(name))
+        self._prune(epoch)
+
+    def _prune(self, epoch: int) -> None:
+        keep = self.training.run.keep_models
+        if keep >= 0:
+            for old in range(1, epoch - keep + 1):
+                self.folder.epoch_model_path(old).unlink(missing_ok=True)
+
+
+def are_finite(state: Mapping[str, Tensor]) -> bool:
+    """Whether all weights are finite."""
+    floats = [tensor for tensor in state.values() if tensor.is_floating_point()]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in floats]).all())
+
+
+def _copy(source: Path, path: Path) -> None:
+    """Copy a file, as a second name of it where the file system can."""
+    with replacing(path) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+@contextmanager
+def saving(folder: RunFolder) -> Iterator[None]:
+    """Turn a full disk and the like into an error that says what to do.
+
+    Raises:
+        TrainingFailedError: If what is done inside cannot be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        number = getattr(error, "errno", None)
+        full = number in (errno.ENOSPC, errno.EDQUOT) or "file write failed" in str(error)
+        if not isinstance(error, OSError) and not full:
+            raise
+        reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error)
+        raise TrainingFailedError(
+            f"the run could not be saved in {folder.path}: {reason}. What was saved before is"
+            " kept. Free some space, then go on with --resume."
+        ) from error

@@ -1,0 +1,280 @@
+"""A bank: all label maps of a run, packed small and kept where pairs are generated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the customary name
+from torch import Tensor
+from torchio import LabelMap, ScalarImage
+from torchio.data.affine import AffineMatrix
+from torchio.data.batch import ImagesBatch, SubjectsBatch
+
+from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
+from synthsr_transforms.io.volumes import VolumeError
+from synthsr_transforms.subjects.files import Case, read_case
+from synthsr_transforms.support.threads import num_cores, threads
+
+SHARE_OF_DEVICE = 0.5
+"""Share of a GPU's memory that a bank may take."""
+_READERS = 8
+_HIGH = 2**24  # labels up to here are looked up in a table, which is quicker than a search
+
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One case in memory, with axes right, anterior, superior.
+
+    Attributes:
+        case: Files it was read from.
+        indices: `(1, X, Y, Z)` uint8 positions in `values`, or the labels themselves (int32) if
+            there are more than 256.
+        values: `(N,)` int32 labels, or None.
+        image: `(C, X, Y, Z)` image that comes with it, in the smallest type that holds it, or None.
+        affine: `(4, 4)` voxel-to-world matrix, float64.
+        brain_box: Box around the brain in voxels, first voxel and voxel after the last, or None.
+    """
+
+    case: Case
+    indices: Tensor
+    values: Tensor | None
+    image: Tensor | None
+    affine: Tensor
+    brain_box: list[list[int]] | None = None
+
+    @property
+    def shape(self) -> Size:
+        """Size in voxels."""
+        x, y, z = self.indices.shape[1:]
+        return int(x), int(y), int(z)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes."""
+        tensors = [self.indices, self.values, self.image]
+        return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+    def labels(self) -> Tensor:
+        """Label map `(1, X, Y, Z)`, int32."""
+        return self.indices if self.values is None else self.values[self.indices.int()]
+
+    def present(self) -> set[int]:
+        """Label values that occur."""
+        found = self.labels().unique() if self.values is None else self.values
+        return {int(value) for value in found.tolist()}
+
+    def to(self, device: torch.device) -> Entry:
+        """The same on another device; the affine stays on the CPU, where it is read."""
+        moved = {
+            name: None if tensor is None else tensor.to(device, non_blocking=True)
+            for name, tensor in (
+                ("indices", self.indices),
+                ("values", self.values),
+                ("image", self.image),
+            )
+        }
+        return replace(self, **moved)  # type: ignore[arg-type]
+
+    def padded(self, before: Sequence[int], after: Sequence[int]) -> Entry:
+        """The same with zeros around it; world coordinates stay."""
+        if not any((*before, *after)):
+            return self
+        margins = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
+        affine = self.affine.clone()
+        affine[:3, 3] -= affine[:3, :3] @ torch.tensor(before, dtype=torch.float64)
+        indices, values = self._with_background()
+        return replace(
+            self,
+            indices=F.pad(indices, margins),
+            values=values,
+            image=None if self.image is None else F.pad(self.image, margins),
+            affine=affine,
+        )
+
+    def _with_background(self) -> tuple[Tensor, Tensor | None]:
+        """Indices and values where index 0 is background."""
+        if self.values is None or int(self.values[0]) == 0:
+            return self.indices, self.values
+        if len(self.values) < 256:
+            zero = self.values.new_zeros(1)
+            return self.indices + 1, torch.cat([zero, self.values])
+        return self.labels(), None
+
+
+def read_bank(
+    cases: Sequence[Case], *, target: str, on_case: Callable[[Case], object] | None = None
+) -> list[Entry]:
+    """Read and check all cases.
+
+    Args:
+        cases: What to read, see `synthsr_transforms.subjects.files.find_cases`.
+        target: Name of the image that comes with each label map.
+        on_case: Called with each case after it was read.
+
+    Raises:
+        VolumeError: If a file is not what it should be; the message names it.
+    """
+    entries = []
+    with threads(min(_READERS, 2 * num_cores())) as pool:
+        for entry in pool.map(lambda case: read_entry(case, target=target), cases):
+            entries.append(entry)
+            if on_case is not None:
+                on_case(entry.case)
+    return entries
+
+
+def read_entry(case: Case, *, target: str) -> Entry:
+    """Read one case, see `read_bank`."""
+    subject = read_case(case, target=target)
+    labels = subject.images["labels"]
+    data = labels.data.numpy()
+    values = _values(data)
+    if values.tolist() == [0]:
+        raise VolumeError(
+            f"{case.labels} must hold labels, got background 0 alone. Remove or replace it."
+        )
+    image = subject.images[target].data if target in subject.images else None
+    affine = torch.as_tensor(np.asarray(labels.affine.data, dtype=np.float64))
+    if len(values) > 256:
+        indices, table = torch.from_numpy(data.astype(np.int32)), None
+    else:
+        indices = torch.from_numpy(_positions(data, values))
+        table = torch.from_numpy(values.astype(np.int32))
+    return Entry(case, indices, table, None if image is None else _packed(image), affine)
+
+
+def _values(labels: np.ndarray) -> np.ndarray:
+    """Sorted label values that occur."""
+    high = int(labels.max())
+    if high > _HIGH:
+        return np.unique(labels)
+    seen = np.zeros(high + 1, dtype=bool)
+    seen[labels] = True
+    return np.flatnonzero(seen)
+
+
+def _positions(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Position of each label in sorted values, uint8."""
+    if int(values[-1]) > _HIGH:
+        return np.searchsorted(values, labels).astype(np.uint8)
+    position = np.zeros(int(values[-1]) + 1, dtype=np.uint8)
+    position[values] = np.arange(len(values), dtype=np.uint8)
+    return np.asarray(position[labels])
+
+
+def _packed(image: Tensor) -> Tensor:
+    """An image in the smallest type that holds its values exactly."""
+    for kind in (torch.uint8, torch.int16):
+        small = image.to(kind)
+        if torch.equal(small.to(image.dtype), image):
+            return small
+    return image
+
+
+class Bank:
+    """Entries from which batches are put together.
+
+    Args:
+        entries: The cases, of one shape if batches hold several.
+        target: Name that the image of an entry gets.
+        device: Where batches are wanted.
+        kept: Where the entries are kept: that device, or the CPU, from where each batch is copied.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        *,
+        target: str = "target",
+        device: torch.device | str = "cpu",
+        kept: torch.device | str | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        kept = self.device if kept is None else torch.device(kept)
+        moved = [entry.to(kept) for entry in entries]
+        if kept.type == "cpu" and self.device.type == "cuda":
+            moved = [_pinned(entry) for entry in moved]
+        self.entries, self.target = moved, target
+
+    def __len__(self) -> int:
+        """Number of entries."""
+        return len(self.entries)
+
+    def batch(self, numbers: Sequence[int]) -> SubjectsBatch:
+        """Put entries together, with label map `labels` and their images.
+
+        Args:
+            numbers: Positions of the entries.
+        """
+        chosen = [self.entries[number].to(self.device) for number in numbers]
+        affines = [entry.affine for entry in chosen]
+        images = {"labels": _images([entry.labels() for entry in chosen], affines, LabelMap)}
+        real = [entry.image for entry in chosen if entry.image is not None]
+        if real:
+            images[self.target] = _images([image.float() for image in real], affines, ScalarImage)
+        boxes = [entry.brain_box for entry in chosen if entry.brain_box is not None]
+        return SubjectsBatch(images, metadata={BRAIN_BOX: boxes} if boxes else {})
+
+
+def _images(
+    data: Sequence[Tensor], affines: Sequence[Tensor], kind: type[LabelMap] | type[ScalarImage]
+) -> ImagesBatch:
+    stacked = data[0][None] if len(data) == 1 else torch.stack(list(data))
+    return ImagesBatch(stacked, [AffineMatrix(a) for a in affines], image_class=kind)
+
+
+def _pinned(entry: Entry) -> Entry:
+    """An entry in memory from which GPUs copy without waiting."""
+    return replace(
+        entry,
+        indices=entry.indices.pin_memory(),
+        image=None if entry.image is None else entry.image.pin_memory(),
+    )
+
+
+def with_brain_boxes(entries: Sequence[Entry], generator: Generator) -> list[Entry]:
+    """Note the box around the brain where the generator places patches by it."""
+    if not generator.needs_brain_box():
+        return list(entries)
+    noted = []
+    for entry in entries:
+        box = generator.brain_box(Bank([entry]).batch([0]))
+        noted.append(replace(entry, brain_box=box[0].tolist()))
+    return noted
+
+
+def common_shape(entries: Sequence[Entry]) -> list[Entry]:
+    """Pad entries with zeros, on both sides alike, to the largest size along each axis."""
+    largest = [max(sizes) for sizes in zip(*(entry.shape for entry in entries), strict=True)]
+    result = []
+    for entry in entries:
+        missing = [n - size for n, size in zip(largest, entry.shape, strict=True)]
+        before = [n // 2 for n in missing]
+        result.append(entry.padded(before, [n - b for n, b in zip(missing, before, strict=True)]))
+    return result
+
+
+def place_of(entries: Sequence[Entry], device: torch.device, wish: str) -> torch.device:
+    """Where to keep a bank.
+
+    Args:
+        entries: What it holds.
+        device: Where batches are generated.
+        wish: `device`, `host`, or `auto`, see `RunConfig.bank`.
+    """
+    if wish == "host" or device.type != "cuda":
+        return torch.device("cpu") if device.type == "cuda" else device
+    room = SHARE_OF_DEVICE * torch.cuda.get_device_properties(device).total_memory
+    fits = sum(entry.num_bytes for entry in entries) <= room
+    return device if wish == "device" or fits else torch.device("cpu")
+
+
+def names_of(cases: Sequence[Case]) -> list[str]:
+    """Names of the label maps of cases, for messages."""
+    return [Path(case.labels).name for case in cases]

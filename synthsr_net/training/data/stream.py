@@ -1,0 +1,182 @@
+"""The stream of training pairs: which, in what order, and generated ahead of time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from synthsr_transforms.generator.generator import Generator, TrainingPair
+from synthsr_transforms.seeds import derive_seed
+
+from .bank import Bank
+
+
+class BatchPlan(NamedTuple):
+    """What a batch is made from.
+
+    Attributes:
+        number: Number of the batch, counted over all devices.
+        seed: Seed of all its chance.
+        entries: Positions of its label maps in the bank.
+    """
+
+    number: int
+    seed: int
+    entries: tuple[int, ...]
+
+
+def plan_batch(seed: int, number: int, num_entries: int, batch_size: int = 1) -> BatchPlan:
+    """The batch of a number, the same whatever came before it.
+
+    With one sample per batch, it is the sample of that number that `synthsr generate` makes of the
+    same label maps and seed.
+
+    Args:
+        seed: Seed of the run.
+        number: Number of the batch.
+        num_entries: Number of label maps to choose from.
+        batch_size: Number of samples.
+
+    Examples:
+        >>> plan_batch(0, 5, 10) == plan_batch(0, 5, 10), plan_batch(0, 5, 10).number
+        (True, 5)
+    """
+    own = derive_seed(seed, number)
+    chance = torch.Generator().manual_seed(derive_seed(own, 1))
+    entries = torch.randint(num_entries, (batch_size,), generator=chance)
+    return BatchPlan(number, own, tuple(entries.tolist()))
+
+
+@dataclass
+class Position:
+    """How many batches a run has trained on, on each device."""
+
+    done: int = 0
+
+
+class PairStream:
+    """Generates the pairs of a run on the device, one ahead of the training.
+
+    On a GPU, the next pair is generated on a stream of its own while the network trains.
+
+    Args:
+        generator: Makes the pairs.
+        bank: What they are made from.
+        seed: Seed of the run.
+        batch_size: Number of samples in a batch.
+        rank: Number of this process.
+        num_ranks: Number of processes, each of which makes every `num_ranks`-th batch.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        bank: Bank,
+        *,
+        seed: int = 0,
+        batch_size: int = 1,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        self.generator, self.bank = generator, bank
+        self.seed, self.batch_size = seed, batch_size
+        self.rank, self.num_ranks = rank, num_ranks
+        cuda = bank.device.type == "cuda"
+        self._side = torch.cuda.Stream(bank.device) if cuda else None
+        self._next: tuple[int, TrainingPair, torch.cuda.Event | None] | None = None
+
+    def plan(self, step: int) -> BatchPlan:
+        """What this process trains on at a step."""
+        number = step * self.num_ranks + self.rank
+        return plan_batch(self.seed, number, len(self.bank), self.batch_size)
+
+    def pair(self, step: int) -> TrainingPair:
+        """Make the pair of a step, here and now."""
+        plan = self.plan(step)
+        return self.generator.pair(self.bank.batch(plan.entries), seed=plan.seed)
+
+    def prefetch(self, step: int) -> None:
+        """Begin to make the pair of a step, where that goes on beside other work."""
+        if self._side is None or (self._next is not None and self._next[0] == step):
+            return
+        with torch.cuda.stream(self._side):
+            pair = self.pair(step)
+            ready = torch.cuda.Event()
+            ready.record(self._side)
+        self._next = (step, pair, ready)
+
+    def take(self, step: int) -> TrainingPair:
+        """The pair of a step, made ahead or now."""
+        self.prefetch(step)
+        if self._next is None:
+            return self.pair(step)
+        _, pair, ready = self._next
+        self._next = None
+        current = torch.cuda.current_stream(self.bank.device)
+        if ready is not None:
+            current.wait_event(ready)
+        for tensor in pair:
+            tensor.record_stream(current)
+        return pair
+
+
+class PairLoader:
+    """Loader of Lightning: the batches of one epoch, from where the run is.
+
+    Args:
+        stream: Makes the pairs.
+        position: Where the run is; whoever trains moves it on.
+        batches_per_epoch: Number of batches of an epoch.
+    """
+
+    def __init__(self, stream: PairStream, position: Position, batches_per_epoch: int) -> None:
+        self.stream, self.position = stream, position
+        self.batches_per_epoch = batches_per_epoch
+
+    def __len__(self) -> int:
+        """Number of batches of an epoch."""
+        return self.batches_per_epoch
+
+    def __iter__(self) -> Iterator[TrainingPair]:
+        """The batches that are left of the epoch."""
+        step = self.position.done
+        end = (step // self.batches_per_epoch + 1) * self.batches_per_epoch
+        for number in range(step, end):
+            yield self.stream.take(number)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning saves with the state of a run."""
+        return {"done": self.position.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.position.done = int(state["done"])
+
+
+class FixedPairs:
+    """Loader of Lightning: the same samples every time, shared among processes.
+
+    All processes get as many, as Lightning needs it; those beyond `number` are repetitions.
+
+    Args:
+        stream: Makes the pairs, one sample each, as a single process would.
+        number: Number of samples of all processes together.
+        rank: Number of this process.
+        num_ranks: Number of processes.
+    """
+
+    def __init__(self, stream: PairStream, number: int, rank: int = 0, num_ranks: int = 1) -> None:
+        self.stream = stream
+        self.number = number
+        self.steps = range(rank, -(-number // num_ranks) * num_ranks, num_ranks)
+
+    def __len__(self) -> int:
+        """Number of samples of this process."""
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[TrainingPair]:
+        """The samples of this process."""
+        return (self.stream.pair(step % self.number) for step in self.steps)

@@ -1,0 +1,283 @@
+"""Making the generator fit the label maps, the network and the loss before a run begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torchio.data.affine import AffineMatrix
+
+from synthsr_net.training.config import TrainingConfig, triple
+from synthsr_net.training.data.bank import Bank, Entry, Size, common_shape, with_brain_boxes
+from synthsr_net.training.data.stream import PairStream
+from synthsr_transforms.generator.generator import (
+    Generator,
+    GeneratorConfig,
+    StepConfig,
+    TrainingPair,
+)
+from synthsr_transforms.labels.table import listed
+from synthsr_transforms.support.config import ConfigError
+from synthsr_transforms.transforms import PatchCrop, SpatialDeformation, TargetResolution
+from synthsr_transforms.transforms.base import Grid
+
+ADDED_STEP = "crop_to_multiple"
+"""Step that is added where label maps are not divided by what the network divides by."""
+
+
+class Fitted(NamedTuple):
+    """A generator and label maps that fit each other and the network.
+
+    Attributes:
+        generator: With its label table chosen and its patch of a size that the network takes.
+        entries: Label maps, padded where the loss or the batch asks for it.
+        notes: What was corrected, in sentences.
+    """
+
+    generator: Generator
+    entries: list[Entry]
+    notes: list[str]
+
+
+def fit(config: GeneratorConfig, training: TrainingConfig, entries: Sequence[Entry]) -> Fitted:
+    """Choose the label table, pad label maps and correct the patch.
+
+    Args:
+        config: The generator.
+        training: The training.
+        entries: Label maps of training and validation.
+
+    Raises:
+        ConfigError: If the label table lacks labels, the patch is larger than a label map, or the
+            target is both real and made, or neither.
+    """
+    generator = Generator.for_labels(config, set().union(*(e.present() for e in entries)))
+    check_target(generator)
+    crops = [name for name, t in generator.transforms.items() if isinstance(t, PatchCrop)]
+    patch = _patch(generator, crops)
+    margin = padding(training, patch)
+    entries = [entry.padded(margin, margin) for entry in entries]
+    _check_batches(generator, training.run.batch_size, entries)
+    notes = [] if not any(margin) else [f"label maps are padded by {_times(margin)} voxels"]
+    if training.run.batch_size > 1 and len({entry.shape for entry in entries}) > 1:
+        entries = common_shape(entries)
+        notes.append(f"label maps are padded to {_times(entries[0].shape)} voxels, for batches")
+    divisor = training.network.divisor
+    changed = _divisible(generator, crops, entries, divisor, notes, margin)
+    if changed is not None:
+        generator = Generator(replace(generator.config, steps=changed))
+    return Fitted(generator, with_brain_boxes(entries, generator), notes)
+
+
+def check_target(generator: Generator) -> None:
+    """Refuse a target that is both real and made by a step.
+
+    Raises:
+        ConfigError: If so.
+    """
+    target = generator.config.target
+    makers = [
+        name
+        for name, transform in generator.transforms.items()
+        if getattr(transform, "destination", None) == target
+    ]
+    if generator.config.real_target and makers:
+        raise ConfigError(
+            f"the target must be a real image or made by a step, got both: real_target is true and"
+            f" step {makers[0]!r} makes {target!r}. Set real_target=false, or remove the step."
+        )
+
+
+def _check_batches(generator: Generator, batch_size: int, entries: Sequence[Entry]) -> None:
+    """Refuse batches of label maps of several spacings where targets are resampled.
+
+    Raises:
+        ConfigError: If so.
+    """
+    resampled = any(isinstance(t, TargetResolution) for t in generator.transforms.values())
+    spacings = sorted({tuple(_grid(entry).spacing_mm[0].tolist()) for entry in entries})
+    if batch_size > 1 and resampled and len(spacings) > 1:
+        raise ConfigError(
+            "batches of several samples need label maps of one voxel spacing where targets are"
+            f" resampled, got {spacings[0]} and {spacings[-1]} mm. Use run.batch_size=1, or correct"
+            " the headers."
+        )
+
+
+def padding(training: TrainingConfig, patch: Size | None) -> Size:
+    """Zeros to add on each side of label maps, so that the loss can read all of them.
+
+    With a loss in a central box, voxels within half of what it leaves out of the patch from the
+    border would never count; see reference of the original, `padding_margin`.
+    """
+    given = training.loss.padding_voxels
+    if given is not None:
+        return triple(given, "loss.padding_voxels") or (0, 0, 0)
+    crop = triple(training.loss.crop, "loss.crop")
+    if crop is None or patch is None:
+        return 0, 0, 0
+    x, y, z = (
+        max(0, (size - inner) // 2) if inner else 0 for size, inner in zip(patch, crop, strict=True)
+    )
+    return x, y, z
+
+
+def _patch(generator: Generator, crops: Sequence[str]) -> Size | None:
+    """Size of the patch that the settings ask for."""
+    if not crops:
+        return None
+    transform = generator.transforms[crops[-1]]
+    assert isinstance(transform, PatchCrop)
+    return transform.shape
+
+
+def _divisible(
+    generator: Generator,
+    crops: Sequence[str],
+    entries: Sequence[Entry],
+    divisor: int,
+    notes: list[str],
+    margin: Size,
+) -> dict[str, StepConfig] | None:
+    """Steps whose patch has sizes that are multiples of the divisor; None if they do already."""
+    steps = generator.config.steps
+    if not crops:
+        return _with_crop(generator, entries, divisor, notes)
+    name = crops[-1]
+    before = generator.transforms[name]
+    assert isinstance(before, PatchCrop)
+    multiple = math.lcm(before.multiple_of or 1, divisor)
+    for entry in entries:
+        _check_reach(name, before, entry, margin)
+    if before.shape is not None and min(before.shape) < multiple:
+        raise ConfigError(
+            f"{name}.shape must be at least {multiple}, the multiple that the network with"
+            f" its levels needs, got {_times(before.shape)}. Raise it, or lower network.num_levels."
+        )
+    if multiple == before.multiple_of:
+        return None
+    step = replace(steps[name], params={**steps[name].params, "multiple_of": multiple})
+    after = PatchCrop(**{**_plain(before), "multiple_of": multiple})
+    sizes = {
+        (before.plan(_grid(e)).output_shape, after.plan(_grid(e)).output_shape) for e in entries
+    }
+    for old, new in sorted(sizes):
+        if old != new:
+            notes.append(
+                f"patches of {_times(old)} voxels become {_times(new)}, multiples of {divisor}"
+            )
+    return {**steps, name: step}
+
+
+def _plain(crop: PatchCrop) -> dict[str, Any]:
+    return {"shape": crop.shape, "target_spacing_mm": crop.target_spacing_mm, "focus": crop.focus}
+
+
+def _with_crop(
+    generator: Generator, entries: Sequence[Entry], divisor: int, notes: list[str]
+) -> dict[str, StepConfig] | None:
+    """Steps with a crop of the whole to multiples of the divisor, where that is needed."""
+    whole = all(size % divisor == 0 for entry in entries for size in entry.shape)
+    if whole or any(isinstance(t, TargetResolution) for t in generator.transforms.values()):
+        return None
+    notes.append(f"label maps are cropped to sizes that are multiples of {divisor}")
+    crop = StepConfig(name="PatchCrop", params={"multiple_of": divisor})
+    names = list(generator.config.steps)
+    first = generator.transforms[names[0]] if names else None
+    place = 1 if isinstance(first, SpatialDeformation) else 0
+    items = list(generator.config.steps.items())
+    return dict([*items[:place], (ADDED_STEP, crop), *items[place:]])
+
+
+def _check_reach(name: str, crop: PatchCrop, entry: Entry, margin: Size) -> None:
+    """Refuse a patch that is larger than a label map."""
+    if crop.shape is None:
+        return
+    whole = PatchCrop(target_spacing_mm=crop.target_spacing_mm).plan(_grid(entry)).output_shape
+    if any(size > most for size, most in zip(crop.shape, whole, strict=True)):
+        least = min(whole)
+        missing = max(
+            math.ceil((size - most) * n / most / 2) + added
+            for size, most, n, added in zip(crop.shape, whole, entry.shape, margin, strict=True)
+        )
+        raise ConfigError(
+            f"{name}.shape must be at most the size of each label map, got {_times(crop.shape)} for"
+            f" {entry.case.labels} of {_times(whole)} voxels. Use --set {name}.shape={least} or"
+            f" less, or pad label maps with zeros by --set loss.padding_voxels={missing}."
+        )
+
+
+def _grid(entry: Entry) -> Grid:
+    return Grid(1, 1, entry.shape, [AffineMatrix(entry.affine)])
+
+
+def probe(fitted: Fitted, training: TrainingConfig) -> TrainingPair:
+    """Make the first pair on the CPU, and check that a network can be trained on it.
+
+    Raises:
+        ConfigError: If sizes are not divided by what the network divides by, differ between input
+            and target, or values are not finite.
+    """
+    stream = PairStream(
+        fitted.generator, Bank(fitted.entries[:1], target=fitted.generator.config.target)
+    )
+    pair = stream.pair(0)
+    image, target = pair.image.shape[2:], pair.target.shape[2:]
+    divisor = training.network.divisor
+    if image != target:
+        raise ConfigError(
+            f"input and target must have one size, got {_times(image)} and {_times(target)} voxels."
+            " Resample the input to the target's grid (SliceAcquisition, TargetResolution)."
+        )
+    if any(size % divisor for size in image):
+        raise ConfigError(
+            f"patches must have sizes that are multiples of {divisor}, got {_times(image)}."
+            " Change the shape of the crop, or network.num_levels."
+        )
+    alone = training.run.batch_size == 1 and all(size == divisor for size in image)
+    if training.network.normalisation == "batch" and alone:
+        raise ConfigError(
+            "batch normalisation needs more than one voxel at the lowest level, got patches of"
+            f" {_times(image)}. Use larger ones, or --set network.normalisation=group."
+        )
+    for name, volume in (("image", pair.image), ("target", pair.target)):
+        if not bool(torch.isfinite(volume).all()):
+            raise ConfigError(f"the {name} of pairs must be finite, got NaN. Check the steps.")
+    return pair
+
+
+def output_shapes(fitted: Fitted) -> set[Size]:
+    """Sizes that patches have, of all label maps."""
+    crops = [t for t in fitted.generator.transforms.values() if isinstance(t, PatchCrop)]
+    if not crops:
+        return {entry.shape for entry in fitted.entries}
+    return {crops[-1].plan(_grid(entry)).output_shape for entry in fitted.entries}
+
+
+def check_spacing(entries: Sequence[Entry]) -> float:
+    """Voxel spacing in mm of all label maps, which the model file notes.
+
+    Raises:
+        ConfigError: If it differs between label maps by more than a twentieth.
+    """
+    spacings = [_grid(entry).spacing_mm[0].tolist() for entry in entries]
+    low = min(min(spacing) for spacing in spacings)
+    high = max(max(spacing) for spacing in spacings)
+    if high > 1.05 * low:
+        odd = [
+            e.case.labels.name
+            for e, s in zip(entries, spacings, strict=True)
+            if max(s) > 1.05 * low
+        ]
+        raise ConfigError(
+            "label maps must have one isotropic voxel spacing, got"
+            f" {low:g} to {high:g} mm ({listed(odd, 3)}). Resample them with nearest neighbour."
+        )
+    return float(low)
+
+
+def _times(sizes: Sequence[int]) -> str:
+    return " x ".join(str(int(size)) for size in sizes)

@@ -1,0 +1,115 @@
+"""What the model files of a run say to `synthsr predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from synthsr_net.models.checkpoint import InputConfig, ModelConfig
+from synthsr_net.networks.unet import UNetConfig
+from synthsr_net.training.config import ModelSettings, TrainingConfig
+from synthsr_transforms.generator.generator import Generator, GeneratorConfig
+from synthsr_transforms.support.config import ConfigError
+from synthsr_transforms.transforms import TargetResolution
+
+
+def model_config(
+    generator: Generator,
+    training: TrainingConfig,
+    network: UNetConfig,
+    *,
+    spacing_mm: float,
+    folder_name: str,
+    num_maps: int,
+) -> ModelConfig:
+    """Config of the model that a run trains.
+
+    Args:
+        generator: Makes the pairs.
+        training: Settings.
+        network: Architecture, with channels.
+        spacing_mm: Voxel spacing of the label maps.
+        folder_name: Name of the model where the settings name none.
+        num_maps: Number of label maps that it is trained on.
+
+    Raises:
+        ConfigError: If the settings name another number of images than the generator makes.
+    """
+    settings, loss = training.model, training.loss
+    spacing = target_spacing_mm(generator, spacing_mm)
+    residual = loss.residual_channels
+    alone = residual is None or len(residual) != 1
+    scan = replace(
+        settings.scan,
+        spacing_mm=spacing,
+        divisor=2**network.num_levels,
+        residual_input=None if alone else residual[0],  # type: ignore[index]
+        output_range=settings.scan.output_range if alone else None,
+    )
+    return ModelConfig(
+        name=settings.name or folder_name,
+        description=settings.description or generator.config.description,
+        licence=settings.licence,
+        citation=settings.citation,
+        network=network,
+        inputs=_inputs(generator.config, settings, network.in_channels),
+        output=settings.output,
+        spread=loss.name == "laplace",
+        scan=scan,
+        training=_summary(generator.config, training, num_maps),
+    )
+
+
+def target_spacing_mm(generator: Generator, spacing_mm: float) -> float:
+    """Voxel spacing of the targets, in mm.
+
+    Raises:
+        ConfigError: If it differs between axes, which predictions cannot have.
+    """
+    for transform in generator.transforms.values():
+        if isinstance(transform, TargetResolution):
+            spacing = set(transform.spacing_mm)
+            if len(spacing) > 1:
+                raise ConfigError(
+                    "the target must have one spacing along all axes, got"
+                    f" {transform.spacing_mm} mm. Give one number."
+                )
+            spacing_mm = float(spacing.pop())
+    return spacing_mm
+
+
+def _inputs(config: GeneratorConfig, settings: ModelSettings, channels: int) -> list[InputConfig]:
+    maps = config.reliability is not None
+    count = channels // (2 if maps else 1)
+    names = settings.inputs or (["image"] if count == 1 else _numbered(count))
+    contrasts = settings.contrasts or ["any"] * count
+    for what, given in (("inputs", names), ("contrasts", contrasts)):
+        if len(given) != count:
+            raise ConfigError(
+                f"model.{what} must name the {count} images of the input, got {given}."
+            )
+    return [
+        InputConfig(name=name, contrast=contrast, reliability_map=maps)
+        for name, contrast in zip(names, contrasts, strict=True)
+    ]
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"image_{number}" for number in range(1, count + 1)]
+
+
+def _summary(config: GeneratorConfig, training: TrainingConfig, num_maps: int) -> dict[str, Any]:
+    steps: Sequence[str] = list(config.steps)
+    return {
+        "generator": config.description,
+        "steps": list(steps),
+        "real_target": config.real_target,
+        "label_maps": num_maps,
+        "loss": training.loss.name,
+        "epochs": training.run.epochs,
+        "steps_per_epoch": training.run.steps_per_epoch,
+        "batch_size": training.run.batch_size,
+        "learning_rate": training.optimiser.learning_rate,
+        "seed": training.run.seed,
+    }

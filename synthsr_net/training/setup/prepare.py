@@ -1,0 +1,299 @@
+"""From a plan to everything that a run needs, checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from synthsr_net.losses import build_loss
+from synthsr_net.models.checkpoint import ModelConfig
+from synthsr_net.models.transfer import start_from
+from synthsr_net.networks.critic import Critic, CriticConfig
+from synthsr_net.networks.seeding import seeded
+from synthsr_net.networks.unet import UNet3d, UNetConfig
+from synthsr_net.training.config import TrainingConfig, triple
+from synthsr_net.training.data.bank import Entry, read_bank
+from synthsr_net.training.data.pairs import PairData
+from synthsr_net.training.data.stream import Position
+from synthsr_net.training.task.adversarial import AdversarialTask
+from synthsr_net.training.task.objective import (
+    Objective,
+    input_channels,
+    make_segmentation,
+)
+from synthsr_net.training.task.regression import TrainingTask
+from synthsr_net.training.validation import RealPairs, read_real_pairs
+from synthsr_transforms.generator.generator import TrainingPair
+from synthsr_transforms.subjects.files import Case
+from synthsr_transforms.support.config import ConfigError
+
+from .fitting import Fitted, check_spacing, fit, output_shapes, probe
+from .model_config import model_config
+from .plan import RunPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything that a run needs."""
+
+    training: TrainingConfig
+    """Settings, with the channels of the network."""
+    fitted: Fitted
+    """Generator and label maps."""
+    num_training: int
+    """How many of the label maps are for training; the others are for validation."""
+    model: ModelConfig
+    """What model files say."""
+    precision: str
+    """`fp32`, `tf32` or `bf16`."""
+    network: UNet3d
+    """The network with its first weights."""
+    objective: Objective
+    """What it is trained for."""
+    patch: tuple[int, int, int]
+    """Size of the first pair."""
+    real: RealPairs | None
+    """Real scans of validation."""
+    notes: list[str]
+    """What the user should know, in sentences."""
+    position: Position
+    """Counter of batches."""
+
+    @property
+    def is_adversarial(self) -> bool:
+        """Whether there is a critic."""
+        return self.training.adversarial.weight > 0
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Number of batches of an epoch, those of the critic included."""
+        turns = self.training.adversarial.ratio + 1 if self.is_adversarial else 1
+        return self.training.run.steps_per_epoch * turns
+
+    @property
+    def num_batches(self) -> int:
+        """Number of batches of the whole run."""
+        return self.training.run.epochs * self.batches_per_epoch
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Label maps of training."""
+        return self.fitted.entries[: self.num_training]
+
+    def task(self) -> TrainingTask:
+        """The training, as Lightning runs it."""
+        about: dict[str, Any] = {
+            "table": self.fitted.generator.label_table,
+            "position": self.position,
+        }
+        arguments = (self.network, self.objective, self.training)
+        if not self.is_adversarial:
+            task = TrainingTask(*arguments, **about)
+        else:
+            with seeded(self.training.run.seed + 1):
+                channels = self.network.config.out_channels // self.objective.outputs_per_target
+                critic = Critic(self._critic(channels))
+            task = AdversarialTask(critic, *arguments, **about)
+        task.real = self.real
+        return task
+
+    def _critic(self, channels: int) -> CriticConfig:
+        settings = self.training.adversarial
+        return CriticConfig(
+            shape=self.patch,
+            in_channels=channels,
+            num_features=settings.num_features,
+            num_levels=settings.num_levels,
+        )
+
+    def data(self) -> PairData:
+        """The pairs, as Lightning asks for them."""
+        return PairData(
+            self.fitted.generator,
+            self.entries,
+            self.fitted.entries[self.num_training :],
+            self.training,
+            position=self.position,
+            batches_per_epoch=self.batches_per_epoch,
+        )
+
+
+def prepare(
+    plan: RunPlan,
+    *,
+    device: torch.device,
+    folder_name: str,
+    on_case: Callable[[Case], object] | None = None,
+    resumed: bool = False,
+) -> Prepared:
+    """Read label maps, make the first pair and the network, and check that all fit.
+
+    Args:
+        plan: What to train.
+        device: Where it will be trained.
+        folder_name: Name of the model where the settings name none.
+        on_case: Called with each case after it was read.
+        resumed: Whether weights come from a saved state, so that initial ones are not needed.
+
+    Raises:
+        ValueError: If anything does not fit; the message says what to do.
+    """
+    recipe = plan.recipe
+    training = recipe.training
+    loss = build_loss(training.loss.name, training.loss.params)
+    cases = [*plan.cases, *plan.held_out]
+    entries = read_bank(cases, target=recipe.generator.target, on_case=on_case)
+    spacing = check_spacing(entries)
+    fitted = fit(recipe.generator, training, entries)
+    pair = probe(fitted, training)
+    config = _architecture(
+        training.network, pair.image.shape[1], pair.target.shape[1] * loss.outputs_per_target
+    )
+    training = replace(training, network=config)
+    sizes = tuple(int(n) for n in pair.image.shape[2:])
+    _check_crop(training, sizes)
+    if training.adversarial.weight and len(output_shapes(fitted)) > 1:
+        raise ConfigError(
+            "adversarial training needs patches of one size, got several, as label maps differ."
+            " Add a PatchCrop step with a shape to the generator."
+        )
+    objective = Objective(
+        training.loss,
+        residual=input_channels(
+            fitted.generator.config, training.loss, pair.image.shape[1], pair.target.shape[1]
+        ),
+        segmentation=_segmentation(training, fitted, pair.target.shape, pair.labels.shape),
+    )
+    _check_loss(objective, training, pair)
+    model = model_config(
+        fitted.generator,
+        training,
+        config,
+        spacing_mm=spacing,
+        folder_name=folder_name,
+        num_maps=len(plan.cases),
+    )
+    with seeded(training.run.seed):
+        network = UNet3d(config)
+    notes = [*fitted.notes, *_validation_notes(training, plan), *_channel_notes(objective, config)]
+    if training.initial_weights is not None and not resumed:
+        notes += _brief(start_from(network, training.initial_weights, training.run.seed))
+    return Prepared(
+        training=training,
+        fitted=fitted,
+        num_training=len(plan.cases),
+        model=model,
+        precision=resolve_precision(training.run.precision, device),
+        network=network,
+        objective=objective,
+        patch=(sizes[0], sizes[1], sizes[2]),
+        real=_real_pairs(training, model),
+        notes=notes,
+        position=Position(),
+    )
+
+
+def _architecture(config: UNetConfig, inputs: int, outputs: int) -> UNetConfig:
+    """The network with the channels that pairs have.
+
+    Raises:
+        ConfigError: If the settings name others.
+    """
+    for name, count in (("in_channels", inputs), ("out_channels", outputs)):
+        given = getattr(config, name)
+        if given not in (1, count):
+            raise ConfigError(
+                f"network.{name} must be {count}, which the generator and the loss make, got"
+                f" {given}. Leave it out."
+            )
+    return replace(config, in_channels=inputs, out_channels=outputs)
+
+
+def _check_crop(training: TrainingConfig, patch: Sequence[int]) -> None:
+    crop = triple(training.loss.crop, "loss.crop")
+    if crop is not None and any(inner > size for inner, size in zip(crop, patch, strict=True)):
+        raise ConfigError(
+            f"loss.crop must be at most the size of patches, {tuple(patch)}, got {crop}."
+            " Lower it, or set loss.crop=null to read all."
+        )
+
+
+def _check_loss(objective: Objective, training: TrainingConfig, pair: TrainingPair) -> None:
+    """Refuse losses that cannot be computed of such pairs, such as windows larger than them.
+
+    Raises:
+        ValueError: If so.
+    """
+    channels = pair.target.shape[1] * objective.outputs_per_target
+    image = pair.target[:, :1].expand(-1, channels, -1, -1, -1)
+    objective.image_part(image, pair.target)
+    if not training.adversarial.weight:
+        return
+    if training.adversarial.removed_labels and pair.labels.shape[2:] != pair.target.shape[2:]:
+        raise ConfigError(
+            "adversarial.removed_labels need targets on the grid of the label maps, got"
+            f" {tuple(pair.target.shape[2:])} for labels of {tuple(pair.labels.shape[2:])}. Leave"
+            " them out, or the step that resamples the target."
+        )
+
+
+def _segmentation(
+    training: TrainingConfig, fitted: Fitted, target: Sequence[int], labels: Sequence[int]
+) -> Any:
+    """The regulariser, if the settings ask for one."""
+    settings = training.loss.segmentation
+    if settings.model is None:
+        return None
+    if target[1] != 1 or target[2:] != labels[2:]:
+        raise ConfigError(
+            "the segmentation regulariser needs one target channel on the grid of the label maps,"
+            f" got {target[1]} channels of {tuple(target[2:])} for labels of {tuple(labels[2:])}."
+            " Leave out loss.segmentation, or the step that resamples the target."
+        )
+    table = fitted.generator.label_table
+    return make_segmentation(settings, table, crop=training.loss.crop, targets=fitted.entries)
+
+
+def resolve_precision(wish: str, device: torch.device) -> str:
+    """One of `fp32`, `tf32` and `bf16`, see `RunConfig.precision`."""
+    if wish != "auto":
+        return wish
+    cuda = device.type == "cuda"
+    return "bf16" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+def _real_pairs(training: TrainingConfig, model: ModelConfig) -> RealPairs | None:
+    settings = training.validation
+    if settings.images is None or settings.labels is None or not settings.every_epochs:
+        return None
+    pairs = read_real_pairs(settings.images, settings.labels)
+    return RealPairs(pairs, model, spacings_mm=settings.spacings_mm)
+
+
+def _channel_notes(objective: Objective, network: UNetConfig) -> list[str]:
+    channels = network.out_channels // objective.outputs_per_target
+    if channels == 1:
+        return []
+    return [
+        f"the network predicts {channels} images, which `synthsr predict` does not: use it from"
+        " Python, or export it"
+    ]
+
+
+def _validation_notes(training: TrainingConfig, plan: RunPlan) -> list[str]:
+    if not training.validation.every_epochs or plan.held_out:
+        return []
+    return [
+        "no label map is held out: validation samples come from those of training (hold some out"
+        " by --set validation.held_out=2)"
+    ]
+
+
+def _brief(notes: Sequence[str]) -> list[str]:
+    """What is new in a network that starts from other weights, shortened."""
+    if len(notes) <= 6:
+        return [f"initial weights: {note}" for note in notes]
+    return [f"initial weights: {len(notes)} tensors are new, first {notes[0].split()[0]}"]

@@ -1,0 +1,190 @@
+"""What a prediction is measured by in training: image loss, residual, crop and regulariser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from synthsr_net.losses import add_residual, build_loss
+from synthsr_net.losses.cropping import central_crop
+from synthsr_net.losses.segmentation import SegmentationLoss
+from synthsr_net.models.transfer import read_weights
+from synthsr_net.networks.unet import UNet3d
+from synthsr_net.training.config import LossConfig, SegmentationConfig, triple
+from synthsr_net.training.data.bank import Entry
+from synthsr_transforms.generator.generator import GeneratorConfig, TrainingPair
+from synthsr_transforms.labels.files import read_integers
+from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.support.config import ConfigError
+
+
+class Objective(nn.Module):
+    """Turns what a network puts out into a prediction, and measures it.
+
+    Args:
+        config: Settings.
+        residual: For each target channel, the channel of the input that the output is added to;
+            empty means none.
+        segmentation: The regulariser, or None.
+    """
+
+    def __init__(
+        self,
+        config: LossConfig,
+        *,
+        residual: Sequence[int] = (),
+        segmentation: SegmentationLoss | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_loss = build_loss(config.name, config.params)
+        self.crop = triple(config.crop, "loss.crop")
+        self.residual = list(residual)
+        self.segmentation = segmentation
+        self.segmentation_weight = config.segmentation.weight
+
+    @property
+    def outputs_per_target(self) -> int:
+        """Number of outputs of the network per channel of the target."""
+        return int(self.image_loss.outputs_per_target)
+
+    def prediction(self, output: Tensor, image: Tensor) -> Tensor:
+        """What the network predicts: its output, added to channels of its input if it is residual.
+
+        Args:
+            output: `(B, O, X, Y, Z)` of the network.
+            image: `(B, Cin, X, Y, Z)` input.
+
+        Returns:
+            `(B, O, X, Y, Z)` float32.
+        """
+        output = output.float()
+        return add_residual(output, image, self.residual) if self.residual else output
+
+    def intensities(self, prediction: Tensor) -> Tensor:
+        """The channels that are compared with the target, without spreads."""
+        return prediction[:, : prediction.shape[1] // self.outputs_per_target]
+
+    def image_part(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Loss between prediction and target, in the central box."""
+        measured: Tensor = self.image_loss(
+            central_crop(prediction, self.crop), central_crop(target, self.crop)
+        )
+        return measured
+
+    def forward(self, prediction: Tensor, pair: TrainingPair) -> Tensor:
+        """Loss of a prediction.
+
+        Args:
+            prediction: From `prediction`.
+            pair: What it was predicted from.
+
+        Returns:
+            Scalar, float32.
+        """
+        loss = self.image_part(prediction, pair.target)
+        if self.segmentation is not None:
+            dice = self.segmentation(self.intensities(prediction), pair.labels)
+            loss = loss + self.segmentation_weight * dice
+        return loss
+
+
+def input_channels(
+    config: GeneratorConfig, loss: LossConfig, num_inputs: int, num_targets: int
+) -> list[int]:
+    """Input channels that the output is added to.
+
+    Args:
+        config: The generator, whose reliability maps stand between the image channels.
+        loss: Settings with the image channels.
+        num_inputs: Number of channels of the input.
+        num_targets: Number of channels of the target.
+
+    Raises:
+        ConfigError: If there are not as many as target channels, or one does not exist.
+    """
+    chosen = loss.residual_channels
+    if chosen is None:
+        return []
+    step = 1 if config.reliability is None else 2
+    images = num_inputs // step
+    wrong = len(chosen) != num_targets or any(not 0 <= channel < images for channel in chosen)
+    if wrong:
+        raise ConfigError(
+            f"loss.residual_channels must be {num_targets} numbers, one per target channel, from 0"
+            f" to {images - 1}, got {chosen}. Number the images of the input from 0, without"
+            " reliability maps."
+        )
+    return [step * channel for channel in chosen]
+
+
+def make_segmentation(
+    config: SegmentationConfig,
+    table: LabelTable,
+    *,
+    crop: Any = None,
+    targets: Sequence[Entry] = (),
+) -> SegmentationLoss | None:
+    """Make the regulariser.
+
+    Args:
+        config: Settings.
+        table: Table of the label maps.
+        crop: Central box that the loss reads.
+        targets: Entries with real targets, whose percentiles the prediction is clipped to.
+
+    Raises:
+        ValueError: If the network or the list of labels cannot be used.
+    """
+    if config.model is None:
+        return None
+    architecture, state = read_weights(config.model)
+    network = UNet3d(_softmax(architecture))
+    network.load_state_dict(state)
+    equivalency = _equivalency(config, network.config.out_channels)
+    return SegmentationLoss(
+        network,
+        equivalency,
+        list(table.values),
+        fs_header=config.fs_header,
+        intensity_range=_intensity_range(config, targets),
+        crop=triple(crop, "loss.crop"),
+    )
+
+
+def _softmax(config: Any) -> Any:
+    from dataclasses import replace
+
+    return replace(config, softmax=True)
+
+
+def _equivalency(config: SegmentationConfig, channels: int) -> list[int]:
+    given = config.equivalency
+    if isinstance(given, str):
+        given = read_integers(Path(given))
+    if not isinstance(given, list) or len(given) != channels:
+        got = "nothing" if given is None else f"{len(given)} labels"
+        raise ConfigError(
+            "loss.segmentation.equivalency must name a label, or -1, for each of the"
+            f" {channels} outputs of {config.model}, got {got}. Give a list or a .npy file."
+        )
+    return [int(value) for value in given]
+
+
+def _intensity_range(
+    config: SegmentationConfig, targets: Sequence[Entry]
+) -> tuple[float, float] | None:
+    """Mean percentiles of real targets, each rescaled to [0, 1] as in training."""
+    images = [entry.image.float() for entry in targets if entry.image is not None]
+    if config.percentiles is None or not images:
+        return None
+    bounds = []
+    for image in images:
+        values = (image - image.min()) / (image.max() - image.min())
+        ranks = torch.tensor(config.percentiles, dtype=torch.float64) / 100 * (values.numel() - 1)
+        bounds.append(values.flatten().sort().values[ranks.round().long()])
+    low, high = torch.stack(bounds).mean(0).tolist()
+    return low, high

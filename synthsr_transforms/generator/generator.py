@@ -1,0 +1,476 @@
+"""The generator: an ordered list of steps, described by data, that makes training pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchio import Image, LabelMap, Subject
+from torchio.data.batch import SubjectsBatch
+from torchio.transforms import Transform
+
+from synthsr_transforms.functional.layout import bounding_box
+from synthsr_transforms.functional.mixture import look_up
+from synthsr_transforms.functional.operators import full_precision
+from synthsr_transforms.labels.summary import best_ready_table
+from synthsr_transforms.labels.table import LabelTable, listed
+from synthsr_transforms.support.config import (
+    ConfigError,
+    config_path,
+    from_mapping,
+    override,
+    read_yaml,
+)
+from synthsr_transforms.transforms.base import SynthTransform, remember, shallow_copy
+from synthsr_transforms.transforms.kinds import find_labels
+from synthsr_transforms.transforms.spec import build_transform
+from synthsr_transforms.transforms.synthesis.lesion_simulation import membership
+from synthsr_transforms.transforms.synthesis.tissue_mixture import whole_labels
+
+from .spatial_stage import SpatialRun
+
+Params = dict[str, Any]
+Source = Subject | SubjectsBatch | Image | Tensor | str | os.PathLike[str]
+"""What a generator makes pairs from; all but the first two are label maps."""
+
+BRAIN_BOX = "brain_box"
+OTHER_SECTIONS = ("job", "training")
+"""Sections of a configuration that do not belong to the generator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """One step: a transform and the arguments of its constructor."""
+
+    name: str
+    """Class name of a transform of this library or of TorchIO."""
+    params: dict[str, Any] = field(default_factory=dict)
+    """Arguments of its constructor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """Everything that defines a generator; a YAML file holds the same fields."""
+
+    description: str = ""
+    """What the pairs are for, in one sentence."""
+    citation: str = ""
+    """Where the settings come from."""
+    label_table: str = "auto"
+    """Name of a ready label table, path of a table file, or `auto` for the one that fits best."""
+    steps: dict[str, StepConfig] = field(default_factory=dict)
+    """Steps in order, each under a name of its own."""
+    image: str = "image"
+    """Name of the image that becomes the network's input."""
+    reliability: Optional[str] = None  # noqa: UP045 - read at run time by OmegaConf
+    """Name of the maps interleaved with the channels of the input, if there are any."""
+    target: str = "target"
+    """Name of the image that becomes the regression target."""
+    real_target: bool = False
+    """Whether the target is a real image that comes with each label map."""
+
+
+class TrainingPair(NamedTuple):
+    """What a network is trained on.
+
+    Attributes:
+        image: Network input `(B, Cin, X, Y, Z)`; with reliability maps, each channel is followed
+            by its map.
+        target: Regression target `(B, Cout, X, Y, Z)`.
+        labels: Label map `(B, 1, x, y, z)`, int32, after the spatial steps.
+    """
+
+    image: Tensor
+    target: Tensor
+    labels: Tensor
+
+    def __repr__(self) -> str:
+        """Show shapes, not voxels."""
+        parts = (f"{name}={tuple(value.shape)}" for name, value in self._asdict().items())
+        return f"TrainingPair({', '.join(parts)})"
+
+
+def preset_names() -> list[str]:
+    """Names of the published settings."""
+    return list(_presets())
+
+
+def _presets() -> dict[str, Path]:
+    folder = resources.files("synthsr_transforms.generator.presets")
+    files = sorted(Path(str(f)) for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return {path.stem: path for path in files}
+
+
+def load_config(
+    source: str | os.PathLike[str], assignments: Sequence[str] | Mapping[str, Any] = ()
+) -> GeneratorConfig:
+    """Read a configuration and change some of its settings.
+
+    Args:
+        source: Name of a preset or path of a YAML file. Its sections `job`, which `synthsr
+            generate` adds, and `training` are left out; files that it names may lie beside it.
+        assignments: Changes such as `"crop.shape=128"`, in a list, or as a mapping
+            `{"crop.shape": 128}`: a step by name, then an argument; or a field of
+            `GeneratorConfig`.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: If a name is unknown (the nearest spelling is suggested) or a value unusable.
+
+    Examples:
+        >>> load_config("all_purpose", ["crop.shape=96"]).steps["crop"].params["shape"]
+        96
+    """
+    if isinstance(assignments, str):
+        assignments = [assignments]
+    if isinstance(assignments, Mapping):
+        assignments = [f"{name}={json.dumps(value)}" for name, value in assignments.items()]
+    path = source_path(source)
+    settings = read_beside(path)
+    for other in OTHER_SECTIONS:
+        settings.pop(other, None)
+    steps = settings.get("steps") or {}
+    shortcuts = {name: ("steps", name, "params") for name in steps}
+    for step in steps.values():
+        if isinstance(step, dict):
+            step.setdefault("params", {})
+    changed = override(settings, assignments, shortcuts=shortcuts)
+    for name, step in (changed.get("steps") or {}).items():
+        _let_priors_replace(step, steps.get(name))
+    return from_mapping(GeneratorConfig, changed, where=str(source))
+
+
+def source_path(source: str | os.PathLike[str]) -> Path:
+    """Path of a preset by name, or of a YAML file.
+
+    Raises:
+        ConfigError: If it is neither; the nearest spelling is suggested.
+    """
+    return config_path(source, _presets(), "preset")
+
+
+def read_beside(path: Path) -> dict[str, Any]:
+    """Read all sections of a configuration; names of files that lie beside it become paths.
+
+    Raises:
+        ConfigError: If the file is not YAML.
+    """
+    settings: dict[str, Any] = _beside(read_yaml(path), path.parent)
+    return settings
+
+
+def _let_priors_replace(step: Any, before: Any) -> None:
+    """Take the three arguments that priors replace out of a step that was just given priors."""
+    params, old = ((s or {}).get("params") if isinstance(s, dict) else None for s in (step, before))
+    if isinstance(params, dict) and params.get("priors") and not (old or {}).get("priors"):
+        for name in ("prior_means", "prior_stds", "distribution"):
+            if params.get(name) == (old or {}).get(name):
+                params.pop(name, None)
+
+
+def _beside(value: Any, folder: Path) -> Any:
+    """Replace names of tables and priors that lie in a folder by their paths."""
+    if isinstance(value, Mapping):
+        return {key: _beside(inner, folder) for key, inner in value.items()}
+    files = (".tsv", ".npy", ".yaml")
+    if isinstance(value, str) and value.endswith(files) and (folder / value).is_file():
+        return str(folder / value)
+    return value
+
+
+class Generator:
+    """Makes training pairs from label maps.
+
+    Args:
+        config: The steps and their settings.
+        label_table: Table to use instead of the one that the configuration names. Where that is
+            `auto`, see `Generator.for_labels`; without label maps to look at it means `synthseg`.
+
+    Raises:
+        ConfigError: If a step cannot be built; the message names it.
+
+    Examples:
+        >>> import torchio
+        >>> from synthsr_transforms.phantom import head_phantom
+        >>> labels = head_phantom(spacing_mm=4)
+        >>> generator = Generator.from_preset("all_purpose", ["crop.shape=32"])
+        >>> pair = generator.pair(torchio.Subject(labels=labels), seed=0)
+        >>> tuple(pair.image.shape), tuple(pair.target.shape)
+        ((1, 1, 32, 32, 32), (1, 1, 32, 32, 32))
+    """
+
+    def __init__(self, config: GeneratorConfig, label_table: LabelTable | None = None) -> None:
+        self.config = config
+        try:
+            named = "synthseg" if config.label_table == "auto" else config.label_table
+            self.label_table = label_table or LabelTable.resolve(named)
+        except ValueError as error:
+            raise ConfigError(f"label_table: {error}") from error
+        self.transforms = {name: self._build(name, step) for name, step in config.steps.items()}
+
+    @classmethod
+    def from_preset(
+        cls, name: str, assignments: Sequence[str] | Mapping[str, Any] = ()
+    ) -> Generator:
+        """Make a generator from a preset, or a YAML file; see `load_config`."""
+        return cls(load_config(name, assignments))
+
+    @classmethod
+    def for_labels(cls, config: GeneratorConfig, values: Iterable[int]) -> Generator:
+        """Make a generator for label maps that hold the given values.
+
+        Args:
+            config: The steps and their settings.
+            values: All label values that occur.
+
+        Raises:
+            ConfigError: If the table lacks some of them, or a step cannot be built.
+        """
+        present = sorted(set(values))
+        auto = config.label_table == "auto"
+        name = best_ready_table(present) if auto else config.label_table
+        generator = cls(dataclasses.replace(config, label_table=name))
+        unknown = generator.label_table.unknown_values(present)
+        if unknown:
+            raise ConfigError(
+                f"label table {name!r} lacks labels of the label maps: {listed(unknown)}."
+                f" {_table_advice(present, generator.label_table.num_classes)}"
+            )
+        return generator
+
+    def __repr__(self) -> str:
+        """Name the steps."""
+        steps = ", ".join(self.transforms)
+        return f"Generator(label_table={self.config.label_table!r}, steps=[{steps}])"
+
+    def _build(self, name: str, step: StepConfig) -> Transform:
+        spec = {"name": step.name, "params": step.params}
+        try:
+            transform = build_transform(
+                spec, label_table=self.label_table, check_labels=False, copy=False
+            )
+        except ValueError as error:
+            raise ConfigError(f"step {name!r}: {error}{self._prior_advice(name, step)}") from error
+        transform.copy = False
+        return transform
+
+    def _prior_advice(self, name: str, step: StepConfig) -> str:
+        """How to go on where priors were made for another number of classes."""
+        priors = np.asarray(step.params.get("prior_means"), dtype=object)
+        classes = self.label_table.num_classes
+        if priors.ndim != 2 or priors.shape[1] == classes:
+            return ""
+        return (
+            f" The label table has {classes} classes, the priors {priors.shape[1]}: merge classes"
+            " in a table of your own (docs/generate.md shows how) and add --set"
+            f" label_table=table.tsv, or add --set {name}.prior_means=MEANS.npy"
+            f" --set {name}.prior_stds=STDS.npy."
+        )
+
+    def run(self, data: Source, seed: int) -> tuple[SubjectsBatch, dict[str, Any]]:
+        """Run every step.
+
+        Args:
+            data: A subject or a batch with a label map `labels` (and an image named like the
+                target, if that is real), on any device, or a label map alone. It stays as it is.
+            seed: Seed of all chance.
+
+        Returns:
+            The batch after the last step, and the recorded parameters by name of step, from which
+            `replay` makes the same again.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        batch = self._start(data)
+        record: dict[str, Any] = {}
+        with full_precision(batch.device.type), torch.no_grad():
+            for names, stage in self._stages:
+                record.update(_run_stage(names, stage, batch, generator))
+        return batch, record
+
+    def replay(self, data: Source, record: Mapping[str, Any]) -> SubjectsBatch:
+        """Run every step with recorded parameters.
+
+        Args:
+            data: The same subject or batch that the record was made from.
+            record: Parameters by name of step, from `run`.
+
+        Returns:
+            The batch after the last step, equal bit for bit on a device of the same type.
+        """
+        batch = self._start(data)
+        with full_precision(batch.device.type), torch.no_grad():
+            for names, stage in self._stages:
+                _replay_stage(stage, batch, [record[name] for name in names])
+        return batch
+
+    def pair(self, data: Source, seed: int) -> TrainingPair:
+        """Make the training pair of a seed, as `run` does but without keeping a record."""
+        generator = torch.Generator().manual_seed(seed)
+        batch = self._start(data)
+        with full_precision(batch.device.type), torch.no_grad():
+            for names, stage in self._stages:
+                if isinstance(stage, SpatialRun | SynthTransform):
+                    stage.run_unrecorded(batch, generator)
+                else:
+                    _run_stage(names, stage, batch, generator)
+        return self.as_pair(batch)
+
+    def as_pair(self, batch: SubjectsBatch) -> TrainingPair:
+        """Read the training pair off a batch that went through all steps."""
+        image = self._named(batch, self.config.image)
+        if self.config.reliability is not None:
+            maps = self._named(batch, self.config.reliability)
+            image = torch.stack([image, maps], dim=2).flatten(1, 2)
+        _, labels = find_labels(batch)
+        target = self._named(batch, self.config.target)
+        return TrainingPair(image, target, whole_labels(labels.data))
+
+    def _named(self, batch: SubjectsBatch, name: str) -> Tensor:
+        if name not in batch.images:
+            raise ConfigError(
+                f"the steps must make an image {name!r}, got {list(batch.images)}."
+                " Add a step that makes it, such as CopyImage."
+            )
+        return batch.images[name].data
+
+    def _start(self, data: Source) -> SubjectsBatch:
+        batch = _as_batch(data)
+        if self.config.real_target and self.config.target not in batch.images:
+            raise ConfigError(
+                f"this generator needs a real image {self.config.target!r} with each label map,"
+                f" got images {list(batch.images)}. Give the folder of images."
+            )
+        batch = shallow_copy(batch)
+        if self.needs_brain_box() and BRAIN_BOX not in batch.metadata:
+            batch.metadata[BRAIN_BOX] = self.brain_box(batch).tolist()
+        return batch
+
+    def needs_brain_box(self) -> bool:
+        """Whether a step places patches by the `brain_box` of the metadata."""
+        return any(getattr(t, "focus", None) == BRAIN_BOX for t in self.transforms.values())
+
+    def brain_box(self, batch: SubjectsBatch) -> Tensor:
+        """Box around grey and white matter of each element, `(B, 2, 3)`.
+
+        Fluid does not count, as it goes down the spine. See `functional.layout.bounding_box`.
+
+        It is noted in the metadata (`brain_box`) where it is missing. Callers that use a label map
+        often, or keep it on a GPU, note it once themselves.
+        """
+        _, labels = find_labels(batch)
+        tissues = ("grey_matter", "white_matter", "deep_grey")
+        inside = [value for t in tissues for value in self.label_table.values_of(t)]
+        brain = membership(inside, max(self.label_table.values))
+        table = brain.bool().to(labels.device).expand(labels.batch_size, 1, -1)
+        values = whole_labels(labels.data).clamp(0, table.shape[-1] - 1)
+        return bounding_box(look_up(values, table))
+
+    @cached_property
+    def _stages(self) -> list[tuple[list[str], Any]]:
+        """Steps in order; spatial steps that follow each other form one stage."""
+        return list(self._grouped())
+
+    def _grouped(self) -> Iterator[tuple[list[str], Any]]:
+        names, transforms = list(self.transforms), list(self.transforms.values())
+        begin = 0
+        while begin < len(names):
+            length = SpatialRun.length(transforms[begin:])
+            if length > 1:
+                stage: Any = SpatialRun(transforms[begin : begin + length])
+            else:
+                length, stage = 1, transforms[begin]
+            yield names[begin : begin + length], stage
+            begin += length
+
+
+def _as_batch(data: Source) -> SubjectsBatch:
+    if isinstance(data, str | os.PathLike | Tensor):
+        data = LabelMap(data)
+    if isinstance(data, Image):
+        data = Subject(labels=data)
+    if isinstance(data, Subject):
+        data = SubjectsBatch.from_subjects([data])
+    if not isinstance(data, SubjectsBatch):
+        raise TypeError(
+            f"a generator takes a Subject, a SubjectsBatch, a LabelMap, its path or a tensor"
+            f" (1, X, Y, Z), got {type(data).__name__}."
+        )
+    return data
+
+
+def _table_advice(values: Sequence[int], num_classes: int) -> str:
+    """Which table to take for label maps with these values, and priors of so many classes."""
+    tables = {name: LabelTable.ready(name) for name in LabelTable.ready_names()}
+    knowing = [name for name, table in tables.items() if not table.unknown_values(values)]
+    for name in sorted(knowing, key=lambda name: len(tables[name])):
+        if tables[name].num_classes == num_classes:
+            return f"The ready table {name!r} has them all: try --set label_table={name}."
+    best = best_ready_table(values)
+    if len(tables[best].unknown_values(values)) > len(values) / 2:
+        return "Most of them are unknown: are these label maps, and not images?"
+    return (
+        "Write a table of your own with `synthsr labels LABELS --write-table table.tsv`, edit it,"
+        " and add --set label_table=table.tsv."
+    )
+
+
+def _run_stage(
+    names: Sequence[str], stage: Any, batch: SubjectsBatch, generator: torch.Generator
+) -> dict[str, Params]:
+    if isinstance(stage, SpatialRun):
+        params = stage.draw_params(batch, generator)
+        stage.apply(batch, params)
+        return dict(zip(names, params, strict=True))
+    if isinstance(stage, SynthTransform):
+        return {names[0]: stage.run(batch, generator)}
+    seed = int(torch.randint(2**53, (1,), generator=generator))
+    _run_foreign(stage, batch, seed)
+    return {names[0]: {"global_seed": seed}}
+
+
+def _replay_stage(stage: Any, batch: SubjectsBatch, params: Sequence[Params]) -> None:
+    if isinstance(stage, SpatialRun):
+        stage.apply(batch, params)
+    elif isinstance(stage, SynthTransform):
+        stage.apply_transform(batch, params[0])
+        remember(batch, stage, params[0])
+    else:
+        _run_foreign(stage, batch, params[0]["global_seed"])
+
+
+def _run_foreign(stage: Transform, batch: SubjectsBatch, seed: int) -> None:
+    """Run a transform of TorchIO, some of which write into the tensors that they are given."""
+    for image in batch.images.values():
+        image.data = image.data.clone()
+    with _global_seed(seed, batch.device):
+        stage(batch)
+
+
+@contextmanager
+def _global_seed(seed: int, device: torch.device) -> Iterator[None]:
+    """TorchIO's own transforms read torch's global generators: lend them one, then restore it."""
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    states = [generator.get_state() for generator in generators]
+    for generator in generators:
+        generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

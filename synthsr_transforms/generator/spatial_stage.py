@@ -1,0 +1,107 @@
+"""Deformation, crop and flip in one sampling of the patch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torchio.data.batch import SubjectsBatch
+
+from synthsr_transforms.transforms import HemisphereFlip, PatchCrop, SpatialDeformation
+from synthsr_transforms.transforms.base import Params, SynthTransform, remember
+from synthsr_transforms.transforms.spatial.hemisphere_flip import left_right_axis
+
+
+class SpatialRun:
+    """A `SpatialDeformation` with the `PatchCrop` and `HemisphereFlip` that follow it.
+
+    The result is that of the steps one after the other, but only the voxels of the patch are
+    computed, and every volume is read once.
+
+    Args:
+        steps: The deformation, then at most one crop and one flip, in any order.
+    """
+
+    def __init__(self, steps: Sequence[Any]) -> None:
+        self.steps: list[SynthTransform] = list(steps)
+        self.deformation = self.steps[0]
+
+    @staticmethod
+    def length(transforms: Sequence[Any]) -> int:
+        """How many of the first transforms can run as one; 0 or 1 if that gains nothing."""
+        if not transforms or not _can_start(transforms[0]):
+            return 0
+        length, seen = 1, set()
+        for transform in transforms[1:]:
+            kind = type(transform)
+            if kind not in (PatchCrop, HemisphereFlip) or kind in seen or _limited(transform):
+                break
+            if kind is PatchCrop and transform.p < 1:
+                break
+            seen.add(kind)
+            length += 1
+        return length
+
+    def draw_params(
+        self, batch: SubjectsBatch, generator: Generator | None
+    ) -> list[dict[str, Any]]:
+        """Draw the parameters of every step, in order."""
+        return [step.draw_params(batch, generator) for step in self.steps]
+
+    def apply(self, batch: SubjectsBatch, recorded: Sequence[dict[str, Any]]) -> None:
+        """Act with recorded parameters and remember the steps."""
+        size = batch.batch_size
+        drawn = [step.to_params(p, size) for step, p in zip(self.steps, recorded, strict=True)]
+        self._act(batch, drawn, [params.get("_keep", [True] * size) for params in recorded])
+        for step, params in zip(self.steps, recorded, strict=True):
+            remember(batch, step, params)
+
+    def run_unrecorded(self, batch: SubjectsBatch, generator: Generator | None) -> None:
+        """Draw and act without keeping a record."""
+        keep, drawn = [], []
+        for step in self.steps:
+            keep.append(step.draw_keep(batch.batch_size, generator))
+            drawn.append(step.sample_params(batch, generator) if any(keep[-1]) else {})
+        self._act(batch, drawn, keep)
+
+    def _act(
+        self, batch: SubjectsBatch, drawn: Sequence[Params], keep: Sequence[Sequence[bool]]
+    ) -> None:
+        deformation = self.deformation
+        assert isinstance(deformation, SpatialDeformation)
+        grid = deformation.grid(batch)
+        indices = [torch.arange(n).expand(grid.batch_size, n) for n in grid.shape]
+        followers = list(zip(self.steps, drawn, keep, strict=True))[1:]
+        for step, draws, kept in followers:
+            if isinstance(step, PatchCrop):
+                indices = _cropped(indices, draws["start"], step.plan(grid).crop_shape)
+            elif any(kept):
+                indices = _mirrored(indices, left_right_axis(grid), torch.tensor(kept))
+        deformation.sample(batch, drawn[0], indices)
+        for step, draws, kept in followers:
+            if isinstance(step, PatchCrop):
+                step.note(batch, draws, step.plan(grid))
+            elif isinstance(step, HemisphereFlip):
+                step.exchange(batch, torch.tensor(kept))
+
+
+def _cropped(indices: Sequence[Tensor], start: Tensor, shape: Sequence[int]) -> list[Tensor]:
+    windows = [start[:, axis, None] + torch.arange(n) for axis, n in enumerate(shape)]
+    return [index.gather(1, window) for index, window in zip(indices, windows, strict=True)]
+
+
+def _mirrored(indices: Sequence[Tensor], axis: int, flipped: Tensor) -> list[Tensor]:
+    result = list(indices)
+    result[axis] = torch.where(flipped[:, None], result[axis].flip(-1), result[axis])
+    return result
+
+
+def _can_start(transform: Any) -> bool:
+    whole = type(transform) is SpatialDeformation and transform.p >= 1
+    return whole and not _limited(transform)
+
+
+def _limited(transform: Any) -> bool:
+    return transform.include is not None or transform.exclude is not None

@@ -1,0 +1,4 @@
+"""Files and headers: one reader of volumes, its checks, grids and affines, atomic writing.
+
+Ground floor: NumPy and NiBabel alone; imports nothing else of the project but `support`.
+"""

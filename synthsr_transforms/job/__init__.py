@@ -1,0 +1,4 @@
+"""Generation jobs: many samples on disk, each of which can be made again.
+
+Imports `generator`, `subjects` and everything below.
+"""

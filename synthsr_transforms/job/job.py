@@ -1,0 +1,363 @@
+"""Generation jobs: many samples on disk, each of which can be made again.
+
+Sample k has a seed of its own, from which its case and all its other chance follow. It does not
+depend on the samples before it, so shards and resumed jobs make what one process makes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchio.data.batch import SubjectsBatch
+
+from synthsr_transforms.generator.generator import Generator, GeneratorConfig, load_config
+from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.seeds import derive_seed
+from synthsr_transforms.subjects.files import (
+    PHANTOM,
+    Case,
+    PhantomCase,
+    case_shape,
+    check_cases,
+    find_cases,
+    phantom_case,
+    read_case,
+)
+from synthsr_transforms.support.config import ConfigError, from_mapping, read_yaml
+from synthsr_transforms.support.devices import available_device
+from synthsr_transforms.transforms import PatchCrop, TissueMixture
+
+from .folder import CONFIG, FORMATS, JobFolder, check_space, check_writable
+from .record import JobError, JobSettings, Sample, SourceRecord, job_config, source_record
+from .worker import StartedJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationJob:
+    """Samples to make from cases, and where to write them.
+
+    Raises:
+        ValueError: If a field is out of its range.
+
+    Examples:
+        >>> import tempfile
+        >>> config = load_config("all_purpose", ["crop.shape=32"])
+        >>> case = phantom_case(LabelTable.ready("synthseg"), spacing_mm=4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     job = GenerationJob(config=config, cases=[case], folder=folder, num_samples=2)
+        ...     [sample.stem for sample in job.run()]
+        ['sample_000000', 'sample_000001']
+    """
+
+    config: GeneratorConfig
+    """The generator."""
+    cases: Sequence[Case]
+    """What samples are made from, see `find_cases`."""
+    folder: str | os.PathLike[str]
+    """Output folder."""
+    num_samples: int = 1
+    """Number of samples of the whole job."""
+    seed: int = 0
+    """Seed from which those of all samples derive."""
+    device: str = "cpu"
+    """Device to generate on, see `available_device`."""
+    file_format: str = "nii.gz"
+    """Ending of the volumes, one of `FORMATS`."""
+    preview: bool = False
+    """Whether to draw a picture of each sample, and one of the first few."""
+    shard: tuple[int, int] = (1, 1)
+    """Number of this shard, from 1, and of all shards: shard i of n makes every n-th sample."""
+    overwrite: bool = False
+    """Whether to make complete samples again, and to replace another job."""
+
+    def __post_init__(self) -> None:
+        number, total = self.shard
+        expectations = (
+            (
+                self.num_samples >= 1,
+                f"number of samples must be at least 1, got {self.num_samples}."
+                " Give 1 or more with -n.",
+            ),
+            (self.seed >= 0, f"seed must be at least 0, got {self.seed}. Give a whole number."),
+            (
+                self.file_format in FORMATS,
+                f"format must be one of {', '.join(FORMATS)}, got {self.file_format!r}.",
+            ),
+            (
+                1 <= number <= total,
+                f"shard must be I/N with I from 1 to N, got {number}/{total}."
+                " The first of eight shards is 1/8.",
+            ),
+            (len(self.cases) > 0, "cases must be at least one, got none. Give label maps."),
+        )
+        for holds, message in expectations:
+            if not holds:
+                raise JobError(message)
+        _check_folder(self.folder, self.cases)
+        check_images(self.config, self.cases)
+
+    @classmethod
+    def from_source(
+        cls,
+        source: str | os.PathLike[str],
+        assignments: Sequence[str] = (),
+        *,
+        labels: str | os.PathLike[str] | None = None,
+        images: str | os.PathLike[str] | None = None,
+        **settings: Any,
+    ) -> GenerationJob:
+        """Plan a job from files.
+
+        Args:
+            source: Name of a preset or path of a YAML file. The `config.yaml` of an earlier job
+                brings its label maps and settings along.
+            assignments: Changes of settings, see `load_config`.
+            labels: Folder of label maps, or one. None means those of the earlier job, or else the
+                built-in head phantom.
+            images: Folder of images, or one, see `find_cases`.
+            settings: Other fields of the job; those that are None are as in the earlier job, or
+                have their defaults.
+
+        Raises:
+            ValueError: If a file, name or value is not usable; the message says what to do.
+        """
+        _refuse_record(source)
+        config = load_config(source, assignments)
+        earlier = _earlier_job(source)
+        chosen: dict[str, Any] = {"device": "auto"}
+        if earlier is not None:
+            names = ("seed", "num_samples", "file_format", "device")
+            chosen.update({name: getattr(earlier, name) for name in names})
+        chosen.update({name: value for name, value in settings.items() if value is not None})
+        chosen["device"] = available_device(chosen["device"])
+        return cls(config=config, cases=_find(config, earlier, labels, images), **chosen)
+
+    def sample(self, number: int) -> Sample:
+        """The sample of that number, the same whatever else the job makes."""
+        seed = derive_seed(self.seed, number)
+        generator = torch.Generator().manual_seed(derive_seed(seed, 1))
+        index = int(torch.randint(len(self.cases), (1,), generator=generator))
+        return Sample(number, seed, self.cases[index])
+
+    def start(
+        self,
+        on_case: Callable[[Case], object] | None = None,
+        on_phantom: Callable[[], object] | None = None,
+    ) -> StartedJob:
+        """Check everything, then write the records of the job.
+
+        Args:
+            on_case: Called with each case after it was read and checked.
+            on_phantom: Called once before the built-in head phantom is made.
+
+        Returns:
+            The job, ready to run.
+
+        Raises:
+            ValueError: If anything is wrong; nothing was written then.
+        """
+        disk = check_writable(self.folder)
+        check_buildable(self.config)
+        phantom = any(isinstance(case, PhantomCase) for case in self.cases)
+        checked = self._checked_before()
+        if phantom and checked is None and on_phantom is not None:
+            on_phantom()
+        generator = checked or Generator.for_labels(self.config, check_cases(self.cases, on_case))
+        folder = self._folder(generator)
+        if not self.overwrite:
+            folder.refuse_other_job()
+        samples = [self.sample(number) for number in range(self.num_samples)]
+        mine = samples[self.shard[0] - 1 :: self.shard[1]]
+        done = {s.number for s in mine if not self.overwrite and folder.is_complete(s)}
+        missing = [sample for sample in mine if sample.number not in done]
+        if phantom and checked is not None and missing and on_phantom is not None:
+            on_phantom()
+        check_space(disk, self._expected_bytes(generator, missing))
+        folder.open(samples, self.shard, overwrite=self.overwrite)
+        return StartedJob(self, generator, folder, missing)
+
+    def run(self) -> Iterator[Sample]:
+        """Start, then make every missing sample; see `StartedJob.run`."""
+        return self.start().run()
+
+    def _folder(self, generator: Generator) -> JobFolder:
+        settings = JobSettings(
+            synthsr_version=version("synthsr"),
+            seed=self.seed,
+            num_samples=self.num_samples,
+            file_format=self.file_format,
+            device=torch.device(self.device).type,
+            sources=[source_record(case) for case in self.cases],
+        )
+        return JobFolder(self.folder, job_config(generator, settings), generator.label_table)
+
+    def _checked_before(self) -> Generator | None:
+        """The generator, if this very job checked its cases before and no file changed since.
+
+        A thousand label maps take minutes to read, which each shard of a job would repeat.
+        """
+        record = Path(self.folder) / CONFIG
+        if self.overwrite or not record.is_file():
+            return None
+        table = self.config.label_table
+        try:
+            named = read_yaml(record)["label_table"] if table == "auto" else table
+            generator = Generator(dataclasses.replace(self.config, label_table=named))
+            folder = self._folder(generator)
+            newest = max(_time_of_change(case) for case in self.cases)
+        except (KeyError, OSError, ValueError):
+            return None
+        folder.refuse_other_job()
+        return generator if newest < record.stat().st_mtime else None
+
+    def _expected_bytes(self, generator: Generator, samples: Sequence[Sample]) -> float:
+        number = Counter(sample.case for sample in samples)
+        sizes = {case: expected_bytes(generator, case_shape(case)) for case in number}
+        ratio = 1.0 if self.file_format == "nii" else 0.6  # skull-stripped 0.35, whole heads 0.85
+        return ratio * sum(sizes[case] * count for case, count in number.items())
+
+
+def expected_bytes(generator: Generator, shape: Sequence[int]) -> float:
+    """Rough size in bytes of a sample before compression.
+
+    Args:
+        generator: Makes the sample.
+        shape: Size of the label map.
+    """
+    transforms = list(generator.transforms.values())
+    for transform in transforms:
+        if isinstance(transform, PatchCrop) and transform.shape is not None:
+            shape = [min(pair) for pair in zip(shape, transform.shape, strict=True)]
+    channels = max([t.num_channels for t in transforms if isinstance(t, TissueMixture)], default=1)
+    maps = 1 if generator.config.reliability is None else 2
+    return float(4 * math.prod(shape) * (channels * maps + 1) + 2 * math.prod(shape))
+
+
+def remake_sample(record: str | os.PathLike[str], device: str = "cpu") -> SubjectsBatch:
+    """Make a sample of a job again from its JSON file, with the recorded parameters.
+
+    Args:
+        record: Path of the JSON file, in the output folder of the job.
+        device: Device to generate on; of the same type as before, every voxel is the same.
+
+    Returns:
+        Batch of one element, with its images oriented to right, anterior, superior.
+
+    Raises:
+        ValueError: If a file is missing or not what it should be.
+    """
+    path = Path(record)
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        steps, source = recorded["steps"], SourceRecord(**recorded["source"])
+    except FileNotFoundError:
+        raise JobError(f"{path} does not exist. Check the path.") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise JobError(f"{path} must be the JSON file of a sample, got something else.") from error
+    generator = Generator(load_config(path.parent / CONFIG))
+    subject = read_case(_case_of(source, generator.label_table), target=generator.config.target)
+    batch = SubjectsBatch.from_subjects([subject]).to(available_device(device))
+    return generator.replay(batch, steps)
+
+
+# Cases -------------------------------------------------------------------------------------------
+
+
+def _refuse_record(source: str | os.PathLike[str]) -> None:
+    """Refuse the JSON file of a sample where a configuration belongs."""
+    path = Path(source)
+    if path.suffix == ".json" and path.is_file() and "sample" in read_yaml(path):
+        raise ConfigError(
+            f"configuration must be a preset or a YAML file, got {path}, the record of one sample."
+            f" Give {path.with_name(CONFIG)} for the whole job, or make this sample again with"
+            " synthsr_transforms.job.job.remake_sample."
+        )
+
+
+def _earlier_job(source: str | os.PathLike[str]) -> JobSettings | None:
+    """The job that a file describes, if `source` is the `config.yaml` of one."""
+    if not Path(source).is_file():
+        return None
+    job = read_yaml(source).get("job")
+    return None if job is None else from_mapping(JobSettings, job, where=f"{source}: job")
+
+
+def _find(
+    config: GeneratorConfig,
+    earlier: JobSettings | None,
+    labels: str | os.PathLike[str] | None,
+    images: str | os.PathLike[str] | None,
+) -> list[Case]:
+    if labels is not None:
+        return find_cases(labels, images)
+    if images is not None:
+        raise ConfigError(f"images need label maps, got {images} alone. Give --labels as well.")
+    table = LabelTable.resolve("synthseg" if config.label_table == "auto" else config.label_table)
+    sources = [SourceRecord(labels=str(PHANTOM))] if earlier is None else earlier.sources
+    return [_case_of(source, table) for source in sources]
+
+
+def _case_of(source: SourceRecord, table: LabelTable) -> Case:
+    if source.labels == str(PHANTOM):
+        return phantom_case(table)
+    return Case(Path(source.labels), None if source.image is None else Path(source.image))
+
+
+def check_buildable(config: GeneratorConfig) -> None:
+    """Build the generator before label maps are read, to find mistakes early.
+
+    Where the table is chosen by the label maps, any ready table will do.
+    """
+    auto = config.label_table == "auto"
+    errors = []
+    for name in LabelTable.ready_names() if auto else [config.label_table]:
+        try:
+            Generator(dataclasses.replace(config, label_table=name))
+        except ConfigError as error:
+            errors.append(error)
+        else:
+            return
+    raise errors[0]
+
+
+def _check_folder(folder: str | os.PathLike[str], cases: Sequence[Case]) -> None:
+    """Refuse to write where the label maps or images are."""
+    files = [
+        f for case in cases if not isinstance(case, PhantomCase) for f in (case.labels, case.image)
+    ]
+    inputs = {os.path.realpath(path) for path in {file.parent for file in files if file}}
+    if os.path.realpath(folder) in inputs:
+        raise JobError(
+            f"output folder must be another than that of label maps and images, got {folder}."
+            " Choose another with --out."
+        )
+
+
+def check_images(config: GeneratorConfig, cases: Sequence[Case]) -> None:
+    """Real targets need images, and synthetic ones none."""
+    alone = [case for case in cases if case.image is None]
+    if config.real_target and alone:
+        raise ConfigError(
+            "real targets need an image with each label map, got label maps alone. Give the folder"
+            " of images with --images (and that of their label maps with --labels)."
+        )
+    if not config.real_target and len(alone) < len(cases):
+        raise ConfigError(
+            "images serve generators with a real target, got one that makes its own. Leave out"
+            " --images, or choose another preset (see --list-presets)."
+        )
+
+
+def _time_of_change(case: Case) -> float:
+    files = [path for path in (case.labels, case.image) if path is not None and path != PHANTOM]
+    return max((max(s.st_mtime, s.st_ctime) for s in map(os.stat, files)), default=0.0)

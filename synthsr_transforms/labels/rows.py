@@ -1,0 +1,135 @@
+"""The vocabulary of label tables: values, sides, tissues and rows, and what makes a row valid."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
+
+from synthsr_transforms.support.messages import check_choice, listed
+
+Side = Literal["neutral", "left", "right"]
+Tissue = Literal[
+    "background",
+    "grey_matter",
+    "deep_grey",
+    "white_matter",
+    "csf",
+    "brain_other",
+    "vessel",
+    "lesion",
+    "extracerebral",
+]
+
+SIDES: tuple[Side, ...] = get_args(Side)
+
+TISSUES: Mapping[Tissue, str] = {
+    "background": "outside the head, or not labelled",
+    "grey_matter": "cortex of the cerebrum and the cerebellum",
+    "deep_grey": "grey structures below the cortex, hippocampus and amygdala included",
+    "white_matter": "white matter of the cerebrum and the cerebellum, corpus callosum included",
+    "csf": "ventricles and the fluid around the brain",
+    "brain_other": "brain stem, ventral diencephalon, choroid plexus, optic chiasm, ...",
+    "vessel": "vessels and perivascular spaces inside the brain",
+    "lesion": "white-matter lesions and other abnormal tissue inside the brain",
+    "extracerebral": "everything that skull stripping removes: skull, skin, eyes, neck, ...",
+}
+"""The tissues a label can belong to, with their meaning."""
+
+MAX_VALUE = 2**24
+"""Largest label value: the largest integer up to which 32-bit floats hold every integer."""
+
+_FREESURFER_RANGES: Mapping[Side, tuple[tuple[int, int], ...]] = {
+    "neutral": (
+        *((value, value) for value in (0, 14, 15, 16, 21, 22, 23, 24, 72, 77, 80, 85, 165)),
+        *((100, 109), (200, 210), (251, 255), (258, 260), (331, 340)),
+        *((502, 502), (506, 509), (511, 512), (514, 517), (530, 537)),
+    ),
+    "left": ((1, 13), (17, 20), (25, 39), (136, 138), (865, 865), (1000, 1035), (20101, 20109)),
+    "right": ((40, 71), (139, 139), (163, 164), (866, 866), (2000, 2035), (20001, 20009)),
+}
+
+
+class LabelRow(NamedTuple):
+    """One label of a `LabelTable`."""
+
+    value: int
+    """Integer stored in the voxels of the label map."""
+    name: str
+    """Readable name, such as `left thalamus`."""
+    side: Side
+    """`neutral`, `left` or `right`."""
+    label_class: int
+    """Class whose Gaussian the label is drawn from."""
+    tissue: Tissue
+    """One of `TISSUES`."""
+
+
+def side_of(value: int) -> Side:
+    """Return the side of a FreeSurfer label value.
+
+    Args:
+        value: Label value.
+
+    Returns:
+        `neutral`, `left` or `right`, by the intervals of the original SynthSR.
+
+    Raises:
+        ValueError: If the value lies in none of the intervals.
+
+    Examples:
+        >>> side_of(2), side_of(41), side_of(16)
+        ('left', 'right', 'neutral')
+    """
+    for side, ranges in _FREESURFER_RANGES.items():
+        if any(low <= value <= high for low, high in ranges):
+            return side
+    msg = (
+        f"value must be a FreeSurfer label with a known side, got {value}. "
+        "Use a .tsv label table, where every label states its side."
+    )
+    raise ValueError(msg)
+
+
+def valid_rows(rows: Iterable[LabelRow], *, sort: bool) -> tuple[LabelRow, ...]:
+    """Return rows as a label table keeps them: checked, and in FreeSurfer order if asked."""
+    valid = [valid_row(row) for row in rows]
+    if sort:
+        valid.sort(key=lambda row: (SIDES.index(row.side), row.value))
+    _check_values([row.value for row in valid])
+    _check_classes([row.label_class for row in valid])
+    return tuple(valid)
+
+
+def valid_row(row: LabelRow) -> LabelRow:
+    """Return the row with plain Python cells, or say which cell is wrong."""
+    value, name, side, label_class, tissue = row
+    if not 0 <= value <= MAX_VALUE:
+        msg = f"value must be between 0 and {MAX_VALUE}, got {value}. Renumber the label."
+        raise ValueError(msg)
+    if not name.strip() or name.splitlines() != [name] or "\t" in name:
+        msg = f"name must be one line of text without tabs, got {name!r} (value {value})."
+        raise ValueError(msg)
+    check_choice("side", side, SIDES)
+    check_choice("tissue", tissue, TISSUES)
+    return LabelRow(int(value), name, side, int(label_class), tissue)
+
+
+def _check_values(values: Sequence[int]) -> None:
+    if not values:
+        msg = "label table must have at least one row, got none. Add a row per label."
+        raise ValueError(msg)
+    repeated = [value for value, number in Counter(values).items() if number > 1]
+    if repeated:
+        msg = f"each value must occur once, got {listed(repeated)} repeatedly. Remove the repeats."
+        raise ValueError(msg)
+
+
+def _check_classes(classes: Iterable[int]) -> None:
+    present = sorted(set(classes))
+    if present != list(range(len(present))):
+        msg = (
+            f"classes must be 0, 1, ..., K-1 with none left out, got {listed(present)}. "
+            "Renumber them without gaps."
+        )
+        raise ValueError(msg)

@@ -1,0 +1,254 @@
+"""What a set of label maps holds: labels, volumes, and what is wrong with them.
+
+`report_label_maps` reads label maps one at a time and counts their voxels; the result is a
+`LabelReport`, plain data that the command line prints.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from synthsr_transforms.io.volumes import VolumeError, list_volumes, read_labels
+
+from .table import LabelRow, LabelTable, Side, Tissue, listed, side_of
+
+
+class NotALabelMapError(ValueError):
+    """A file can be read, but what it holds is not a 3-D map of whole, non-negative numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCounts:
+    """Voxels of each label in one label map."""
+
+    voxels: Mapping[int, int]
+    """Number of voxels of each label value that occurs."""
+    voxel_volume_mm3: float
+    """Volume of one voxel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelVolume:
+    """Size of one label over a set of label maps."""
+
+    value: int
+    """Label value."""
+    num_files: int
+    """Number of label maps that hold the label."""
+    mean_voxels: float
+    """Mean number of voxels, over the label maps that hold the label."""
+    mean_volume_mm3: float
+    """Mean volume, over the label maps that hold the label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelReport:
+    """What a set of label maps holds, seen through a label table."""
+
+    table: LabelTable
+    """Table that the labels are looked up in."""
+    table_name: str
+    """Name of a ready table, or path of a file."""
+    num_files: int
+    """Number of label maps that were counted."""
+    volumes: tuple[LabelVolume, ...]
+    """One entry per label that occurs: those of the table in its order, then the unknown ones."""
+    rejected: tuple[str, ...]
+    """For each file that is not a label map, why not."""
+
+    @property
+    def unknown_values(self) -> tuple[int, ...]:
+        """Values that occur but are not in the table."""
+        return self.table.unknown_values(volume.value for volume in self.volumes)
+
+    @cached_property
+    def present_table(self) -> LabelTable:
+        """Table of the labels that occur and of their partners, classes renumbered without gaps.
+
+        A partner that occurs in no map is kept, since flips exchange left and right labels.
+        Unknown labels are given the side of their FreeSurfer value (neutral if it has none), a
+        class each, the tissue `brain_other` (`background` for 0), and a name that asks to be
+        edited.
+        """
+        unknown = self.unknown_values
+        known = [volume.value for volume in self.volumes if volume.value not in unknown]
+        kept = [*known, *self._absent_partners(known)]
+        rows = list(self.table.subset(kept).rows) if kept else []
+        next_class = 1 + max((row.label_class for row in rows), default=-1)
+        rows += [_row_of_unknown(value, next_class + k) for k, value in enumerate(unknown)]
+        return LabelTable(tuple(rows))
+
+    def _absent_partners(self, known: Sequence[int]) -> list[int]:
+        try:
+            partner = self.table.swapped_values()
+        except ValueError:  # a table of unequal sides has no partners
+            return []
+        return sorted({partner[value] for value in known} - set(known))
+
+    @property
+    def dropped_classes(self) -> tuple[int, ...]:
+        """Classes of the table none of whose labels occurs."""
+        present = {volume.value for volume in self.volumes}
+        used = {row.label_class for row in self.table.rows if row.value in present}
+        return tuple(sorted(set(self.table.classes) - used))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Everything that is likely to go wrong with these label maps, one sentence each."""
+        return (*self.rejected, *self._unknown_warnings(), *self._one_sided_warnings())
+
+    def _unknown_warnings(self) -> list[str]:
+        if not self.unknown_values:
+            return []
+        return [
+            f"labels must be in the table {self.table_name}, got {listed(self.unknown_values)}. "
+            "Add rows for them to a table of your own."
+        ]
+
+    def _one_sided_warnings(self) -> list[str]:
+        try:
+            partner_of = self.table.swapped_values()
+        except ValueError as error:
+            return [str(error)]
+        present = {volume.value for volume in self.volumes}
+        lonely = [
+            row
+            for row in self.table.rows
+            if row.value in present and partner_of[row.value] not in present
+        ]
+        return [
+            f"{side} labels must have partners on the other side, got "
+            + listed([f"{row.value} without {partner_of[row.value]}" for row in rows])
+            + ". Keep the partners in the table, or make the labels neutral."
+            for side in ("left", "right")
+            if (rows := [row for row in lonely if row.side == side])
+        ]
+
+
+def report_label_maps(
+    paths: Iterable[Path], table: LabelTable | None = None, table_name: str = "given table"
+) -> LabelReport:
+    """Count the labels of label maps.
+
+    Args:
+        paths: Label map files, see `find_label_maps`.
+        table: Table to look the labels up in; by default the ready table that fits best, see
+            `best_ready_table`.
+        table_name: What to call the table, if one is given.
+
+    Returns:
+        The report. Files that are not label maps are not counted, and listed in it.
+
+    Raises:
+        ValueError: If a file cannot be read, or none of them is a label map.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "map.npz"
+        ...     np.savez(file, vol_data=np.array([[[0, 2], [41, 41]]] * 2))
+        ...     report = report_label_maps([file])
+        >>> report.table_name, [volume.mean_voxels for volume in report.volumes]
+        ('freesurfer_aseg', [2.0, 2.0, 4.0])
+    """
+    counts, rejected = [], []
+    for path in paths:
+        try:
+            counts.append(count_labels(path))
+        except NotALabelMapError as error:
+            rejected.append(str(error))
+    if not counts:
+        raise ValueError(rejected[0] if rejected else "label maps must be at least one, got none.")
+    volumes = _mean_volumes(counts)
+    if table is None:
+        table_name = best_ready_table(volumes)
+        table = LabelTable.ready(table_name)
+    order = [*(value for value in table.values if value in volumes), *table.unknown_values(volumes)]
+    return LabelReport(
+        table=table,
+        table_name=table_name,
+        num_files=len(counts),
+        volumes=tuple(volumes[value] for value in order),
+        rejected=tuple(rejected),
+    )
+
+
+def best_ready_table(values: Iterable[int]) -> str:
+    """Return the name of the ready table that knows most of the values, the shortest of equals.
+
+    Examples:
+        >>> best_ready_table([0, 2, 3, 4]), best_ready_table([0, 2, 41, 77])
+        ('synthsr', 'freesurfer_aseg')
+    """
+    wanted = list(values)
+
+    def unfitness(name: str) -> tuple[int, int]:
+        table = LabelTable.ready(name)
+        return len(table.unknown_values(wanted)), len(table)
+
+    return min(LabelTable.ready_names(), key=unfitness)
+
+
+def find_label_maps(paths: Iterable[Path]) -> list[Path]:
+    """Return files, with each folder replaced by the volumes in it, sorted by name.
+
+    Raises:
+        ValueError: If a path does not exist, or is neither a volume nor a folder of volumes.
+    """
+    return [file for path in paths for file in list_volumes(path)]
+
+
+def count_labels(path: Path) -> LabelCounts:
+    """Count the voxels of every label of a label map.
+
+    Raises:
+        NotALabelMapError: If the file does not hold a 3-D map of whole, non-negative numbers.
+        ValueError: If the file cannot be read.
+    """
+    try:
+        volume = read_labels(path)
+    except VolumeError as error:
+        if error.__cause__ is not None or not path.exists():  # reading failed
+            raise
+        raise NotALabelMapError(str(error)) from error
+    voxels: Counter[int] = Counter()
+    for slab in volume.data:
+        values, numbers = np.unique(slab, return_counts=True)
+        voxels.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+    return LabelCounts(
+        voxels=dict(sorted(voxels.items())),
+        voxel_volume_mm3=float(abs(np.linalg.det(volume.affine[:3, :3]))),
+    )
+
+
+def _mean_volumes(counts: Sequence[LabelCounts]) -> dict[int, LabelVolume]:
+    """Average the sizes of each label over the label maps that hold it."""
+    holders: dict[int, list[LabelCounts]] = {}
+    for one in counts:
+        for value in one.voxels:
+            holders.setdefault(value, []).append(one)
+    return {
+        value: LabelVolume(
+            value=value,
+            num_files=len(held),
+            mean_voxels=sum(one.voxels[value] for one in held) / len(held),
+            mean_volume_mm3=sum(one.voxels[value] * one.voxel_volume_mm3 for one in held)
+            / len(held),
+        )
+        for value, held in sorted(holders.items())
+    }
+
+
+def _row_of_unknown(value: int, label_class: int) -> LabelRow:
+    try:
+        side: Side = side_of(value)
+    except ValueError:
+        side = "neutral"
+    tissue: Tissue = "background" if value == 0 else "brain_other"
+    return LabelRow(value, f"label {value} (edit me)", side, label_class, tissue)

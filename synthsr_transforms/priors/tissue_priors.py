@@ -1,0 +1,334 @@
+"""Tissue priors: from which laws the mean and the spread of every tissue class are drawn.
+
+An image is made from a label map by giving each class a Gaussian. Its mean and its standard
+deviation are themselves drawn, for every image anew, from a *prior*: a law with two
+*hyper-parameters*. They are the bounds of the interval when the distribution is `uniform`, and
+the mean and standard deviation when it is `normal`. Negative draws become 0.
+
+Rows and files: the original SynthSR keeps the hyper-parameters of the means in one `.npy` file
+and those of the standard deviations in another, each of shape `(2 * channels, classes)`; rows
+`2c` and `2c + 1` are the first and the second hyper-parameter of channel `c`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from synthsr_transforms.labels.files import read_npy
+from synthsr_transforms.support.atomic import replacing
+
+from .arrays import (
+    DISTRIBUTIONS,
+    Distribution,
+    FloatArray,
+    as_blocks,
+    as_rows,
+    check_distribution,
+    check_hyper_parameters,
+    frozen_copy,
+)
+from .forms import DEFAULT_CENTRE, DEFAULT_HALF_WIDTH, PriorSpec, hyper_parameters_of
+
+__all__ = [
+    "DEFAULT_CENTRE",
+    "DEFAULT_HALF_WIDTH",
+    "DISTRIBUTIONS",
+    "Distribution",
+    "FloatArray",
+    "PriorSpec",
+    "TissuePriors",
+]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TissuePriors:
+    """Laws of the Gaussian of every class, in every channel.
+
+    Priors are values: the arrays are copied and cannot be written to.
+
+    Args:
+        means: Hyper-parameters of the means, `(C, 2, K)` array for C channels and K classes.
+        stds: Hyper-parameters of the standard deviations, same shape.
+        distribution: `uniform` (lower and upper bound) or `normal` (mean and standard
+            deviation).
+
+    Raises:
+        ValueError: If a shape is wrong, a number is not finite, or the standard deviation of a
+            normal law is negative.
+
+    Examples:
+        >>> priors = TissuePriors.from_spec((25, 225), (5, 25), num_channels=1, num_classes=4)
+        >>> priors
+        TissuePriors(uniform, 1 channel, 4 classes)
+        >>> means, stds = priors.sample(2, torch.Generator().manual_seed(0))
+        >>> means.shape, bool((stds <= 25).all())
+        (torch.Size([2, 1, 4]), True)
+    """
+
+    means: FloatArray
+    stds: FloatArray
+    distribution: str = "uniform"
+
+    def __post_init__(self) -> None:
+        check_distribution(self.distribution)
+        for name in ("means", "stds"):
+            array = frozen_copy(getattr(self, name))
+            check_hyper_parameters(name, array, self.distribution)
+            object.__setattr__(self, name, array)
+        if self.means.shape != self.stds.shape:
+            msg = (
+                f"stds must have the shape of means, {self.means.shape}, got {self.stds.shape}. "
+                "Use files that were made together."
+            )
+            raise ValueError(msg)
+
+    def __repr__(self) -> str:
+        plural = "" if self.num_channels == 1 else "s"
+        return (
+            f"TissuePriors({self.distribution}, {self.num_channels} channel{plural}, "
+            f"{self.num_classes} classes)"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TissuePriors):
+            return NotImplemented
+        return (
+            self.distribution == other.distribution
+            and np.array_equal(self.means, other.means)
+            and np.array_equal(self.stds, other.stds)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.distribution, tuple(self.means.flat), tuple(self.stds.flat)))
+
+    def __reduce__(self) -> tuple[type[TissuePriors], tuple[FloatArray, FloatArray, str]]:
+        return type(self), (self.means, self.stds, self.distribution)
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels, C."""
+        return int(self.means.shape[0])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, K."""
+        return int(self.means.shape[2])
+
+    # Drawing -----------------------------------------------------------------------------------
+
+    def sample(
+        self, batch_size: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw the Gaussians of a batch.
+
+        Args:
+            batch_size: Number of batch elements, B.
+            generator: CPU generator to draw from; PyTorch's global one if None.
+
+        Returns:
+            Means and standard deviations, two `(B, C, K)` float32 tensors on the CPU, none of
+            them negative.
+        """
+        shape = (batch_size, 2 * self.num_channels, self.num_classes)
+        draw = torch.rand if self.distribution == "uniform" else torch.randn
+        return self.from_draws(draw(shape, generator=generator, dtype=torch.float64))
+
+    def from_draws(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn standard draws into Gaussians: the part of `sample` that is free of chance.
+
+        A draw z becomes `low + (high - low) * z` or `mean + standard_deviation * z`.
+
+        Args:
+            draws: `(B, 2 * C, K)` tensor of draws from [0, 1) or from the standard normal law;
+                row `2c` belongs to the means of channel `c`, row `2c + 1` to its standard
+                deviations.
+
+        Returns:
+            As `sample`.
+
+        Examples:
+            >>> priors = TissuePriors.from_spec((0, 10), (1, 3), num_channels=1, num_classes=2)
+            >>> priors.from_draws(torch.tensor([[[0.0, 0.5], [0.5, 1.0]]]))
+            (tensor([[[0., 5.]]]), tensor([[[2., 3.]]]))
+        """
+        expected = (2 * self.num_channels, self.num_classes)
+        if draws.ndim != 3 or tuple(draws.shape[1:]) != expected:
+            shape = tuple(draws.shape)
+            msg = f"draws must have shape (B, {expected[0]}, {expected[1]}), got {shape}."
+            raise ValueError(msg)
+        blocks = draws.double().reshape(len(draws), self.num_channels, 2, self.num_classes)
+        first, scale = self._offset_and_scale
+        means, stds = (first + scale * blocks).clamp(min=0).float().unbind(2)
+        return means, stds
+
+    @cached_property
+    def _offset_and_scale(self) -> tuple[Tensor, Tensor]:
+        """Summand and factor of draws, `(C, 2, K)`: means, then standard deviations."""
+        both = torch.tensor(np.stack([self.means, self.stds], axis=1), dtype=torch.float64)
+        first, second = both.unbind(dim=2)
+        return first, second - first if self.distribution == "uniform" else second
+
+    # Combining ---------------------------------------------------------------------------------
+
+    @staticmethod
+    def concatenate(priors: Iterable[TissuePriors]) -> TissuePriors:
+        """Stack the channels of several priors that share distribution and classes.
+
+        Examples:
+            >>> one = TissuePriors.from_spec(None, None, num_channels=1, num_classes=3)
+            >>> TissuePriors.concatenate([one, one])
+            TissuePriors(uniform, 2 channels, 3 classes)
+        """
+        parts = list(priors)
+        kinds = {(part.distribution, part.num_classes) for part in parts}
+        if len(kinds) != 1:
+            msg = (
+                "priors must be at least one, of one distribution and one number of classes, "
+                f"got {parts}. Make them for the same label table."
+            )
+            raise ValueError(msg)
+        means = np.concatenate([part.means for part in parts])
+        stds = np.concatenate([part.stds for part in parts])
+        return TissuePriors(means, stds, parts[0].distribution)
+
+    def select_classes(self, classes: Sequence[int]) -> TissuePriors:
+        """Return priors whose class k is class `classes[k]` of these.
+
+        Classes may be left out, re-ordered and repeated, for instance to use priors with another
+        label table than the one they were made for.
+
+        Examples:
+            >>> priors = TissuePriors.from_spec(None, None, num_channels=1, num_classes=14)
+            >>> priors.select_classes([*range(14), 1, 3])
+            TissuePriors(uniform, 1 channel, 16 classes)
+        """
+        wrong = [k for k in classes if not 0 <= k < self.num_classes]
+        if wrong or not classes:
+            msg = f"classes must be between 0 and {self.num_classes - 1}, got {wrong or 'none'}."
+            raise ValueError(msg)
+        chosen = list(classes)
+        return TissuePriors(self.means[..., chosen], self.stds[..., chosen], self.distribution)
+
+    # Ways in and out ---------------------------------------------------------------------------
+
+    @classmethod
+    def from_spec(
+        cls,
+        means: PriorSpec | None,
+        stds: PriorSpec | None,
+        *,
+        num_channels: int,
+        num_classes: int,
+        distribution: str = "uniform",
+        legacy: bool = False,
+    ) -> TissuePriors:
+        """Make priors from the forms in which the original SynthSR accepts them.
+
+        Each of `means` and `stds` is one of:
+
+        * None: the interval from 25 to 225 for means, from 5 to 25 for standard deviations;
+        * a number v: the interval from 125 - v to 125 + v, or from 15 - v to 15 + v;
+        * a pair of hyper-parameters, used for all channels and classes;
+        * a `(2 * num_channels, num_classes)` array, laid out as described in `priors`;
+        * the path of a `.npy` file with a pair or such an array.
+
+        Args:
+            means: Prior of the means.
+            stds: Prior of the standard deviations.
+            num_channels: Number of channels, C.
+            num_classes: Number of classes, K.
+            distribution: `uniform` or `normal`.
+            legacy: Whether to accept forms that the original accepted but that are almost surely
+                mistakes: None or a number with `normal` (the bounds of the interval are then
+                read as mean and standard deviation), and an upper bound below the lower one.
+
+        Raises:
+            ValueError: If a form is not one of those above, or a shape does not fit.
+
+        Examples:
+            >>> priors = TissuePriors.from_spec(50, None, num_channels=2, num_classes=3)
+            >>> priors.means[0, :, 0], priors.stds[0, :, 0]
+            (array([ 75., 175.]), array([ 5., 25.]))
+        """
+        check_distribution(distribution)
+        shape = (num_channels, 2, num_classes)
+        blocks = {
+            name: hyper_parameters_of(name, spec, shape, distribution=distribution, legacy=legacy)
+            for name, spec in (("means", means), ("stds", stds))
+        }
+        return cls(**blocks, distribution=distribution)
+
+    @classmethod
+    def read(
+        cls,
+        means_path: str | os.PathLike[str],
+        stds_path: str | os.PathLike[str],
+        distribution: str = "normal",
+    ) -> TissuePriors:
+        """Read a pair of `.npy` files, such as `prior_means.npy` and `prior_stds.npy`.
+
+        Args:
+            means_path: File of the means, `(2 * C, K)` array.
+            stds_path: File of the standard deviations, `(2 * C, K)` array.
+            distribution: What the hyper-parameters are; files made by prior estimation hold means
+                and standard deviations, hence `normal`.
+        """
+        means = read_npy(means_path)
+        if means.ndim != 2 or means.shape[0] % 2:
+            msg = (
+                f"means must have shape (2 * channels, classes), got {means.shape} ({means_path})."
+            )
+            raise ValueError(msg)
+        return cls.from_spec(
+            means,
+            read_npy(stds_path),
+            num_channels=means.shape[0] // 2,
+            num_classes=means.shape[1],
+            distribution=distribution,
+        )
+
+    def write(self, means_path: str | os.PathLike[str], stds_path: str | os.PathLike[str]) -> None:
+        """Write the pair of `.npy` files that `read` reads, each complete or not at all."""
+        paths = (Path(means_path), Path(stds_path))
+        for path in paths:
+            if path.suffix != ".npy":
+                msg = f"path must end in .npy, got {path}. Choose a name that does."
+                raise ValueError(msg)
+        with replacing(paths[0]) as means_file, replacing(paths[1]) as stds_file:
+            np.save(means_file, as_rows(self.means))
+            np.save(stds_file, as_rows(self.stds))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists and strings, for YAML and JSON; rows as in the files.
+
+        Examples:
+            >>> TissuePriors.from_spec((0, 9), (1, 2), num_channels=1, num_classes=2).to_dict()
+            {'distribution': 'uniform', 'means': [[0.0, 0.0], [9.0, 9.0]], 'stds': [[1.0, 1.0], [2.0, 2.0]]}
+        """  # noqa: E501
+        return {
+            "distribution": self.distribution,
+            "means": as_rows(self.means).tolist(),
+            "stds": as_rows(self.stds).tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TissuePriors:
+        """Make priors from what `to_dict` returned."""
+        expected = {"distribution", "means", "stds"}
+        if set(data) != expected:
+            msg = f"keys must be {', '.join(sorted(expected))}, got {', '.join(sorted(data))}."
+            raise ValueError(msg)
+        check_distribution(data["distribution"])
+        blocks = {
+            name: as_blocks(name, np.asarray(data[name], float)) for name in ("means", "stds")
+        }
+        return cls(**blocks, distribution=data["distribution"])

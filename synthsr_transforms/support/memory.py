@@ -1,0 +1,81 @@
+"""Memory of this machine: how much there is, and sizes in words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    import torch
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_bytes(device: str | torch.device = "cpu") -> int:
+    """Memory that is free now, limits of containers and batch systems included."""
+    if str(device).startswith("cuda"):
+        import torch
+
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(psutil.virtual_memory().available, *_limits())
+
+
+def left_of(limit: int, device: str | torch.device = "cpu") -> int:
+    """What is left of a limit of this process for a prediction: less what it holds already.
+
+    Args:
+        limit: Bytes that the process may hold, in all on a CPU, on the device elsewhere.
+        device: Where to compute.
+    """
+    kind = str(device).partition(":")[0]
+    if kind == "cuda":
+        import torch
+
+        return limit - torch.cuda.memory_allocated(device)
+    return limit - psutil.Process().memory_info().rss if kind == "cpu" else limit
+
+
+def _limits() -> list[int]:
+    """What the control groups of Linux (version 2, then 1) still leave."""
+    left = [2**62]
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            left.append(int((_CGROUP / limit).read_text()) - int((_CGROUP / used).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return left
+
+
+def parse_size(text: str) -> int:
+    """Bytes from a text such as `4GB`, `800 MB` or `2GiB`.
+
+    Raises:
+        ValueError: If it is not a number above 0 with a known unit.
+
+    Examples:
+        >>> parse_size("1.5GB"), parse_size("2 GiB")
+        (1500000000, 2147483648)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", text.lower())
+    number = round(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    if number <= 0:
+        raise ValueError(f"memory must be a number and a unit, such as 4GB or 800MB, got {text!r}.")
+    return number
+
+
+def in_gigabytes(num_bytes: int) -> str:
+    """Bytes in words.
+
+    Examples:
+        >>> in_gigabytes(1_540_000_000)
+        '1.5 GB'
+    """
+    return f"{num_bytes / 1e9:.1f} GB"

@@ -1,0 +1,71 @@
+"""Scans that cover a part of the head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torchio.data.batch import SubjectsBatch
+
+from synthsr_transforms.distributions import DistributionSpec, as_distribution
+from synthsr_transforms.transforms.base import Params, SynthTransform, is_label_map
+
+
+class PartialFieldOfView(SynthTransform):
+    """Keep a slab of the images and set the rest to a constant.
+
+    Args:
+        fraction: Distribution of the share of the axis that is kept, within 0 and 1.
+        value: What the outside becomes.
+        **kwargs: See `SynthTransform`; all chosen images get the same slab.
+
+    Examples:
+        >>> import torch
+        >>> half = PartialFieldOfView(fraction=0.5)(torch.ones(1, 8, 8, 8))
+        >>> half.mean().item()
+        0.5
+    """
+
+    def __init__(
+        self, *, fraction: DistributionSpec = 1.0, value: float = 0.0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.fraction = as_distribution(fraction, name="fraction", minimum=0, single=True)
+        if self.fraction.bounds[1] > 1:
+            raise ValueError(f"fraction must be at most 1, got {self.fraction.to_spec()!r}.")
+        self.value = float(value)
+
+    def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
+        """Draw an axis, a share and where the slab begins (as a share of the room left)."""
+        size = batch.batch_size
+        return {
+            "axis": torch.randint(3, (size,), generator=generator),
+            "fraction": self.fraction.sample((size,), generator),
+            "start": torch.rand(size, generator=generator),
+        }
+
+    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
+        """Blank what lies outside the slab."""
+        for image in self.chosen_images(batch).values():
+            if not is_label_map(image):
+                x, y, z = (
+                    inside.to(image.device, non_blocking=True)
+                    for inside in slab(image.data.shape[2:], params)
+                )
+                mask = x[:, None, :, None, None] & y[:, None, None, :, None]
+                mask = mask & z[:, None, None, None, :]
+                image.data = torch.where(mask, image.data, self.value)
+
+
+def slab(shape: Sequence[int], params: Params) -> list[Tensor]:
+    """Which voxels of each axis lie within the slab, three tensors `(B, n)` of booleans."""
+    inside = []
+    for axis, size in enumerate(shape):
+        kept = torch.round(size * params["fraction"]).clamp(min=1)
+        begin = torch.floor((size - kept + 1) * params["start"]).minimum(size - kept)
+        index = torch.arange(size)
+        within = (index >= begin[:, None]) & (index < (begin + kept)[:, None])
+        inside.append(within | (params["axis"] != axis)[:, None])
+    return inside

@@ -1,0 +1,158 @@
+"""Misalignment between channels, and its imperfect correction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torchio.data.batch import SubjectsBatch
+
+from synthsr_transforms.distributions import DistributionSpec, as_distribution
+from synthsr_transforms.functional.geometry import affine_matrix, millimetres_to_voxels
+from synthsr_transforms.functional.warp import warp_affine
+from synthsr_transforms.transforms.base import Params, grid_of
+from synthsr_transforms.transforms.kinds import IntensityEffect
+
+RECORD = "registration_error"
+
+
+class _RigidChannels(IntensityEffect, abstract=True):
+    """Params one rigid motion per element and channel, the same for all images."""
+
+    def __init__(
+        self,
+        *,
+        rotation_degrees: DistributionSpec,
+        translation_mm: DistributionSpec,
+        reference_channel: int | None = 0,
+        index_grid: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.rotation_degrees = as_distribution(rotation_degrees, name="rotation_degrees")
+        self.translation_mm = as_distribution(translation_mm, name="translation_mm")
+        self.reference_channel = reference_channel
+        self.index_grid = bool(index_grid)
+
+    def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
+        """Draw angles and shifts; the reference channel gets none."""
+        images = self.images(batch)
+        shapes = {name: tuple(image.data.shape[1:]) for name, image in images.items()}
+        if len(set(shapes.values())) != 1:
+            raise ValueError(
+                f"{type(self).__name__} needs images of one shape, got {shapes}."
+                " Name those that move together with include."
+            )
+        count = next(iter(shapes.values()))[0]
+        moving = torch.tensor([self._moves(c) for c in range(count)])[:, None]
+        size = (batch.batch_size, count, 3)
+        return {
+            "rotation_degrees": self.rotation_degrees.sample(size, generator) * moving,
+            "translation_mm": self.translation_mm.sample(size, generator) * moving,
+        }
+
+    def _moves(self, channel: int) -> bool:
+        chosen = self.channels is None or channel in self.channels
+        return chosen and channel != self.reference_channel
+
+    def _warp(self, batch: SubjectsBatch, matrices_mm: Tensor) -> None:
+        """Warp every channel that moves, `(B, C, 4, 4)` pull-backs in mm, all images at once."""
+        identity = torch.eye(4, dtype=torch.float64)
+        moving = (matrices_mm != identity).flatten(2).any(-1)
+        images = list(self.images(batch).values())
+        stacks = [list(image.data.float().unbind(1)) for image in images]
+        spacing = grid_of(images[0]).spacing_mm
+        for c in moving.any(0).nonzero().flatten().tolist():
+            matrix = matrices_mm[:, c]
+            if not self.index_grid:
+                matrix = millimetres_to_voxels(matrix, spacing)
+            together = torch.stack([channels[c] for channels in stacks], dim=1)
+            keep = moving[:, c].to(together.device, non_blocking=True)[:, None, None, None, None]
+            warped = torch.where(keep, warp_affine(together, matrix), together)
+            for channels, data in zip(stacks, warped.unbind(1), strict=True):
+                channels[c] = data
+        for image, channels in zip(images, stacks, strict=True):
+            dtype = image.data.dtype if image.data.is_floating_point() else torch.float32
+            image.data = torch.stack(channels, 1).to(dtype)
+
+
+def rigid_matrices(params: Params) -> Tensor:
+    """`(B, C, 4, 4)` pull-backs in mm from angles and shifts `(B, C, 3)`."""
+    angles, shifts = params["rotation_degrees"], params["translation_mm"]
+    matrix = affine_matrix(angles.flatten(0, 1), translation=shifts.flatten(0, 1))
+    return matrix.view(*angles.shape[:2], 4, 4)
+
+
+class RegistrationError(_RigidChannels):
+    """Move every channel but one rigidly, as if scans were not aligned.
+
+    The motion acts about the centre of the image and is kept in the metadata of the subject
+    (`registration_error`, pull-backs in mm), where `RegistrationCorrection` finds it.
+
+    Args:
+        rotation_degrees: Distribution of the angle about each axis, in degrees.
+        translation_mm: Distribution of the shift along each axis, in mm.
+        reference_channel: Channel that stays; None moves all.
+        index_grid: Take every voxel as 1 mm wide, as the original does.
+        **kwargs: See `IntensityEffect`; all images move alike, so name them with `include`.
+
+    Examples:
+        >>> import torch
+        >>> two = torch.rand(2, 8, 8, 8)
+        >>> moved = RegistrationError()(two)
+        >>> torch.equal(moved[0], two[0]), torch.equal(moved[1], two[1])
+        (True, False)
+    """
+
+    def __init__(
+        self,
+        *,
+        rotation_degrees: DistributionSpec = (-5.0, 5.0),
+        translation_mm: DistributionSpec = (-5.0, 5.0),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(rotation_degrees=rotation_degrees, translation_mm=translation_mm, **kwargs)
+
+    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
+        """Move the channels and record how."""
+        matrices = rigid_matrices(params)
+        self._warp(batch, matrices)
+        batch.metadata[RECORD] = matrices.tolist()
+
+
+class RegistrationCorrection(_RigidChannels):
+    r"""Undo a `RegistrationError` imperfectly: warp by \(E T^{-1}\) with a small error E.
+
+    Where no error was recorded, only E acts.
+
+    Args:
+        rotation_degrees: Distribution of the remaining angle about each axis, in degrees.
+        translation_mm: Distribution of the remaining shift along each axis, in mm.
+        reference_channel: Channel that stays; None moves all.
+        index_grid: Take every voxel as 1 mm wide, as the original does.
+        **kwargs: See `IntensityEffect`; name image and reliability map with `include`.
+
+    Examples:
+        >>> import torch
+        >>> RegistrationCorrection()(torch.rand(2, 8, 8, 8)).shape
+        torch.Size([2, 8, 8, 8])
+    """
+
+    def __init__(
+        self,
+        *,
+        rotation_degrees: DistributionSpec = (-0.5, 0.5),
+        translation_mm: DistributionSpec = (-0.5, 0.5),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(rotation_degrees=rotation_degrees, translation_mm=translation_mm, **kwargs)
+
+    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
+        """Move the channels back."""
+        matrices = rigid_matrices(params)
+        for element, applied in enumerate(batch.metadata.get(RECORD, [])):
+            if applied is not None:
+                inverse = torch.linalg.inv(torch.tensor(applied, dtype=torch.float64))
+                matrices[element] = matrices[element] @ inverse
+        self._warp(batch, matrices)

@@ -1,0 +1,476 @@
+"""The adapter between this library and TorchIO 2: the only module that knows its private names.
+
+A transform draws first, then acts: `draw` returns every random number as one value per batch
+element, `act` uses nothing else. One path serves any batch size, so an element of a batch equals
+that element alone, replayed from its history.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property, lru_cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torchio import LabelMap, ScalarImage, Subject
+from torchio.data.affine import AffineMatrix
+from torchio.data.batch import ImagesBatch, SubjectsBatch
+from torchio.transforms.transform import AppliedTransform, Transform
+
+from synthsr_transforms.support.messages import suggest
+
+from .spec import constructor_params, unknown_parameter
+
+Params = dict[str, Tensor]
+
+BARE_IMAGE = "tio_default_image"
+"""Name under which TorchIO wraps a tensor, array or image that comes alone."""
+LABEL_KEYS = ("labels", "label", "segmentation", "seg", "mask")
+"""Keys of a dictionary under which tensors of whole numbers are label maps."""
+
+_generator: ContextVar[Generator | None] = ContextVar("synthsr_generator", default=None)
+_REGISTRY: dict[str, type[SynthTransform]] = {}
+
+
+@contextmanager
+def _drawing_from(generator: Generator | None) -> Iterator[None]:
+    token = _generator.set(generator)
+    try:
+        yield
+    finally:
+        _generator.reset(token)
+
+
+def registered_transforms() -> dict[str, type[SynthTransform]]:
+    """Every transform of this library, by class name."""
+    return dict(sorted(_REGISTRY.items()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What a transform may know of an image before it draws.
+
+    Attributes:
+        batch_size: Number B of elements.
+        channels: Number C of channels the transform acts on.
+        shape: Three sizes in voxels.
+        affines: One voxel-to-world matrix per element.
+    """
+
+    batch_size: int
+    channels: int
+    shape: tuple[int, int, int]
+    affines: Sequence[AffineMatrix]
+
+    @cached_property
+    def spacing_mm(self) -> Tensor:
+        """Voxel spacing in mm, `(B, 3)` on the CPU, rounded to a thousandth."""
+        rows = (_spacing(*affine.data[:3, :3].flatten().tolist()) for affine in self.affines)
+        return torch.tensor(list(rows), dtype=torch.float64)
+
+    @property
+    def common_spacing_mm(self) -> list[float]:
+        """The voxel spacing in mm that all elements share.
+
+        Raises:
+            ValueError: If they do not, so that no one size fits all.
+        """
+        first, *others = self.spacing_mm.tolist()
+        if any(spacing != first for spacing in others):
+            raise ValueError(
+                f"spacing must be the same for all elements, got {[first, *others]} mm."
+                " Resample them to one spacing or make batches of equal ones."
+            )
+        return first
+
+
+@lru_cache(1024)
+def _spacing(*matrix: float) -> tuple[float, ...]:
+    """Lengths of the columns of a 3 x 3 matrix given row by row, rounded to a thousandth."""
+    return tuple(round(math.hypot(*matrix[axis::3]), 3) for axis in range(3))
+
+
+def grid_of(image: ImagesBatch, channels: int | None = None) -> Grid:
+    """Describe an image batch."""
+    batch, count, x, y, z = image.data.shape
+    _bring_affines_home(image)
+    return Grid(batch, count if channels is None else channels, (x, y, z), image.affines)
+
+
+class SynthTransform(Transform):
+    """Base class of every transform of this library.
+
+    Args:
+        p: Probability of acting, decided for each batch element. Transforms that change shapes,
+            channels or the set of images decide once for the whole batch.
+        copy: Deep-copy the input first.
+        include: Names of the only images to act on.
+        exclude: Names of images to leave alone.
+    """
+
+    preserves_layout: bool = True
+    """Whether shapes, channels and the set of images stay, so that `p` can hold per element."""
+
+    def __init__(
+        self,
+        *,
+        p: float = 1.0,
+        copy: bool = True,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        **unknown: Any,
+    ) -> None:
+        for name in unknown:
+            raise TypeError(unknown_parameter(type(self), name))
+        super().__init__(
+            p=p,
+            copy=copy,
+            include=None if include is None else list(include),
+            exclude=None if exclude is None else list(exclude),
+        )
+
+    def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not abstract:
+            _REGISTRY[cls.__name__] = cls
+
+    # What a subclass writes
+
+    def check(self, batch: SubjectsBatch) -> None:
+        """Refuse a batch that lacks what the transform acts on, also where chance spares it.
+
+        Raises:
+            ValueError: If `include` names no image of the batch.
+        """
+        if self.include:
+            self.chosen_images(batch)
+
+    def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
+        """Make every random choice.
+
+        Args:
+            batch: The batch to be transformed; only its layout may be read.
+            generator: Source of chance on the CPU; torch's default one if None.
+
+        Returns:
+            Named tensors on the CPU with the batch as first dimension.
+        """
+        return {}
+
+    def apply_params(self, batch: SubjectsBatch, draws: Params) -> None:
+        """Change the batch, by replacing tensors and never writing into them."""
+        raise NotImplementedError
+
+    # What callers use
+
+    def forward(self, data: Any, *, generator: Generator | None = None) -> Any:
+        """Transform a subject, image, tensor, array, NIfTI image, dict or batch.
+
+        Args:
+            data: The input; the output has the same type. Of a dict, images that the transform
+                adds come back too.
+            generator: Source of chance on the CPU; torch's default one if None.
+        """
+        with _drawing_from(generator):
+            return super().forward(data)
+
+    def run(self, batch: SubjectsBatch, generator: Generator | None = None) -> dict[str, Any]:
+        """Draw, act on a batch in place and record the step in its history.
+
+        Args:
+            batch: The batch to change.
+            generator: Source of chance on the CPU.
+
+        Returns:
+            The recorded parameters.
+        """
+        params = self.draw_params(batch, generator)
+        self.apply_transform(batch, params)
+        remember(batch, self, params)
+        return params
+
+    def draw_params(
+        self, batch: SubjectsBatch, generator: Generator | None = None
+    ) -> dict[str, Any]:
+        """Draw the parameters for a batch without acting."""
+        with _drawing_from(generator):
+            return self.make_params(batch)
+
+    def run_unrecorded(self, batch: SubjectsBatch, generator: Generator | None = None) -> None:
+        """Draw and act on a batch in place, as `run` does, without keeping a record."""
+        keep = self._checked_keep(batch, generator)
+        if any(keep):
+            self._apply_to_kept(batch, self.sample_params(batch, generator), keep)
+
+    def replay(self, data: Any, params: Mapping[str, Any]) -> Any:
+        """Transform with recorded parameters instead of new draws.
+
+        Args:
+            data: The input, of any type that `forward` takes.
+            params: Parameters of one element, or of a batch, from a history.
+        """
+        batch, unwrap = self._wrap(data)
+        batch = shallow_copy(batch)
+        return unwrap(self.apply_transform(batch, dict(params)))
+
+    def chosen_images(self, batch: SubjectsBatch) -> dict[str, ImagesBatch]:
+        """Images that `include` and `exclude` leave, label maps too.
+
+        Raises:
+            ValueError: If `include` names no image of the batch.
+        """
+        unnamed = BARE_IMAGE in batch.images
+        if self.include and not unnamed and not set(self.include) & set(batch.images):
+            raise ValueError(
+                f"include must name images of the subject, {list(batch.images)}, got"
+                f" {self.include}{suggest(self.include[0], list(batch.images))}."
+            )
+        return self._get_images(batch)
+
+    # TorchIO's contract
+
+    def make_params(self, batch: SubjectsBatch) -> dict[str, Any]:
+        """Draw, and record in the form that TorchIO keeps in histories."""
+        generator = _generator.get()
+        size = batch.batch_size
+        keep = self._checked_keep(batch, generator)
+        draws = self.sample_params(batch, generator) if any(keep) else {}
+        params: dict[str, Any] = {name: value.tolist() for name, value in draws.items()}
+        params["_batch_size"] = size
+        params["_batched_keys"] = list(draws)
+        if not all(keep):
+            params["_keep"] = keep
+        return params
+
+    def _checked_keep(self, batch: SubjectsBatch, generator: Generator | None) -> list[bool]:
+        if self.p > 0:
+            self.check(batch)
+        return self.draw_keep(batch.batch_size, generator)
+
+    def draw_keep(self, size: int, generator: Generator | None) -> list[bool]:
+        """Decide which elements of a batch to act on."""
+        if self.p >= 1 or self.p <= 0:
+            return [self.p >= 1] * size
+        count = size if self.preserves_layout else 1
+        limit = float(np.float32(self.p))
+        coins = [coin < limit for coin in torch.rand(count, generator=generator).tolist()]
+        return coins * (size // count)
+
+    def apply_transform(self, batch: SubjectsBatch, params: dict[str, Any]) -> SubjectsBatch:
+        """Act with recorded parameters, on the elements that are kept."""
+        size = batch.batch_size
+        keep = params.get("_keep", [True] * size)
+        if not any(keep):
+            return batch
+        self._apply_to_kept(batch, self.to_params(params, size), keep)
+        return batch
+
+    def _apply_to_kept(self, batch: SubjectsBatch, draws: Params, keep: Sequence[bool]) -> None:
+        if all(keep):
+            self.apply_params(batch, draws)
+            return
+        index = [i for i, kept in enumerate(keep) if kept]
+        part = _take_elements(batch, index)
+        taken = {name: image.data for name, image in part.images.items()}
+        self.apply_params(part, {name: value[index] for name, value in draws.items()})
+        _put_elements(batch, part, taken, index)
+
+    @staticmethod
+    def to_params(params: Mapping[str, Any], size: int) -> Params:
+        """Recorded parameters, of a batch or of one element, as tensors for `act`."""
+        whole_batch = "_batched_keys" in params
+        draws = {}
+        for name, value in params.items():
+            if not name.startswith("_"):
+                tensor = torch.as_tensor(value if whole_batch else [value] * size)
+                draws[name] = tensor.float() if tensor.is_floating_point() else tensor
+        return draws
+
+    def _per_instance_p_active(self, batch: SubjectsBatch) -> bool:
+        """Chance is ours: TorchIO must not flip a coin of its own."""
+        return True
+
+    @property
+    def supports_per_instance_params(self) -> bool:
+        """Parameters are always drawn per element."""
+        return True
+
+    @property
+    def supports_per_instance_p(self) -> bool:
+        """Whether `p` is decided per element."""
+        return self.preserves_layout
+
+    @staticmethod
+    def _wrap(data: Any) -> tuple[Any, Any]:
+        if isinstance(data, dict):
+            return Transform._wrap(_readable_dict(data))[0], partial(_unwrap_dict, data)
+        return Transform._wrap(data)
+
+    def to_hydra(self) -> dict[str, Any]:
+        """`_target_` with the import path of the class, and the arguments that differ."""
+        cls = type(self)
+        return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **constructor_params(self)}
+
+    def __repr__(self) -> str:
+        """Show the arguments that differ from their defaults."""
+        inside = ", ".join(f"{k}={_shown(v)}" for k, v in constructor_params(self).items())
+        return f"{type(self).__name__}({inside})"
+
+
+def _shown(value: Any) -> str:
+    """A value as code, or shortened where it is a long table."""
+    code = repr(value)
+    return code if len(code) <= 80 else reprlib.repr(value)
+
+
+def remember(batch: SubjectsBatch, transform: Transform, params: dict[str, Any]) -> None:
+    """Append a step to the history of a batch, unless it kept every element as it was."""
+    if any(params.get("_keep", [True])):
+        batch.applied_transforms.append(
+            AppliedTransform(type(transform).__name__, params, transform.include, transform.exclude)
+        )
+
+
+def _bring_affines_home(image: ImagesBatch) -> None:
+    """Keep affines on the CPU: TorchIO moves them with the voxels, and reading them there waits."""
+    if any(affine.device.type != "cpu" for affine in image.affines):
+        image._affines = [AffineMatrix(affine.data.cpu()) for affine in image.affines]
+
+
+def is_label_map(image: ImagesBatch) -> bool:
+    """Whether an image batch holds labels."""
+    return issubclass(image._image_class, LabelMap)
+
+
+def is_scalar_image(image: ImagesBatch) -> bool:
+    """Whether an image batch holds intensities."""
+    return issubclass(image._image_class, ScalarImage)
+
+
+def add_image(
+    batch: SubjectsBatch, name: str, data: Tensor, like: ImagesBatch, *, labels: bool = False
+) -> None:
+    """Add an image to a batch, or replace it, with the affines of another."""
+    affines = [AffineMatrix(affine.data) for affine in like.affines]  # which copies
+    batch.images[name] = ImagesBatch(data, affines, image_class=LabelMap if labels else ScalarImage)
+
+
+def check_destination(batch: SubjectsBatch, name: str) -> None:
+    """Refuse a batch without the image that is to be replaced; a bare image has no name.
+
+    Raises:
+        ValueError: If there is no such image.
+    """
+    if name not in batch.images and BARE_IMAGE not in batch.images:
+        raise ValueError(
+            f"destination must name an image to replace, one of {list(batch.images)}, got"
+            f" {name!r}. Make it in a step before, or leave out replace."
+        )
+
+
+def replace_image(batch: SubjectsBatch, name: str, data: Tensor) -> None:
+    """Replace the voxels of an image; its kind, affines and floating-point type stay.
+
+    Args:
+        batch: The batch to change.
+        name: Of the image; a bare image is replaced whatever its name.
+        data: `(B, C, X, Y, Z)`.
+
+    Raises:
+        ValueError: If there is no such image, or it has another shape or number of channels.
+    """
+    check_destination(batch, name)
+    image = batch.images[BARE_IMAGE if BARE_IMAGE in batch.images else name]
+    if image.data.shape != data.shape:
+        raise ValueError(
+            f"destination {name!r} must have the channels and shape {tuple(data.shape[1:])} of what"
+            f" replaces it, got {tuple(image.data.shape[1:])}. Leave out replace to make a new"
+            " image."
+        )
+    image.data = data.to(image.data.dtype) if image.data.is_floating_point() else data
+
+
+def set_affines(image: ImagesBatch, matrices: Sequence[Tensor]) -> None:
+    """Replace the affines of an image by `(4, 4)` float64 tensors."""
+    image._affines = [AffineMatrix(matrix) for matrix in matrices]
+
+
+def shallow_copy(batch: SubjectsBatch) -> SubjectsBatch:
+    """A batch that shares tensors with another but has containers and history of its own."""
+    for image in batch.images.values():
+        _bring_affines_home(image)
+    images = {
+        name: ImagesBatch(
+            image.data,
+            [AffineMatrix(affine.data) for affine in image.affines],
+            image_class=image._image_class,
+        )
+        for name, image in batch.images.items()
+    }
+    metadata = {key: list(values) for key, values in batch.metadata.items()}
+    copy = SubjectsBatch(images, metadata=metadata)
+    if batch._per_element_history is not None:
+        copy.set_per_element_history(batch._per_element_history)
+    copy.applied_transforms = list(batch.applied_transforms)
+    return copy
+
+
+def _take_elements(batch: SubjectsBatch, index: Sequence[int]) -> SubjectsBatch:
+    images = {
+        name: ImagesBatch(
+            image.data.index_select(0, _on_device(index, image.data)),
+            [image.affines[i].clone() for i in index],
+            image_class=image._image_class,
+        )
+        for name, image in batch.images.items()
+    }
+    metadata = {key: [values[i] for i in index] for key, values in batch.metadata.items()}
+    return SubjectsBatch(images, metadata=metadata)
+
+
+def _put_elements(
+    batch: SubjectsBatch,
+    part: SubjectsBatch,
+    taken: Mapping[str, Tensor],
+    index: Sequence[int],
+) -> None:
+    """Put back the images that were changed, and the notes."""
+    for name, image in batch.images.items():
+        changed = part.images[name].data
+        if changed is not taken[name]:
+            whole = image.data.to(changed.dtype)
+            image.data = whole.index_copy(0, _on_device(index, whole), changed)
+    for key, values in part.metadata.items():
+        whole_list = batch.metadata.setdefault(key, [None] * batch.batch_size)
+        for i, value in zip(index, values, strict=True):
+            whole_list[i] = value
+
+
+def _on_device(index: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(list(index)).to(like.device, non_blocking=True)
+
+
+def _readable_dict(data: dict[str, Any]) -> dict[str, Any]:
+    """Take arrays for tensors, and tensors of whole numbers under a label key for label maps."""
+    readable = {k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in data.items()}
+    for key, value in readable.items():
+        if key in LABEL_KEYS and isinstance(value, Tensor) and not value.is_floating_point():
+            readable[key] = LabelMap(value)
+    return readable
+
+
+def _unwrap_dict(data: dict[str, Any], batch: SubjectsBatch) -> dict[str, Any]:
+    """The images, those that were added too, as arrays where arrays came in, and the notes."""
+    subject: Subject = batch.unbatch()[0]
+    result: dict[str, Any] = {name: image.data for name, image in subject.images.items()}
+    if any(isinstance(value, np.ndarray) for value in data.values()):
+        result = {name: tensor.cpu().numpy() for name, tensor in result.items()}
+    result.update(subject.metadata)
+    return result

@@ -1,0 +1,4 @@
+"""Transforms of intensities.
+
+Imports `transforms.base` and `functional`, no other transform.
+"""

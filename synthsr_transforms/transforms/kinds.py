@@ -1,0 +1,152 @@
+"""Kinds of transforms: those of intensities, of geometry and of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torchio.data.batch import ImagesBatch, SubjectsBatch
+
+from synthsr_transforms.functional.layout import take_channels
+from synthsr_transforms.seeds import normal_field
+
+from .base import Grid, Params, SynthTransform, grid_of, is_label_map, is_scalar_image
+
+
+class IntensityEffect(SynthTransform, abstract=True):
+    """Changes the intensities of scalar images, each channel with parameters of its own.
+
+    Args:
+        channels: Indices of the only channels to act on.
+        **kwargs: See `SynthTransform`.
+    """
+
+    def __init__(self, *, channels: Sequence[int] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.channels = None if channels is None else channel_indices(channels)
+
+    def sample_image_params(self, grid: Grid, generator: Generator | None) -> Params:
+        """Make the random choices for one image."""
+        return {}
+
+    def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
+        """Return the changed image, `(B, C, X, Y, Z)` float32."""
+        raise NotImplementedError
+
+    def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
+        """Draw for each image in turn; names are `image.parameter`."""
+        params = {}
+        for name, image in self.images(batch).items():
+            for key, value in self.sample_image_params(self._grid(image), generator).items():
+                params[f"{name}.{key}"] = value
+        return params
+
+    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
+        """Act on each image in turn."""
+        for name, image in self.images(batch).items():
+            prefix = f"{name}."
+            own = {k[len(prefix) :]: v for k, v in params.items() if k.startswith(prefix)}
+            grid = self._grid(image)
+            data = image.data if image.data.is_floating_point() else image.data.float()
+            selected = data if self.channels is None else take_channels(data, self.channels)
+            result = self.apply_to_image(selected.float(), own, grid).to(data.dtype)
+            if self.channels is not None:
+                index = torch.tensor(self.channels).to(data.device, non_blocking=True)
+                result = data.index_copy(1, index, result)
+            image.data = result
+
+    def images(self, batch: SubjectsBatch) -> dict[str, ImagesBatch]:
+        """Scalar images of the batch that `include` and `exclude` leave."""
+        chosen = self.chosen_images(batch)
+        return {name: image for name, image in chosen.items() if is_scalar_image(image)}
+
+    def _grid(self, image: ImagesBatch) -> Grid:
+        if self.channels is not None and max(self.channels) >= image.data.shape[1]:
+            raise ValueError(
+                f"channels must be below the number of channels {image.data.shape[1]},"
+                f" got {self.channels}. Name channels that the image has."
+            )
+        return grid_of(image, None if self.channels is None else len(self.channels))
+
+
+class SpatialEffect(SynthTransform, abstract=True):
+    """Changes the geometry of all images alike: labels by nearest neighbour, images linearly."""
+
+    def images(self, batch: SubjectsBatch) -> dict[str, ImagesBatch]:
+        """Images that `include` and `exclude` leave."""
+        return self.chosen_images(batch)
+
+    def grid(self, batch: SubjectsBatch) -> Grid:
+        """The grid that all images share.
+
+        Raises:
+            ValueError: If there is no image, or their shapes differ.
+        """
+        images = self.images(batch)
+        shapes = {name: tuple(image.data.shape[2:]) for name, image in images.items()}
+        if len(set(shapes.values())) != 1:
+            raise ValueError(
+                f"{type(self).__name__} needs images of one shape, got {shapes}."
+                " Resample them to one grid or name those to transform with include."
+            )
+        return grid_of(next(iter(images.values())))
+
+
+class LabelEffect(SynthTransform, abstract=True):
+    """Reads a label map.
+
+    Args:
+        labels: Name of the label map. A subject with one label map, or one image only, needs none.
+        **kwargs: See `SynthTransform`.
+    """
+
+    def __init__(self, *, labels: str = "labels", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.labels = labels
+
+    def label_image(self, batch: SubjectsBatch) -> tuple[str, ImagesBatch]:
+        """Name and batch of the label map."""
+        return find_labels(batch, self.labels)
+
+
+def find_labels(batch: SubjectsBatch, name: str = "labels") -> tuple[str, ImagesBatch]:
+    """The label map of a batch: the one of that name, the only label map, or the only image.
+
+    Raises:
+        ValueError: If none of the three exists.
+    """
+    if name in batch.images:
+        return name, batch.images[name]
+    maps = [k for k, image in batch.images.items() if is_label_map(image)]
+    candidates = maps if len(maps) == 1 else list(batch.images)
+    if len(candidates) == 1:
+        return candidates[0], batch.images[candidates[0]]
+    raise ValueError(
+        f"label map must be named {name!r}, got images {list(batch.images)}."
+        " Rename it or pass its name as labels=."
+    )
+
+
+def channel_indices(channels: Sequence[int]) -> list[int]:
+    """Indices of channels as a list.
+
+    Raises:
+        ValueError: If there is none, or one is negative.
+    """
+    indices = [int(c) for c in channels]
+    if not indices or min(indices) < 0:
+        raise ValueError(
+            f"channels must be indices from 0 on, got {channels!r}. Name at least one."
+        )
+    return indices
+
+
+def field_from(
+    params: Params, name: str, shape: Sequence[int], device: torch.device | str
+) -> Tensor:
+    """A recorded field: explicit numbers if `params` has them under `name`, else from its seed."""
+    if name in params:
+        return params[name].to(device, torch.float32, non_blocking=True)
+    return normal_field(params[f"{name}_seed"], shape, device)

@@ -1,0 +1,195 @@
+"""Lesions in the input only, so that a network learns to inpaint them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torchio.data.batch import SubjectsBatch
+
+from synthsr_transforms.distributions import DistributionSpec, as_distribution
+from synthsr_transforms.functional.blur import gaussian_blur
+from synthsr_transforms.functional.cache import Portable
+from synthsr_transforms.functional.fields import smooth_normal_field
+from synthsr_transforms.functional.mixture import look_up
+from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.seeds import draw_seeds, normal_field
+from synthsr_transforms.transforms.arguments import positive
+from synthsr_transforms.transforms.base import Grid, Params, grid_of, is_label_map
+from synthsr_transforms.transforms.kinds import LabelEffect, field_from
+
+from .tissue_mixture import whole_labels
+
+
+class LesionSimulation(LabelEffect):
+    r"""Paint blobs of abnormal intensity inside chosen tissues of an image.
+
+    A smooth random field f, standard normal at every voxel, is cut at a height z: the lesion is
+    \(\mathrm{sigmoid}((f - z) / w)\) within the tissue. It covers about the share of the tissue
+    that a normal law has above z: 16 % for 1, 2 % for 2. Put it after the target was copied or
+    made, and name the input with `include`.
+
+    Lesions of white matter are often caps and bands at the ventricles. There, z is lower by
+    \(h \min(1, 4 s)\), with s the share of the labels `beside` within a Gaussian of `beside_mm`:
+    by h from a plane border to two thirds of that distance, by less than a tenth of h from twice
+    it on.
+
+    Args:
+        label_table: Which labels belong to the tissues.
+        tissues: Tissues in which lesions lie, see `labels.TISSUES`.
+        intensity: Distribution of the intensity of lesions, per channel, in the unit of the image.
+        std: Distribution of the standard deviation inside a lesion, per channel, in the same unit.
+        size_mm: Distribution of the distance between the coarse grid points of the field, in mm:
+            about the size of a blob.
+        height: Distribution of z, in standard deviations.
+        softness: Width w of the border, in standard deviations.
+        beside: Label values beside which lesions are likelier, such as the ventricles; those that
+            a label map lacks change nothing.
+        beside_mm: Standard deviation of the Gaussian, in mm.
+        beside_lift: Distribution of h, in standard deviations.
+        **kwargs: See `LabelEffect`.
+
+    Raises:
+        ValueError: If a law is not one of its kind, `softness` or `beside_mm` is not positive, or a
+            value of `beside` is not a label.
+
+    Examples:
+        >>> import torch
+        >>> subject = {"labels": torch.full((1, 8, 8, 8), 2), "image": torch.zeros(1, 8, 8, 8)}
+        >>> lesions = LesionSimulation(label_table="freesurfer_aseg", height=-9, intensity=5,
+        ...                            include=["image"])
+        >>> round(lesions(subject)["image"].mean().item(), 3)
+        5.0
+    """
+
+    def __init__(  # noqa: PLR0913 - each is one property of lesions
+        self,
+        *,
+        label_table: LabelTable | str,
+        tissues: Sequence[str] = ("white_matter",),
+        intensity: DistributionSpec = (0.0, 255.0),
+        std: DistributionSpec = 0.0,
+        size_mm: DistributionSpec = (4.0, 12.0),
+        height: DistributionSpec = (1.3, 2.8),
+        softness: float = 0.1,
+        beside: Sequence[int] = (),
+        beside_mm: float = 4.0,
+        beside_lift: DistributionSpec = (0.0, 2.5),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.label_table = LabelTable.resolve(label_table)
+        self.tissues = list(tissues)
+        self.intensity = as_distribution(intensity, name="intensity")
+        self.std = as_distribution(std, name="std", minimum=0)
+        self.size_mm = as_distribution(size_mm, name="size_mm", minimum=0.5, single=True)
+        self.height = as_distribution(height, name="height", single=True)
+        self.softness = positive(softness, "softness")
+        self.beside = _label_values(beside)
+        self.beside_mm = positive(beside_mm, "beside_mm")
+        self.beside_lift = as_distribution(beside_lift, name="beside_lift", single=True)
+        values = [v for t in self.tissues for v in self.label_table.values_of(t)]
+        self._candidate = Portable(membership(values, max(self.label_table.values)))
+        self._beside = Portable(membership(self.beside, max(self.beside, default=0)))
+
+    def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
+        """Draw size, number and intensity of lesions."""
+        size = batch.batch_size
+        params: Params = {
+            "size_mm": self.size_mm.sample((size,), generator),
+            "height": self.height.sample((size,), generator),
+            "shape_seed": draw_seeds(size, generator),
+            "noise_seed": draw_seeds(size, generator),
+        }
+        if self.beside:
+            params["beside_lift"] = self.beside_lift.sample((size,), generator)
+        for name, image in self._scalars(batch).items():
+            count = image.data.shape[1]
+            params[f"{name}.intensity"] = self.intensity.sample((size, count), generator)
+            params[f"{name}.std"] = self.std.sample((size, count), generator)
+        return params
+
+    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
+        """Blend lesions into every chosen image."""
+        _, labels = self.label_image(batch)
+        lesion = self.lesion_fraction(labels.data, params, grid_of(labels))
+        for name, image in self._scalars(batch).items():
+            device = image.data.device
+            value, std = (
+                params[f"{name}.{key}"].to(device, non_blocking=True)[:, :, None, None, None]
+                for key in ("intensity", "std")
+            )
+            data = image.data.float()
+            inside = value.expand_as(data)
+            if bool(params[f"{name}.std"].any()):
+                inside = inside + std * field_from(params, "noise", data.shape[1:], device)
+            kept = image.data.dtype if image.data.is_floating_point() else torch.float32
+            image.data = torch.lerp(data, inside, lesion).to(kept)
+
+    def lesion_fraction(self, labels: Tensor, params: Params, grid: Grid) -> Tensor:
+        """Share of lesion in each voxel, `(B, 1, X, Y, Z)` within 0 and 1."""
+        fields = []
+        for b, size_mm in enumerate(params["size_mm"].tolist()):
+            extent = [n * mm for n, mm in zip(grid.shape, grid.spacing_mm[b].tolist(), strict=True)]
+            shape = (1, *(max(2, math.ceil(mm / size_mm) + 1) for mm in extent))
+            coarse = normal_field(params["shape_seed"][b : b + 1], shape)
+            coarse = coarse.to(labels.device, non_blocking=True)
+            fields.append(smooth_normal_field(coarse, grid.shape))
+        height = _per_element(params["height"], labels.device)
+        if "beside_lift" in params:
+            lift = _per_element(params["beside_lift"], labels.device)
+            height = height - lift * self._nearness(labels, grid)
+        tissue = where_in(labels, self._candidate)
+        return torch.sigmoid((in_one(fields) - height) / self.softness) * tissue
+
+    def _nearness(self, labels: Tensor, grid: Grid) -> Tensor:
+        """From 1 at the labels `beside` to 0 far from them, `(B, 1, X, Y, Z)`."""
+        sigma = (self.beside_mm / grid.spacing_mm[:, None, :]).float()
+        return (4 * gaussian_blur(where_in(labels, self._beside), sigma)).clamp(max=1)
+
+    def _scalars(self, batch: SubjectsBatch) -> dict[str, Any]:
+        return scalar_images(self, batch)
+
+
+def scalar_images(transform: LabelEffect, batch: SubjectsBatch) -> dict[str, Any]:
+    """Images, not label maps, that `include` and `exclude` leave."""
+    label_name, _ = transform.label_image(batch)
+    return {
+        name: image
+        for name, image in transform.chosen_images(batch).items()
+        if name != label_name and not is_label_map(image)
+    }
+
+
+def in_one(elements: Sequence[Tensor]) -> Tensor:
+    """Elements of a batch put together; one alone needs no copy."""
+    return elements[0] if len(elements) == 1 else torch.cat(list(elements))
+
+
+def _per_element(values: Tensor, device: torch.device) -> Tensor:
+    """One value for each element of a batch, to broadcast over its voxels."""
+    return values.to(device, non_blocking=True)[:, None, None, None, None]
+
+
+def where_in(labels: Tensor, members: Portable) -> Tensor:
+    """1 where a label is in the set of a `membership` table, else 0."""
+    table = members.on(labels.device).expand(len(labels), 1, -1)
+    return look_up(whole_labels(labels).clamp(0, table.shape[-1] - 1), table)
+
+
+def _label_values(values: Sequence[int]) -> list[int]:
+    if any(isinstance(value, bool) or int(value) != value or value < 0 for value in values):
+        raise ValueError(
+            f"beside must be label values, whole numbers from 0 on, got {list(values)}."
+        )
+    return [int(value) for value in values]
+
+
+def membership(values: Sequence[int], largest: int) -> Tensor:
+    """Table of 0 and 1: which values belong to a set; one entry more stands for larger values."""
+    table = torch.zeros(largest + 2)
+    table[list(values)] = 1
+    return table

@@ -1,0 +1,626 @@
+"""Promises of ``synthsr generate`` and of the command line around it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from synthsr_cli.common.errors import as_click_error
+from synthsr_cli.common.progress import progress
+from synthsr_cli.main import COMMANDS, synthsr
+from synthsr_transforms.generator.generator import preset_names
+from synthsr_transforms.job import folder as job_folder
+from synthsr_transforms.job import job as job_module
+from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.subjects.files import phantom_case
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SHAPE = (16, 18, 20)
+CONFIG = """
+label_table: {table}
+real_target: {real}
+steps:
+  deformation: {{name: SpatialDeformation, params: {{rotation_degrees: [-10, 10]}}}}
+  crop: {{name: PatchCrop, params: {{shape: 12}}}}
+  mixture: {{name: TissueMixture}}
+  {target}
+  acquisition: {{name: SliceAcquisition, params: {{spacing_mm: [1, 1, 3]}}}}
+"""
+
+
+def run(*arguments: object, **kwargs: Any) -> Result:
+    return CliRunner().invoke(synthsr, [str(argument) for argument in arguments], **kwargs)
+
+
+def save(path: Path, data: object, affine: np.ndarray | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.asarray(data), np.eye(4) if affine is None else affine), path)
+    return path
+
+
+def label_map(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    return np.random.default_rng(seed).choice(np.int16([0, 2, 3, 41, 42]), shape)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Working folder with two label maps, their images, and configurations."""
+    monkeypatch.chdir(tmp_path)
+    for k in (1, 2):
+        save(tmp_path / "maps" / f"sub-0{k}_dseg.nii.gz", label_map(k))
+        image = np.random.default_rng(k).random(SHAPE, np.float32)
+        save(tmp_path / "images" / f"sub-0{k}_T1w.nii.gz", image)
+    copy = "target: {name: CopyImage}"
+    (tmp_path / "own.yaml").write_text(
+        CONFIG.format(table="freesurfer_aseg", real="false", target=copy)
+    )
+    (tmp_path / "real.yaml").write_text(
+        CONFIG.format(table="freesurfer_aseg", real="true", target="")
+    )
+    return tmp_path
+
+
+def volumes(folder: Path, ending: str = "nii.gz") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob(f"*.{ending}"))}
+
+
+class TestGenerate:
+    def test_a_configuration_of_ones_own(self, folder):
+        result = run("generate", "own.yaml", "--labels", "maps", "-n", 3)
+        assert result.exit_code == 0, result.stderr
+        assert len(volumes(folder / "synthetic")) == 9
+        assert result.stdout.startswith("Made 3 samples in ")
+        assert "each, in synthetic." in result.stdout
+        assert "3/3 samples" in result.stderr
+
+    def test_a_preset_on_the_phantom_with_pictures(self, folder, monkeypatch):
+        monkeypatch.setattr(job_module, "phantom_case", partial(phantom_case, spacing_mm=4))
+        arguments = ("all_purpose", "--set", "crop.shape=32", "--out", "p", "--preview")
+        result = run("generate", *arguments)
+        assert result.exit_code == 0, result.stderr
+        assert {path.suffix for path in (folder / "p").glob("*preview*")} == {".png"}
+        assert (folder / "p" / "overview.png").exists()
+        assert result.stderr.startswith("making the built-in head phantom\n")
+        assert "phantom" not in run("generate", *arguments).stderr
+
+    def test_a_single_label_map_and_image(self, folder):
+        one = ("--labels", "maps/sub-01_dseg.nii.gz", "--images", "images/sub-02_T1w.nii.gz")
+        assert run("generate", "real.yaml", *one).exit_code == 0
+
+    def test_images_become_targets(self, folder):
+        settings = ("--set", "deformation.rotation_degrees=0", "--set", f"crop.shape={list(SHAPE)}")
+        folders = ("--labels", "maps", "--images", "images", "--out", "out")
+        assert run("generate", "real.yaml", *folders, *settings).exit_code == 0
+        source = json.loads((folder / "out" / "sample_000000.json").read_text())["source"]
+        written = nib.load(folder / "out" / "sample_000000_target.nii.gz").get_fdata()
+        np.testing.assert_allclose(written, nib.load(source["image"]).get_fdata(), atol=1e-4)
+
+    def test_the_format_can_be_chosen(self, folder):
+        result = run("generate", "own.yaml", "--labels", "maps", "--format", "mgz", "--out", "m")
+        assert result.exit_code == 0
+        assert len(volumes(folder / "m", "mgz")) == 3
+
+    def test_settings_can_be_changed(self, folder):
+        result = run("generate", "own.yaml", "--labels", "maps", "--set", "crop.shape=8")
+        assert result.exit_code == 0
+        assert nib.load(folder / "synthetic/sample_000000_image.nii.gz").shape == (8, 8, 8)
+
+    def test_the_same_seed_makes_the_same_samples(self, folder):
+        for out, seed in (("a", 4), ("b", 4), ("c", 5)):
+            run("generate", "own.yaml", "--labels", "maps", "--seed", seed, "--out", out)
+        assert volumes(folder / "a") == volumes(folder / "b")
+        assert not set(volumes(folder / "a").values()) & set(volumes(folder / "c").values())
+
+    def test_shards_together_make_the_job(self, folder):
+        run("generate", "own.yaml", "--labels", "maps", "-n", 5, "--out", "whole")
+        for shard in ("2/2", "1/2"):
+            arguments = ("--labels", "maps", "-n", 5, "--out", "parts", "--shard", shard)
+            assert run("generate", "own.yaml", *arguments).exit_code == 0
+        assert volumes(folder / "whole") == volumes(folder / "parts")
+
+    def test_a_shard_without_samples_says_so(self, folder):
+        result = run("generate", "own.yaml", "--labels", "maps", "-n", 4, "--shard", "5/8")
+        assert result.exit_code == 0, result.stderr
+        assert result.stdout == "Nothing to make: shard 5/8 of 4 samples is empty.\n"
+
+    def test_a_job_goes_on_where_it_stopped(self, folder):
+        job = ("generate", "own.yaml", "--labels", "maps")
+        run(*job, "-n", 2)
+        result = run(*job, "-n", 5)
+        assert "Made 3 samples" in result.stdout
+        assert "(2 were complete before)" in result.stdout
+        again = run(*job, "-n", 5)
+        assert again.exit_code == 0
+        assert "Nothing to make: all 5 samples" in again.stdout
+
+    def test_the_written_configuration_makes_the_same_samples(self, folder):
+        run(
+            "generate",
+            "own.yaml",
+            "--labels",
+            "maps",
+            "-n",
+            3,
+            "--seed",
+            2,
+            "--set",
+            "crop.shape=8",
+        )
+        result = run("generate", "synthetic/config.yaml", "--out", "again")
+        assert result.exit_code == 0, result.stderr
+        assert volumes(folder / "synthetic") == volumes(folder / "again")
+
+    def test_threads_are_those_asked_for(self, folder):
+        run("generate", "own.yaml", "--labels", "maps", "--threads", 2)
+        assert torch.get_num_threads() == 2
+
+    def test_ctrl_c_says_how_to_go_on(self, folder, monkeypatch):
+        from synthsr_transforms.job.job import StartedJob
+
+        def stop(_: object) -> Any:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(StartedJob, "run", stop)
+        result = run("generate", "own.yaml", "--labels", "maps", "-n", 9)
+        assert result.exit_code == 130
+        assert "Stopped after 0 of 9 samples. The same command goes on" in result.stderr
+
+    def test_a_scheduler_can_stop_it_politely(self, folder):
+        code = "from synthsr_cli.main import main; main()"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "generate", "own.yaml", "--labels", "maps", "-n", "400"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not list((folder / "synthetic").glob("*.json")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Stopped after" in errors
+        assert not list((folder / "synthetic").glob(".*"))
+
+
+def float_map() -> np.ndarray:
+    data = label_map().astype(np.float32)
+    data[3, 3, 3] = 2.5
+    return data
+
+
+def nan_map() -> np.ndarray:
+    data = label_map().astype(np.float32)
+    data[3, 3, 3] = np.nan
+    return data
+
+
+def flat_affine() -> np.ndarray:
+    return np.diag([0.0, 1.0, 1.0, 1.0])
+
+
+def zero_spacing(path: Path) -> Path:
+    """A NIfTI file whose header says that voxels are 0 mm wide."""
+    image = nib.Nifti1Image(label_map(), np.eye(4))
+    image.header["srow_x"], image.header["sform_code"] = (0, 0, 0, 0), 1
+    image.header["qform_code"] = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(image.header.binaryblock + b"\0" * 4 + label_map().tobytes(order="F"))
+    return path
+
+
+Make = Callable[[Path], tuple[object, ...]]
+BAD_INPUT: dict[str, tuple[Make, str]] = {
+    "missing folder": (
+        lambda folder: ("own.yaml", "--labels", "nowhere"),
+        "nowhere must be a file or folder, but does not exist",
+    ),
+    "empty folder": (
+        lambda folder: ("own.yaml", "--labels", (folder / "empty").mkdir() or "empty"),
+        "empty must hold label maps or images",
+    ),
+    "empty label map": (
+        lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", label_map() * 0)),
+        "a.nii must hold labels, got background 0 alone",
+    ),
+    "output folder of the label maps": (
+        lambda folder: ("own.yaml", "--labels", "maps", "--out", "images/../maps"),
+        "output folder must be another than that of label maps and images",
+    ),
+    "output folder of the images": (
+        lambda folder: ("real.yaml", "--labels", "maps", "--images", "images", "--out", "images"),
+        "output folder must be another than that of label maps and images",
+    ),
+    "array of another name": (
+        lambda folder: (
+            *("own.yaml", "--labels"),
+            np.savez(folder / "a.npz", labels=label_map()) or "a.npz",
+        ),
+        "a.npz must hold an array named vol_data, got labels",
+    ),
+    "record of a sample as configuration": (
+        lambda folder: (
+            (folder / "sample_000000.json").write_text('{"sample": "sample_000000", "steps": {}}')
+            and "sample_000000.json",
+        ),
+        "Give config.yaml for the whole job, or make this sample again with"
+        " synthsr_transforms.job.job.remake_sample.",
+    ),
+    "not a volume": (
+        lambda folder: ("own.yaml", "--labels", "own.yaml"),
+        "own.yaml must end in one of",
+    ),
+    "broken file": (
+        lambda folder: (
+            *("own.yaml", "--labels"),
+            (folder / "a.nii.gz").write_bytes(b"no volume") and "a.nii.gz",
+        ),
+        "a.nii.gz cannot be read as a volume",
+    ),
+    "label not in the table": (
+        lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", label_map() + 5000)),
+        "lacks labels of the label maps: 5000, 5002",
+    ),
+    "label map with fractions": (
+        lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", float_map())),
+        "a.nii must hold whole numbers, got 2.5",
+    ),
+    "label map with NaN": (
+        lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", nan_map())),
+        "a.nii must hold whole numbers, got NaN",
+    ),
+    "negative labels": (
+        lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", label_map() - 5)),
+        "a.nii must hold labels within 0",
+    ),
+    "2-D label map": (
+        lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", label_map()[0])),
+        "a.nii must be a 3-D",
+    ),
+    "4-D label map": (
+        lambda folder: (
+            *("own.yaml", "--labels"),
+            save(folder / "a.nii", label_map(shape=(8, 8, 8, 2))),
+        ),
+        "a.nii must be a 3-D label map, got shape (8, 8, 8, 2)",
+    ),
+    "spacing of zero": (
+        lambda folder: ("own.yaml", "--labels", zero_spacing(folder / "a.nii")),
+        "a.nii must have a voxel spacing above 0 mm",
+    ),
+    "no images for real targets": (
+        lambda folder: ("real.yaml", "--labels", "maps"),
+        "real targets need an image with each label map",
+    ),
+    "no images for a preset with real targets": (
+        lambda folder: ("tutorial_1_sr_real",),
+        "--images",
+    ),
+    "images without label maps": (
+        lambda folder: ("real.yaml", "--images", "images"),
+        "Give --labels as well",
+    ),
+    "images that are not needed": (
+        lambda folder: ("own.yaml", "--labels", "maps", "--images", "images"),
+        "Leave out --images",
+    ),
+    "image of another shape": (
+        lambda folder: (
+            *("real.yaml", "--labels", "maps/sub-01_dseg.nii.gz", "--images"),
+            save(folder / "b.nii", np.zeros((16, 18, 21), np.float32)),
+        ),
+        "(16, 18, 20) and (16, 18, 21)",
+    ),
+    "image with NaN": (
+        lambda folder: (
+            *("real.yaml", "--labels", "maps/sub-01_dseg.nii.gz", "--images"),
+            save(folder / "b.nii", nan_map()),
+        ),
+        "b.nii must hold finite numbers",
+    ),
+    "image that is missing": (
+        lambda folder: (
+            *("real.yaml", "--labels", "maps", "--images", "images"),
+            (folder / "images" / "sub-02_T1w.nii.gz").unlink() or "--preview",
+        ),
+        "got none for sub-02_dseg.nii.gz",
+    ),
+    "unknown preset": (
+        lambda folder: ("all_purpos", "--labels", "maps"),
+        "did you mean 'all_purpose'?",
+    ),
+    "missing configuration": (
+        lambda folder: ("nowhere.yaml", "--labels", "maps"),
+        "nowhere.yaml does not exist",
+    ),
+    "broken configuration": (
+        lambda folder: (
+            (folder / "b.yaml").write_text("steps: [") and "b.yaml",
+            *("--labels", "maps"),
+        ),
+        "b.yaml cannot be read as YAML",
+    ),
+    "unknown key": (
+        lambda folder: (
+            (folder / "b.yaml").write_text("labels_table: synthsr\nsteps: {}") and "b.yaml",
+            *("--labels", "maps"),
+        ),
+        "did you mean 'label_table'?",
+    ),
+    "unknown step in a setting": (
+        lambda folder: ("own.yaml", "--labels", "maps", "--set", "crp.shape=8"),
+        "did you mean 'crop'?",
+    ),
+    "unknown argument in a setting": (
+        lambda folder: ("own.yaml", "--labels", "maps", "--set", "crop.shap=8"),
+        "did you mean 'shape'?",
+    ),
+    "setting without value": (
+        lambda folder: ("own.yaml", "--labels", "maps", "--set", "crop.shape"),
+        "must be written name=value",
+    ),
+    "unknown label table": (
+        lambda folder: ("own.yaml", "--labels", "maps", "--set", "label_table=synthsegg"),
+        "Did you mean 'synthseg'?",
+    ),
+    "unknown label table on the phantom": (
+        lambda folder: ("own.yaml", "--set", "label_table=synthsegg"),
+        "Did you mean 'synthseg'?",
+    ),
+    "priors of the wrong shape": (
+        lambda folder: (
+            *("own.yaml", "--labels", "maps"),
+            *("--set", "mixture.prior_means=[[1, 2], [3, 4]]"),
+        ),
+        "The label table has 16 classes, the priors 2",
+    ),
+    "slice spacing of zero": (
+        lambda folder: (
+            *("own.yaml", "--labels", "maps"),
+            *("--set", "acquisition.spacing_mm=[1, 1, 0]"),
+        ),
+        "spacing_mm must be positive",
+    ),
+    "output folder below a file": (
+        lambda folder: ("own.yaml", "--labels", "maps", "--out", "own.yaml/out"),
+        "output folder must be writable, got own.yaml/out",
+    ),
+    "output folder that is a file": (
+        lambda folder: ("own.yaml", "--labels", "maps", "--out", "own.yaml"),
+        "own.yaml is a file",
+    ),
+    "device that is absent": (
+        lambda folder: ("own.yaml", "--labels", "maps", "--device", "cuda:77"),
+        "device must be",
+    ),
+    "unknown device": (
+        lambda folder: ("own.yaml", "--labels", "maps", "--device", "gpu"),
+        "device must be one of auto, cpu, cuda, mps",
+    ),
+    "shard without total": (
+        lambda folder: ("own.yaml", "--labels", "maps", "--shard", "2"),
+        "shard must be I/N",
+    ),
+    "shard above the total": (
+        lambda folder: ("own.yaml", "--labels", "maps", "--shard", "3/2"),
+        "got 3/2",
+    ),
+    "no samples": (lambda folder: ("own.yaml", "--labels", "maps", "-n", 0), "at least 1, got 0"),
+    "fraction of a sample": (lambda folder: ("own.yaml", "-n", "1.5"), "not a valid integer"),
+    "negative seed": (lambda folder: ("own.yaml", "--seed", -1), "seed must be at least 0"),
+    "unknown format": (lambda folder: ("own.yaml", "--format", "png"), "'png' is not one of"),
+    "no arguments": (lambda folder: (), "Missing argument 'PRESET|CONFIG.yaml'"),
+}
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("case", BAD_INPUT)
+    def test_it_is_one_clear_line_and_leaves_nothing(self, case, folder):
+        make, expected = BAD_INPUT[case]
+        arguments = make(folder)
+        before = {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+        result = run("generate", *arguments)
+        assert result.exit_code == 2, result.output
+        assert_one_error(result, expected)
+        assert before == {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+    def test_cuda_that_is_absent(self, folder):
+        result = run("generate", "own.yaml", "--labels", "maps", "--device", "cuda")
+        assert result.exit_code == 2
+        assert_one_error(result, "finds no CUDA device")
+
+    def test_another_job_in_the_folder(self, folder):
+        run("generate", "own.yaml", "--labels", "maps")
+        result = run("generate", "own.yaml", "--labels", "maps", "--seed", 1)
+        assert result.exit_code == 2
+        assert_one_error(result, "job.seed is 0 there and 1 here")
+        assert "--overwrite" in result.stderr
+        forced = run("generate", "own.yaml", "--labels", "maps", "--seed", 1, "--overwrite")
+        assert forced.exit_code == 0
+
+    def test_a_folder_without_permission(self, folder, monkeypatch):
+        monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+        result = run("generate", "own.yaml", "--labels", "maps")
+        assert result.exit_code == 2
+        assert_one_error(result, "no permission to write")
+
+    @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+    def test_a_folder_that_only_seems_writable(self, folder):
+        result = run("generate", "own.yaml", "--out", "/proc/x")
+        assert result.exit_code == 2
+        assert_one_error(result, "output folder must be writable, got /proc/x (no ")
+
+    def test_a_disk_without_room(self, folder, monkeypatch):
+        usage = shutil._ntuple_diskusage(100, 99, 1)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+        result = run("generate", "own.yaml", "--labels", "maps")
+        assert result.exit_code == 2
+        assert_one_error(result, "room for about")
+        assert not (folder / "synthetic").exists()
+
+    def test_a_disk_that_fills_up(self, folder, monkeypatch):
+        def fill(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(job_folder, "write_volume", fill)
+        result = run("generate", "own.yaml", "--labels", "maps", "-n", 5)
+        assert result.exit_code == 2
+        assert_one_error(result, "is full. Free some space and run the same command again")
+        assert {p.name for p in (folder / "synthetic").iterdir()} == {
+            *("config.yaml", "manifest.csv"),
+        }
+
+
+def assert_one_error(result: Result, expected: str) -> None:
+    lines = [line for line in result.stderr.splitlines() if " left" not in line]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("Error: ")
+    assert expected in lines[0]
+    assert result.stdout == ""
+
+
+class TestCommandLine:
+    def test_help_is_quick(self):
+        """No heavy package is imported for it."""
+        code = (
+            "import sys\nfrom click.testing import CliRunner\n"
+            "from synthsr_cli.main import synthsr\n"
+            "for args in (['--help'], ['generate', '--help'], ['--version']):\n"
+            "    assert CliRunner().invoke(synthsr, args).exit_code == 0\n"
+            "print([m for m in ('torch', 'torchio', 'nibabel', 'matplotlib', 'rich', 'numpy')"
+            " if m in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+    def test_help_lists_every_command_with_examples_below(self):
+        text = run("--help").stdout
+        for name, summary in COMMANDS.items():
+            assert name in text
+            assert summary in text
+            assert run(name, "--help").exit_code == 0
+        assert "synthsr generate all_purpose -n 2 --preview" in run("generate", "-h").stdout
+
+    def test_the_version_is_told(self):
+        assert run("--version").stdout.startswith("synthsr 0.")
+
+    def test_presets_are_listed(self):
+        text = run("generate", "--list-presets").stdout
+        for name in preset_names():
+            assert name in text
+        assert text.count("real target, needs --images") == 3
+
+    def test_no_command_shows_the_help(self):
+        result = run()
+        assert result.exit_code == 2
+        assert "Commands:" in result.output
+
+    def test_misspelt_commands_are_corrected(self):
+        result = run("genrate")
+        assert result.exit_code == 2
+        assert_one_error(result, "Did you mean 'generate'?")
+
+    def test_misspelt_options_are_corrected(self):
+        result = run("generate", "all_purpose", "--lables", "x")
+        assert result.exit_code == 2
+        assert_one_error(result, "--labels")
+
+    def test_other_commands_work_through_the_group(self, folder):
+        result = run("labels", "maps")
+        assert result.exit_code == 0
+        assert "left cerebral white matter" in result.stdout
+
+
+class TestProgress:
+    def test_off_a_terminal_the_first_and_the_last_are_lines(self, capsys):
+        with progress("things", 5, done=2) as advance:
+            for _ in range(3):
+                advance()
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.split(",")[0] for line in lines] == ["3/5 things", "5/5 things"]
+        assert lines[-1].endswith("0 s left")
+
+    def test_a_long_job_writes_lines_in_between(self, capsys, monkeypatch):
+        monkeypatch.setattr("synthsr_cli.common.progress.SECONDS_BETWEEN_LINES", -1)
+        with progress("things", 5) as advance:
+            for _ in range(5):
+                advance()
+        assert len(capsys.readouterr().err.splitlines()) == 5
+
+    def test_on_a_terminal_there_is_a_bar(self, capsys, monkeypatch):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        with progress("things", 2) as advance:
+            advance()
+            advance()
+        assert "2/2" in capsys.readouterr().err
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("error", "code", "text"),
+        [
+            (ValueError("x must be y."), 2, "x must be y."),
+            (FileNotFoundError(2, "No such file or directory", "a.nii"), 2, "a.nii: No such file"),
+            (OSError("odd"), 2, "odd"),
+            (MemoryError(), 1, "out of memory"),
+            (RuntimeError("bug"), 1, "unexpected RuntimeError: bug. Please report"),
+            (KeyError("bug"), 1, "unexpected KeyError"),
+        ],
+    )
+    def test_exit_codes(self, error, code, text):
+        assert as_click_error(error).exit_code == code
+        assert text in as_click_error(error).format_message()
+
+    @pytest.mark.parametrize("how", ["option", "variable", None])
+    def test_tracebacks_are_shown_when_asked_for(self, how, folder, monkeypatch):
+        from synthsr_transforms.job.job import GenerationJob
+
+        def fail(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("bug")
+
+        monkeypatch.setattr(GenerationJob, "from_source", fail)
+        arguments = ["generate", "own.yaml", *(["--traceback"] if how == "option" else [])]
+        variables = {"SYNTHSR_TRACEBACK": "1" if how == "variable" else "0"}
+        result = run(*arguments, env=variables)
+        assert result.exit_code == 1
+        assert ("Traceback (most recent call last)" in result.stderr) == (how is not None)
+        assert "Error: unexpected RuntimeError: bug." in result.stderr
+        assert "SYNTHSR_TRACEBACK=1" in result.stderr
+
+    def test_without_standalone_mode_errors_are_raised(self):
+        with pytest.raises(click.ClickException):
+            synthsr.main(["generate", "all_purpos"], standalone_mode=False)
+
+
+def test_a_merged_table_makes_priors_of_fewer_classes_fit(folder):
+    """The table that the error advises works, and so does one of the user's own."""
+    table = LabelTable.ready("freesurfer_aparc_aseg")
+    like = {"lesion": 1, "vessel": 3}
+    rows = [row._replace(label_class=like.get(row.tissue, row.label_class)) for row in table.rows]
+    LabelTable(tuple(rows)).write(folder / "table.tsv")
+    arguments = ("tutorial_1_sr_real", "--labels", "maps", "--images", "images")
+    refused = run("generate", *arguments)
+    assert_one_error(refused, "try --set label_table=synthseg_synthsr.")
+    advised = run("generate", *arguments, "--set", "label_table=synthseg_synthsr", "--out", "as")
+    assert advised.exit_code == 0, advised.stderr
+    result = run("generate", *arguments, "--set", "label_table=table.tsv")
+    assert result.exit_code == 0, result.stderr
+    assert (folder / "synthetic" / "label_table.tsv").exists()

@@ -1,0 +1,281 @@
+"""Promises of header checks: what is refused, what is doubted, and which affine counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from synthsr_transforms.io.extents import (
+    ScanError,
+    check_affine,
+    check_extent,
+    difference,
+    geometry_warnings,
+    shear_degrees,
+)
+from synthsr_transforms.io.headers import affine_of, check_type, spatial_shape
+
+SHAPE = (100, 110, 90)
+
+
+def header_image(
+    sform: Any = None, qform: Any = None, zooms: Any = None, unit: str = "mm"
+) -> nib.Nifti1Image:
+    """Image with the forms given; a form of None has code 0."""
+    header = nib.Nifti1Header()
+    header.set_data_shape(SHAPE)
+    header.set_xyzt_units(unit)
+    if qform is not None:
+        header.set_qform(qform, 1)
+    if sform is not None:
+        header.set_sform(sform, 1)
+    if zooms is not None:
+        header["pixdim"][1:4] = zooms
+    image = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), None, header)
+    return nib.Nifti1Image.from_bytes(image.to_bytes())
+
+
+def matrix(spacing: Any = (2.0, 2.0, 2.0), degrees: Any = (0, 0, 0), at: Any = (0, 0, 0)) -> Any:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix() @ np.diag(
+        spacing
+    )
+    affine[:3, 3] = at
+    return affine
+
+
+def affine_and_doubts(image: nib.Nifti1Image) -> tuple[np.ndarray, str]:
+    affine, doubts = affine_of(image, image.header, "a.nii")
+    return affine, " ".join(doubts)
+
+
+class TestShape:
+    @pytest.mark.parametrize("shape", [(2, 2, 2), (256, 256, 8), (256, 256, 3), (7, 8, 9, 1, 1)])
+    def test_3d_is_accepted_whatever_the_last_size(self, shape: tuple[int, ...]):
+        assert spatial_shape(shape, "a.nii") == (shape[:3], [])
+
+    @pytest.mark.parametrize(
+        ("shape", "count"), [((5, 6, 7, 2), 2), ((5, 6, 7, 1, 3), 3), ((5, 6, 7, 2, 3), 6)]
+    )
+    def test_of_several_volumes_the_first_is_used_and_that_is_said(
+        self, shape: tuple[int, ...], count: int
+    ):
+        sizes, doubts = spatial_shape(shape, "a.nii")
+        assert sizes == (5, 6, 7)
+        assert len(doubts) == 1
+        assert f"{count} volumes" in doubts[0]
+
+    @pytest.mark.parametrize(
+        ("shape", "what"),
+        [
+            ((256, 256), "2-D"),
+            ((256, 256, 1), "single slice"),
+            ((1, 256, 256), "single slice"),
+            ((256, 256, 1, 20), "single slice"),
+            ((5, 0, 5), "empty"),
+            ((5, 5, 5, 0), "must hold a volume"),
+            ((), "empty"),
+        ],
+    )
+    def test_all_else_is_refused(self, shape: tuple[int, ...], what: str):
+        with pytest.raises(ScanError, match=what):
+            spatial_shape(shape, "a.nii")
+
+
+class TestType:
+    @pytest.mark.parametrize("dtype", ["u1", "i2", ">i4", "f4", ">f8", "f2", "?"])
+    def test_real_numbers_are_accepted(self, dtype: str):
+        check_type(dtype, "a.nii")
+
+    @pytest.mark.parametrize(
+        ("dtype", "what"),
+        [
+            ([("R", "u1"), ("G", "u1"), ("B", "u1")], "colours"),
+            ("c8", "complex"),
+            ("U3", "one real number"),
+        ],
+    )
+    def test_others_are_refused(self, dtype: Any, what: str):
+        with pytest.raises(ScanError, match=what):
+            check_type(dtype, "a.nii")
+
+
+class TestAffine:
+    @pytest.mark.parametrize(
+        "affine",
+        [
+            np.diag([0.0, 0, 0, 1]),
+            np.diag([1.0, 1, 0, 1]),
+            np.full((4, 4), np.nan),
+            np.array([[1.0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
+        ],
+        ids=["zeros", "flat", "nan", "dependent"],
+    )
+    def test_without_an_inverse_is_refused(self, affine: np.ndarray):
+        with pytest.raises(ScanError, match="invertible affine"):
+            check_affine(affine, "a.nii")
+
+    @given(st.floats(0.01, 100), st.floats(0.01, 100), st.floats(-180, 180))
+    def test_any_spacing_and_rotation_is_accepted(self, x: float, z: float, angle: float):
+        check_affine(matrix((x, 1, z), (angle, 20, 0)), "a.nii")
+
+    @pytest.mark.parametrize("zooms", [(0, 0, 0), (1, 0, 1), (1, 1, np.nan)])
+    def test_spacing_of_0_mm_is_refused(self, zooms: tuple[float, ...]):
+        image = header_image(matrix(), matrix())
+        header = image.header.copy()
+        header["pixdim"][1:4] = zooms
+        with pytest.raises(ScanError, match="above 0 mm"):
+            affine_of(image, header, "a.nii")
+
+    def test_sform_counts_and_agreement_is_silent(self):
+        sform = matrix((1.5, 2, 2.5), (5, -4, 3), (-80, -90, -100))
+        affine, doubts = affine_and_doubts(header_image(sform, sform))
+        np.testing.assert_allclose(affine, sform, atol=1e-4)
+        assert doubts == ""
+
+    def test_disagreeing_forms_are_told_with_mm_and_degrees(self):
+        sform, qform = matrix(), matrix(degrees=(0, 0, 7), at=(3, 0, 0))
+        affine, doubts = affine_and_doubts(header_image(sform, qform))
+        np.testing.assert_allclose(affine, sform, atol=1e-5)
+        assert "sform and qform disagree" in doubts
+        assert "7.0 degrees" in doubts
+
+    def test_forms_that_mirror_each_other_put_left_and_right_in_doubt(self):
+        affine, doubts = affine_and_doubts(header_image(matrix(), matrix((-2, 2, 2))))
+        np.testing.assert_allclose(affine, matrix())
+        assert "mirror each other" in doubts
+        assert "Check left and right" in doubts
+
+    def test_signs_of_spacings_do_not_count(self):
+        image = header_image(matrix(), matrix())
+        header = image.header.copy()
+        header["pixdim"][2:4] *= -1
+        assert affine_of(image, header, "a.nii")[1] == []
+
+    def test_an_invalid_qform_is_told_and_not_used(self):
+        image = header_image(matrix(), matrix())
+        header = image.header.copy()
+        header["quatern_b"] = header["quatern_c"] = 0.9
+        affine, doubts = affine_of(image, header, "a.nii")
+        np.testing.assert_allclose(affine, matrix())
+        assert doubts == ["the qform is invalid: the sform is used."]
+
+    def test_a_difference_below_half_a_mm_is_not_told(self):
+        assert affine_and_doubts(header_image(matrix(), matrix(at=(0.3, 0, 0))))[1] == ""
+
+    def test_qform_counts_alone(self):
+        qform = matrix((1.5, 2, 2.5), (5, -4, 3), (-80, -90, -100))
+        affine, doubts = affine_and_doubts(header_image(None, qform))
+        np.testing.assert_allclose(affine, qform, atol=1e-4)
+        assert doubts == ""
+
+    def test_no_form_at_all_is_told(self):
+        affine, doubts = affine_and_doubts(header_image(zooms=(2, 3, 4)))
+        assert "codes are 0" in doubts
+        np.testing.assert_allclose(np.abs(np.diag(affine)[:3]), (2, 3, 4))
+
+    def test_unit_matrix_gives_way_to_the_spacings_of_the_header(self):
+        affine, doubts = affine_and_doubts(header_image(np.eye(4), zooms=(0.5, 0.5, 4)))
+        np.testing.assert_allclose(affine, np.diag([0.5, 0.5, 4, 1]))
+        assert "0.5 x 0.5 x 4 mm" in doubts
+
+    def test_unit_matrix_of_1_mm_voxels_is_told(self):
+        affine, doubts = affine_and_doubts(header_image(np.eye(4)))
+        np.testing.assert_allclose(affine, np.eye(4))
+        assert "unit affine" in doubts
+
+    def test_unit_sform_gives_way_to_a_qform_of_other_spacing(self):
+        qform = matrix((1.5, 2, 2.5), (5, -4, 3), (-80, -90, -100))
+        affine, doubts = affine_and_doubts(header_image(np.eye(4), qform))
+        np.testing.assert_allclose(affine, qform, atol=1e-4)
+        assert "unit sform, but voxels of 1.5 x 2 x 2.5 mm: the qform is used" in doubts
+
+    def test_unit_sform_that_disagrees_with_a_qform_of_1_mm_is_told(self):
+        qform = matrix((1, 1, 1), (0, 0, 30), (-80, -90, -100))
+        affine, doubts = affine_and_doubts(header_image(np.eye(4), qform))
+        np.testing.assert_allclose(affine, np.eye(4))
+        assert "sform and qform disagree" in doubts
+
+    def test_spacing_unlike_that_of_the_affine_is_told(self):
+        affine, doubts = affine_and_doubts(header_image(matrix(), zooms=(2, 2, 5)))
+        np.testing.assert_allclose(affine, matrix())
+        assert "2 x 2 x 5 mm by the header" in doubts
+
+    def test_shear_is_no_disagreement(self):
+        sheared = matrix()
+        sheared[2, 1] = 0.6
+        doubts = affine_and_doubts(header_image(sheared, matrix()))[1]
+        assert "disagree" not in doubts
+
+    @pytest.mark.parametrize(("unit", "factor"), [("meter", 1000.0), ("micron", 0.001)])
+    def test_other_units_become_mm(self, unit: str, factor: float):
+        stored = np.diag([1 / factor, 1 / factor, 1 / factor, 1]) @ matrix(at=(-90, -90, -90))
+        affine, doubts = affine_and_doubts(header_image(stored, stored, unit=unit))
+        np.testing.assert_allclose(affine, matrix(at=(-90, -90, -90)), rtol=1e-6)
+        assert "converted to mm" in doubts
+
+    @pytest.mark.parametrize("unit", ["meter", "micron"])
+    def test_units_that_cannot_be_true_are_taken_as_mm(self, unit: str):
+        affine, doubts = affine_and_doubts(header_image(matrix(), matrix(), unit=unit))
+        np.testing.assert_allclose(affine, matrix())
+        assert "taken as mm" in doubts
+
+
+class TestShear:
+    @given(st.floats(0, 45), st.floats(0.2, 8), st.floats(-180, 180), st.booleans())
+    def test_angle_is_found_whatever_spacing_rotation_and_side(
+        self, degrees: float, spacing: float, turn: float, mirrored: bool
+    ):
+        tilt = np.eye(4)
+        tilt[2, 1], tilt[1, 1] = np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))
+        sides = np.diag([-1.0 if mirrored else 1.0, spacing, 3.0, 1.0])
+        affine = matrix((1, 1, 1), (turn, 10, -30)) @ tilt @ sides
+        assert shear_degrees(affine) == pytest.approx(degrees, abs=1e-5)
+
+    @given(st.floats(-50, 50), st.floats(-90, 90))
+    def test_difference_is_the_largest_displacement(self, shift: float, angle: float):
+        first = matrix(at=(1, 2, 3))
+        moved, turned = first.copy(), matrix(degrees=(0, 0, angle))
+        moved[0, 3] += shift
+        assert difference(first, moved, SHAPE)[0] == pytest.approx(abs(shift))
+        assert difference(matrix(), turned, SHAPE)[1] == pytest.approx(abs(angle), abs=1e-5)
+
+
+class TestGeometry:
+    def test_a_usual_head_raises_no_doubt(self):
+        assert geometry_warnings((256, 256, 36), matrix((0.9, 0.9, 4), (10, 5, -8))) == []
+
+    @pytest.mark.parametrize(
+        ("spacing", "what"),
+        [
+            ((0.1, 0.1, 0.1), "voxels of 0.1 x"),
+            ((0.1, 0.1, 0.1), "field of view of 10 x 11 x 9 mm"),
+            ((20, 2, 2), "voxels of 20 x"),
+            ((20, 2, 2), "field of view of 2000 x"),
+            ((2, 2, 0.5), "field of view"),
+        ],
+    )
+    def test_implausible_spacing_and_extent_are_told(self, spacing: Any, what: str):
+        assert any(what in text for text in geometry_warnings(SHAPE, matrix(spacing)))
+
+    def test_gantry_tilt_is_told_in_degrees(self):
+        affine = matrix()
+        affine[2, 1] = 2 * np.tan(np.deg2rad(18))
+        (text,) = geometry_warnings(SHAPE, affine)
+        assert "18.0 degrees" in text
+
+    def test_a_volume_that_cannot_be_a_head_is_refused_by_its_extent(self):
+        with pytest.raises(ScanError, match="at most 1,000,000,000 voxels at 1 mm"):
+            check_extent((512, 512, 512), matrix((20, 20, 20)), "a.nii")
+
+    def test_a_volume_larger_than_memory_is_refused(self, monkeypatch: pytest.MonkeyPatch):
+        check_extent((256, 256, 256), np.eye(4), "a.nii")
+        monkeypatch.setattr("synthsr_transforms.io.extents.available_bytes", lambda: 10**8)
+        with pytest.raises(ScanError, match=r"0\.1 GB that are free"):
+            check_extent((256, 256, 256), np.eye(4), "a.nii")

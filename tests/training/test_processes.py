@@ -1,0 +1,371 @@
+"""Promises of runs in processes: killed ones go on, and several share one training."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from synthsr_net.losses.adversarial import critic_loss, generator_total
+from synthsr_net.training.callbacks.metrics_file import MetricsFile
+from synthsr_net.training.data.stream import PairStream
+from synthsr_net.training.folder import RunFolder
+from synthsr_net.training.run import TrainingRun
+from synthsr_net.training.setup.start import start
+from synthsr_transforms.seeds import derive_seed
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def folder(run_sources: Path) -> Path:
+    """Three label maps and a configuration."""
+    return run_sources
+
+
+SERVER = """
+import json, os, signal, sys, time
+import matplotlib.backends.backend_agg, tensorboardX
+import synthsr_cli.main, synthsr_cli.train, synthsr_net.training.setup.start
+
+def child(code, environment, log):
+    os.environ.update(environment)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for number in (1, 2):
+        os.dup2(out, number)
+    status = 1
+    try:
+        exec(code, {})
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 0
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+def wait(pid, seconds):
+    end = time.monotonic() + seconds
+    while True:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+for line in sys.stdin:
+    what, *rest = json.loads(line)
+    if what == "wait":
+        print(wait(*rest), flush=True)
+    else:
+        pid = os.fork()
+        if pid == 0:
+            child(*rest)
+        print(pid, flush=True)
+"""
+"""Begins processes that have imported everything already, which takes most of their time."""
+
+
+class Server:
+    """Begins and waits for processes."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def ask(self, *what: Any) -> int:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(what) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def begin(self, code: str, log: Path, **environment: object) -> int:
+        """Begin a process that runs a piece of Python; its number."""
+        values = {name: str(value) for name, value in environment.items()}
+        log.write_text("")
+        return self.ask("begin", code, values, str(log))
+
+    def wait(self, pid: int, seconds: float = 120) -> int:
+        """Exit code of a process, negative if a signal ended it."""
+        return self.ask("wait", pid, seconds)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server, for all tests of processes."""
+    if not hasattr(os, "fork"):
+        pytest.skip("processes are forked, which this system cannot")
+    made = Server()
+    yield made
+    made.process.kill()
+    made.process.communicate()
+
+
+def command(*arguments: object) -> str:
+    """The command `synthsr train`, as Python."""
+    words = ["train", *map(str, arguments), "--device", "cpu", "--threads", "1"]
+    return f"from synthsr_cli.main import synthsr; synthsr({words!r})"
+
+
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for something."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def settings(*assignments: str) -> list[str]:
+    return [word for assignment in assignments for word in ("--set", assignment)]
+
+
+@pytest.fixture(scope="module")
+def whole(
+    server: Server, folder: Path, tmp_path_factory: pytest.TempPathFactory, hard: list[str]
+) -> Path:
+    """Folder of a run with `hard` settings that was never interrupted."""
+    place = tmp_path_factory.mktemp("whole")
+    arguments = [folder / "own.yaml", "--labels", folder / "maps", *settings(*hard)]
+    pid = server.begin(command(*arguments, "--out", place / "run"), place / "log")
+    assert server.wait(pid) == 0, (place / "log").read_text()
+    return place / "run"
+
+
+class TestKilling:
+    def test_a_killed_run_goes_on_to_the_same_end(
+        self, server, folder, tmp_path, hard, assert_same_run
+    ):
+        sets = settings(*hard, "run.steps_per_epoch=8", "run.save_every_steps=3")
+        arguments = [folder / "own.yaml", "--labels", folder / "maps", *sets]
+        begun = time.monotonic()
+        pid = server.begin(command(*arguments, "--out", tmp_path / "whole"), tmp_path / "log")
+        assert server.wait(pid) == 0, (tmp_path / "log").read_text()
+        duration = time.monotonic() - begun
+
+        run = RunFolder(tmp_path / "run")
+        pid = server.begin(command(*arguments, "--out", run.path), tmp_path / "log")
+        until(run.state_path.exists)
+        os.kill(pid, signal.SIGKILL)
+        assert server.wait(pid) == -signal.SIGKILL
+        assert not run.model_path("epoch_003").exists()
+
+        resume = command("--out", run.path, "--resume")
+        delay = random.uniform(0.1, 0.8) * duration  # any moment, another in each test run
+        pid = server.begin(resume, tmp_path / "log")
+        time.sleep(delay)
+        os.kill(pid, signal.SIGKILL)
+        assert server.wait(pid) in (-signal.SIGKILL, 0)
+
+        pid = server.begin(resume, tmp_path / "log")
+        assert server.wait(pid) == 0, (tmp_path / "log").read_text()
+        print(f"killed after {delay:.3f} s")
+        assert_same_run(tmp_path / "whole", run.path)
+
+    @pytest.mark.parametrize("moment", ["on_train_batch_start", "on_train_epoch_end", "save"])
+    def test_killed_from_inside(
+        self, server, folder, tmp_path, whole, moment, hard, assert_same_run
+    ):
+        """In the middle of what is done between batches, in epoch 2."""
+        owner = {"save": "Trainer", "on_train_epoch_end": "SaveModels"}.get(moment, "SaveState")
+        name = {"save": "save_checkpoint", "on_train_epoch_end": "_prune"}.get(moment, moment)
+        code = f"""
+import os, signal
+from synthsr_net.training import saving
+owner = saving.{owner}
+before, calls = owner.{name}, []
+def killing(self, *args, **kwargs):
+    before(self, *args, **kwargs)
+    calls.append(None)
+    if len(calls) == {6 if moment == "on_train_batch_start" else 2}:
+        os.kill(os.getpid(), signal.SIGKILL)
+owner.{name} = killing
+"""
+        sets = settings(*hard, "run.save_every_steps=3")
+        arguments = [folder / "own.yaml", "--labels", folder / "maps", *sets]
+        run = command(*arguments, "--out", tmp_path / "run")
+        pid = server.begin(code + run, tmp_path / "log")
+        assert server.wait(pid) == -signal.SIGKILL
+        pid = server.begin(command("--out", tmp_path / "run", "--resume"), tmp_path / "log")
+        assert server.wait(pid) == 0, (tmp_path / "log").read_text()
+        assert_same_run(whole, tmp_path / "run")
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_from_outside(self, server, folder, tmp_path, number):
+        arguments = [folder / "own.yaml", "--labels", folder / "maps"]
+        sets = settings("run.steps_per_epoch=5000")
+        run = RunFolder(tmp_path / "run")
+        pid = server.begin(command(*arguments, *sets, "--out", run.path), tmp_path / "log")
+        until(lambda: "batches" in (tmp_path / "log").read_text())
+        os.kill(pid, number)
+        assert server.wait(pid) == 130
+        told = (tmp_path / "log").read_text().splitlines()
+        assert told[-1] == f"Stopped. `synthsr train --out {run.path} --resume` goes on."
+        assert torch.load(run.state_path, weights_only=True)["position"] > 0
+
+
+SEVERAL = """
+import torch
+from synthsr_net.training.run import Hardware
+from synthsr_net.training.setup.start import start
+from synthsr_net.training.task.regression import TrainingTask
+
+torch.set_num_threads(1)
+run = start({source!r}, {sets!r}, folder={folder!r}, labels={labels!r},
+            hardware=Hardware(devices=2))
+
+def on_train_end(self):
+    torch.save(self.state_dict(), f"{folder}/rank{{self.global_rank}}.pt")
+
+TrainingTask.on_train_end = on_train_end
+run.fit()
+"""
+
+
+@pytest.fixture
+def begin(folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]:
+    """Starter of runs in this process."""
+
+    def go(*assignments: str) -> TrainingRun:
+        return start(
+            folder / "own.yaml", assignments, folder=tmp_path / "run", labels=folder / "maps"
+        )
+
+    return go
+
+
+class TestSeveralProcesses:
+    SETS = (
+        "run.epochs=1",
+        "run.steps_per_epoch=1",
+        "network.dropout=0",
+        "network.normalisation=instance",
+        "optimiser.learning_rate=0.1",
+        "optimiser.epsilon=0.01",  # steps follow gradients rather than their signs
+    )
+
+    def train(self, server: Server, folder: Path, place: Path, *sets: str) -> list[dict]:
+        """Train on two processes; the states that they end with."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        about = {
+            "source": str(folder / "own.yaml"),
+            "labels": str(folder / "maps"),
+            "folder": str(place),
+            "sets": [*self.SETS, *sets],
+        }
+        logs = [place.with_name(f"log{rank}") for rank in (0, 1)]
+        pids = [
+            server.begin(
+                SEVERAL.format(**about),
+                logs[rank],
+                RANK=rank,
+                LOCAL_RANK=rank,
+                NODE_RANK=0,
+                WORLD_SIZE=2,
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
+            )
+            for rank in (0, 1)
+        ]
+        codes = [server.wait(pid) for pid in pids]
+        assert codes == [0, 0], "\n".join(log.read_text() for log in logs)
+        return [torch.load(place / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+    def test_gradients_are_means_over_the_batches_of_all(self, server, folder, tmp_path, begin):
+        validation = ("validation.every_epochs=1", "validation.samples=3")
+        first, second = self.train(server, folder, tmp_path / "two", *validation)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        accumulate = ("run.steps_per_epoch=2", "optimiser.accumulate=2")
+        alone = begin(*self.SETS, *accumulate, *validation)
+        before = copy.deepcopy(alone.prepared.network.state_dict())
+        alone.fit()
+        moved = 0.0
+        for name, tensor in alone.prepared.network.state_dict().items():
+            torch.testing.assert_close(first[f"network.{name}"], tensor, rtol=1e-4, atol=1e-5)
+            moved = max(moved, float((tensor - before[name]).abs().max()))
+        assert moved > 1e-2
+        (one,), (two,) = (
+            MetricsFile(place / "metrics.csv").rows()
+            for place in (alone.folder.path, tmp_path / "two")
+        )
+        assert one["step"] == 2 * two["step"]
+        for name in [*(n for n in one if n.startswith("validation/")), "train/loss"]:
+            assert two[name] == pytest.approx(one[name], rel=1e-3)
+
+    def test_a_critic_learns_from_the_batches_of_all(self, server, folder, tmp_path, begin):
+        sets = (
+            "adversarial.weight=0.5",
+            "adversarial.first_ratio=1",
+            "adversarial.ratio=1",
+            "adversarial.learning_rate=0.05",
+            "adversarial.num_features=2",
+            "adversarial.num_levels=2",
+            "adversarial.removed_labels=[0]",
+            "validation.every_epochs=1",
+            "validation.samples=1",  # fewer than processes
+        )
+        first, second = self.train(server, folder, tmp_path / "two", *sets)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        task, stream = self.by_hand(begin(*self.SETS, *sets))
+        before = copy.deepcopy(task.state_dict())
+        self.update_critic(task, stream)
+        self.update_network(task, stream)
+        for part in ("critic", "network"):
+            moved = 0.0
+            for name, parameter in getattr(task, part).named_parameters():
+                name = f"{part}.{name}"
+                torch.testing.assert_close(first[name], parameter.detach(), rtol=1e-4, atol=1e-5)
+                moved = max(moved, float((first[name] - before[name]).abs().max()))
+            assert moved > 1e-3
+
+    def by_hand(self, run: TrainingRun) -> tuple[Any, PairStream]:
+        data = run.prepared.data()
+        data.connect(torch.device("cpu"))
+        return run.prepared.task().train(), data.stream
+
+    def update_critic(self, task: Any, stream: PairStream) -> None:
+        optimiser = torch.optim.Adam(task.critic.parameters(), lr=0.05, eps=0.01)
+        for rank in (0, 1):
+            pair = stream.pair(rank)
+            with torch.no_grad():
+                fake = task.network(pair.image)
+            chance = torch.Generator().manual_seed(derive_seed(0, 0, rank, 1))
+            mask = (pair.labels != 0).float()
+            loss = critic_loss(task.critic, pair.target, fake, mask=mask, generator=chance).total
+            (loss / 2).backward()
+        optimiser.step()
+
+    def update_network(self, task: Any, stream: PairStream) -> None:
+        optimiser = torch.optim.Adam(task.network.parameters(), lr=0.1, eps=0.01)
+        optimiser.zero_grad()
+        for rank in (0, 1):
+            pair = stream.pair(2 + rank)
+            fake = task.network(pair.image)
+            score = task.critic(fake, (pair.labels != 0).float())
+            image = (fake - pair.target).abs().mean()
+            (generator_total(image, score, critic_weight=0.5) / 2).backward()
+        optimiser.step()

@@ -1,0 +1,201 @@
+"""Settings go to YAML and back, and a wrong one is named with the nearest right spelling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from synthsr_transforms.support.config import (
+    ConfigError,
+    config_path,
+    from_mapping,
+    override,
+    read_yaml,
+    to_yaml,
+    write_yaml,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    size: int = 3
+    factors: list[float] = field(default_factory=lambda: [1.0, 2.0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    title: str = "none"
+    rate: float = 0.5
+    loud: bool = False
+    parts: dict[str, Inner] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+WHOLE = Outer(
+    title="a: 'quoted' # title",
+    rate=1e-7,
+    loud=True,
+    parts={"first": Inner(size=7), "second": Inner(factors=[])},
+    extra={"list": [1, [2, 3]], "map": {"none": None, "10": "x"}, "text": "1e3"},
+)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "settings.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+class TestFiles:
+    def test_settings_come_back_from_a_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "whole.yaml"
+        write_yaml(WHOLE, path)
+        assert from_mapping(Outer, read_yaml(path)) == WHOLE
+        assert [p.name for p in tmp_path.iterdir()] == ["whole.yaml"]
+
+    def test_settings_come_back_from_text(self, tmp_path: Path) -> None:
+        assert from_mapping(Outer, read_yaml(write(tmp_path, to_yaml(WHOLE)))) == WHOLE
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("- 1\n- 2\n", "must hold a mapping"),
+            ("a: [1\n", "cannot be read as YAML"),
+            ("a: ${missing}\n", "cannot be read as YAML"),
+            ("", None),
+        ],
+    )
+    def test_files_that_hold_something_else(
+        self, text: str, message: str | None, tmp_path: Path
+    ) -> None:
+        path = write(tmp_path, text)
+        if message is None:
+            assert read_yaml(path) == {}
+        else:
+            with pytest.raises(ConfigError, match=message) as caught:
+                read_yaml(path)
+            assert str(path) in str(caught.value)
+            assert "\n" not in str(caught.value)
+
+    def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"nothing.yaml does not exist. Check the path"):
+            read_yaml(tmp_path / "nothing.yaml")
+
+    def test_a_failed_write_leaves_the_old_file(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "title: old\n")
+        with pytest.raises(ValueError, match="object"):
+            write_yaml(object(), path)
+        assert path.read_text(encoding="utf-8") == "title: old\n"
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+class TestMapping:
+    def test_missing_fields_have_their_defaults(self) -> None:
+        assert from_mapping(Outer, {"parts": {"a": {}}}) == Outer(parts={"a": Inner()})
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"titel": "x"}, r"run.yaml: unknown setting 'titel' \(did you mean 'title'\?\)"),
+            ({"qqqqq": "x"}, r"unknown setting 'qqqqq'\. Settings are: title, rate"),
+            ({"rate": "fast"}, r"setting 'rate' is not usable"),
+            ({"parts": {"a": {"size": "big"}}}, r"setting 'parts.a.size' is not usable"),
+            ({"parts": {"a": {"sise": 3}}}, r"parts.a.sise"),
+            ({"parts": 5}, r"parts"),
+        ],
+    )
+    def test_a_wrong_setting_is_named(self, settings: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=message) as caught:
+            from_mapping(Outer, settings, where="run.yaml")
+        assert "\n" not in str(caught.value)
+
+
+names = st.text("abcdef", min_size=1, max_size=4)
+leaves = st.one_of(st.integers(-99, 99), st.booleans(), st.none(), st.text("xyz", min_size=1))
+trees = st.recursive(leaves, lambda inner: st.dictionaries(names, inner, min_size=1), max_leaves=8)
+
+
+def paths_of(tree: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Paths to every entry of nested mappings."""
+    if not isinstance(tree, dict):
+        return []
+    own = [(*prefix, key) for key in tree]
+    return own + [p for k, v in tree.items() for p in paths_of(v, (*prefix, k))]
+
+
+class TestOverride:
+    @settings(max_examples=40, deadline=None)
+    @given(st.dictionaries(names, trees, min_size=1), st.integers(-99, 99), st.data())
+    def test_one_entry_changes_and_the_original_stays(
+        self, tree: dict[str, Any], value: int, data: st.DataObject
+    ) -> None:
+        path = data.draw(st.sampled_from(paths_of(tree)))
+        before = repr(tree)
+        changed = override(tree, [f"{'.'.join(path)}={value}"])
+        assert repr(tree) == before
+        node: Any = changed
+        for key in path:
+            node = node[key]
+        assert node == value
+        left, right = tree, changed
+        for key in path[:-1]:
+            assert {k: v for k, v in left.items() if k != key} == {
+                k: v for k, v in right.items() if k != key
+            }
+            left, right = left[key], right[key]
+
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("3", 3), ("3.5", 3.5), ("1e-4", 1e-4), ("true", True), ("null", None), ("abc", "abc"),
+            ("[1, 2]", [1, 2]), ("{normal: [0, 0.5]}", {"normal": [0, 0.5]}), ("'5'", "5"),
+            ("a=b", "a=b"), ("", None),
+        ],
+    )  # fmt: skip
+    def test_values_are_yaml(self, text: str, value: Any) -> None:
+        assert override({"a": 0}, [f"a={text}"]) == {"a": value}
+
+    def test_shortcuts_stand_for_longer_paths(self) -> None:
+        settings = {"steps": {"crop": {"params": {"shape": 1}}}, "other": 2}
+        shortcuts = {"crop": ("steps", "crop", "params")}
+        for text in ("crop.shape=9", "steps.crop.params.shape=9"):
+            changed = override(settings, [text], shortcuts=shortcuts)
+            assert changed["steps"]["crop"]["params"] == {"shape": 9}
+
+    def test_later_assignments_win(self) -> None:
+        assert override({"a": 0}, ["a=1", "a=2"]) == {"a": 2}
+
+    @pytest.mark.parametrize(
+        ("assignment", "message"),
+        [
+            ("crop", "must be written name=value, got 'crop'"),
+            ("=3", "must be written name=value"),
+            ("step.crop.shape=3", r"there is no setting 'step' \(did you mean 'steps'\?\)"),
+            ("croop.shape=3", r"there is no setting 'croop' \(did you mean 'crop'\?\)"),
+            ("steps.crp.params=3", r"there is no setting 'crp' \(did you mean 'crop'\?\)"),
+            ("steps=[1", "is not YAML"),
+            ("a.b=3", "there is no setting 'a'"),
+        ],
+    )
+    def test_a_wrong_assignment_is_named(self, assignment: str, message: str) -> None:
+        settings = {"steps": {"crop": {"params": {}}}, "a": 3}
+        shortcuts = {"crop": ("steps", "crop", "params")}
+        with pytest.raises(ConfigError, match=message):
+            override(settings, [assignment], shortcuts=shortcuts)
+
+
+class TestPaths:
+    def test_names_paths_and_neither(self, tmp_path: Path) -> None:
+        file = write(tmp_path, "a: 1\n")
+        ready = {"first": Path("first.yaml"), "second": Path("second.yaml")}
+        assert config_path("first", ready, "preset") == Path("first.yaml")
+        assert config_path(file, ready, "preset") == file
+        with pytest.raises(ConfigError, match=r"preset must be .*did you mean 'second'"):
+            config_path("secnd", ready, "preset")
+        with pytest.raises(ConfigError, match=r"gone.yml does not exist"):
+            config_path(tmp_path / "gone.yml", ready, "preset")

@@ -1,0 +1,742 @@
+"""Promises of generation jobs: every sample can be made again, whatever happens on the way."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import errno
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from synthsr_transforms.generator.generator import (
+    Generator,
+    GeneratorConfig,
+    StepConfig,
+    load_config,
+)
+from synthsr_transforms.io.volumes import read_volume
+from synthsr_transforms.job import folder as job_folder
+from synthsr_transforms.job import job as job_module
+from synthsr_transforms.job import worker as job_run
+from synthsr_transforms.job.job import GenerationJob, expected_bytes, remake_sample
+from synthsr_transforms.job.record import JobError
+from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.subjects.files import Case, find_cases, phantom_case, read_case
+from synthsr_transforms.support.config import ConfigError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SHAPE = (18, 20, 16)
+VALUES = np.array([0, 2, 3, 4, 41, 42, 43, 14], np.int16)
+
+TWO_CHANNELS = """
+label_table: freesurfer_aseg
+reliability: reliability
+steps:
+  deformation:
+    name: SpatialDeformation
+    params: {rotation_degrees: [-10, 10], velocity_std_mm: [0, 3]}
+  crop: {name: PatchCrop, params: {shape: 12}}
+  flip: {name: HemisphereFlip, params: {p: 0.5}}
+  mixture: {name: TissueMixture, params: {num_channels: 2}}
+  target: {name: CopyImage, params: {channels: [0]}}
+  acquisition:
+    name: SliceAcquisition
+    params: {spacing_mm: [1, 1, 3], noise_std: [0, 5]}
+  reliability: {name: ReliabilityMap}
+"""
+"""A generator with every kind of volume."""
+
+
+def blocks(seed: int, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    """A label map in blocks of 3 voxels."""
+    small = np.random.default_rng(seed).integers(0, len(VALUES), [-(-n // 3) for n in shape])
+    for axis, size in enumerate(shape):
+        small = np.repeat(small, 3, axis=axis).take(range(size), axis=axis)
+    return VALUES[small]
+
+
+def save(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(data, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+@pytest.fixture
+def maps(tmp_path: Path) -> Path:
+    """Folder of three label maps, of different shapes and orientations."""
+    folder = tmp_path / "maps"
+    lia = np.array([[-1, 0, 0, 5], [0, 0, 1, -3], [0, -1, 0, 9], [0, 0, 0, 1]], float)
+    save(folder / "a_labels.nii.gz", blocks(0))
+    save(folder / "b_labels.nii.gz", blocks(1, (20, 16, 18)), lia)
+    save(folder / "c_labels.nii.gz", blocks(2))
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> GeneratorConfig:
+    path = tmp_path / "two_channels.yaml"
+    path.write_text(TWO_CHANNELS)
+    return load_config(path)
+
+
+@pytest.fixture
+def make_job(maps: Path, config: GeneratorConfig, tmp_path: Path) -> Callable[..., GenerationJob]:
+    """Maker of jobs of four samples in the folder `out`."""
+
+    def make(**changes: Any) -> GenerationJob:
+        fields: dict[str, Any] = {"config": config, "cases": find_cases(maps), "num_samples": 4}
+        return GenerationJob(**{**fields, "folder": tmp_path / "out", **changes})
+
+    return make
+
+
+def files(folder: Path, pattern: str = "*") -> dict[str, bytes]:
+    """Names and bytes of the files in a folder, hidden ones included."""
+    return {p.name: p.read_bytes() for p in sorted(folder.glob(pattern))}
+
+
+def run(job: GenerationJob) -> list[str]:
+    return [sample.stem for sample in job.run()]
+
+
+class TestFiles:
+    def test_a_sample_is_its_volumes_and_its_record(self, make_job):
+        job = make_job(num_samples=1)
+        assert run(job) == ["sample_000000"]
+        assert set(files(Path(job.folder))) == {
+            "config.yaml",
+            "manifest.csv",
+            "sample_000000.json",
+            *(f"sample_000000_{k}.nii.gz" for k in ("image", "reliability", "target", "labels")),
+        }
+
+    def test_channels_are_the_fourth_axis(self, make_job):
+        job = make_job(num_samples=1)
+        run(job)
+        volumes = {k: read_volume(Path(job.folder) / f"sample_000000_{k}.nii.gz").data
+                   for k in ("image", "reliability", "target", "labels")}  # fmt: skip
+        assert volumes["image"].shape == volumes["reliability"].shape == (12, 12, 12, 2)
+        assert volumes["target"].shape == volumes["labels"].shape == (12, 12, 12)
+        assert volumes["image"].dtype == np.float32
+        assert volumes["labels"].dtype == np.int16
+        assert set(np.unique(volumes["labels"])) <= set(VALUES.tolist())
+
+    @pytest.mark.parametrize("ending", ["nii", "mgz"])
+    def test_other_formats_hold_the_same_voxels(self, ending, make_job, tmp_path):
+        run(make_job(num_samples=2))
+        run(make_job(num_samples=2, file_format=ending, folder=tmp_path / "other"))
+        for path in (tmp_path / "out").glob("*.nii.gz"):
+            one = read_volume(path)
+            two = read_volume(tmp_path / "other" / path.name.replace("nii.gz", ending))
+            np.testing.assert_array_equal(one.data, two.data)
+            np.testing.assert_allclose(one.affine, two.affine, atol=1e-5)
+
+    def test_the_manifest_lists_every_sample_with_its_source(self, make_job, maps):
+        job = make_job(num_samples=8)
+        run(job)
+        rows = list(csv.DictReader((Path(job.folder) / "manifest.csv").read_text().splitlines()))
+        assert [row["sample"] for row in rows] == [f"sample_{k:06d}" for k in range(8)]
+        assert len({row["seed"] for row in rows}) == 8
+        assert {row["source_labels"] for row in rows} == {str(p) for p in maps.iterdir()}
+        for row in rows:
+            record = json.loads((Path(job.folder) / row["record"]).read_text())
+            assert record["seed"] == int(row["seed"])
+            assert record["source"] == {"labels": row["source_labels"], "image": None}
+            assert record["files"]["image"] == row["image"]
+
+    def test_the_folder_may_hold_other_files(self, make_job, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "notes.txt").write_text("mine")
+        run(make_job(num_samples=1))
+        assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+    def test_samples_of_unknown_origin_are_not_replaced(self, make_job, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "sample_000000_image.nii.gz").write_text("mine")
+        with pytest.raises(JobError, match="samples of an unknown job"):
+            make_job().start()
+        assert files(tmp_path / "out") == {"sample_000000_image.nii.gz": b"mine"}
+
+
+class TestSameSamples:
+    def test_shards_make_what_one_process_makes(self, make_job, tmp_path):
+        run(make_job(num_samples=5))
+        for number in (3, 1, 2):
+            run(make_job(num_samples=5, shard=(number, 3), folder=tmp_path / "shards"))
+        assert files(tmp_path / "out") == files(tmp_path / "shards")
+
+    def test_another_seed_makes_other_samples(self, make_job, tmp_path):
+        run(make_job())
+        run(make_job(seed=1, folder=tmp_path / "other"))
+        one, two = files(tmp_path / "out", "*image*"), files(tmp_path / "other", "*image*")
+        assert set(one) == set(two)
+        assert not set(one.values()) & set(two.values())
+
+    def test_a_longer_job_begins_with_the_shorter_one(self, make_job, tmp_path):
+        run(make_job(num_samples=2))
+        before = files(tmp_path / "out", "sample*")
+        assert run(make_job(num_samples=5)) == [f"sample_{k:06d}" for k in (2, 3, 4)]
+        run(make_job(num_samples=5, folder=tmp_path / "at_once"))
+        assert files(tmp_path / "out") == files(tmp_path / "at_once")
+        assert before.items() <= files(tmp_path / "out").items()
+
+    def test_the_first_draw_does_not_depend_on_the_choice_of_the_case(self, make_job):
+        """Case and rotation must not come from the same random numbers."""
+        job = make_job()
+        chosen = np.array([job.cases.index(job.sample(k).case) for k in range(300)])
+        first = [
+            torch.rand(1, generator=torch.Generator().manual_seed(job.sample(k).seed)).item()
+            for k in range(300)
+        ]
+        assert abs(np.corrcoef(chosen, first)[0, 1]) < 0.2
+        assert np.bincount(chosen).min() > 70
+
+    def test_a_sample_is_made_again_from_its_record(self, make_job, tmp_path):
+        run(make_job())
+        for path in (tmp_path / "out").glob("*.json"):
+            batch = remake_sample(path)
+            record = json.loads(path.read_text())
+            affine = nib.load(record["source"]["labels"]).affine
+            for kind, name in record["files"].items():
+                made = batch.images[kind].data[0].movedim(0, -1).numpy()
+                volume = nib.Nifti1Image(
+                    made.squeeze(-1) if made.shape[-1] == 1 else made,
+                    np.asarray(batch.images[kind].affines[0].data),
+                )
+                turn = nib.orientations.ornt_transform(
+                    nib.io_orientation(volume.affine), nib.io_orientation(affine)
+                )
+                again = volume.as_reoriented(turn)
+                written = read_volume(tmp_path / "out" / name)
+                np.testing.assert_array_equal(np.asarray(again.dataobj), written.data)
+                np.testing.assert_allclose(again.affine, written.affine, atol=1e-5)
+
+    def test_a_record_replays_by_hand(self, make_job, maps, tmp_path):
+        run(make_job(num_samples=1))
+        record = json.loads((tmp_path / "out" / "sample_000000.json").read_text())
+        generator = Generator.from_preset(tmp_path / "out" / "config.yaml")
+        subject = read_case(Case(Path(record["source"]["labels"])))
+        again, drawn = generator.run(subject, record["seed"])
+        assert json.loads(json.dumps(drawn)) == record["steps"]
+        replayed = generator.replay(subject, record["steps"])
+        assert torch.equal(again.images["image"].data, replayed.images["image"].data)
+
+    def test_the_written_configuration_makes_the_same_job(self, make_job, tmp_path):
+        run(make_job(seed=3))
+        again = GenerationJob.from_source(tmp_path / "out/config.yaml", folder=tmp_path / "again")
+        assert len(run(again)) == 4
+        assert files(tmp_path / "out") == files(tmp_path / "again")
+
+    def test_what_is_given_replaces_what_the_configuration_says(self, make_job, maps, tmp_path):
+        run(make_job())
+        again = GenerationJob.from_source(
+            tmp_path / "out/config.yaml", labels=maps / "c_labels.nii.gz", folder="x", seed=9
+        )
+        assert (again.seed, again.num_samples, len(again.cases)) == (9, 4, 1)
+
+    def test_the_configuration_needs_no_table_or_priors_from_elsewhere(self, maps, tmp_path):
+        own = tmp_path / "own"
+        own.mkdir()
+        LabelTable.from_values(VALUES, classes=[0, 1, 2, 3, 1, 2, 3, 3]).write(own / "table.tsv")
+        np.save(own / "means.npy", np.float32([[10, 20, 30, 40], [11, 22, 33, 44]]))
+        (own / "config.yaml").write_text(
+            "label_table: table.tsv\nsteps:\n"
+            "  mixture: {name: TissueMixture, params: {prior_means: means.npy}}\n"
+            "  target: {name: CopyImage}\n"
+        )
+        first = GenerationJob.from_source(own / "config.yaml", labels=maps, folder=tmp_path / "out")
+        run(first)
+        shutil.rmtree(own)
+        (tmp_path / "out").rename(tmp_path / "moved")
+        again = GenerationJob.from_source(tmp_path / "moved/config.yaml", folder=tmp_path / "again")
+        run(again)
+        assert files(tmp_path / "moved") == files(tmp_path / "again")
+
+    def test_priors_of_a_description_are_kept_in_the_configuration(self, maps, tmp_path):
+        table = LabelTable.from_values(VALUES)
+        rows = [{"class": k, "mean": [50 + k, 1], "std": [5, 1]} for k in range(table.num_classes)]
+        labels = [[v for v, c in zip(table.values, table.classes, strict=True) if c == k]
+                  for k in range(table.num_classes)]  # fmt: skip
+        content = {
+            "distribution": "normal",
+            "classes": [{"class": k, "labels": found} for k, found in enumerate(labels)],
+            "channels": [{"classes": rows}],
+        }
+        own = tmp_path / "own"
+        own.mkdir()
+        table.write(own / "table.tsv")
+        (own / "priors.yaml").write_text(json.dumps(content))
+        (own / "config.yaml").write_text(
+            "label_table: table.tsv\nsteps:\n"
+            "  mixture: {name: TissueMixture, params: {priors: priors.yaml}}\n"
+            "  target: {name: CopyImage}\n"
+        )
+        first = GenerationJob.from_source(own / "config.yaml", labels=maps, folder=tmp_path / "out")
+        run(first)
+        shutil.rmtree(own)
+        again = GenerationJob.from_source(tmp_path / "out/config.yaml", folder=tmp_path / "again")
+        run(again)
+        assert files(tmp_path / "out") == files(tmp_path / "again")
+
+
+class TestResume:
+    def test_complete_samples_are_kept(self, make_job, tmp_path):
+        run(make_job())
+        before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("sample*")}
+        assert run(make_job()) == []
+        assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("sample*")}
+
+    def test_incomplete_samples_are_made(self, make_job, tmp_path):
+        run(make_job())
+        whole = files(tmp_path / "out")
+        (tmp_path / "out" / "sample_000002.json").unlink()
+        (tmp_path / "out" / "sample_000002_image.nii.gz").write_bytes(b"half")
+        started = make_job().start()
+        assert started.num_complete == 3
+        assert [s.stem for s in started.run()] == ["sample_000002"]
+        assert files(tmp_path / "out") == whole
+
+    @pytest.mark.parametrize("how", ["deleted", "empty"])
+    def test_samples_that_lost_a_volume_are_made_again(self, how, make_job, tmp_path):
+        run(make_job())
+        whole = files(tmp_path / "out")
+        path = tmp_path / "out" / "sample_000001_target.nii.gz"
+        path.unlink() if how == "deleted" else path.write_bytes(b"")
+        started = make_job().start()
+        assert started.num_complete == 3
+        assert [s.stem for s in started.run()] == ["sample_000001"]
+        assert files(tmp_path / "out") == whole
+
+    def test_label_maps_that_differ_are_counted_and_named(self, make_job, maps):
+        run(make_job(cases=find_cases(maps)[:2]))
+        message = r"job.sources has 2 label maps there and 3 here, \S+c_labels.nii.gz is new here\."
+        with pytest.raises(JobError, match=message):
+            make_job().start()
+        with pytest.raises(JobError, match=r"2 .* there and 2 here, \S+a_labels.nii.gz is missing"):
+            make_job(cases=find_cases(maps)[1:]).start()
+        with pytest.raises(JobError, match="in another order"):
+            make_job(cases=find_cases(maps)[1::-1]).start()
+
+    @pytest.mark.parametrize(
+        ("change", "named"),
+        [
+            ({"seed": 5}, "job.seed is 0 there and 5 here"),
+            ({"file_format": "nii"}, "job.file_format"),
+            ({"num_samples": 3}, "a job of 4 samples, got 3"),
+            ({"crop": 8}, "steps.crop.params.shape is 12 there and 8 here"),
+            ({"fewer": True}, "job.sources"),
+            ({"order": True}, "order"),
+        ],
+    )
+    def test_another_job_in_the_folder_is_refused(
+        self, change, named, make_job, config, maps, tmp_path
+    ):
+        run(make_job())
+        before = files(tmp_path / "out")
+        if "crop" in change:
+            crop = StepConfig(name="PatchCrop", params={"shape": 8})
+            change = {"config": dataclasses.replace(config, steps={**config.steps, "crop": crop})}
+        elif "fewer" in change:
+            change = {"cases": find_cases(maps)[:2]}
+        elif "order" in change:
+            names = [*config.steps]
+            names[0], names[1] = names[1], names[0]
+            steps = {name: config.steps[name] for name in names}
+            change = {"config": dataclasses.replace(config, steps=steps)}
+        with pytest.raises(JobError, match=named):
+            make_job(**change).start()
+        assert files(tmp_path / "out") == before
+
+    def test_words_about_the_configuration_may_change(self, make_job, config):
+        run(make_job())
+        assert run(make_job(config=dataclasses.replace(config, description="new words"))) == []
+
+    def test_overwriting_leaves_nothing_of_the_other_job(self, make_job, config, tmp_path):
+        run(make_job(num_samples=6, preview=True))
+        plain = dataclasses.replace(config, reliability=None)
+        run(make_job(num_samples=2, config=plain, overwrite=True))
+        run(make_job(num_samples=2, config=plain, folder=tmp_path / "clean"))
+        left = files(tmp_path / "out")
+        left.pop("overview.png", None)
+        assert left == files(tmp_path / "clean")
+
+    def test_an_overwrite_that_stopped_is_not_mixed_with_the_old_job(self, make_job, tmp_path):
+        run(make_job())
+        old = files(tmp_path / "out", "*image*")
+        run(make_job(seed=1, overwrite=True, shard=(1, 2)))
+        assert run(make_job(seed=1)) == ["sample_000001", "sample_000003"]
+        assert not set(old.values()) & set(files(tmp_path / "out", "*image*").values())
+
+    def test_a_folder_that_cannot_be_understood_is_refused(self, make_job, tmp_path):
+        run(make_job())
+        (tmp_path / "out" / "config.yaml").write_text("steps: [")
+        with pytest.raises(JobError, match="cannot be read"):
+            make_job().start()
+
+    def test_label_maps_are_not_checked_again_unless_they_changed(self, make_job, maps):
+        run(make_job())
+        seen: list[Case] = []
+        time.sleep(0.02)
+        run(make_job())
+        make_job().start(seen.append)
+        assert seen == []
+        time.sleep(0.02)
+        save(maps / "c_labels.nii.gz", np.full(SHAPE, 9999, np.int16))
+        with pytest.raises(ConfigError, match="9999"):
+            make_job().start(seen.append)
+        assert len(seen) == 3
+
+
+SCRIPT = """
+import sys
+import time
+import torch
+from synthsr_transforms.job.job import GenerationJob
+torch.set_num_threads(1)
+job = GenerationJob.from_source(sys.argv[1], labels=sys.argv[2], folder=sys.argv[3],
+                                num_samples=int(sys.argv[4]))
+print("ready", flush=True)
+for count, sample in enumerate(job.run()):
+    print(sample.stem, flush=True)
+    time.sleep(0.3 if count >= 8 else 0)  # full speed when the signal comes, but never done by then
+"""
+
+
+class TestStop:
+    @pytest.fixture
+    def running(self, maps, tmp_path) -> Iterator[subprocess.Popen[str]]:
+        """A process that makes forty samples, four of which are complete."""
+        arguments = [str(tmp_path / "two_channels.yaml"), str(maps), str(tmp_path / "out"), "40"]
+        (tmp_path / "two_channels.yaml").write_text(TWO_CHANNELS)
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        lines = list(itertools.islice(process.stdout, 5))
+        assert lines[-1].strip() == "sample_000003"
+        yield process
+        process.kill()
+        process.communicate()
+
+    def test_a_killed_job_goes_on_as_if_nothing_happened(self, running, make_job, tmp_path):
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        records = list((tmp_path / "out").glob("*.json"))
+        assert 4 <= len(records) < 40
+        for record in records:
+            for name in json.loads(record.read_text())["files"].values():
+                nib.load(tmp_path / "out" / name).get_fdata()
+        run(make_job(num_samples=40))
+        run(make_job(num_samples=40, folder=tmp_path / "clean"))
+        assert files(tmp_path / "out") == files(tmp_path / "clean")
+
+    def test_ctrl_c_leaves_whole_samples_only(self, running, tmp_path):
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=60)
+        assert "KeyboardInterrupt" in errors
+        left = files(tmp_path / "out")
+        complete = {Path(name).stem for name in left if name.endswith(".json")}
+        assert 4 <= len(complete) < 40
+        assert {n[:13] for n in left if n.startswith("sample")} == complete
+        assert not [name for name in left if name.startswith(".")]
+
+    def test_giving_up_the_iteration_stops_the_job(self, make_job, tmp_path):
+        for _ in make_job(num_samples=60).run():
+            break
+        left = files(tmp_path / "out")
+        assert len([name for name in left if name.endswith(".json")]) < 20
+        assert not [name for name in left if name.startswith(".")]
+
+
+class TestWriting:
+    def test_a_full_disk_is_one_clear_error(self, make_job, monkeypatch, tmp_path):
+        writes = itertools.count()
+        write = job_folder.write_volume
+
+        def fill(path: Path, volume: Any) -> None:
+            if next(writes) >= 10:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write(path, volume)
+
+        monkeypatch.setattr(job_folder, "write_volume", fill)
+        with pytest.raises(JobError, match=r"disk of .* is full"):
+            run(make_job(num_samples=20))
+        left = files(tmp_path / "out")
+        complete = {Path(name).stem for name in left if name.endswith(".json")}
+        assert {n[:13] for n in left if n.startswith("sample")} == complete
+        assert not [name for name in left if name.startswith(".")]
+        monkeypatch.undo()
+        run(make_job(num_samples=20))
+
+    def test_a_disk_that_is_really_full_is_one_clear_error(self, make_job, tmp_path):
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True
+        )
+        if mounted.returncode:
+            pytest.skip("a small disk cannot be mounted here")
+        try:
+            small = make_job(num_samples=100, folder=disk / "out")
+            with pytest.raises(JobError, match="room for about"):
+                small.start()
+            assert not (disk / "out").exists()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(job_module, "check_space", lambda *_: None)
+                with pytest.raises(JobError, match="is full"):
+                    run(small)
+            left = files(disk / "out")
+            complete = {Path(name).stem for name in left if name.endswith(".json")}
+            assert {n[:13] for n in left if n.startswith("sample")} == complete
+            assert not [name for name in left if name.startswith(".")]
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+
+    def test_too_little_space_is_found_before_the_work(self, make_job, monkeypatch, tmp_path):
+        usage = shutil._ntuple_diskusage(100, 99, 1)  # type: ignore[attr-defined]
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+        with pytest.raises(JobError, match="room for about"):
+            make_job().start()
+        assert not (tmp_path / "out").exists()
+
+    def test_the_estimate_is_near_the_truth(self, make_job, tmp_path):
+        job = make_job(num_samples=3, file_format="nii")
+        started = job.start()
+        list(started.run())
+        written = sum(len(data) for name, data in files(tmp_path / "out", "*.nii").items()) / 3
+        assert written / 2 < expected_bytes(started.generator, SHAPE) < written * 2
+
+    def test_errors_of_a_writer_surface(self, make_job, monkeypatch):
+        def fail(*_: Any) -> None:
+            raise RuntimeError("broken")
+
+        monkeypatch.setattr(job_folder, "write_volume", fail)
+        with pytest.raises(RuntimeError, match="broken"):
+            run(make_job())
+
+    def test_permission_is_checked_first(self, make_job, monkeypatch, tmp_path):
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        with pytest.raises(JobError, match="no permission to write"):
+            make_job().start()
+
+    def test_a_folder_that_only_seems_writable_is_found_first(self, make_job, monkeypatch):
+        def refuse(**_: Any) -> None:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+        seen: list[Case] = []
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+        with pytest.raises(JobError, match=r"must be writable, got .*no file can be made in"):
+            make_job().start(seen.append)
+        assert seen == []
+
+    def test_permission_that_is_missing_later_is_one_clear_error(self, make_job, monkeypatch):
+        def refuse(*_: Any, **__: Any) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(Path, "mkdir", refuse)
+        with pytest.raises(JobError, match=r"must be writable, got .*Permission denied"):
+            make_job().start()
+
+    def test_few_cases_are_in_memory(self, make_job, monkeypatch):
+        reads: list[Case] = []
+        read = job_run.read_case
+        monkeypatch.setattr(
+            job_run, "read_case", lambda case, **k: (reads.append(case), read(case, **k))[1]
+        )
+        run(make_job(num_samples=10))
+        assert len(reads) == 3
+
+
+def orientations() -> list[np.ndarray]:
+    return [
+        np.array([[axis, sign] for axis, sign in zip(order, signs, strict=True)], float)
+        for order in itertools.permutations(range(3))
+        for signs in itertools.product((1, -1), repeat=3)
+    ]
+
+
+def oblique_affine() -> np.ndarray:
+    """Anisotropic voxels, a little turned."""
+    angle = np.deg2rad(12)
+    turn = np.array(
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    )
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([1.0, 1.25, 2.0])
+    affine[:3, 3] = [-11.0, 7.0, 3.0]
+    return affine
+
+
+class TestPlaceInTheWorld:
+    @pytest.mark.parametrize(
+        "orientation", orientations(), ids=lambda o: str(o.astype(int).tolist())
+    )
+    def test_every_voxel_of_a_crop_lies_where_it_lay(self, orientation, tmp_path):
+        source = nib.Nifti1Image(blocks(7, (14, 10, 12)), oblique_affine()).as_reoriented(
+            orientation
+        )
+        nib.save(source, tmp_path / "map.nii.gz")
+        steps = {
+            "crop": StepConfig(name="PatchCrop", params={"shape": [8, 6, 7]}),
+            "mixture": StepConfig(name="TissueMixture", params={"prior_stds": [0, 0]}),
+            "target": StepConfig(name="CopyImage"),
+        }
+        job = GenerationJob(
+            config=GeneratorConfig(label_table="freesurfer_aseg", steps=steps),
+            cases=[Case(tmp_path / "map.nii.gz")],
+            folder=tmp_path / "out",
+            file_format="nii",
+        )
+        run(job)
+        crop = nib.load(tmp_path / "out" / "sample_000000_labels.nii")
+        image = nib.load(tmp_path / "out" / "sample_000000_image.nii")
+        assert nib.aff2axcodes(crop.affine) == nib.aff2axcodes(source.affine)
+        np.testing.assert_allclose(image.affine, crop.affine)
+        assert sorted(crop.shape) == [6, 7, 8]
+        indices = np.indices(crop.shape).reshape(3, -1)
+        world = nib.affines.apply_affine(crop.affine, indices.T)
+        found = nib.affines.apply_affine(np.linalg.inv(source.affine), world)
+        np.testing.assert_allclose(found, np.rint(found), atol=1e-3)
+        lay = np.asarray(source.dataobj)[tuple(np.rint(found).astype(int).T)]
+        np.testing.assert_array_equal(lay, np.asarray(crop.dataobj).ravel())
+        for value in np.unique(lay):
+            assert len(np.unique(np.asarray(image.dataobj).ravel()[lay == value])) == 1
+
+    @pytest.mark.parametrize(
+        "orientation", orientations()[::7], ids=lambda o: str(o.astype(int).tolist())
+    )
+    def test_resampling_keeps_places(self, orientation, tmp_path):
+        """An image of its own world coordinates still shows them on the coarser grid."""
+        shape, affine = (24, 26, 28), oblique_affine()
+        world = nib.affines.apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
+        ramp = (world @ [1.0, 0.3, -0.2]).astype(np.float32)
+        for name, data in (("labels/a.nii", blocks(3, shape)), ("images/a.nii", ramp)):
+            (tmp_path / name).parent.mkdir()
+            nib.save(nib.Nifti1Image(data, affine).as_reoriented(orientation), tmp_path / name)
+        steps = {
+            "crop": StepConfig(name="PatchCrop", params={"shape": 20}),
+            "copy": StepConfig(
+                name="CopyImage", params={"source": "target", "destination": "image"}
+            ),
+            "coarse": StepConfig(
+                name="TargetResolution", params={"spacing_mm": 2.5, "include": ["target"]}
+            ),
+        }
+        job = GenerationJob(
+            config=GeneratorConfig(label_table="freesurfer_aseg", steps=steps, real_target=True),
+            cases=find_cases(tmp_path / "labels", tmp_path / "images"),
+            folder=tmp_path / "out",
+        )
+        run(job)
+        for kind, tolerance in (("image", 1e-3), ("target", 0.05)):
+            volume = read_volume(tmp_path / "out" / f"sample_000000_{kind}.nii.gz")
+            places = np.moveaxis(np.indices(volume.data.shape), 0, -1)
+            expected = nib.affines.apply_affine(volume.affine, places) @ [1.0, 0.3, -0.2]
+            inside = (slice(2, -2),) * 3
+            np.testing.assert_allclose(volume.data[inside], expected[inside], atol=tolerance)
+        assert volume.spacing_mm != (1.0, 1.25, 2.0)
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"num_samples": 0}, "at least 1, got 0"),
+            ({"seed": -1}, "seed must be at least 0"),
+            ({"file_format": "png"}, "format must be one of"),
+            ({"shard": (0, 2)}, "got 0/2"),
+            ({"shard": (3, 2)}, "got 3/2"),
+            ({"cases": []}, "cases must be at least one"),
+        ],
+    )
+    def test_values_out_of_range_are_refused(self, change, message, make_job):
+        with pytest.raises(JobError, match=message):
+            make_job(**change)
+
+    def test_the_folder_of_the_input_is_refused(self, make_job, maps, tmp_path):
+        (tmp_path / "link").symlink_to(maps)
+        for folder in (maps, tmp_path / "link"):
+            with pytest.raises(JobError, match="output folder must be another than that of label"):
+                make_job(folder=folder)
+
+    def test_the_phantom_is_announced_when_it_is_made(self, config, tmp_path):
+        config = dataclasses.replace(config, label_table="synthseg")
+        case = phantom_case(LabelTable.ready("synthseg"), spacing_mm=4)
+        calls: list[int] = []
+        for number, expected in ((1, 1), (1, 1), (2, 2)):
+            time.sleep(0.02)
+            job = GenerationJob(
+                config=config, cases=[case], folder=tmp_path / "out", num_samples=number
+            )
+            list(job.start(on_phantom=lambda: calls.append(1)).run())
+            assert len(calls) == expected
+
+    def test_a_real_target_needs_images(self, make_job, config):
+        with pytest.raises(ConfigError, match="--images"):
+            make_job(config=dataclasses.replace(config, real_target=True))
+
+    def test_images_need_a_real_target(self, make_job, maps):
+        with pytest.raises(ConfigError, match="Leave out --images"):
+            make_job(cases=find_cases(maps / "a_labels.nii.gz", maps / "c_labels.nii.gz"))
+
+    def test_mistakes_in_steps_are_found_before_label_maps_are_read(self, make_job, config):
+        seen: list[Case] = []
+        wrong = StepConfig(name="PatchCropp")
+        steps = {**config.steps, "crop": wrong}
+        for table in ("auto", "freesurfer_aseg"):
+            with pytest.raises(ConfigError, match="did you mean 'PatchCrop'"):
+                make_job(config=dataclasses.replace(config, steps=steps, label_table=table)).start(
+                    seen.append
+                )
+        assert seen == []
+
+    def test_an_image_that_the_steps_do_not_make_is_named(self, make_job, config):
+        steps = {name: step for name, step in config.steps.items() if name != "target"}
+        with pytest.raises(ConfigError, match="the steps must make an image 'target'"):
+            run(make_job(config=dataclasses.replace(config, steps=steps)))
+
+    def test_the_table_is_chosen_by_the_label_maps(self, make_job, config):
+        started = make_job(config=dataclasses.replace(config, label_table="auto")).start()
+        assert started.generator.config.label_table == "freesurfer_aseg"
+        assert "label_table: freesurfer_aseg" in (started.folder.path / "config.yaml").read_text()
+
+    def test_the_phantom_works_with_and_without_sides(self, tmp_path):
+        for name in ("all_purpose", "tutorial_2_sr_synthetic"):
+            config = load_config(name, ["crop.shape=32"])
+            table = "synthseg" if config.label_table == "auto" else config.label_table
+            case = phantom_case(LabelTable.resolve(table), spacing_mm=4)
+            job = GenerationJob(config=config, cases=[case], folder=tmp_path / name, preview=True)
+            assert run(job) == ["sample_000000"]
+            assert (tmp_path / name / "overview.png").exists()
+
+    def test_pictures_can_be_asked_for_later(self, make_job, tmp_path):
+        run(make_job(num_samples=2))
+        assert run(make_job(num_samples=2, preview=True)) == []
+        assert len(list((tmp_path / "out").glob("*_preview.png"))) == 2
+        assert (tmp_path / "out" / "overview.png").exists()
+
+    def test_a_file_that_is_no_record_is_refused(self, tmp_path):
+        with pytest.raises(JobError, match="does not exist"):
+            remake_sample(tmp_path / "sample_000000.json")
+        (tmp_path / "a.json").write_text("{}")
+        with pytest.raises(JobError, match="must be the JSON file of a sample"):
+            remake_sample(tmp_path / "a.json")
