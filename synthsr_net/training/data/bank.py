@@ -266,7 +266,7 @@ def place_of(entries: Sequence[Entry], device: torch.device, wish: str) -> torch
     Args:
         entries: What it holds.
         device: Where batches are generated.
-        wish: `device`, `host`, or `auto`, see `RunConfig.bank`.
+        wish: `device`, `host`, or `auto`, see `RunConfig.label_map_memory`.
     """
     if wish == "host" or device.type != "cuda":
         return torch.device("cpu") if device.type == "cuda" else device

@@ -58,7 +58,7 @@ class RunPlan:
         if earlier is not None:
             table = recipe.generator.label_table
             cases = [_case(record, table) for record in earlier.sources]
-            held_out = [_case(record, table) for record in recipe.training.held_out]
+            held_out = [_case(record, table) for record in recipe.training.validation_sources]
             wish = recipe.training.validation.held_out
             if wish != _wish_before(source):
                 together = sorted([*cases, *held_out], key=lambda case: case.labels.name)
