@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from .checkpoint import Model, ModelConfig, ModelFileError, load_model, save_model
+from .checkpoint import Model, ModelConfig, ModelFileError, read_model, save_model
 
 PRECISIONS: Mapping[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -87,7 +87,7 @@ def pack_model(
         ModelFileError: If the source cannot be used, or a weight is too large for the precision.
         OSError: If the target cannot be written.
     """
-    model = load_model(source)
+    model = read_model(source)
     stored = stored_precision(source)
     chosen = precision or (stored if stored in PRECISIONS else "fp32")
     config: ModelConfig = replace(model.config, **about)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from torch import Tensor
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 
 from . import resolve_model
-from .checkpoint import ModelFileError, load_model
+from .checkpoint import ModelFileError, read_model
 from .keras import read_keras
 from .widening import can_widen, widened
 
@@ -37,7 +37,7 @@ def read_weights(source: str | os.PathLike[str]) -> tuple[UNetConfig, State]:
     """
     path = Path(resolve_model(str(source)))
     if path.suffix.lower() == ".safetensors":
-        model = load_model(path)
+        model = read_model(path)
         return model.config.network, model.network.state_dict()
     return read_keras(path)
 
