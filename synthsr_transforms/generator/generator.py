@@ -21,7 +21,7 @@ from synthsr_transforms.functional.mixture import look_up
 from synthsr_transforms.functional.operators import full_precision
 from synthsr_transforms.labels.summary import best_ready_table
 from synthsr_transforms.labels.table import LabelTable, listed
-from synthsr_transforms.support.config import ConfigError
+from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.transforms.base import SynthTransform, remember, shallow_copy
 from synthsr_transforms.transforms.kinds import find_labels
 from synthsr_transforms.transforms.spec import build_transform
@@ -67,7 +67,7 @@ class Generator:
             `auto`, see `Generator.for_labels`; without label maps to look at it means `synthseg`.
 
     Raises:
-        ConfigError: If a step cannot be built; the message names it.
+        SynthSRError: If a step cannot be built; the message names it.
 
     Examples:
         >>> import torchio
@@ -85,7 +85,7 @@ class Generator:
             named = "synthseg" if config.label_table == "auto" else config.label_table
             self.label_table = label_table or LabelTable.resolve(named)
         except ValueError as error:
-            raise ConfigError(f"label_table: {error}") from error
+            raise SynthSRError(f"label_table: {error}") from error
         self.transforms = {name: self._build(name, step) for name, step in config.steps.items()}
 
     @classmethod
@@ -104,7 +104,7 @@ class Generator:
             values: All label values that occur.
 
         Raises:
-            ConfigError: If the table lacks some of them, or a step cannot be built.
+            SynthSRError: If the table lacks some of them, or a step cannot be built.
         """
         present = sorted(set(values))
         auto = config.label_table == "auto"
@@ -112,7 +112,7 @@ class Generator:
         generator = cls(dataclasses.replace(config, label_table=name))
         unknown = generator.label_table.unknown_values(present)
         if unknown:
-            raise ConfigError(
+            raise SynthSRError(
                 f"label table {name!r} lacks labels of the label maps: {listed(unknown)}."
                 f" {_table_advice(present, generator.label_table.num_classes)}"
             )
@@ -130,7 +130,7 @@ class Generator:
                 spec, label_table=self.label_table, check_labels=False, copy=False
             )
         except ValueError as error:
-            raise ConfigError(f"step {name!r}: {error}{self._prior_advice(name, step)}") from error
+            raise SynthSRError(f"step {name!r}: {error}{self._prior_advice(name, step)}") from error
         transform.copy = False
         return transform
 
@@ -207,7 +207,7 @@ class Generator:
 
     def _named(self, batch: SubjectsBatch, name: str) -> Tensor:
         if name not in batch.images:
-            raise ConfigError(
+            raise SynthSRError(
                 f"the steps must make an image {name!r}, got {list(batch.images)}."
                 " Add a step that makes it, such as CopyImage."
             )
@@ -216,7 +216,7 @@ class Generator:
     def _start(self, data: Source) -> SubjectsBatch:
         batch = _as_batch(data)
         if self.config.real_target and self.config.target not in batch.images:
-            raise ConfigError(
+            raise SynthSRError(
                 f"this generator needs a real image {self.config.target!r} with each label map,"
                 f" got images {list(batch.images)}. Give the folder of images."
             )
