@@ -249,7 +249,7 @@ class TestRows:
             ((MAX_VALUE + 1, "a", "left", 0, "csf"), "value must be between 0 and"),
             ((1, "a\tb", "left", 0, "csf"), "one line of text without tabs"),
             ((1, " ", "left", 0, "csf"), "one line of text"),
-            ((1, "a", "lefft", 0, "csf"), "side must be one of .* did you mean 'left'"),
+            ((1, "a", "lefft", 0, "csf"), "side must be one of .* .did you mean 'left'"),
             ((1, "a", "left", 0, "grey_mater"), "did you mean 'grey_matter'"),
             ((1, "a", "left", 1, "csf"), "with none left out"),
         ],
