@@ -242,7 +242,7 @@ class TestBadInput:
         from synthsr_transforms.support.messages import WorkFailedError
 
         def die(*_: object) -> None:
-            raise WorkFailedError("a process ended")
+            raise WorkFailedError("a process ended.")
 
         monkeypatch.setattr(PriorEstimation, "run", die)
         result = estimate(*GOOD)
