@@ -20,7 +20,7 @@ from synthsr_transforms.functional.layout import bounding_box
 from synthsr_transforms.functional.operators import full_precision
 from synthsr_transforms.labels.summary import best_ready_table
 from synthsr_transforms.labels.table import LabelTable, listed
-from synthsr_transforms.support.config import ConfigError
+from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.transforms.base import SynthTransform, append_history, shallow_copy
 from synthsr_transforms.transforms.images import find_labels
 from synthsr_transforms.transforms.labels_on_grid import LabelSet, whole_labels
@@ -65,7 +65,7 @@ class Generator:
             `auto`, see `Generator.for_labels`; without label maps to look at it means `synthseg`.
 
     Raises:
-        ConfigError: If a step cannot be built; the message names it.
+        SynthSRError: If a step cannot be built; the message names it.
 
     Examples:
         >>> import torchio
@@ -83,7 +83,7 @@ class Generator:
             named = "synthseg" if config.label_table == "auto" else config.label_table
             self.label_table = label_table or LabelTable.resolve(named)
         except ValueError as error:
-            raise ConfigError(f"label_table: {error}") from error
+            raise SynthSRError(f"label_table: {error}") from error
         self.transforms = {name: self._build(name, step) for name, step in config.steps.items()}
 
     @classmethod
@@ -102,7 +102,7 @@ class Generator:
             values: All label values that occur.
 
         Raises:
-            ConfigError: If the table lacks some of them, or a step cannot be built.
+            SynthSRError: If the table lacks some of them, or a step cannot be built.
         """
         present = sorted(set(values))
         auto = config.label_table == "auto"
@@ -110,7 +110,7 @@ class Generator:
         generator = cls(dataclasses.replace(config, label_table=name))
         unknown = generator.label_table.unknown_values(present)
         if unknown:
-            raise ConfigError(
+            raise SynthSRError(
                 f"label table {name!r} lacks labels of the label maps: {listed(unknown)}."
                 f" {_table_advice(present, generator.label_table.num_classes)}"
             )
@@ -128,7 +128,7 @@ class Generator:
                 spec, label_table=self.label_table, check_labels=False, copy=False
             )
         except ValueError as error:
-            raise ConfigError(f"step {name!r}: {error}{self._prior_advice(name, step)}") from error
+            raise SynthSRError(f"step {name!r}: {error}{self._prior_advice(name, step)}") from error
         transform.copy = False
         return transform
 
@@ -205,7 +205,7 @@ class Generator:
 
     def _named(self, batch: SubjectsBatch, name: str) -> Tensor:
         if name not in batch.images:
-            raise ConfigError(
+            raise SynthSRError(
                 f"the steps must make an image {name!r}, got {list(batch.images)}."
                 " Add a step that makes it, such as CopyImage."
             )
@@ -214,7 +214,7 @@ class Generator:
     def _start(self, data: Source) -> SubjectsBatch:
         batch = _as_batch(data)
         if self.config.real_target and self.config.target not in batch.images:
-            raise ConfigError(
+            raise SynthSRError(
                 f"this generator needs a real image {self.config.target!r} with each label map,"
                 f" got images {list(batch.images)}. Give the folder of images."
             )
