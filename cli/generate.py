@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def _list_presets(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from synthsr_transforms.generator.generator import load_config, preset_names
+    from synthsr_transforms.generator.config import load_config, preset_names
 
     for name in preset_names():
         config = load_config(name)

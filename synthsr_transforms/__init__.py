@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from .distributions import LogNormal as LogNormal
     from .distributions import Normal as Normal
     from .distributions import Uniform as Uniform
+    from .generator.config import GeneratorConfig as GeneratorConfig
+    from .generator.config import StepConfig as StepConfig
+    from .generator.config import load_config as load_config
+    from .generator.config import preset_names as preset_names
     from .generator.generator import Generator as Generator
-    from .generator.generator import GeneratorConfig as GeneratorConfig
-    from .generator.generator import StepConfig as StepConfig
     from .generator.generator import TrainingPair as TrainingPair
-    from .generator.generator import load_config as load_config
-    from .generator.generator import preset_names as preset_names
     from .labels.table import LabelTable as LabelTable
     from .priors.tissue_priors import TissuePriors as TissuePriors
     from .transforms import AcquisitionResolution as AcquisitionResolution
@@ -49,14 +49,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "distributions": ["Choice", "Constant", "Distribution", "LogNormal", "Normal", "Uniform"],
-        "generator.generator": [
-            "Generator",
-            "GeneratorConfig",
-            "StepConfig",
-            "TrainingPair",
-            "load_config",
-            "preset_names",
-        ],
+        "generator.config": ["GeneratorConfig", "StepConfig", "load_config", "preset_names"],
+        "generator.generator": ["Generator", "TrainingPair"],
         "labels.table": ["LabelTable"],
         "priors.tissue_priors": ["TissuePriors"],
         "transforms": [

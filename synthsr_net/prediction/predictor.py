@@ -27,10 +27,9 @@ from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.memory import left_of, parse_size
 
 from .postprocess import Prediction, finisher, from_network_space
-from .preprocess import to_network_space
+from .preprocess import ScanSpace, settings_of, to_network_space
 from .provenance import PredictionRecord
 from .settings import PredictError, PredictorSettings, check_inverse_contrast, check_number
-from .space import ScanSpace, settings_of
 from .writing import nifti_of, write_prediction
 
 _LISTENING = Lock()

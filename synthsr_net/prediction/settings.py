@@ -10,7 +10,7 @@ from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.memory import parse_size
 
 from .postprocess import GRIDS
-from .space import LEGACY
+from .preprocess import LEGACY
 
 PRECISIONS = (*forward.PRECISIONS, "auto")
 """Numbers to compute with, see `inference`; `auto` takes what the hardware is built for."""

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import resources
-from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,60 +21,21 @@ from synthsr_transforms.functional.mixture import look_up
 from synthsr_transforms.functional.operators import full_precision
 from synthsr_transforms.labels.summary import best_ready_table
 from synthsr_transforms.labels.table import LabelTable, listed
-from synthsr_transforms.support.config import (
-    ConfigError,
-    config_path,
-    from_mapping,
-    override,
-    read_yaml,
-)
-from synthsr_transforms.transforms.base import SynthTransform, remember, shallow_copy
+from synthsr_transforms.support.config import ConfigError
+from synthsr_transforms.transforms.base import SynthTransform, append_history, shallow_copy
 from synthsr_transforms.transforms.kinds import find_labels
 from synthsr_transforms.transforms.spec import build_transform
 from synthsr_transforms.transforms.synthesis.lesion_simulation import membership
 from synthsr_transforms.transforms.synthesis.tissue_mixture import whole_labels
 
-from .spatial_stage import SpatialRun
+from .config import GeneratorConfig, StepConfig, load_config
+from .spatial_stage import SpatialStage
 
 Params = dict[str, Any]
 Source = Subject | SubjectsBatch | Image | Tensor | str | os.PathLike[str]
 """What a generator makes pairs from; all but the first two are label maps."""
 
 BRAIN_BOX = "brain_box"
-OTHER_SECTIONS = ("job", "training")
-"""Sections of a configuration that do not belong to the generator."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepConfig:
-    """One step: a transform and the arguments of its constructor."""
-
-    name: str
-    """Class name of a transform of this library or of TorchIO."""
-    params: dict[str, Any] = field(default_factory=dict)
-    """Arguments of its constructor."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorConfig:
-    """Everything that defines a generator; a YAML file holds the same fields."""
-
-    description: str = ""
-    """What the pairs are for, in one sentence."""
-    citation: str = ""
-    """Where the settings come from."""
-    label_table: str = "auto"
-    """Name of a ready label table, path of a table file, or `auto` for the one that fits best."""
-    steps: dict[str, StepConfig] = field(default_factory=dict)
-    """Steps in order, each under a name of its own."""
-    image: str = "image"
-    """Name of the image that becomes the network's input."""
-    reliability: Optional[str] = None  # noqa: UP045 - read at run time by OmegaConf
-    """Name of the maps interleaved with the channels of the input, if there are any."""
-    target: str = "target"
-    """Name of the image that becomes the regression target."""
-    real_target: bool = False
-    """Whether the target is a real image that comes with each label map."""
 
 
 class TrainingPair(NamedTuple):
@@ -99,96 +56,6 @@ class TrainingPair(NamedTuple):
         """Show shapes, not voxels."""
         parts = (f"{name}={tuple(value.shape)}" for name, value in self._asdict().items())
         return f"TrainingPair({', '.join(parts)})"
-
-
-def preset_names() -> list[str]:
-    """Names of the published settings."""
-    return list(_presets())
-
-
-def _presets() -> dict[str, Path]:
-    folder = resources.files("synthsr_transforms.generator.presets")
-    files = sorted(Path(str(f)) for f in folder.iterdir() if f.name.endswith(".yaml"))
-    return {path.stem: path for path in files}
-
-
-def load_config(
-    source: str | os.PathLike[str], assignments: Sequence[str] | Mapping[str, Any] = ()
-) -> GeneratorConfig:
-    """Read a configuration and change some of its settings.
-
-    Args:
-        source: Name of a preset or path of a YAML file. Its sections `job`, which `synthsr
-            generate` adds, and `training` are left out; files that it names may lie beside it.
-        assignments: Changes such as `"crop.shape=128"`, in a list, or as a mapping
-            `{"crop.shape": 128}`: a step by name, then an argument; or a field of
-            `GeneratorConfig`.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        ConfigError: If a name is unknown (the nearest spelling is suggested) or a value unusable.
-
-    Examples:
-        >>> load_config("all_purpose", ["crop.shape=96"]).steps["crop"].params["shape"]
-        96
-    """
-    if isinstance(assignments, str):
-        assignments = [assignments]
-    if isinstance(assignments, Mapping):
-        assignments = [f"{name}={json.dumps(value)}" for name, value in assignments.items()]
-    path = source_path(source)
-    settings = read_beside(path)
-    for other in OTHER_SECTIONS:
-        settings.pop(other, None)
-    steps = settings.get("steps") or {}
-    shortcuts = {name: ("steps", name, "params") for name in steps}
-    for step in steps.values():
-        if isinstance(step, dict):
-            step.setdefault("params", {})
-    changed = override(settings, assignments, shortcuts=shortcuts)
-    for name, step in (changed.get("steps") or {}).items():
-        _let_priors_replace(step, steps.get(name))
-    return from_mapping(GeneratorConfig, changed, where=str(source))
-
-
-def source_path(source: str | os.PathLike[str]) -> Path:
-    """Path of a preset by name, or of a YAML file.
-
-    Raises:
-        ConfigError: If it is neither; the nearest spelling is suggested.
-    """
-    return config_path(source, _presets(), "preset")
-
-
-def read_beside(path: Path) -> dict[str, Any]:
-    """Read all sections of a configuration; names of files that lie beside it become paths.
-
-    Raises:
-        ConfigError: If the file is not YAML.
-    """
-    settings: dict[str, Any] = _beside(read_yaml(path), path.parent)
-    return settings
-
-
-def _let_priors_replace(step: Any, before: Any) -> None:
-    """Take the three arguments that priors replace out of a step that was just given priors."""
-    params, old = ((s or {}).get("params") if isinstance(s, dict) else None for s in (step, before))
-    if isinstance(params, dict) and params.get("priors") and not (old or {}).get("priors"):
-        for name in ("prior_means", "prior_stds", "distribution"):
-            if params.get(name) == (old or {}).get(name):
-                params.pop(name, None)
-
-
-def _beside(value: Any, folder: Path) -> Any:
-    """Replace names of tables and priors that lie in a folder by their paths."""
-    if isinstance(value, Mapping):
-        return {key: _beside(inner, folder) for key, inner in value.items()}
-    files = (".tsv", ".npy", ".yaml")
-    if isinstance(value, str) and value.endswith(files) and (folder / value).is_file():
-        return str(folder / value)
-    return value
 
 
 class Generator:
@@ -322,7 +189,7 @@ class Generator:
         batch = self._start(data)
         with full_precision(batch.device.type), torch.no_grad():
             for names, stage in self._stages:
-                if isinstance(stage, SpatialRun | SynthTransform):
+                if isinstance(stage, SpatialStage | SynthTransform):
                     stage.run_unrecorded(batch, generator)
                 else:
                     _run_stage(names, stage, batch, generator)
@@ -387,9 +254,9 @@ class Generator:
         names, transforms = list(self.transforms), list(self.transforms.values())
         begin = 0
         while begin < len(names):
-            length = SpatialRun.length(transforms[begin:])
+            length = SpatialStage.length(transforms[begin:])
             if length > 1:
-                stage: Any = SpatialRun(transforms[begin : begin + length])
+                stage: Any = SpatialStage(transforms[begin : begin + length])
             else:
                 length, stage = 1, transforms[begin]
             yield names[begin : begin + length], stage
@@ -430,8 +297,8 @@ def _table_advice(values: Sequence[int], num_classes: int) -> str:
 def _run_stage(
     names: Sequence[str], stage: Any, batch: SubjectsBatch, generator: torch.Generator
 ) -> dict[str, Params]:
-    if isinstance(stage, SpatialRun):
-        params = stage.draw_params(batch, generator)
+    if isinstance(stage, SpatialStage):
+        params = stage.sample_record(batch, generator)
         stage.apply(batch, params)
         return dict(zip(names, params, strict=True))
     if isinstance(stage, SynthTransform):
@@ -442,11 +309,11 @@ def _run_stage(
 
 
 def _replay_stage(stage: Any, batch: SubjectsBatch, params: Sequence[Params]) -> None:
-    if isinstance(stage, SpatialRun):
+    if isinstance(stage, SpatialStage):
         stage.apply(batch, params)
     elif isinstance(stage, SynthTransform):
         stage.apply_transform(batch, params[0])
-        remember(batch, stage, params[0])
+        append_history(batch, stage, params[0])
     else:
         _run_foreign(stage, batch, params[0]["global_seed"])
 

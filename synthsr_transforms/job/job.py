@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torchio.data.batch import SubjectsBatch
 
-from synthsr_transforms.generator.generator import Generator, GeneratorConfig, load_config
+from synthsr_transforms.generator.config import GeneratorConfig, load_config
+from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import derive_seed
 from synthsr_transforms.subjects.files import (

@@ -13,7 +13,8 @@ from typing import Any, Optional
 
 from omegaconf import OmegaConf
 
-from synthsr_transforms.generator.generator import Generator, GeneratorConfig
+from synthsr_transforms.generator.config import GeneratorConfig
+from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.labels.table import LabelTable, read_npy
 from synthsr_transforms.priors.files import read_prior_file
 from synthsr_transforms.subjects.files import PHANTOM, Case, PhantomCase

@@ -25,7 +25,7 @@ from click.testing import CliRunner, Result
 from synthsr_cli.common.errors import as_click_error
 from synthsr_cli.common.progress import progress
 from synthsr_cli.main import COMMANDS, synthsr
-from synthsr_transforms.generator.generator import preset_names
+from synthsr_transforms.generator.config import preset_names
 from synthsr_transforms.job import folder as job_folder
 from synthsr_transforms.job import job as job_module
 from synthsr_transforms.labels.table import LabelTable

@@ -29,7 +29,8 @@ from synthsr_net.training.data.stream import PairStream
 from synthsr_net.training.setup import plan as plan_module
 from synthsr_net.training.setup import prepare
 from synthsr_net.training.task.objective import Objective
-from synthsr_transforms.generator.generator import Generator, load_config
+from synthsr_transforms.generator.config import load_config
+from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.io.scans import scan_of
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom

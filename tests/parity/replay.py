@@ -12,7 +12,7 @@ from torchio import LabelMap, ScalarImage, Subject
 from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms import Generator, GeneratorConfig
-from synthsr_transforms.generator.generator import StepConfig
+from synthsr_transforms.generator.config import StepConfig
 
 
 def batch_of(spacing: Iterable[float] = (1, 1, 1), **images: Tensor) -> SubjectsBatch:

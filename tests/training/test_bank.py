@@ -25,12 +25,8 @@ from synthsr_net.training.data.bank import (
     read_entry,
     with_brain_boxes,
 )
-from synthsr_transforms.generator.generator import (
-    BRAIN_BOX,
-    Generator,
-    GeneratorConfig,
-    StepConfig,
-)
+from synthsr_transforms.generator.config import GeneratorConfig, StepConfig
+from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
 from synthsr_transforms.io.volumes import VolumeError
 from synthsr_transforms.subjects.files import Case, read_case
 

@@ -15,7 +15,7 @@ from synthsr_net.training.config import TrainingConfig
 from synthsr_net.training.run import TrainingRun
 from synthsr_net.training.setup.recipe import Recipe, load_recipe
 from synthsr_net.training.setup.start import start
-from synthsr_transforms.generator.generator import preset_names, source_path
+from synthsr_transforms.generator.config import preset_names, source_path
 from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.support.config import read_yaml
 

@@ -42,12 +42,8 @@ from synthsr_net.training.setup.fitting import (
 from synthsr_net.training.setup.model_config import model_config
 from synthsr_net.training.setup.plan import RunPlan, hold_out
 from synthsr_net.training.setup.recipe import Recipe, load_recipe
-from synthsr_transforms.generator.generator import (
-    Generator,
-    StepConfig,
-    load_config,
-    preset_names,
-)
+from synthsr_transforms.generator.config import StepConfig, load_config, preset_names
+from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.subjects.files import Case
 from synthsr_transforms.support.config import ConfigError, to_yaml
 

@@ -21,7 +21,8 @@ from synthsr_net.training.data.stream import (
     Position,
     plan_batch,
 )
-from synthsr_transforms.generator.generator import Generator, TrainingPair, load_config
+from synthsr_transforms.generator.config import load_config
+from synthsr_transforms.generator.generator import Generator, TrainingPair
 from synthsr_transforms.job.job import GenerationJob
 from synthsr_transforms.subjects.files import find_cases
 

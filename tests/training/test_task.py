@@ -35,7 +35,8 @@ from synthsr_net.training.task.objective import (
 from synthsr_net.training.task.optimisers import learning_rate_factor, make_optimiser
 from synthsr_net.training.task.regression import TrainingTask, freeze_statistics
 from synthsr_net.training.task.watch import LossWatch, NonFiniteLossError, Reading
-from synthsr_transforms.generator.generator import GeneratorConfig, TrainingPair
+from synthsr_transforms.generator.config import GeneratorConfig
+from synthsr_transforms.generator.generator import TrainingPair
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.subjects.files import Case

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms import Generator, GeneratorConfig, LabelTable, load_config, preset_names
-from synthsr_transforms.generator.generator import StepConfig
+from synthsr_transforms.generator.config import StepConfig
 from synthsr_transforms.support.config import (
     ConfigError,
     from_mapping,

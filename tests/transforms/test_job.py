@@ -23,12 +23,8 @@ import numpy as np
 import pytest
 import torch
 
-from synthsr_transforms.generator.generator import (
-    Generator,
-    GeneratorConfig,
-    StepConfig,
-    load_config,
-)
+from synthsr_transforms.generator.config import GeneratorConfig, StepConfig, load_config
+from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.io.volumes import read_volume
 from synthsr_transforms.job import folder as job_folder
 from synthsr_transforms.job import job as job_module

@@ -13,12 +13,8 @@ from functools import cache
 from typing import Any
 
 from synthsr_transforms.distributions import as_distribution
-from synthsr_transforms.generator.generator import (
-    Generator,
-    GeneratorConfig,
-    StepConfig,
-    load_config,
-)
+from synthsr_transforms.generator.config import GeneratorConfig, StepConfig, load_config
+from synthsr_transforms.generator.generator import Generator
 
 TARGET_PRESET = "all_purpose"
 """Preset whose target is the standard T1 that predictions are compared with."""

@@ -13,12 +13,8 @@ from torchio.data.affine import AffineMatrix
 from synthsr_net.training.config import TrainingConfig, triple
 from synthsr_net.training.data.bank import Bank, Entry, Size, common_shape, with_brain_boxes
 from synthsr_net.training.data.stream import PairStream
-from synthsr_transforms.generator.generator import (
-    Generator,
-    GeneratorConfig,
-    StepConfig,
-    TrainingPair,
-)
+from synthsr_transforms.generator.config import GeneratorConfig, StepConfig
+from synthsr_transforms.generator.generator import Generator, TrainingPair
 from synthsr_transforms.labels.table import listed
 from synthsr_transforms.support.config import ConfigError
 from synthsr_transforms.transforms import PatchCrop, SpatialDeformation, TargetResolution

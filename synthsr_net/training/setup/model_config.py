@@ -9,7 +9,8 @@ from typing import Any
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig
 from synthsr_net.networks.unet import UNetConfig
 from synthsr_net.training.config import ModelSettings, TrainingConfig
-from synthsr_transforms.generator.generator import Generator, GeneratorConfig
+from synthsr_transforms.generator.config import GeneratorConfig
+from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.support.config import ConfigError
 from synthsr_transforms.transforms import TargetResolution
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from synthsr_net.training.config import SECTION, TrainingConfig
-from synthsr_transforms.generator.generator import (
+from synthsr_transforms.generator.config import (
     GeneratorConfig,
     load_config,
     read_beside,

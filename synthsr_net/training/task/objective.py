@@ -16,7 +16,8 @@ from synthsr_net.models.transfer import read_weights
 from synthsr_net.networks.unet import UNet3d
 from synthsr_net.training.config import LossConfig, SegmentationConfig, triple
 from synthsr_net.training.data.bank import Entry
-from synthsr_transforms.generator.generator import GeneratorConfig, TrainingPair
+from synthsr_transforms.generator.config import GeneratorConfig
+from synthsr_transforms.generator.generator import TrainingPair
 from synthsr_transforms.labels.files import read_integers
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.config import ConfigError

@@ -1,0 +1,141 @@
+"""Configurations: what defines a generator, as data, read from presets and YAML files.
+
+Nothing here builds a transform.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Optional
+
+from synthsr_transforms.support.config import config_path, from_mapping, override, read_yaml
+
+OTHER_SECTIONS = ("job", "training")
+"""Sections of a configuration that do not belong to the generator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """One step: a transform and the arguments of its constructor."""
+
+    name: str
+    """Class name of a transform of this library or of TorchIO."""
+    params: dict[str, Any] = field(default_factory=dict)
+    """Arguments of its constructor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """Everything that defines a generator; a YAML file holds the same fields."""
+
+    description: str = ""
+    """What the pairs are for, in one sentence."""
+    citation: str = ""
+    """Where the settings come from."""
+    label_table: str = "auto"
+    """Name of a ready label table, path of a table file, or `auto` for the one that fits best."""
+    steps: dict[str, StepConfig] = field(default_factory=dict)
+    """Steps in order, each under a name of its own."""
+    image: str = "image"
+    """Name of the image that becomes the network's input."""
+    reliability: Optional[str] = None  # noqa: UP045 - read at run time by OmegaConf
+    """Name of the maps interleaved with the channels of the input, if there are any."""
+    target: str = "target"
+    """Name of the image that becomes the regression target."""
+    real_target: bool = False
+    """Whether the target is a real image that comes with each label map."""
+
+
+def preset_names() -> list[str]:
+    """Names of the published settings."""
+    return list(_presets())
+
+
+def _presets() -> dict[str, Path]:
+    folder = resources.files("synthsr_transforms.generator.presets")
+    files = sorted(Path(str(f)) for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return {path.stem: path for path in files}
+
+
+def load_config(
+    source: str | os.PathLike[str], assignments: Sequence[str] | Mapping[str, Any] = ()
+) -> GeneratorConfig:
+    """Read a configuration and change some of its settings.
+
+    Args:
+        source: Name of a preset or path of a YAML file. Its sections `job`, which `synthsr
+            generate` adds, and `training` are left out; files that it names may lie beside it.
+        assignments: Changes such as `"crop.shape=128"`, in a list, or as a mapping
+            `{"crop.shape": 128}`: a step by name, then an argument; or a field of
+            `GeneratorConfig`.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: If a name is unknown (the nearest spelling is suggested) or a value unusable.
+
+    Examples:
+        >>> load_config("all_purpose", ["crop.shape=96"]).steps["crop"].params["shape"]
+        96
+    """
+    if isinstance(assignments, str):
+        assignments = [assignments]
+    if isinstance(assignments, Mapping):
+        assignments = [f"{name}={json.dumps(value)}" for name, value in assignments.items()]
+    path = source_path(source)
+    settings = read_beside(path)
+    for other in OTHER_SECTIONS:
+        settings.pop(other, None)
+    steps = settings.get("steps") or {}
+    shortcuts = {name: ("steps", name, "params") for name in steps}
+    for step in steps.values():
+        if isinstance(step, dict):
+            step.setdefault("params", {})
+    changed = override(settings, assignments, shortcuts=shortcuts)
+    for name, step in (changed.get("steps") or {}).items():
+        _let_priors_replace(step, steps.get(name))
+    return from_mapping(GeneratorConfig, changed, where=str(source))
+
+
+def source_path(source: str | os.PathLike[str]) -> Path:
+    """Path of a preset by name, or of a YAML file.
+
+    Raises:
+        ConfigError: If it is neither; the nearest spelling is suggested.
+    """
+    return config_path(source, _presets(), "preset")
+
+
+def read_beside(path: Path) -> dict[str, Any]:
+    """Read all sections of a configuration; names of files that lie beside it become paths.
+
+    Raises:
+        ConfigError: If the file is not YAML.
+    """
+    settings: dict[str, Any] = _beside(read_yaml(path), path.parent)
+    return settings
+
+
+def _let_priors_replace(step: Any, before: Any) -> None:
+    """Take the three arguments that priors replace out of a step that was just given priors."""
+    params, old = ((s or {}).get("params") if isinstance(s, dict) else None for s in (step, before))
+    if isinstance(params, dict) and params.get("priors") and not (old or {}).get("priors"):
+        for name in ("prior_means", "prior_stds", "distribution"):
+            if params.get(name) == (old or {}).get(name):
+                params.pop(name, None)
+
+
+def _beside(value: Any, folder: Path) -> Any:
+    """Replace names of tables and priors that lie in a folder by their paths."""
+    if isinstance(value, Mapping):
+        return {key: _beside(inner, folder) for key, inner in value.items()}
+    files = (".tsv", ".npy", ".yaml")
+    if isinstance(value, str) and value.endswith(files) and (folder / value).is_file():
+        return str(folder / value)
+    return value
