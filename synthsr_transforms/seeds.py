@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 
-def draw_seeds(count: int, generator: Generator | None = None) -> Tensor:
+def sample_seeds(count: int, generator: Generator | None = None) -> Tensor:
     """Draw one seed per element.
 
     Args:

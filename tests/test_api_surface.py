@@ -34,13 +34,13 @@ PUBLIC = {
 
 MODULES = {
     "base": {"Grid", "SynthTransform"},
-    "effects": {"IntensityEffect", "LabelEffect", "SpatialEffect"},
+    "effects": {"SynthIntensityTransform", "SynthLabelTransform", "SynthSpatialTransform"},
     "config_io": {"ConfigError", "from_mapping", "override", "read_yaml", "to_yaml", "write_yaml"},
     "estimation": {
         *("EstimationSettings", "PriorEstimate", "PriorEstimation", "estimate_priors"),
         *("find_data_sets", "write_estimate"),
     },
-    "randomness": {"derive_seed", "draw_seeds", "normal_field"},
+    "randomness": {"derive_seed", "sample_seeds", "normal_field"},
     "spec": {"build_transform", "transform_spec"},
     "volumes": {"Volume", "VolumeError", "read_image", "read_labels", "write_volume"},
     "functional": set(),

@@ -1,4 +1,4 @@
-"""How close predictions are to their targets: L1, PSNR and SSIM inside masks, with torchmetrics.
+"""L1, PSNR and SSIM of predictions inside masks, as functions and as a torchmetrics metric.
 
 SSIM is that of Wang et al., "Image quality assessment: from error visibility to structural
 similarity" (IEEE TIP 2004), in three dimensions, with a Gaussian window of 11 voxels and a standard
@@ -21,7 +21,7 @@ from synthsr_net.losses.windows import gaussian_window, local_mean
 from synthsr_transforms.labels.table import LabelTable
 
 REGIONS = ("brain", "head")
-"""Where likeness is measured."""
+"""Regions that metrics are averaged over."""
 MEASURES = ("l1", "psnr", "ssim")
 """Mean absolute difference, peak signal-to-noise ratio in dB, structural similarity."""
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
@@ -33,7 +33,7 @@ _LEAST_SIZE = SSIM_WINDOW // 2 + 1  # for the mirrored border
 
 
 class Masks(NamedTuple):
-    """Where likeness is measured: `(B, 1, X, Y, Z)` bool.
+    """Masks of the regions, `(B, 1, X, Y, Z)` bool.
 
     Attributes:
         brain: What skull stripping keeps, the fluid around the brain included if it is labelled.
@@ -107,7 +107,7 @@ class VolumeMetrics(Metric):
         self.add_state("counts", torch.zeros(len(REGIONS)), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor, brain: Tensor, head: Tensor) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             prediction: `(B, C, X, Y, Z)` in any precision.
@@ -136,7 +136,7 @@ class VolumeMetrics(Metric):
 def measure(
     prediction: Tensor, target: Tensor, inside: Sequence[Tensor], *, data_range: float = 1.0
 ) -> Tensor:
-    """Measure the likeness of volumes inside masks.
+    """Compute L1, PSNR and SSIM of volumes inside masks.
 
     SSIM is computed on whole volumes and its map averaged inside the mask. The mean squared error
     of PSNR is that of all channels of a volume together.

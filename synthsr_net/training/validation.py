@@ -1,12 +1,11 @@
 """Validation on real scans with label maps: thick slices are simulated, predicted and compared.
 
-Predictions may show another contrast than the scans, see `comparison`. What plain interpolation of
-the same slices reaches is measured in the same way.
+Predictions may show another contrast than the scans, see `synthsr_net.metrics.comparison`. Plain
+interpolation of the same slices is measured in the same way.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -17,29 +16,17 @@ import torch
 from torch import Tensor
 from torchio import ScalarImage, Subject
 
-from synthsr_net.metrics.likeness import (
-    GROUPS,
-    OTHER,
-    OUTSIDE,
-    RANGE_PERCENTILES,
-    Reference,
-    compare,
-)
+from synthsr_net.metrics.comparison import Reference, compare, mean_of, reference_of, tissue_map
 from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_net.prediction.preprocess import to_network_space
 from synthsr_net.prediction.resampling import resample
-from synthsr_transforms.functional.layout import bounding_box
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.io.volumes import Volume, VolumeError, stem
-from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.io.volumes import Volume, stem
 from synthsr_transforms.subjects.files import find_subjects, read_subject
 from synthsr_transforms.transforms import SliceAcquisition
 
 Predict = Callable[[Tensor], Tensor]
 
-_TABLES = ("freesurfer_aparc_aseg", "synthseg")  # between them, all values of FreeSurfer
-_HEAD_SHARE = 0.1  # of the median of the brain, above the minimum
-_MARGIN = 8  # voxels kept around the head
 _SAME_SPACING = 1e-3  # relative
 
 
@@ -152,7 +139,7 @@ class RealPairs:
             tissues are divided by which mean of the prediction in a tissue they are nearest to.
         """
         device = _device_of(predict) if device is None else device
-        found: dict[str, list[float]] = {}
+        rows: list[dict[str, float]] = []
         for number, scan in enumerate(self._scans):
             x = scan.x.float().to(device)
             with torch.no_grad():
@@ -161,10 +148,11 @@ class RealPairs:
                 self._interpolation.append(compare(x[0][scan.inside], scan.reference))
             results = {"": compare(prediction[scan.inside], scan.reference)}
             results["interpolation/"] = self._interpolation[number]
-            for what, values in results.items():
-                for name, value in values.items():
-                    found.setdefault(f"{scan.key}/{what}{name}", []).append(value)
-        return {name: math.fsum(values) / len(values) for name, values in found.items()}
+            rows += [
+                {f"{scan.key}/{what}{name}": value for name, value in values.items()}
+                for what, values in results.items()
+            ]
+        return mean_of(rows)
 
 
 def _device_of(predict: Predict) -> torch.device:
@@ -225,55 +213,6 @@ def on_grid_of_network(pair: RealPair, spacing_mm: float) -> tuple[Tensor, Tenso
             index = torch.from_numpy(where.clip(0, tissues.shape[axis] - 1).astype(np.int64))
             tissues = tissues.index_select(axis, index)
     return torch.from_numpy(np.array(image.data, dtype=np.float32)), tissues
-
-
-def tissue_map(labels: Tensor) -> Tensor:
-    """Divide a label map into the tissues of `comparison.Reference`.
-
-    Args:
-        labels: FreeSurfer values; unknown ones count as other brain.
-
-    Returns:
-        uint8 of the same shape.
-    """
-    tissues = torch.full(labels.shape, OTHER, dtype=torch.uint8)
-    tissue_of: dict[int, str] = {}
-    for table in (LabelTable.ready(name) for name in _TABLES):
-        tissue_of |= dict(zip(table.values, table.tissues, strict=True))
-    numbers = {"background": OUTSIDE, "extracerebral": OUTSIDE}
-    numbers |= {tissue: number for number, tissue in enumerate(GROUPS.values(), start=2)}
-    for value in torch.unique(labels).tolist():
-        tissues[labels == value] = numbers.get(tissue_of.get(value, ""), OTHER)
-    return tissues
-
-
-def reference_of(name: str, image: Tensor, tissues: Tensor) -> tuple[Reference, tuple[slice, ...]]:
-    """Make what predictions are compared with.
-
-    Args:
-        name: Of the pair, for errors.
-        image: From `on_grid_of_network`.
-        tissues: Likewise.
-
-    Returns:
-        The reference, cropped to the head and a margin, and the box that it was cropped to.
-
-    Raises:
-        VolumeError: If the labels show no brain, or the scan has no contrast there.
-    """
-    brain: npt.NDArray[np.float32] = image[tissues > OUTSIDE].numpy()
-    low, high = np.percentile(brain, RANGE_PERCENTILES).tolist() if brain.size else (0.0, 0.0)
-    if not high > low:
-        raise VolumeError(
-            f"{name} must label a brain, and its scan must show it, got {brain.size} voxels of"
-            f" intensities {low:g} to {high:g}. Check the pair, or remove it."
-        )
-    least = float(image.min())
-    head = image > least + _HEAD_SHARE * (float(np.median(brain)) - least)
-    head |= tissues > OUTSIDE
-    first, end = bounding_box(head[None, None])[0].tolist()
-    box = tuple(slice(max(0, a - _MARGIN), b + _MARGIN) for a, b in zip(first, end, strict=True))
-    return Reference(((image - low) / (high - low))[box], head[box], tissues[box]), box
 
 
 def _sliced(image: Tensor, affine: npt.NDArray[np.float64], axis: int, slice_mm: float) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 Made = TypeVar("Made")
 
 
-def kept(number: int) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
+def cached(number: int) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
     """Decorator of a function of shapes whose last argument is a device: keep its last results.
 
     Results are shared, so nobody may write into them. Each stream of a GPU has results of its own,
@@ -21,7 +21,7 @@ def kept(number: int) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
         number: How many results to keep.
 
     Examples:
-        >>> @kept(2)
+        >>> @cached(2)
         ... def count(number, device):
         ...     return torch.arange(number, device=device)
         >>> count(3, "cpu") is count(3, "cpu")
@@ -48,14 +48,14 @@ def _stream(device: torch.device) -> int:
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
-class Portable:
-    """A small tensor on the CPU that keeps its copies on other devices, as `kept` does.
+class DeviceCopies:
+    """A small tensor on the CPU that keeps its copies on other devices, as `cached` does.
 
     Args:
         tensor: The tensor; nobody may write into it.
 
     Examples:
-        >>> Portable(torch.ones(2)).on(torch.device("cpu"))
+        >>> DeviceCopies(torch.ones(2)).on(torch.device("cpu"))
         tensor([1., 1.])
     """
 
@@ -72,11 +72,11 @@ class Portable:
             self._copies[key] = self.tensor.to(device, non_blocking=True)
         return self._copies[key]
 
-    def __reduce__(self) -> tuple[type[Portable], tuple[torch.Tensor]]:
+    def __reduce__(self) -> tuple[type[DeviceCopies], tuple[torch.Tensor]]:
         return type(self), (self.tensor,)
 
 
-@kept(32)
-def counting(number: int, device: torch.device | str) -> torch.Tensor:
+@cached(32)
+def voxel_indices(number: int, device: torch.device | str) -> torch.Tensor:
     """Numbers from 0 on, `(number,)` float32."""
     return torch.arange(float(number), device=device)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .cache import counting, kept
+from .cache import cached, voxel_indices
 from .checks import check_volume
 from .operators import apply_separable
 from .resample import resize
@@ -51,7 +51,7 @@ def integrate_velocity(velocity: Tensor, squarings: int = 7) -> Tensor:
     return flow.flip(1)
 
 
-@kept(4)
+@cached(4)
 def _identity_grid(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Sampling grid of a volume itself, `(1, X, Y, Z, 3)`, and its units per voxel, `(3,)`."""
     grid = affine_grid(torch.eye(4)[None], shape, shape, device)
@@ -59,7 +59,7 @@ def _identity_grid(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor
     return grid, scale.to(device, non_blocking=True)
 
 
-@kept(16)
+@cached(16)
 def _ratio(shape: tuple[int, ...], sizes: tuple[int, ...], device: torch.device) -> Tensor:
     """Voxels of a grid per voxel of a coarser one, `(3, 1, 1, 1)`."""
     ratio = torch.tensor([n / m for n, m in zip(shape, sizes, strict=True)])
@@ -122,8 +122,8 @@ def smooth_normal_field(coarse: Tensor, shape: Sequence[int], width: float = 0.7
     sizes = coarse.shape[2:]
     steps = [(m - 1) / max(n - 1, 1) for n, m in zip(shape, sizes, strict=True)]
     both = torch.tensor([steps, [*map(float, sizes)]]).to(coarse.device, non_blocking=True)
-    where = counting(max(shape), coarse.device) * both[0, :, None]
-    points = counting(max(sizes), coarse.device)
+    where = voxel_indices(max(shape), coarse.device) * both[0, :, None]
+    points = voxel_indices(max(sizes), coarse.device)
     weights = torch.exp(((where[..., None] - points) / width).square_().mul_(-0.5))
     if len(set(sizes)) > 1:
         weights = weights * (points < both[1, :, None])[:, None]

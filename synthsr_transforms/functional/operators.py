@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .cache import counting, kept
+from .cache import cached, voxel_indices
 from .checks import check_volume
 
 
@@ -143,19 +143,19 @@ def blur_operators(
     reach = kernel_reach(radius, boundary)
     both = torch.stack(bounded(sigma.float(), radius.to(sigma.device, torch.float32)))
     sigma, radius = both.to(device, non_blocking=True)
-    where = counting(max(shape), device).expand(1, 1, 3, -1)
+    where = voxel_indices(max(shape), device).expand(1, 1, 3, -1)
     weights = gaussian_rows(where, shape, sigma, radius, boundary, reach, _apart(shape, device))
     return per_axis(weights, shape, shape)
 
 
-@kept(16)
+@cached(16)
 def _apart(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Distances between the voxels of an axis, `(N, N)` for the longest of three."""
     index = torch.arange(max(shape), device=device, dtype=torch.float32)
     return (index - index[:, None]).abs_()
 
 
-@kept(16)
+@cached(16)
 def _within(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Which samples of the longest axis each of three axes has, `(3, 1, N)`."""
     index = torch.arange(max(shape), device=device)
@@ -220,7 +220,7 @@ def interpolation_operators(coordinates: Sequence[Tensor], shape: Sequence[int])
 
 def interpolation_weights(inside: Tensor, size: int) -> Tensor:
     """Rows `(..., M, N)` that interpolate an axis of N samples at coordinates `(..., M)` in it."""
-    distance = (inside[..., None] - counting(size, inside.device)).abs_()
+    distance = (inside[..., None] - voxel_indices(size, inside.device)).abs_()
     return distance.neg_().add_(1).clamp_(min=0)
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .cache import kept
+from .cache import cached
 from .checks import check_volume
 from .operators import apply_separable, interpolation_operators
 
@@ -91,7 +91,7 @@ def resize(
     return volume
 
 
-@kept(16)
+@cached(16)
 def _resize_operators(
     before: tuple[int, ...], after: tuple[int, ...], centred: bool, device: torch.device
 ) -> list[Tensor | None]:

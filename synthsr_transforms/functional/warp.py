@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .cache import kept
+from .cache import cached
 from .checks import check_coordinates, check_volume
 from .geometry import about_centre
 from .operators import apply_separable, full_precision, interpolation_weights, per_axis
@@ -110,7 +110,7 @@ def sample_nearest(volume: Tensor, coordinates: Tensor) -> Tensor:
     return torch.stack(picked, dim=1)
 
 
-@kept(16)
+@cached(16)
 def _corners(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """First and last voxel of a grid, `(2, 3, 1, 1, 1)` float32."""
     both = torch.tensor([[0.0] * len(shape), [n - 1.0 for n in shape]])

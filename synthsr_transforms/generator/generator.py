@@ -22,14 +22,14 @@ from synthsr_transforms.functional.operators import full_precision
 from synthsr_transforms.labels.summary import best_ready_table
 from synthsr_transforms.labels.table import LabelTable, listed
 from synthsr_transforms.support.config import ConfigError
-from synthsr_transforms.transforms.base import SynthTransform, remember, shallow_copy
+from synthsr_transforms.transforms.base import SynthTransform, append_history, shallow_copy
 from synthsr_transforms.transforms.kinds import find_labels
 from synthsr_transforms.transforms.spec import build_transform
 from synthsr_transforms.transforms.synthesis.lesion_simulation import membership
 from synthsr_transforms.transforms.synthesis.tissue_mixture import whole_labels
 
 from .config import GeneratorConfig, StepConfig, load_config
-from .spatial_stage import SpatialRun
+from .spatial_stage import SpatialStage
 
 Params = dict[str, Any]
 Source = Subject | SubjectsBatch | Image | Tensor | str | os.PathLike[str]
@@ -189,7 +189,7 @@ class Generator:
         batch = self._start(data)
         with full_precision(batch.device.type), torch.no_grad():
             for names, stage in self._stages:
-                if isinstance(stage, SpatialRun | SynthTransform):
+                if isinstance(stage, SpatialStage | SynthTransform):
                     stage.run_unrecorded(batch, generator)
                 else:
                     _run_stage(names, stage, batch, generator)
@@ -254,9 +254,9 @@ class Generator:
         names, transforms = list(self.transforms), list(self.transforms.values())
         begin = 0
         while begin < len(names):
-            length = SpatialRun.length(transforms[begin:])
+            length = SpatialStage.length(transforms[begin:])
             if length > 1:
-                stage: Any = SpatialRun(transforms[begin : begin + length])
+                stage: Any = SpatialStage(transforms[begin : begin + length])
             else:
                 length, stage = 1, transforms[begin]
             yield names[begin : begin + length], stage
@@ -297,8 +297,8 @@ def _table_advice(values: Sequence[int], num_classes: int) -> str:
 def _run_stage(
     names: Sequence[str], stage: Any, batch: SubjectsBatch, generator: torch.Generator
 ) -> dict[str, Params]:
-    if isinstance(stage, SpatialRun):
-        params = stage.draw_params(batch, generator)
+    if isinstance(stage, SpatialStage):
+        params = stage.sample_record(batch, generator)
         stage.apply(batch, params)
         return dict(zip(names, params, strict=True))
     if isinstance(stage, SynthTransform):
@@ -309,11 +309,11 @@ def _run_stage(
 
 
 def _replay_stage(stage: Any, batch: SubjectsBatch, params: Sequence[Params]) -> None:
-    if isinstance(stage, SpatialRun):
+    if isinstance(stage, SpatialStage):
         stage.apply(batch, params)
     elif isinstance(stage, SynthTransform):
         stage.apply_transform(batch, params[0])
-        remember(batch, stage, params[0])
+        append_history(batch, stage, params[0])
     else:
         _run_foreign(stage, batch, params[0]["global_seed"])
 

@@ -10,11 +10,11 @@ from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.transforms import HemisphereFlip, PatchCrop, SpatialDeformation
-from synthsr_transforms.transforms.base import Params, SynthTransform, remember
+from synthsr_transforms.transforms.base import Params, SynthTransform, append_history
 from synthsr_transforms.transforms.spatial.hemisphere_flip import left_right_axis
 
 
-class SpatialRun:
+class SpatialStage:
     """A `SpatialDeformation` with the `PatchCrop` and `HemisphereFlip` that follow it.
 
     The result is that of the steps one after the other, but only the voxels of the patch are
@@ -44,11 +44,11 @@ class SpatialRun:
             length += 1
         return length
 
-    def draw_params(
+    def sample_record(
         self, batch: SubjectsBatch, generator: Generator | None
     ) -> list[dict[str, Any]]:
         """Draw the parameters of every step, in order."""
-        return [step.draw_params(batch, generator) for step in self.steps]
+        return [step.sample_record(batch, generator) for step in self.steps]
 
     def apply(self, batch: SubjectsBatch, recorded: Sequence[dict[str, Any]]) -> None:
         """Act with recorded parameters and remember the steps."""
@@ -56,13 +56,13 @@ class SpatialRun:
         drawn = [step.to_params(p, size) for step, p in zip(self.steps, recorded, strict=True)]
         self._act(batch, drawn, [params.get("_keep", [True] * size) for params in recorded])
         for step, params in zip(self.steps, recorded, strict=True):
-            remember(batch, step, params)
+            append_history(batch, step, params)
 
     def run_unrecorded(self, batch: SubjectsBatch, generator: Generator | None) -> None:
         """Draw and act without keeping a record."""
         keep, drawn = [], []
         for step in self.steps:
-            keep.append(step.draw_keep(batch.batch_size, generator))
+            keep.append(step.sample_keep(batch.batch_size, generator))
             drawn.append(step.sample_params(batch, generator) if any(keep[-1]) else {})
         self._act(batch, drawn, keep)
 

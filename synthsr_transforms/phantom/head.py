@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .brick import Brick
 from .distances import Triple
-from .individuals import Person, draw_person
+from .individuals import Person, sample_person
 from .lattice import interpolate, lattice_fields
 from .painting import paint
 
@@ -64,7 +64,7 @@ def head_phantom(
     ]
     x, y, z = (a[s] for a, s in zip(centres, near, strict=True))
     with _one_thread():
-        person = draw_person(seed)
+        person = sample_person(seed)
         left = _half_head((x[x < 0].abs().flip(0), y, z), person, side=0)
         right = _half_head((x[x >= 0], y, z), person, side=1)
     labels = torch.zeros(size, dtype=torch.int16)

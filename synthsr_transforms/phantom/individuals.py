@@ -59,7 +59,7 @@ def _band_noise(wavelength_mm: float, bandwidth: float, generator: torch.Generat
     return noise / noise.std()
 
 
-def draw_person(seed: int) -> Person:
+def sample_person(seed: int) -> Person:
     """The individual of a seed."""
     generator = torch.Generator().manual_seed(seed)
 

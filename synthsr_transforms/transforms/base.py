@@ -40,7 +40,7 @@ _REGISTRY: dict[str, type[SynthTransform]] = {}
 
 
 @contextmanager
-def _drawing_from(generator: Generator | None) -> Iterator[None]:
+def _using_generator(generator: Generator | None) -> Iterator[None]:
     token = _generator.set(generator)
     try:
         yield
@@ -178,7 +178,7 @@ class SynthTransform(Transform):
                 adds come back too.
             generator: Source of chance on the CPU; torch's default one if None.
         """
-        with _drawing_from(generator):
+        with _using_generator(generator):
             return super().forward(data)
 
     def run(self, batch: SubjectsBatch, generator: Generator | None = None) -> dict[str, Any]:
@@ -191,16 +191,16 @@ class SynthTransform(Transform):
         Returns:
             The recorded parameters.
         """
-        params = self.draw_params(batch, generator)
+        params = self.sample_record(batch, generator)
         self.apply_transform(batch, params)
-        remember(batch, self, params)
+        append_history(batch, self, params)
         return params
 
-    def draw_params(
+    def sample_record(
         self, batch: SubjectsBatch, generator: Generator | None = None
     ) -> dict[str, Any]:
         """Draw the parameters for a batch without acting."""
-        with _drawing_from(generator):
+        with _using_generator(generator):
             return self.make_params(batch)
 
     def run_unrecorded(self, batch: SubjectsBatch, generator: Generator | None = None) -> None:
@@ -252,9 +252,9 @@ class SynthTransform(Transform):
     def _checked_keep(self, batch: SubjectsBatch, generator: Generator | None) -> list[bool]:
         if self.p > 0:
             self.check(batch)
-        return self.draw_keep(batch.batch_size, generator)
+        return self.sample_keep(batch.batch_size, generator)
 
-    def draw_keep(self, size: int, generator: Generator | None) -> list[bool]:
+    def sample_keep(self, size: int, generator: Generator | None) -> list[bool]:
         """Decide which elements of a batch to act on."""
         if self.p >= 1 or self.p <= 0:
             return [self.p >= 1] * size
@@ -330,7 +330,7 @@ def _shown(value: Any) -> str:
     return code if len(code) <= 80 else reprlib.repr(value)
 
 
-def remember(batch: SubjectsBatch, transform: Transform, params: dict[str, Any]) -> None:
+def append_history(batch: SubjectsBatch, transform: Transform, params: dict[str, Any]) -> None:
     """Append a step to the history of a batch, unless it kept every element as it was."""
     if any(params.get("_keep", [True])):
         batch.applied_transforms.append(

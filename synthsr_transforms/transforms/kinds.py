@@ -15,7 +15,7 @@ from synthsr_transforms.seeds import normal_field
 from .base import Grid, Params, SynthTransform, grid_of, is_label_map, is_scalar_image
 
 
-class IntensityEffect(SynthTransform, abstract=True):
+class SynthIntensityTransform(SynthTransform, abstract=True):
     """Changes the intensities of scalar images, each channel with parameters of its own.
 
     Args:
@@ -71,7 +71,7 @@ class IntensityEffect(SynthTransform, abstract=True):
         return grid_of(image, None if self.channels is None else len(self.channels))
 
 
-class SpatialEffect(SynthTransform, abstract=True):
+class SynthSpatialTransform(SynthTransform, abstract=True):
     """Changes the geometry of all images alike: labels by nearest neighbour, images linearly."""
 
     def images(self, batch: SubjectsBatch) -> dict[str, ImagesBatch]:
@@ -94,7 +94,7 @@ class SpatialEffect(SynthTransform, abstract=True):
         return grid_of(next(iter(images.values())))
 
 
-class LabelEffect(SynthTransform, abstract=True):
+class SynthLabelTransform(SynthTransform, abstract=True):
     """Reads a label map.
 
     Args:
@@ -143,7 +143,7 @@ def channel_indices(channels: Sequence[int]) -> list[int]:
     return indices
 
 
-def field_from(
+def field_from_params(
     params: Params, name: str, shape: Sequence[int], device: torch.device | str
 ) -> Tensor:
     """A recorded field: explicit numbers if `params` has them under `name`, else from its seed."""

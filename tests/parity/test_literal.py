@@ -28,7 +28,7 @@ from synthsr_transforms.functional.warp import (
     sample_nearest,
     whole_grid,
 )
-from synthsr_transforms.generator.spatial_stage import SpatialRun
+from synthsr_transforms.generator.spatial_stage import SpatialStage
 
 from . import literal
 from .families.blur import ORIGINAL
@@ -117,7 +117,7 @@ class TestDeformation:
         deformation = SpatialDeformation(
             velocity_shape_factor=0.15, half_grid_units=True, index_grid=True
         )
-        run = SpatialRun([deformation, PatchCrop(shape=crop), HemisphereFlip(p=0.5)])
+        run = SpatialStage([deformation, PatchCrop(shape=crop), HemisphereFlip(p=0.5)])
         neutral = {"shearing": torch.zeros(1, 6), "scaling": torch.ones(1, 3)}
         draws = recorded(
             rotation_degrees=torch.from_numpy(angles)[None],

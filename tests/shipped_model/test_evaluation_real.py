@@ -13,7 +13,6 @@ import torchio as tio
 from evaluation.bright_lesions import find_bright_lesions
 from evaluation.heads import Head
 from evaluation.lesions import blobs, contrast, evaluate_own, evaluate_synthetic
-from evaluation.likeness import mean_of
 from evaluation.network import EvaluationError, HeadNetwork
 from evaluation.patient import evaluate_patient
 from evaluation.plan import EvaluationData, EvaluationSettings
@@ -24,6 +23,7 @@ from evaluation.world import read_on, read_registration
 from scipy import ndimage
 from torch import Tensor
 
+from synthsr_net.metrics.comparison import mean_of
 from synthsr_net.models.checkpoint import Model, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.predictor import Predictor

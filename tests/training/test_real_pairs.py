@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from synthsr_net.metrics.likeness import fit_cubic
+from synthsr_net.metrics.comparison import fit_polynomial
 from synthsr_net.metrics.volumes import MEASURES, measure
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNetConfig
@@ -225,7 +225,7 @@ class TestMeasure:
         output = seen[0][0, 0][scan.inside]
         for region, mask in (("brain", tissues > 0), ("head", head)):
             whole = torch.zeros(2, *image.shape)
-            whole[0][mask] = fit_cubic(output[mask].double(), image[mask].double()).float()
+            whole[0][mask] = fit_polynomial(output[mask].double(), image[mask].double()).float()
             whole[1][mask] = image[mask]
             expected = measure(whole[None, :1], whole[None, 1:], [mask[None, None]])
             for name, value in zip(MEASURES, expected.flatten().tolist(), strict=True):
@@ -289,7 +289,7 @@ class TestFitCubic:
         values, goal = random.normal(100, 30, 500), random.normal(0, 1, 500)
         goal += np.sin(values / 30)
         expected = np.polyval(np.polyfit(values - 100, goal, 3), values - 100)
-        found = fit_cubic(torch.tensor(values), torch.tensor(goal))
+        found = fit_polynomial(torch.tensor(values), torch.tensor(goal))
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
 
     @pytest.mark.parametrize("levels", [1, 2, 3])
@@ -297,7 +297,7 @@ class TestFitCubic:
         generator = torch.Generator().manual_seed(levels)
         values = torch.arange(60, dtype=torch.float64).remainder(levels)
         goal = torch.rand(60, dtype=torch.float64, generator=generator)
-        found = fit_cubic(values, goal)
+        found = fit_polynomial(values, goal)
         for level in range(levels):
             inside = values == level
             expected = goal[inside].mean().expand(int(inside.sum()))
@@ -305,7 +305,7 @@ class TestFitCubic:
 
     def test_infinity_has_no_fit(self):
         values = torch.tensor([0.0, 1.0, math.inf], dtype=torch.float64)
-        assert bool(fit_cubic(values, values).isnan().all())
+        assert bool(fit_polynomial(values, values).isnan().all())
 
 
 class TestBadInput:

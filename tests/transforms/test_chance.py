@@ -93,7 +93,7 @@ def tiny(device: torch.device) -> Maker:
 
 def drawn(transform: SynthTransform, batch: SubjectsBatch, seed: int = 1) -> dict[str, Tensor]:
     """What a transform draws for a batch, as it records it."""
-    params = transform.draw_params(batch, torch.Generator().manual_seed(seed))
+    params = transform.sample_record(batch, torch.Generator().manual_seed(seed))
     return transform.to_params(params, batch.batch_size)
 
 
@@ -154,7 +154,7 @@ class TestSpatial:
         assert_likely([*p_values, *apart(start[:, 0], start[:, 1])])
 
     def test_flips_have_their_probability_and_are_independent(self, tiny: Maker) -> None:
-        params = synth.HemisphereFlip(p=0.3).draw_params(tiny(), torch.Generator().manual_seed(3))
+        params = synth.HemisphereFlip(p=0.3).sample_record(tiny(), torch.Generator().manual_seed(3))
         keep = torch.tensor(params["_keep"])
         pairs = keep[::2].long() * 2 + keep[1::2].long()
         expected = np.array([0.49, 0.21, 0.21, 0.09]) * (COUNT // 2)
@@ -165,7 +165,7 @@ class TestSpatial:
         batch, generator = tiny(3), torch.Generator().manual_seed(4)
         crop = synth.PatchCrop(shape=2, p=0.3)
         keep = torch.tensor(
-            [crop.draw_params(batch, generator).get("_keep", [True] * 3) for _ in range(600)]
+            [crop.sample_record(batch, generator).get("_keep", [True] * 3) for _ in range(600)]
         )
         assert bool((keep == keep[:, :1]).all())
         assert_likely([share(keep[:, 0], 0.3)])

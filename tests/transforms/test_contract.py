@@ -24,7 +24,11 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 import synthsr_transforms
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.transforms.base import SynthTransform, registered_transforms
-from synthsr_transforms.transforms.kinds import IntensityEffect, LabelEffect, SpatialEffect
+from synthsr_transforms.transforms.kinds import (
+    SynthIntensityTransform,
+    SynthLabelTransform,
+    SynthSpatialTransform,
+)
 from synthsr_transforms.transforms.spec import build_transform, transform_spec
 
 ASEG = "freesurfer_aseg"
@@ -258,7 +262,7 @@ def _classes_with(parameter: str) -> list[type[SynthTransform]]:
 
 
 every_case = pytest.mark.parametrize(("cls", "params"), _cases())
-every_intensity_case = pytest.mark.parametrize(("cls", "params"), _cases(IntensityEffect))
+every_intensity_case = pytest.mark.parametrize(("cls", "params"), _cases(SynthIntensityTransform))
 every_class = pytest.mark.parametrize(
     "cls", registered_transforms().values(), ids=lambda c: c.__name__
 )
@@ -317,7 +321,7 @@ class TestHistory:
     def test_parameters_survive_json(
         self, cls: type[SynthTransform], params: dict, make_batch: Maker, seeded: Maker
     ) -> None:
-        drawn = build(cls, params).draw_params(make_batch(), seeded(3))
+        drawn = build(cls, params).sample_record(make_batch(), seeded(3))
         assert json.loads(json.dumps(drawn, allow_nan=False)) == drawn
 
     @every_case
@@ -389,7 +393,7 @@ class TestProbability:
         transform, batch = build(cls, params, p=0.5), make_batch(2)
         shares = set()
         for seed in range(16):
-            drawn = transform.draw_params(batch, seeded(seed))
+            drawn = transform.sample_record(batch, seeded(seed))
             shares.add(sum(drawn.get("_keep", [True, True])))
         assert shares == ({0, 1, 2} if transform.preserves_layout else {0, 2})
 
@@ -508,7 +512,7 @@ class TestTypes:
 
 def kind_read_by(cls: type[SynthTransform]) -> str:
     """Name of the image of a subject that a transform can take alone."""
-    return "labels" if issubclass(cls, LabelEffect) else "image"
+    return "labels" if issubclass(cls, SynthLabelTransform) else "image"
 
 
 def contain(subject: tio.Subject, container: str, name: str) -> Any:
@@ -567,7 +571,7 @@ class TestInput:
     ) -> None:
         transform, batch = build(cls, params), make_batch()
         before = snapshot(batch)
-        transform.replay(batch, transform.draw_params(batch))
+        transform.replay(batch, transform.sample_record(batch))
         assert_same(batch, before, history=True)
 
     @every_case
@@ -576,7 +580,7 @@ class TestInput:
     ) -> None:
         batch = make_batch()
         out = build(cls, params)(batch)
-        if not issubclass(cls, SpatialEffect) and cls.__name__ != "SelectChannels":
+        if not issubclass(cls, SynthSpatialTransform) and cls.__name__ != "SelectChannels":
             assert torch.equal(out.images["labels"].data, batch.images["labels"].data)
         else:
             assert out.images["labels"].data.dtype == batch.images["labels"].data.dtype
@@ -674,7 +678,7 @@ class TestDescription:
         transform = build(cls, params)
         shown = repr(transform)
         assert len(shown) < 400
-        again = eval(shown, dict(vars(synthsr_transforms)))
+        again = eval(shown, {n: getattr(synthsr_transforms, n) for n in synthsr_transforms.__all__})
         assert transform_spec(again) == transform_spec(transform)
 
     def test_repr_of_large_arguments_is_short(self) -> None:
@@ -766,7 +770,7 @@ class TestChance:
     ) -> None:
         transform, batch = build(cls, params), make_batch()
         drawing, running = seeded(12), seeded(12)
-        transform.draw_params(batch, drawing)
+        transform.sample_record(batch, drawing)
         transform(batch, generator=running)
         assert torch.equal(drawing.get_state(), running.get_state())
 

@@ -26,7 +26,7 @@ from synthsr_transforms.distributions import (
     Uniform,
     as_distribution,
 )
-from synthsr_transforms.seeds import derive_seed, draw_seeds, normal_field
+from synthsr_transforms.seeds import derive_seed, normal_field, sample_seeds
 
 ALPHA = 1e-4
 COUNT = 4000
@@ -201,7 +201,7 @@ class TestDistributions:
 
 class TestSeeds:
     def test_seeds_are_uniform_and_fit_a_json_number(self) -> None:
-        seeds = draw_seeds(COUNT, generator(5))
+        seeds = sample_seeds(COUNT, generator(5))
         assert seeds.dtype == torch.int64
         assert len(seeds.unique()) == COUNT
         assert json.loads(json.dumps(seeds.tolist())) == [int(float(s)) for s in seeds.tolist()]

@@ -18,6 +18,7 @@ from torch import Tensor
 from synthsr_transforms.functional import (
     acquisition,
     blur,
+    cache,
     fields,
     geometry,
     intensity,
@@ -27,7 +28,6 @@ from synthsr_transforms.functional import (
     resample,
     warp,
 )
-from synthsr_transforms.functional import cache as kept
 
 SHAPE = (12, 10, 14)
 Maker = Callable[..., Tensor]
@@ -414,7 +414,7 @@ class TestKept:
     def test_a_result_is_made_once_for_each_argument(self, device: torch.device) -> None:
         made = []
 
-        @kept.kept(8)
+        @cache.cached(8)
         def twice(number: int, device: torch.device) -> Tensor:
             made.append(number)
             return torch.full((2,), float(number), device=device)
@@ -438,10 +438,10 @@ class TestKept:
     def test_a_portable_tensor_is_copied_once_and_pickled_without_copies(
         self, device: torch.device
     ) -> None:
-        portable = kept.Portable(torch.arange(3))
-        assert portable.on(device) is portable.on(device)
-        again = pickle.loads(pickle.dumps(portable))
-        assert torch.equal(again.on(device), portable.on(device))
+        copies = cache.DeviceCopies(torch.arange(3))
+        assert copies.on(device) is copies.on(device)
+        again = pickle.loads(pickle.dumps(copies))
+        assert torch.equal(again.on(device), copies.on(device))
 
     def test_blurs_have_gradients_for_volume_and_width(self, device: torch.device) -> None:
         sigma = torch.full((1, 1, 3), 0.8, requires_grad=True)

@@ -19,7 +19,7 @@ from synthsr_transforms import (
     SpatialDeformation,
     TargetResolution,
 )
-from synthsr_transforms.generator.spatial_stage import SpatialRun
+from synthsr_transforms.generator.spatial_stage import SpatialStage
 from synthsr_transforms.transforms.base import SynthTransform, shallow_copy
 
 AFFINES = ("identity", "anisotropic", "oblique", "swapped")
@@ -60,8 +60,8 @@ class TestSpatialRun:
         self, affine: str, order: str, make_batch: Maker, seeded: Maker, assert_same: Maker
     ) -> None:
         batch, steps = make_batch(4, affine=affine), make_steps(order)
-        run = SpatialRun(steps)
-        params = run.draw_params(batch, seeded(3))
+        run = SpatialStage(steps)
+        params = run.sample_record(batch, seeded(3))
         if "flip" in order:
             kept = params[order.split().index("flip")]["_keep"]
             assert 0 < sum(kept) < 4
@@ -74,8 +74,8 @@ class TestSpatialRun:
         self, units: dict[str, bool], make_batch: Maker, seeded: Maker, assert_same: Maker
     ) -> None:
         batch, steps = make_batch(affine="anisotropic"), make_steps(ORDERS[0], **units)
-        run = SpatialRun(steps)
-        params = run.draw_params(batch, seeded(4))
+        run = SpatialStage(steps)
+        params = run.sample_record(batch, seeded(4))
         together = shallow_copy(batch)
         run.apply(together, params)
         assert_same(together, one_after_the_other(batch, steps, params), tolerance=1e-6)
@@ -84,15 +84,15 @@ class TestSpatialRun:
     def test_running_without_a_record_gives_the_same(
         self, order: str, make_batch: Maker, seeded: Maker, assert_same: Maker
     ) -> None:
-        batch, run = make_batch(affine="oblique"), SpatialRun(make_steps(order))
+        batch, run = make_batch(affine="oblique"), SpatialStage(make_steps(order))
         first, second = shallow_copy(batch), shallow_copy(batch)
-        run.apply(first, run.draw_params(batch, seeded(5)))
+        run.apply(first, run.sample_record(batch, seeded(5)))
         run.run_unrecorded(second, seeded(5))
         assert_same(first, second)
 
     def test_it_remembers_every_step_in_order(self, make_batch: Maker, seeded: Maker) -> None:
-        batch, run = make_batch(), SpatialRun(make_steps(ORDERS[0]))
-        params = run.draw_params(batch, seeded(3))
+        batch, run = make_batch(), SpatialStage(make_steps(ORDERS[0]))
+        params = run.sample_record(batch, seeded(3))
         run.apply(batch, params)
         traces = batch.applied_transforms
         assert [t.name for t in traces] == ["SpatialDeformation", "PatchCrop", "HemisphereFlip"]
@@ -102,21 +102,21 @@ class TestSpatialRun:
         batch = make_batch()
         tensors = {name: image.data for name, image in batch.images.items()}
         kept = {name: data.clone() for name, data in tensors.items()}
-        SpatialRun(make_steps(ORDERS[0])).run_unrecorded(batch, seeded(6))
+        SpatialStage(make_steps(ORDERS[0])).run_unrecorded(batch, seeded(6))
         assert all(torch.equal(data, kept[name]) for name, data in tensors.items())
 
     def test_only_steps_that_gain_run_as_one(self) -> None:
         deform, crop, flip = make_steps(ORDERS[0])
         blur = GaussianSmoothing(sigma_mm=1)
-        assert SpatialRun.length([deform, crop, flip, blur]) == 3
-        assert SpatialRun.length([deform, flip, crop, flip]) == 3
-        assert SpatialRun.length([deform, blur, crop]) == 1
-        assert SpatialRun.length([crop, deform]) == 0
-        assert SpatialRun.length([]) == 0
-        assert SpatialRun.length([SpatialDeformation(p=0.5), crop]) == 0
-        assert SpatialRun.length([SpatialDeformation(include=["image"]), crop]) == 0
-        assert SpatialRun.length([deform, PatchCrop(shape=4, p=0.5)]) == 1
-        assert SpatialRun.length([deform, HemisphereFlip(exclude=["image"])]) == 1
+        assert SpatialStage.length([deform, crop, flip, blur]) == 3
+        assert SpatialStage.length([deform, flip, crop, flip]) == 3
+        assert SpatialStage.length([deform, blur, crop]) == 1
+        assert SpatialStage.length([crop, deform]) == 0
+        assert SpatialStage.length([]) == 0
+        assert SpatialStage.length([SpatialDeformation(p=0.5), crop]) == 0
+        assert SpatialStage.length([SpatialDeformation(include=["image"]), crop]) == 0
+        assert SpatialStage.length([deform, PatchCrop(shape=4, p=0.5)]) == 1
+        assert SpatialStage.length([deform, HemisphereFlip(exclude=["image"])]) == 1
 
 
 def world_of(image: ImagesBatch) -> Tensor:

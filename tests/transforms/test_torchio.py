@@ -179,7 +179,7 @@ class TestChoice:
         chosen = tio.OneOf([make() for make in self.STEPS])(make_batch(4))
         first = [s.applied_transforms[0].name for s in chosen.unbatch()]
         noise = synth.ScannerNoise(std=1)
-        later, again = noise(chosen), noise.replay(chosen, noise.draw_params(chosen))
+        later, again = noise(chosen), noise.replay(chosen, noise.sample_record(chosen))
         assert [s.applied_transforms[0].name for s in later.unbatch()] == first
         assert [s.applied_transforms[1].name for s in later.unbatch()] == ["ScannerNoise"] * 4
         assert [s.applied_transforms[0].name for s in again.unbatch()] == first

@@ -13,9 +13,15 @@ from torchio import LabelMap
 from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
-from synthsr_net.metrics.likeness import GROUPS, OTHER, OUTSIDE, RANGE_PERCENTILES, Reference
+from synthsr_net.metrics.comparison import (
+    DICE_TISSUES,
+    OTHER,
+    OUTSIDE,
+    RANGE_PERCENTILES,
+    Reference,
+    tissue_map,
+)
 from synthsr_net.prediction.intensities import percentile
-from synthsr_net.training.validation import tissue_map
 from synthsr_transforms.functional.layout import bounding_box
 from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.io.volumes import VolumeError, list_volumes, stem
@@ -27,7 +33,7 @@ from .network import EvaluationError
 MARGIN_MM = 10.0
 """Least distance from the brain to the border of the field of view."""
 _SAME_SPACING = 0.02  # relative
-_FLUID = list(GROUPS).index("csf") + OTHER + 1
+_FLUID = list(DICE_TISSUES.values()).index("csf") + OTHER + 1
 
 
 class Head:

@@ -9,7 +9,7 @@ from zlib import crc32
 
 from torch import Tensor
 
-from synthsr_net.metrics.likeness import measure_inside
+from synthsr_net.metrics.comparison import measure_inside
 from synthsr_net.prediction.intensities import CT_WINDOW_HU
 from synthsr_transforms.io.volumes import Volume
 from synthsr_transforms.subjects.files import SubjectFiles

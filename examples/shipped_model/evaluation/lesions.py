@@ -16,7 +16,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from synthsr_net.metrics.likeness import RANGE_PERCENTILES
+from synthsr_net.metrics.comparison import RANGE_PERCENTILES
 from synthsr_net.prediction.intensities import percentile
 from synthsr_net.prediction.refinement.brain_mask import Regions, dilated, eroded
 from synthsr_transforms.io.volumes import Volume

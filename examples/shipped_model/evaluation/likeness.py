@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from synthsr_net.metrics.likeness import GROUPS, OUTSIDE, Reference, compare
+from synthsr_net.metrics.comparison import DICE_TISSUES, OUTSIDE, Reference, compare, mean_of
 
-DICE = tuple(f"dice_{end}" for end in GROUPS)
+DICE = tuple(DICE_TISSUES)
 """Names of the Dice scores."""
 
 
@@ -23,7 +22,7 @@ def mapped_scores(volume: Tensor, reference: Reference) -> dict[str, float]:
 
     Returns:
         `l1`, `psnr` and `ssim`, and `dice_wm`, `dice_gm`, `dice_csf` of the tissues that occur;
-        see `synthsr_net.metrics.likeness.compare`.
+        see `synthsr_net.metrics.comparison.compare`.
     """
     found = compare(volume, reference)
     return {
@@ -36,20 +35,6 @@ def mapped_scores(volume: Tensor, reference: Reference) -> dict[str, float]:
 def brain_of(reference: Reference) -> Tensor:
     """Mask of the brain, `(X, Y, Z)` bool."""
     return reference.tissues > OUTSIDE
-
-
-def mean_of(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each measure over those rows that have it.
-
-    Examples:
-        >>> mean_of([{"ssim": 1.0}, {"ssim": 0.5, "l1": 2.0}])
-        {'ssim': 0.75, 'l1': 2.0}
-    """
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        for name, value in row.items():
-            found.setdefault(name, []).append(value)
-    return {name: math.fsum(values) / len(values) for name, values in found.items()}
 
 
 def grouped(

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from synthsr_net.metrics.likeness import RANGE_PERCENTILES, measure_inside
+from synthsr_net.metrics.comparison import RANGE_PERCENTILES, measure_inside
 from synthsr_net.metrics.volumes import MEASURES
 from synthsr_net.prediction.intensities import correlation, percentile
 

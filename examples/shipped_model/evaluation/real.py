@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from synthsr_net.metrics.likeness import Reference
-from synthsr_net.training.validation import RealPair, on_grid_of_network, reference_of
+from synthsr_net.metrics.comparison import Reference, reference_of
+from synthsr_net.training.validation import RealPair, on_grid_of_network
 from synthsr_transforms.io.volumes import Volume
 
 from .held_out import AXES, check_slices

@@ -12,12 +12,12 @@ from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.geometry import affine_matrix, millimetres_to_voxels
 from synthsr_transforms.functional.warp import warp_affine
 from synthsr_transforms.transforms.base import Params, grid_of
-from synthsr_transforms.transforms.kinds import IntensityEffect
+from synthsr_transforms.transforms.kinds import SynthIntensityTransform
 
 RECORD = "registration_error"
 
 
-class _RigidChannels(IntensityEffect, abstract=True):
+class _RigidChannels(SynthIntensityTransform, abstract=True):
     """Params one rigid motion per element and channel, the same for all images."""
 
     def __init__(
@@ -95,7 +95,7 @@ class RegistrationError(_RigidChannels):
         translation_mm: Distribution of the shift along each axis, in mm.
         reference_channel: Channel that stays; None moves all.
         index_grid: Take every voxel as 1 mm wide, as the original does.
-        **kwargs: See `IntensityEffect`; all images move alike, so name them with `include`.
+        **kwargs: See `SynthIntensityTransform`; all images move alike, so name them with `include`.
 
     Examples:
         >>> import torch
@@ -131,7 +131,7 @@ class RegistrationCorrection(_RigidChannels):
         translation_mm: Distribution of the remaining shift along each axis, in mm.
         reference_channel: Channel that stays; None moves all.
         index_grid: Take every voxel as 1 mm wide, as the original does.
-        **kwargs: See `IntensityEffect`; name image and reliability map with `include`.
+        **kwargs: See `SynthIntensityTransform`; name image and reliability map with `include`.
 
     Examples:
         >>> import torch

@@ -20,7 +20,7 @@ from synthsr_transforms.functional.acquisition import (
 )
 from synthsr_transforms.functional.blur import acquisition_sigma
 from synthsr_transforms.functional.intensity import add_noise
-from synthsr_transforms.seeds import draw_seeds, normal_field
+from synthsr_transforms.seeds import normal_field, sample_seeds
 from synthsr_transforms.transforms.arguments import optional_triple, positive, probability
 from synthsr_transforms.transforms.base import Grid, Params, SynthTransform, grid_of, set_affines
 from synthsr_transforms.transforms.channels.copy_image import named_image
@@ -111,7 +111,7 @@ class SliceAcquisition(SynthTransform):
             if chosen is not None:
                 params[name] = sample_axes(chosen, name, size, generator)
         params["noise_std"] = self.noise_std.sample(size, generator)
-        params["noise_seed"] = draw_seeds(grid.batch_size, generator)
+        params["noise_seed"] = sample_seeds(grid.batch_size, generator)
         coins = torch.rand(grid.batch_size, generator=generator)
         params["rician"] = coins < self.rician_probability
         return params

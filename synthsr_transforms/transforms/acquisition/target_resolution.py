@@ -15,12 +15,12 @@ from synthsr_transforms.functional.resample import resize
 from synthsr_transforms.transforms.arguments import positive, triple
 from synthsr_transforms.transforms.base import Grid, Params, grid_of, is_label_map
 from synthsr_transforms.transforms.intensity.gaussian_smoothing import checked_boundary
-from synthsr_transforms.transforms.kinds import SpatialEffect
+from synthsr_transforms.transforms.kinds import SynthSpatialTransform
 
 from .slice_acquisition import noted_output_shape, rescale_affines
 
 
-class TargetResolution(SpatialEffect):
+class TargetResolution(SynthSpatialTransform):
     """Resample images to another spacing: blur against aliasing, then interpolate.
 
     The width of the blur is 0.75 of the new spacing, and half a voxel along axes that stay.

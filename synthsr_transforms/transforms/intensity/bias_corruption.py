@@ -9,13 +9,13 @@ from torch import Generator, Tensor
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.fields import bias_field, coarse_shape
-from synthsr_transforms.seeds import draw_seeds
+from synthsr_transforms.seeds import sample_seeds
 from synthsr_transforms.transforms.arguments import probability as checked_probability
 from synthsr_transforms.transforms.base import Grid, Params
-from synthsr_transforms.transforms.kinds import IntensityEffect, field_from
+from synthsr_transforms.transforms.kinds import SynthIntensityTransform, field_from_params
 
 
-class BiasCorruption(IntensityEffect):
+class BiasCorruption(SynthIntensityTransform):
     """Multiply by the exponential of a smooth field, as an inhomogeneous receive coil does.
 
     The logarithm of the field is drawn on a coarse grid, with a width of its own for each element
@@ -25,7 +25,7 @@ class BiasCorruption(IntensityEffect):
         std: Distribution of the standard deviation of the logarithm (ratio).
         shape_factor: Ratio of coarse grid points to voxels along an axis.
         probability: Probability that a channel has a field at all.
-        **kwargs: See `IntensityEffect`.
+        **kwargs: See `SynthIntensityTransform`.
 
     Examples:
         >>> import torch
@@ -56,12 +56,12 @@ class BiasCorruption(IntensityEffect):
         size = (grid.batch_size, grid.channels)
         std = self.std.sample(size, generator)
         applied = torch.rand(size, generator=generator) < self.probability
-        return {"std": std * applied, "log_field_seed": draw_seeds(grid.batch_size, generator)}
+        return {"std": std * applied, "log_field_seed": sample_seeds(grid.batch_size, generator)}
 
     def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
         """Multiply by the field, which is drawn on the CPU and the same on every device."""
         shape = (image.shape[1], *coarse_shape(grid.shape, self.shape_factor))
-        coarse = field_from(params, "log_field", shape, "cpu")
+        coarse = field_from_params(params, "log_field", shape, "cpu")
         if "log_field" not in params:
             coarse = coarse * params["std"][:, :, None, None, None]
         return image * bias_field(coarse.to(image.device, non_blocking=True), grid.shape)

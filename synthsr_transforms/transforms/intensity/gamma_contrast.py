@@ -9,17 +9,17 @@ from torch import Generator, Tensor
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.intensity import gamma_contrast
 from synthsr_transforms.transforms.base import Grid, Params
-from synthsr_transforms.transforms.kinds import IntensityEffect
+from synthsr_transforms.transforms.kinds import SynthIntensityTransform
 
 
-class GammaContrast(IntensityEffect):
+class GammaContrast(SynthIntensityTransform):
     r"""Change contrast by \(x^{\exp(g)}\), each element and channel with its own g.
 
     Images should lie within 0 and 1 (see `MinMaxRescale`), which the power law keeps.
 
     Args:
         log_gamma: Distribution of g; SynthSR uses `{normal: [0, 0.5]}`.
-        **kwargs: See `IntensityEffect`.
+        **kwargs: See `SynthIntensityTransform`.
 
     Examples:
         >>> import torch

@@ -13,10 +13,10 @@ from synthsr_transforms.functional.blur import blur_matrices
 from synthsr_transforms.functional.operators import apply_separable
 from synthsr_transforms.transforms.arguments import positive
 from synthsr_transforms.transforms.base import Grid, Params, grid_of
-from synthsr_transforms.transforms.kinds import IntensityEffect
+from synthsr_transforms.transforms.kinds import SynthIntensityTransform
 
 
-class GaussianSmoothing(IntensityEffect):
+class GaussianSmoothing(SynthIntensityTransform):
     """Blur with a Gaussian whose width is drawn for each element, channel and axis.
 
     Args:
@@ -28,7 +28,7 @@ class GaussianSmoothing(IntensityEffect):
         boundary: `"renormalise"`, or `"zero"` as in the original (borders darken).
         shared: Draw one width for all axes, channels and images of an element, as if the tissues
             themselves had soft borders, instead of one for each.
-        **kwargs: See `IntensityEffect`.
+        **kwargs: See `SynthIntensityTransform`.
 
     Examples:
         >>> import torch

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from synthsr_transforms.functional.intensity import min_max
 from synthsr_transforms.transforms.base import Grid, Params
-from synthsr_transforms.transforms.kinds import IntensityEffect
+from synthsr_transforms.transforms.kinds import SynthIntensityTransform
 
 
-class MinMaxRescale(IntensityEffect):
+class MinMaxRescale(SynthIntensityTransform):
     """Clip, then map intensities linearly to 0..1, each element and channel by itself.
 
     Args:
         clip: Pair of bounds to clip to first; None does not clip.
         input_range: Pair of intensities that become 0 and 1; None takes the smallest and the
             largest of the image.
-        **kwargs: See `IntensityEffect`.
+        **kwargs: See `SynthIntensityTransform`.
 
     Examples:
         >>> import torch

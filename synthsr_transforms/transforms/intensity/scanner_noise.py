@@ -9,13 +9,13 @@ from torch import Generator, Tensor
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.intensity import add_noise
-from synthsr_transforms.seeds import draw_seeds, normal_field
+from synthsr_transforms.seeds import normal_field, sample_seeds
 from synthsr_transforms.transforms.arguments import probability
 from synthsr_transforms.transforms.base import Grid, Params
-from synthsr_transforms.transforms.kinds import IntensityEffect, field_from
+from synthsr_transforms.transforms.kinds import SynthIntensityTransform, field_from_params
 
 
-class ScannerNoise(IntensityEffect):
+class ScannerNoise(SynthIntensityTransform):
     """Add noise to every voxel, each element from a seed of its own.
 
     Noise of a coarser acquisition belongs between sampling and interpolation: see
@@ -24,7 +24,7 @@ class ScannerNoise(IntensityEffect):
     Args:
         std: Distribution of the standard deviation of each channel, in the unit of the image.
         rician_probability: Probability that the noise of an element is Rician, not Gaussian.
-        **kwargs: See `IntensityEffect`.
+        **kwargs: See `SynthIntensityTransform`.
 
     Examples:
         >>> import torch
@@ -45,12 +45,12 @@ class ScannerNoise(IntensityEffect):
         return {
             "std": self.std.sample((grid.batch_size, grid.channels), generator),
             "rician": coins < self.rician_probability,
-            "noise_seed": draw_seeds(grid.batch_size, generator),
+            "noise_seed": sample_seeds(grid.batch_size, generator),
         }
 
     def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
         """Add the noise."""
-        noise = field_from(params, "noise", tuple(image.shape[1:]), image.device)
+        noise = field_from_params(params, "noise", tuple(image.shape[1:]), image.device)
         elements = []
         for b, rician in enumerate(params["rician"].tolist()):
             one, own = image[b : b + 1], noise[b : b + 1]

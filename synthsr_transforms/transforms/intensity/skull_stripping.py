@@ -10,10 +10,10 @@ from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.blur import gaussian_blur
-from synthsr_transforms.functional.cache import Portable
+from synthsr_transforms.functional.cache import DeviceCopies
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.transforms.base import Params, grid_of
-from synthsr_transforms.transforms.kinds import LabelEffect
+from synthsr_transforms.transforms.kinds import SynthLabelTransform
 from synthsr_transforms.transforms.synthesis.lesion_simulation import (
     membership,
     scalar_images,
@@ -21,7 +21,7 @@ from synthsr_transforms.transforms.synthesis.lesion_simulation import (
 )
 
 
-class SkullStripping(LabelEffect):
+class SkullStripping(SynthLabelTransform):
     """Set everything outside the brain to a constant, as brain extraction does.
 
     The border of the mask lies some millimetres outside (or inside) that of the brain labels, for
@@ -34,7 +34,7 @@ class SkullStripping(LabelEffect):
         smoothness_mm: Width over which the border of the mask is smoothed, in mm, at least a third
             of the margin.
         value: What the outside becomes.
-        **kwargs: See `LabelEffect`.
+        **kwargs: See `SynthLabelTransform`.
 
     Examples:
         >>> import torch
@@ -65,7 +65,7 @@ class SkullStripping(LabelEffect):
             )
         self.smoothness_mm, self.value = float(smoothness_mm), float(value)
         brain = self.label_table.brain_values
-        self._brain = Portable(membership(brain, max(self.label_table.values)))
+        self._brain = DeviceCopies(membership(brain, max(self.label_table.values)))
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
         """Draw the margin."""

@@ -11,10 +11,10 @@ from torchio.data.batch import SubjectsBatch
 from synthsr_transforms.functional.mixture import look_up
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.transforms.base import Grid, Params, is_label_map
-from synthsr_transforms.transforms.kinds import SpatialEffect
+from synthsr_transforms.transforms.kinds import SynthSpatialTransform
 
 
-class HemisphereFlip(SpatialEffect):
+class HemisphereFlip(SynthSpatialTransform):
     """Mirror the head left to right and exchange left and right labels.
 
     The axis is the one closest to the left-right axis of the world. Affines stay: a mirrored head

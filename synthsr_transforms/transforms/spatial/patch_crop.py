@@ -12,10 +12,10 @@ from torchio.data.batch import SubjectsBatch
 from synthsr_transforms.functional.layout import PatchPlan, crop, crop_start, plan_patch
 from synthsr_transforms.transforms.arguments import optional_triple
 from synthsr_transforms.transforms.base import Grid, Params, set_affines
-from synthsr_transforms.transforms.kinds import SpatialEffect
+from synthsr_transforms.transforms.kinds import SynthSpatialTransform
 
 
-class PatchCrop(SpatialEffect):
+class PatchCrop(SynthSpatialTransform):
     """Crop all images of an element at one random place.
 
     The patch is at most as large as the image. Affines follow, so that world coordinates stay.

@@ -22,12 +22,12 @@ from synthsr_transforms.functional.warp import (
     sample_nearest,
     whole_grid,
 )
-from synthsr_transforms.seeds import draw_seeds
+from synthsr_transforms.seeds import sample_seeds
 from synthsr_transforms.transforms.base import Grid, Params, is_label_map
-from synthsr_transforms.transforms.kinds import SpatialEffect, field_from
+from synthsr_transforms.transforms.kinds import SynthSpatialTransform, field_from_params
 
 
-class SpatialDeformation(SpatialEffect):
+class SpatialDeformation(SynthSpatialTransform):
     r"""Deform labels (nearest) and images (linear) with one random transform per element.
 
     Output voxel x reads the input at \(p(x) = A (x - c + u(x)) + t + c\) about the centre c, where
@@ -94,7 +94,7 @@ class SpatialDeformation(SpatialEffect):
             "scaling": self.scaling.sample((size, 3), generator),
             "translation_mm": self.translation_mm.sample((size, 3), generator),
             "velocity_std_mm": self.velocity_std_mm.sample((size,), generator),
-            "velocity_seed": draw_seeds(size, generator),
+            "velocity_seed": sample_seeds(size, generator),
         }
 
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
@@ -139,7 +139,7 @@ class SpatialDeformation(SpatialEffect):
         if "velocity" not in params and not bool(params["velocity_std_mm"].any()):
             return None
         shape = (3, *coarse_shape(grid.shape, self.velocity_shape_factor))
-        coarse = field_from(params, "velocity", shape, "cpu")
+        coarse = field_from_params(params, "velocity", shape, "cpu")
         if "velocity" not in params:
             coarse = coarse * params["velocity_std_mm"][:, None, None, None, None]
         if not self.index_grid:

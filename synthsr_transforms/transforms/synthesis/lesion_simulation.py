@@ -12,19 +12,19 @@ from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.blur import gaussian_blur
-from synthsr_transforms.functional.cache import Portable
+from synthsr_transforms.functional.cache import DeviceCopies
 from synthsr_transforms.functional.fields import smooth_normal_field
 from synthsr_transforms.functional.mixture import look_up
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.seeds import draw_seeds, normal_field
+from synthsr_transforms.seeds import normal_field, sample_seeds
 from synthsr_transforms.transforms.arguments import positive
 from synthsr_transforms.transforms.base import Grid, Params, grid_of, is_label_map
-from synthsr_transforms.transforms.kinds import LabelEffect, field_from
+from synthsr_transforms.transforms.kinds import SynthLabelTransform, field_from_params
 
 from .tissue_mixture import whole_labels
 
 
-class LesionSimulation(LabelEffect):
+class LesionSimulation(SynthLabelTransform):
     r"""Paint blobs of abnormal intensity inside chosen tissues of an image.
 
     A smooth random field f, standard normal at every voxel, is cut at a height z: the lesion is
@@ -50,7 +50,7 @@ class LesionSimulation(LabelEffect):
             a label map lacks change nothing.
         beside_mm: Standard deviation of the Gaussian, in mm.
         beside_lift: Distribution of h, in standard deviations.
-        **kwargs: See `LabelEffect`.
+        **kwargs: See `SynthLabelTransform`.
 
     Raises:
         ValueError: If a law is not one of its kind, `softness` or `beside_mm` is not positive, or a
@@ -92,8 +92,8 @@ class LesionSimulation(LabelEffect):
         self.beside_mm = positive(beside_mm, "beside_mm")
         self.beside_lift = as_distribution(beside_lift, name="beside_lift", single=True)
         values = [v for t in self.tissues for v in self.label_table.values_of(t)]
-        self._candidate = Portable(membership(values, max(self.label_table.values)))
-        self._beside = Portable(membership(self.beside, max(self.beside, default=0)))
+        self._candidate = DeviceCopies(membership(values, max(self.label_table.values)))
+        self._beside = DeviceCopies(membership(self.beside, max(self.beside, default=0)))
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
         """Draw size, number and intensity of lesions."""
@@ -101,8 +101,8 @@ class LesionSimulation(LabelEffect):
         params: Params = {
             "size_mm": self.size_mm.sample((size,), generator),
             "height": self.height.sample((size,), generator),
-            "shape_seed": draw_seeds(size, generator),
-            "noise_seed": draw_seeds(size, generator),
+            "shape_seed": sample_seeds(size, generator),
+            "noise_seed": sample_seeds(size, generator),
         }
         if self.beside:
             params["beside_lift"] = self.beside_lift.sample((size,), generator)
@@ -125,7 +125,7 @@ class LesionSimulation(LabelEffect):
             data = image.data.float()
             inside = value.expand_as(data)
             if bool(params[f"{name}.std"].any()):
-                inside = inside + std * field_from(params, "noise", data.shape[1:], device)
+                inside = inside + std * field_from_params(params, "noise", data.shape[1:], device)
             kept = image.data.dtype if image.data.is_floating_point() else torch.float32
             image.data = torch.lerp(data, inside, lesion).to(kept)
 
@@ -154,7 +154,7 @@ class LesionSimulation(LabelEffect):
         return scalar_images(self, batch)
 
 
-def scalar_images(transform: LabelEffect, batch: SubjectsBatch) -> dict[str, Any]:
+def scalar_images(transform: SynthLabelTransform, batch: SubjectsBatch) -> dict[str, Any]:
     """Images, not label maps, that `include` and `exclude` leave."""
     label_name, _ = transform.label_image(batch)
     return {
@@ -174,7 +174,7 @@ def _per_element(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device, non_blocking=True)[:, None, None, None, None]
 
 
-def where_in(labels: Tensor, members: Portable) -> Tensor:
+def where_in(labels: Tensor, members: DeviceCopies) -> Tensor:
     """1 where a label is in the set of a `membership` table, else 0."""
     table = members.on(labels.device).expand(len(labels), 1, -1)
     return look_up(whole_labels(labels).clamp(0, table.shape[-1] - 1), table)

@@ -11,20 +11,20 @@ from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
-from synthsr_transforms.functional.cache import Portable
+from synthsr_transforms.functional.cache import DeviceCopies
 from synthsr_transforms.functional.fields import smooth_normal_field
 from synthsr_transforms.functional.mixture import look_up
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.seeds import draw_seeds, normal_field
+from synthsr_transforms.seeds import normal_field, sample_seeds
 from synthsr_transforms.transforms.base import Grid, Params, grid_of
 from synthsr_transforms.transforms.channels.copy_image import named_image
-from synthsr_transforms.transforms.kinds import LabelEffect
+from synthsr_transforms.transforms.kinds import SynthLabelTransform
 
 from .lesion_simulation import in_one, membership
 from .tissue_mixture import whole_labels
 
 
-class SharedTexture(LabelEffect):
+class SharedTexture(SynthLabelTransform):
     r"""Vary the intensities of a target inside its tissues, and those of the input alike.
 
     Label maps give every voxel of a structure one mean, and noise of the input tells nothing of the
@@ -48,7 +48,7 @@ class SharedTexture(LabelEffect):
         label_table: Which labels belong to the tissues; needed to name tissues.
         image: Name of the input.
         target: Name of the target, on the same grid; channels of the input follow its first one.
-        **kwargs: See `LabelEffect`.
+        **kwargs: See `SynthLabelTransform`.
 
     Examples:
         >>> import torch
@@ -77,13 +77,13 @@ class SharedTexture(LabelEffect):
         self._member = self._membership()
         self.image, self.target = image, target
 
-    def _membership(self) -> Portable | None:
+    def _membership(self) -> DeviceCopies | None:
         if self.tissues is None:
             return None
         if self.label_table is None:
             raise ValueError("label_table must be given to name tissues, got none. Give its name.")
         values = [v for tissue in self.tissues for v in self.label_table.values_of(tissue)]
-        return Portable(membership(values, max(self.label_table.values)))
+        return DeviceCopies(membership(values, max(self.label_table.values)))
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
         """Draw strength, grain and seed of the field."""
@@ -91,7 +91,7 @@ class SharedTexture(LabelEffect):
         return {
             "std": self.std.sample((size,), generator),
             "size_mm": self.size_mm.sample((size,), generator),
-            "texture_seed": draw_seeds(size, generator),
+            "texture_seed": sample_seeds(size, generator),
         }
 
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:

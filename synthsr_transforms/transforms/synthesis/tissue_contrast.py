@@ -18,7 +18,7 @@ from synthsr_transforms.distributions import (
 )
 from synthsr_transforms.functional.mixture import look_up, tissue_mixture
 from synthsr_transforms.labels.table import TISSUES, LabelTable
-from synthsr_transforms.seeds import draw_seeds
+from synthsr_transforms.seeds import sample_seeds
 from synthsr_transforms.transforms.base import (
     BARE_IMAGE,
     Params,
@@ -26,12 +26,12 @@ from synthsr_transforms.transforms.base import (
     check_destination,
     replace_image,
 )
-from synthsr_transforms.transforms.kinds import LabelEffect, field_from
+from synthsr_transforms.transforms.kinds import SynthLabelTransform, field_from_params
 
 from .tissue_mixture import places, spread, whole_labels
 
 
-class TissueContrast(LabelEffect):
+class TissueContrast(SynthLabelTransform):
     """Make an image in which every tissue has a chosen intensity.
 
     Unlike `TissueMixture`, which params contrasts at random, this gives one known contrast
@@ -46,7 +46,7 @@ class TissueContrast(LabelEffect):
         destination: Name of the image to make. A bare tensor, array or image is replaced.
         replace: The destination exists already, with one channel and the shape of the label map,
             and is replaced, in the elements of a batch that `p` chooses, decided for each.
-        **kwargs: See `LabelEffect`.
+        **kwargs: See `SynthLabelTransform`.
 
     Examples:
         >>> import torch
@@ -93,7 +93,7 @@ class TissueContrast(LabelEffect):
         return {
             "means": self._sample_means(size, generator),
             "stds": self.std.sample(size, generator),
-            "noise_seed": draw_seeds(batch.batch_size, generator),
+            "noise_seed": sample_seeds(batch.batch_size, generator),
         }
 
     def _sample_means(self, size: tuple[int, int, int], generator: Generator | None) -> Tensor:
@@ -112,7 +112,7 @@ class TissueContrast(LabelEffect):
         means, stds = spread(numbers, self._places, image.device)
         labels = whole_labels(image.data).clamp(0, means.shape[-1] - 1)
         if bool(params["stds"].any()):
-            noise = field_from(params, "noise", (1, *labels.shape[2:]), labels.device)
+            noise = field_from_params(params, "noise", (1, *labels.shape[2:]), labels.device)
             made = tissue_mixture(labels, means, stds, noise)
         else:
             made = look_up(labels, means)

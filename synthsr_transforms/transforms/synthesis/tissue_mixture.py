@@ -14,14 +14,14 @@ from synthsr_transforms.functional.mixture import look_up, tissue_mixture
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.priors.files import resolve_priors
 from synthsr_transforms.priors.tissue_priors import TissuePriors
-from synthsr_transforms.seeds import draw_seeds
+from synthsr_transforms.seeds import sample_seeds
 from synthsr_transforms.transforms.base import BARE_IMAGE, Params, add_image
-from synthsr_transforms.transforms.kinds import LabelEffect, field_from
+from synthsr_transforms.transforms.kinds import SynthLabelTransform, field_from_params
 
 PriorSpec = float | Sequence[Any] | str | None
 
 
-class TissueMixture(LabelEffect):
+class TissueMixture(SynthLabelTransform):
     r"""Draw an image from labels: \(I(x) = \mu_{l(x)} + \sigma_{l(x)} z(x)\), \(z \sim N(0, 1)\).
 
     Means and standard deviations are drawn anew for each element, channel and class from their
@@ -43,7 +43,7 @@ class TissueMixture(LabelEffect):
         check_labels: Refuse labels that the table lacks. On a GPU this waits for the device, so
             pipelines that checked their label maps when they read them turn it off; unknown
             labels then read 0.
-        **kwargs: See `LabelEffect`.
+        **kwargs: See `SynthLabelTransform`.
 
     Raises:
         ValueError: If a prior does not fit, or a label is not in the table.
@@ -117,7 +117,7 @@ class TissueMixture(LabelEffect):
         return {
             "means": means,
             "stds": stds,
-            "noise_seed": draw_seeds(batch.batch_size, generator),
+            "noise_seed": sample_seeds(batch.batch_size, generator),
         }
 
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
@@ -130,7 +130,7 @@ class TissueMixture(LabelEffect):
         numbers = torch.stack([params["means"], params["stds"]])
         means, stds = spread(numbers, self._places, device)
         shape = (means.shape[1], *labels.shape[2:])
-        noise = field_from(params, "noise", shape, device)
+        noise = field_from_params(params, "noise", shape, device)
         made = tissue_mixture(labels.clamp(0, means.shape[-1] - 1), means, stds, noise)
         add_image(batch, name if name == BARE_IMAGE else self.destination, made, image)
 
