@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from synthsr_cli.common.describing import network_in_words, outline, use_in_words
-from synthsr_cli.common.errors import WorkFailedError
 from synthsr_cli.common.options import overwrite_option, traceback_option
+from synthsr_transforms.support.messages import WorkFailedError
 
 if TYPE_CHECKING:
     from synthsr_net.models import KnownModel

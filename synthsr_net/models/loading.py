@@ -29,7 +29,7 @@ def load_any_model(
 
     Raises:
         ModelError: If there is no such model, or the settings of a Keras file cannot be told.
-        ModelFileError: If a model file cannot be used.
+        SynthSRError: If a model file cannot be used.
         KerasWeightsError: If a Keras file cannot be used.
     """
     path = resolve_model(name_or_path, root=root)
@@ -43,7 +43,7 @@ def read_any_config(path: str | os.PathLike[str]) -> ModelConfig:
     """Config of a model file, or that which is assumed for a Keras file.
 
     Raises:
-        ModelError, ModelFileError, KerasWeightsError: As for `load_any_model`.
+        ModelError, SynthSRError, KerasWeightsError: As for `load_any_model`.
     """
     if not _is_hdf5(path):
         return read_config(path)

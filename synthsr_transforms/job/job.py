@@ -34,12 +34,13 @@ from synthsr_transforms.subjects.files import (
     restore_subject,
     subject_shape,
 )
-from synthsr_transforms.support.config import ConfigError, from_mapping, read_yaml
+from synthsr_transforms.support.config import from_mapping, read_yaml
 from synthsr_transforms.support.devices import available_device
+from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.transforms import PatchCrop, TissueMixture
 
 from .folder import CONFIG, FORMATS, JobFolder, check_space, check_writable
-from .record import JobError, JobSettings, Sample, job_config
+from .record import JobSettings, Sample, job_config
 from .worker import StartedJob
 
 
@@ -106,7 +107,7 @@ class GenerationJob:
         )
         for holds, message in expectations:
             if not holds:
-                raise JobError(message)
+                raise SynthSRError(message)
         _check_folder(self.folder, self.subjects)
         check_images(self.config, self.subjects)
 
@@ -267,9 +268,11 @@ def remake_sample(record: str | os.PathLike[str], device: str = "cpu") -> Subjec
         recorded = json.loads(path.read_text(encoding="utf-8"))
         steps, source = dict(recorded["steps"]), dict(recorded["source"])
     except FileNotFoundError:
-        raise JobError(f"{path} does not exist. Check the path.") from None
+        raise SynthSRError(f"{path} does not exist. Check the path.") from None
     except (KeyError, TypeError, ValueError) as error:
-        raise JobError(f"{path} must be the JSON file of a sample, got something else.") from error
+        raise SynthSRError(
+            f"{path} must be the JSON file of a sample, got something else."
+        ) from error
     generator = Generator(load_config(path.parent / CONFIG))
     files = restore_subject(source, generator.label_table)
     subject = read_subject(files, target=generator.config.target)
@@ -284,7 +287,7 @@ def _refuse_record(source: str | os.PathLike[str]) -> None:
     """Refuse the JSON file of a sample where a configuration belongs."""
     path = Path(source)
     if path.suffix == ".json" and path.is_file() and "sample" in read_yaml(path):
-        raise ConfigError(
+        raise SynthSRError(
             f"configuration must be a preset or a YAML file, got {path}, the record of one sample."
             f" Give {path.with_name(CONFIG)} for the whole job, or make this sample again with"
             " synthsr_transforms.job.job.remake_sample."
@@ -308,7 +311,7 @@ def _find(
     if labels is not None:
         return find_subjects(labels, images)
     if images is not None:
-        raise ConfigError(f"images need label maps, got {images} alone. Give --labels as well.")
+        raise SynthSRError(f"images need label maps, got {images} alone. Give --labels as well.")
     if earlier is None:
         return [phantom_subject(config.label_table)]
     return [restore_subject(source, config.label_table) for source in earlier.sources]
@@ -324,7 +327,7 @@ def check_buildable(config: GeneratorConfig) -> None:
     for name in LabelTable.ready_names() if auto else [config.label_table]:
         try:
             Generator(dataclasses.replace(config, label_table=name))
-        except ConfigError as error:
+        except SynthSRError as error:
             errors.append(error)
         else:
             return
@@ -335,7 +338,7 @@ def _check_folder(folder: str | os.PathLike[str], subjects: Sequence[SubjectFile
     """Refuse to write where the label maps or images are."""
     inputs = {os.path.realpath(path.parent) for subject in subjects for path in subject.paths}
     if os.path.realpath(folder) in inputs:
-        raise JobError(
+        raise SynthSRError(
             f"output folder must be another than that of label maps and images, got {folder}."
             " Choose another with --out."
         )
@@ -345,12 +348,12 @@ def check_images(config: GeneratorConfig, subjects: Sequence[SubjectFiles]) -> N
     """Real targets need images, and synthetic ones none."""
     alone = [subject for subject in subjects if subject.image is None]
     if config.real_target and alone:
-        raise ConfigError(
+        raise SynthSRError(
             "real targets need an image with each label map, got label maps alone. Give the folder"
             " of images with --images (and that of their label maps with --labels)."
         )
     if not config.real_target and len(alone) < len(subjects):
-        raise ConfigError(
+        raise SynthSRError(
             "images serve generators with a real target, got one that makes its own. Leave out"
             " --images, or choose another preset (see --list-presets)."
         )

@@ -26,10 +26,6 @@ TABLE = "label_table.tsv"
 _NOT_COMPARED = ("description", "citation")
 
 
-class JobError(ValueError):
-    """A job that cannot be started or go on; the message says what to do."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class JobSettings:
     """What defines the samples of a job besides the generator."""

@@ -29,7 +29,7 @@ from synthsr_transforms.io.volumes import (
     stem,
 )
 from synthsr_transforms.labels.table import LabelTable, listed
-from synthsr_transforms.support.config import ConfigError
+from synthsr_transforms.support.messages import SynthSRError
 
 Match = Literal["names", "order"]
 MATCHES: tuple[Match, ...] = get_args(Match)
@@ -98,7 +98,7 @@ def restore_subject(record: SubjectRecord, table: LabelTable | str = "auto") -> 
     """
     labels, image = record.get("labels"), record.get("image")
     if labels is None:
-        raise ConfigError(f"subject must name its label map under 'labels', got {record}.")
+        raise SynthSRError(f"subject must name its label map under 'labels', got {record}.")
     if labels == str(PHANTOM):
         return phantom_subject(table)
     return SubjectFiles(Path(labels), None if image is None else Path(image))
@@ -134,7 +134,7 @@ def find_subjects(
         VolumeError: If a folder is missing or empty, or a file has no partner or several.
     """
     if match not in MATCHES:
-        raise ConfigError(f"match must be one of {', '.join(MATCHES)}, got {match!r}.")
+        raise SynthSRError(f"match must be one of {', '.join(MATCHES)}, got {match!r}.")
     label_maps = list_volumes(labels)
     if images is None:
         return [SubjectFiles(path) for path in label_maps]

@@ -25,7 +25,6 @@ from synthsr_net.models.checkpoint import (
     HEADER,
     InputConfig,
     ModelConfig,
-    ModelFileError,
     ScanConfig,
     load_model,
     network_of,
@@ -33,6 +32,7 @@ from synthsr_net.models.checkpoint import (
     save_model,
 )
 from synthsr_net.networks.unet import UNet3d, UNetConfig
+from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -159,7 +159,7 @@ class TestRoundTrip:
 
 class TestWriting:
     def test_a_model_file_has_its_ending(self, tmp_path, state):
-        with pytest.raises(ModelFileError, match=r"must end in \.safetensors, got .*own\.h5"):
+        with pytest.raises(SynthSRError, match=r"must end in \.safetensors, got .*own\.h5"):
             save_model(tmp_path / "own.h5", CONFIG, state)
         assert not list(tmp_path.iterdir())
 
@@ -303,12 +303,12 @@ class TestBadFiles:
         for _ in range(data.draw(st.integers(1, 4))):
             content[data.draw(st.integers(0, 4000))] = data.draw(st.integers(0, 255))
         path.write_bytes(content)
-        with suppress(ModelFileError):
+        with suppress(SynthSRError):
             load_model(path)
 
     @staticmethod
     def refuses(read: Any, path: Path, message: str) -> None:
-        with pytest.raises(ModelFileError, match=message) as caught:
+        with pytest.raises(SynthSRError, match=message) as caught:
             read(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -321,5 +321,5 @@ class TestNetworkOf:
         assert halves["head.weight"].dtype == torch.float16
 
     def test_messages_say_where_weights_come_from(self):
-        with pytest.raises(ModelFileError, match=r"the cloud must hold the weights of its arch"):
+        with pytest.raises(SynthSRError, match=r"the cloud must hold the weights of its arch"):
             network_of(NETWORK, {}, "the cloud")

@@ -22,13 +22,13 @@ from synthsr_net.models.checkpoint import ModelConfig, load_model, save_model
 from synthsr_net.networks.critic import mask_of
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.training.callbacks.metrics_file import MetricsFile
-from synthsr_net.training.callbacks.saving import TrainingFailedError
 from synthsr_net.training.config import AdversarialConfig
 from synthsr_net.training.data.stream import PairStream
 from synthsr_net.training.run import TrainingRun
 from synthsr_net.training.setup.start import start
 from synthsr_net.training.task.adversarial import AdversarialTask, is_network_turn
 from synthsr_transforms.seeds import derive_seed
+from synthsr_transforms.support.messages import WorkFailedError
 
 pytestmark = pytest.mark.usefixtures("one_thread", "without_curves")
 
@@ -304,7 +304,7 @@ class TestRuns:
             return good(self, pair) * (torch.nan if self.position.done == 2 else 1)
 
         monkeypatch.setattr(AdversarialTask, "critic_loss", bad)
-        with pytest.raises(TrainingFailedError, match="got nan at step 2"):
+        with pytest.raises(WorkFailedError, match="got nan at step 2"):
             begin().fit()
 
 

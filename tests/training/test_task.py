@@ -40,7 +40,7 @@ from synthsr_transforms.generator.generator import TrainingPair
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.subjects.files import SubjectFiles
-from synthsr_transforms.support.config import ConfigError
+from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread", "without_curves")
 
@@ -182,7 +182,7 @@ class TestObjective:
     @pytest.mark.parametrize("wrong", [[3], [-1], [0, 1], []])
     def test_residual_channels_must_exist(self, wrong):
         config = GeneratorConfig(reliability="reliability")
-        with pytest.raises(ConfigError, match=r"must be 1 numbers.*from 0 to 2, got \["):
+        with pytest.raises(SynthSRError, match=r"must be 1 numbers.*from 0 to 2, got \["):
             input_channels(config, LossConfig(residual_channels=wrong), 6, 1)
 
 

@@ -20,7 +20,8 @@ from synthsr_transforms.subjects.files import (
     phantom_subject,
     restore_subject,
 )
-from synthsr_transforms.support.config import ConfigError, from_mapping, read_yaml
+from synthsr_transforms.support.config import from_mapping, read_yaml
+from synthsr_transforms.support.messages import SynthSRError
 
 from .recipe import Recipe, load_recipe
 
@@ -74,7 +75,9 @@ class RunPlan:
         else:
             subjects, held_out = [phantom_subject(recipe.generator.label_table)], []
         if images is not None and labels is None:
-            raise ConfigError(f"images need label maps, got {images} alone. Give --labels as well.")
+            raise SynthSRError(
+                f"images need label maps, got {images} alone. Give --labels as well."
+            )
         check_images(recipe.generator, [*subjects, *held_out])
         check_buildable(recipe.generator)
         return cls(recipe=recipe, subjects=subjects, held_out=held_out)
@@ -91,7 +94,7 @@ def hold_out(
         seed: Seed of the choice.
 
     Raises:
-        ConfigError: If none is left for training, or a name is unknown.
+        SynthSRError: If none is left for training, or a name is unknown.
 
     Examples:
         >>> subjects = [SubjectFiles(Path(f"{number}.nii")) for number in range(20)]
@@ -106,7 +109,7 @@ def hold_out(
         chosen = set(order[:number].tolist())
     rest = [subject for index, subject in enumerate(subjects) if index not in chosen]
     if not rest:
-        raise ConfigError(
+        raise SynthSRError(
             f"validation.held_out must leave label maps for training, got {wish} of"
             f" {len(subjects)}."
         )
@@ -116,7 +119,7 @@ def hold_out(
 def _number(wish: Any, count: int) -> int:
     usable = isinstance(wish, (int, float)) and not isinstance(wish, bool) and wish >= 0
     if not usable or (isinstance(wish, float) and wish >= 1 and wish != int(wish)):
-        raise ConfigError(
+        raise SynthSRError(
             "validation.held_out must be a ratio below 1, a number of label maps, or a list of"
             f" their names, got {wish!r}."
         )
@@ -127,7 +130,7 @@ def _named(subjects: Sequence[SubjectFiles], names: Sequence[str]) -> set[int]:
     known = {subject.labels.name: index for index, subject in enumerate(subjects)}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ConfigError(
+        raise SynthSRError(
             f"validation.held_out must name label maps, got {listed(unknown, 4)}, which is not"
             f" among {listed(list(known), 4)}."
         )
