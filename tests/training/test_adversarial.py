@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from synthsr_net.losses.adversarial import critic_loss, generator_total
-from synthsr_net.models.checkpoint import ModelConfig, load_model, save_model
+from synthsr_net.models.checkpoint import ModelConfig, read_model, save_model
 from synthsr_net.networks.critic import mask_of
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.training.callbacks.metrics_file import MetricsFile
@@ -261,7 +261,7 @@ class TestRuns:
     def test_the_model_file_is_that_of_the_network(self, begin):
         run = begin()
         run.fit()
-        network = load_model(run.folder.model_path("last")).network
+        network = read_model(run.folder.model_path("last")).network
         assert same(weights(network), weights(run.prepared.network))
 
     @pytest.mark.parametrize("step", [2, 5])

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from synthsr_net.models.checkpoint import ModelConfig, load_model, save_model
+from synthsr_net.models.checkpoint import ModelConfig, read_model, save_model
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.training.callbacks import saving
 from synthsr_net.training.callbacks.metrics_file import MetricsFile
@@ -101,10 +101,10 @@ class TestFolder:
         epochs = [saved(run.folder, f"epoch_00{n}") for n in (1, 2, 3)]
         last_best = max(n for n, is_best in enumerate(best) if is_best)
         for name, expected in (("last", epochs[2]), ("best", epochs[last_best])):
-            model = load_model(run.folder.model_path(name))
+            model = read_model(run.folder.model_path(name))
             assert all(torch.equal(expected[k], v) for k, v in saved(run.folder, name).items())
             assert model.config.name == "run"
-        assert load_model(run.folder.model_path("last")).config.training["steps"] == 15
+        assert read_model(run.folder.model_path("last")).config.training["steps"] == 15
         assert not torch.equal(*(e["head.weight"] for e in epochs[:2]))
 
     @pytest.mark.parametrize(("keep", "left"), [(-1, [1, 2, 3, 4]), (0, []), (1, [4]), (2, [3, 4])])
@@ -446,7 +446,7 @@ class TestLossesThatAreNotFinite:
         assert str(run.folder.model_path("last")) in message
         assert record["label_maps"][0] in message
         assert "\n" not in message
-        assert load_model(run.folder.model_path("last")).config.training["epochs"] == 1
+        assert read_model(run.folder.model_path("last")).config.training["epochs"] == 1
         data = run.prepared.data()
         data.connect(torch.device("cpu"))
         assert record["seed"] == data.stream.plan(7).seed
@@ -509,7 +509,7 @@ class TestLossesThatAreNotFinite:
             run.fit(on_step=spoil)
         found = {path.stem for path in (run.folder.path / "models").iterdir()}
         assert found == {"epoch_001", "last", "best"}
-        assert load_model(run.folder.model_path("last")).config.training["epochs"] == 1
+        assert read_model(run.folder.model_path("last")).config.training["epochs"] == 1
 
 
 class TestFullDisk:
@@ -555,9 +555,9 @@ class TestFullDisk:
         monkeypatch.undo()
         found = files(run.folder.path)
         assert not [name for name in found if Path(name).name.startswith(".")]
-        assert load_model(run.folder.model_path("best")).config.training["epochs"] in (1, 2)
+        assert read_model(run.folder.model_path("best")).config.training["epochs"] in (1, 2)
         for path in (run.folder.path / "models").iterdir():
-            load_model(path)
+            read_model(path)
         assert len(metrics_of(run.folder.path)) == (2 if what in ("state", "torch") else 1)
         begin(resume=True).fit()
         assert_same_run(whole.folder, run.folder)
