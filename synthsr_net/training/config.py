@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from synthsr_net.models.checkpoint import ScanConfig
 from synthsr_net.networks.unet import WIDENED, UNetConfig
-from synthsr_transforms.job.record import SourceRecord
+from synthsr_transforms.subjects.files import SubjectRecord
 
 SECTION = "training"
 """Section of a configuration that holds a `TrainingConfig`."""
@@ -277,7 +277,7 @@ class TrainingConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     model: ModelSettings = field(default_factory=ModelSettings)
-    validation_sources: list[SourceRecord] = field(default_factory=list)
+    validation_sources: list[SubjectRecord] = field(default_factory=list)
     """Label maps of validation and their images, recorded by the run."""
 
     def __post_init__(self) -> None:

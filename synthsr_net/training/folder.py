@@ -247,6 +247,6 @@ def _comparable(config: Any) -> dict[str, Any]:
 
 
 def _names(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Names of the files of a case; folders may move."""
+    """Names of the files of a subject; folders may move."""
     image = source.get("image")
     return {"labels": Path(source["labels"]).name, "image": image and Path(image).name}

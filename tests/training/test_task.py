@@ -39,7 +39,7 @@ from synthsr_transforms.generator.config import GeneratorConfig
 from synthsr_transforms.generator.generator import TrainingPair
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
-from synthsr_transforms.subjects.files import Case
+from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread", "without_curves")
@@ -228,7 +228,9 @@ class TestSegmentation:
 
     def test_intensities_come_from_the_real_targets(self, settings, folder):
         entries = [
-            read_entry(Case(folder / "maps" / name, folder / "images" / name), target="target")
+            read_entry(
+                SubjectFiles(folder / "maps" / name, folder / "images" / name), target="target"
+            )
             for name in ("sub-00.nii", "sub-01.nii")
         ]
         chosen = replace(settings, clip_percentiles=(2.0, 98.0))
