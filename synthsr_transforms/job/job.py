@@ -20,7 +20,12 @@ from typing import Any
 import torch
 from torchio.data.batch import SubjectsBatch
 
-from synthsr_transforms.generator.config import GeneratorConfig, load_config
+from synthsr_transforms.generator.config import (
+    GeneratorConfig,
+    load_config,
+    make_config,
+    read_settings,
+)
 from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import derive_seed
@@ -34,13 +39,13 @@ from synthsr_transforms.subjects.files import (
     restore_subject,
     subject_shape,
 )
-from synthsr_transforms.support.config import from_mapping, read_yaml
+from synthsr_transforms.support.config import read_yaml
 from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.transforms import PatchCrop, TissueMixture
 
 from .folder import CONFIG, FORMATS, JobFolder, check_space, check_writable
-from .record import JobSettings, Sample, job_config
+from .record import JobConfig, JobSettings, Sample, job_config
 from .worker import StartedJob
 
 
@@ -108,7 +113,7 @@ class GenerationJob:
         for holds, message in expectations:
             if not holds:
                 raise SynthSRError(message)
-        _check_folder(self.folder, self.subjects)
+        check_folder(self.folder, self.subjects)
         check_images(self.config, self.subjects)
 
     @classmethod
@@ -137,15 +142,15 @@ class GenerationJob:
             ValueError: If a file, name or value is not usable; the message says what to do.
         """
         _refuse_record(source)
-        config = load_config(source, assignments)
-        earlier = _earlier_job(source)
+        config = make_config(JobConfig, read_settings(source), assignments, where=str(source))
         chosen: dict[str, Any] = {"device": "auto"}
-        if earlier is not None:
+        if config.job is not None:
             names = ("seed", "num_samples", "file_format", "device")
-            chosen.update({name: getattr(earlier, name) for name in names})
+            chosen.update({name: getattr(config.job, name) for name in names})
         chosen.update({name: value for name, value in settings.items() if value is not None})
         chosen["device"] = available_device(chosen["device"])
-        return cls(config=config, subjects=_find(config, earlier, labels, images), **chosen)
+        subjects = choose_subjects(config, labels, images)
+        return cls(config=config.generator, subjects=subjects, **chosen)
 
     def sample(self, number: int) -> Sample:
         """The sample of that number, the same whatever else the job makes."""
@@ -294,27 +299,23 @@ def _refuse_record(source: str | os.PathLike[str]) -> None:
         )
 
 
-def _earlier_job(source: str | os.PathLike[str]) -> JobSettings | None:
-    """The job that a file describes, if `source` is the `config.yaml` of one."""
-    if not Path(source).is_file():
-        return None
-    job = read_yaml(source).get("job")
-    return None if job is None else from_mapping(JobSettings, job, where=f"{source}: job")
-
-
-def _find(
-    config: GeneratorConfig,
-    earlier: JobSettings | None,
+def choose_subjects(
+    config: JobConfig,
     labels: str | os.PathLike[str] | None,
     images: str | os.PathLike[str] | None,
 ) -> list[SubjectFiles]:
+    """Find the subjects that a user names, or else those of the earlier job, or the phantom.
+
+    Raises:
+        ValueError: If files are not usable, or there are images alone.
+    """
     if labels is not None:
         return find_subjects(labels, images)
     if images is not None:
         raise SynthSRError(f"images need label maps, got {images} alone. Give --labels as well.")
-    if earlier is None:
+    if config.job is None:
         return [phantom_subject(config.label_table)]
-    return [restore_subject(source, config.label_table) for source in earlier.sources]
+    return [restore_subject(source, config.label_table) for source in config.job.sources]
 
 
 def check_buildable(config: GeneratorConfig) -> None:
@@ -334,7 +335,7 @@ def check_buildable(config: GeneratorConfig) -> None:
     raise errors[0]
 
 
-def _check_folder(folder: str | os.PathLike[str], subjects: Sequence[SubjectFiles]) -> None:
+def check_folder(folder: str | os.PathLike[str], subjects: Sequence[SubjectFiles]) -> None:
     """Refuse to write where the label maps or images are."""
     inputs = {os.path.realpath(path.parent) for subject in subjects for path in subject.paths}
     if os.path.realpath(folder) in inputs:

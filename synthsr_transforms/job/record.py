@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from omegaconf import OmegaConf
 
@@ -48,8 +48,14 @@ class JobSettings:
 class JobConfig(GeneratorConfig):
     """A generator and its job: what `config.yaml` holds."""
 
-    job: JobSettings = field(default_factory=JobSettings)
-    """The job."""
+    job: Optional[JobSettings] = None  # noqa: UP045 - read at run time by OmegaConf
+    """The job; None in a configuration that samples were not made from yet."""
+
+    @property
+    def generator(self) -> GeneratorConfig:
+        """The generator alone."""
+        names = [f.name for f in dataclasses.fields(GeneratorConfig)]
+        return GeneratorConfig(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)

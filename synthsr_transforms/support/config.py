@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.messages import SynthSRError, suggest
@@ -45,7 +45,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "") -> Config:
-    """Make a dataclass from plain data, checking names and types of its fields.
+    """Make a dataclass from plain data, checking names and types of its fields at every depth.
 
     Args:
         kind: The dataclass.
@@ -59,22 +59,48 @@ def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "
         SynthSRError: If a field is unknown (the nearest spelling is suggested), missing or of
             another type.
     """
-    known = [field.name for field in fields(cast(Any, kind))]
+    return cast(Config, OmegaConf.to_object(_merged(kind, settings, where)))
+
+
+def complete(kind: type, settings: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Fill plain data up with the defaults of a dataclass; see `from_mapping`."""
+    return cast("dict[str, Any]", OmegaConf.to_container(_merged(kind, settings, where)))
+
+
+def _merged(kind: type, settings: Mapping[str, Any], where: str) -> Any:
     prefix = f"{where}: " if where else ""
-    for name in settings:
-        if name not in known:
-            raise SynthSRError(
-                f"{prefix}unknown setting {name!r}{suggest(str(name), known)}."
-                f" Settings are: {', '.join(known)}."
-            )
+    defaults = OmegaConf.structured(kind)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), dict(settings))
-        result = OmegaConf.to_object(merged)
+        sections = _sections(cast(Any, OmegaConf.to_container(defaults)), settings, prefix)
+        return OmegaConf.merge(defaults, sections)
+    except ConfigKeyError as error:
+        known = [field.name for field in fields(cast(Any, error.object_type))]
+        raise SynthSRError(
+            f"{prefix}unknown setting {error.full_key!r}{suggest(str(error.key), known)}."
+            f" Settings are: {', '.join(known)}."
+        ) from error
     except OmegaConfBaseException as error:
         field = getattr(error, "full_key", "") or ""
         reason = (getattr(error, "msg", None) or str(error)).splitlines()[0]
         raise SynthSRError(f"{prefix}setting {field!r} is not usable: {reason}.") from error
-    return cast(Config, result)
+
+
+def _sections(
+    defaults: Mapping[str, Any], settings: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Leave out sections without content, and refuse values in the place of sections."""
+    result = {}
+    for name, value in settings.items():
+        inner = defaults.get(name)
+        if isinstance(inner, Mapping):
+            if value is None:
+                continue
+            if not isinstance(value, Mapping):
+                example = f", such as {name}.{next(iter(inner))}" if inner else ""
+                raise SynthSRError(f"{where}{name} must hold settings{example}, got {value!r}.")
+            value = _sections(inner, value, f"{where}{name}.")
+        result[name] = value
+    return result
 
 
 def to_yaml(config: Any) -> str:

@@ -24,8 +24,7 @@ from synthsr_net.training.callbacks.metrics_file import MetricsFile
 from synthsr_net.training.config import LossConfig, OptimiserConfig, SegmentationConfig
 from synthsr_net.training.data.bank import Bank, read_entry
 from synthsr_net.training.data.stream import PairStream
-from synthsr_net.training.run import TrainingRun
-from synthsr_net.training.setup.start import start
+from synthsr_net.training.run import TrainingRun, start
 from synthsr_net.training.task.averaging import MovingAverage
 from synthsr_net.training.task.objective import (
     Objective,
