@@ -21,7 +21,9 @@ from synthsr_transforms.drawing import (
     save_figure,
     write,
 )
-from synthsr_transforms.io.volumes import Volume, VolumeError, read_volume, reorient
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_transforms.io.volumes import read_volume
 
 SAGITTAL, AXIAL = 0, 2
 PIXELS_PER_MM = 1.4

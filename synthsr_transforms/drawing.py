@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.support.atomic import replacing
 
 Horizontal = Literal["left", "center", "right"]

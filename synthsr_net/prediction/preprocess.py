@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig
-from synthsr_transforms.io.extents import MIN_SHEAR_DEGREES, ScanError, shear_degrees
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import MIN_SHEAR_DEGREES, Volume, ras_axes, reorient, shear_degrees
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.io.volumes import Volume, ras_axes, reorient
 
 from .intensities import CT_WINDOW_HU, Rescaling, ct_warnings, rescale_
 from .reliability import reliability
@@ -43,7 +43,7 @@ def to_network_space(
     """Make the input of a network.
 
     The first scan is resampled along its axes, or, if these are sheared by
-    `extents.MIN_SHEAR_DEGREES` or more (CT with gantry tilt), to a grid at right angles. Other
+    `grids.MIN_SHEAR_DEGREES` or more (CT with gantry tilt), to a grid at right angles. Other
     scans are read on this grid by linear interpolation, with 0 outside. Grids cover the scan.
 
     Args:
@@ -58,7 +58,7 @@ def to_network_space(
         leads back.
 
     Raises:
-        ScanError: If the number of scans is not that of the inputs, scans do not overlap, or CT
+        VolumeError: If the number of scans is not that of the inputs, scans do not overlap, or CT
             shows nothing within 0 and 80 HU.
     """
     recipe = _Recipe(settings_of(config, legacy), ct, legacy)
@@ -110,7 +110,7 @@ def _grid(volume: Volume) -> Grid:
 def _check_number(scans: Sequence[Scan], config: ModelConfig) -> None:
     if len(scans) != len(config.inputs):
         names = ", ".join(image.name for image in config.inputs)
-        raise ScanError(
+        raise VolumeError(
             f"model {config.name!r} needs {len(config.inputs)} scan(s) ({names}), got"
             f" {len(scans)}. Give that many, or choose another model."
         )
@@ -152,7 +152,7 @@ def _on_first_grid(
     margin = 0.5 if recipe.legacy is None else 0.0
     data, share = reslice(_clipped(scan, recipe), grid, outside=0.0, margin=margin)
     if share == 0:
-        raise ScanError(
+        raise VolumeError(
             f"{scan.name} must overlap with {first.name} in world space, but lies elsewhere. Check"
             " their headers: scans must be of one session, or registered."
         )
@@ -182,7 +182,7 @@ def _doubts_of_contrast(rescaling: Rescaling, scan: Scan, ct: bool) -> list[str]
         return []
     if ct:
         low, high = CT_WINDOW_HU
-        raise ScanError(
+        raise VolumeError(
             f"{scan.name} must show something within {low:g} and {high:g} HU, but is constant"
             " there. Correct its offset, or leave out --ct if it is not CT."
         )

@@ -12,15 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import affine_transform
 
-from synthsr_transforms.io.volumes import (
-    Volume,
-    VolumeError,
-    list_volumes,
-    read_labels,
-    read_volume,
-    reorient,
-    same_grid,
-)
+from synthsr_transforms.io.files import VolumeError, list_volumes
+from synthsr_transforms.io.grids import Volume, reorient, same_grid
+from synthsr_transforms.io.volumes import read_labels, read_volume
 from synthsr_transforms.labels.table import LabelTable, listed
 from synthsr_transforms.subjects.files import Case, find_cases
 

@@ -28,7 +28,7 @@ from synthsr_transforms.drawing import (
     write,
     write_caption,
 )
-from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.io.grids import Volume, reorient
 
 Kind = Literal["labels", "reliability", "image"]
 

@@ -145,8 +145,8 @@ class TestWarnings:
         [
             (np.full((4, 4, 4), 0.5, np.float32), "whole numbers, got 0.5"),
             (np.full((4, 4, 4), np.nan, np.float32), "got NaN"),
-            (np.zeros((4, 4), np.int16), "must be a 3-D volume, got shape (4, 4)"),
-            (np.zeros((4, 4, 4, 2), np.int16), "must be a 3-D label map, got shape (4, 4, 4, 2)"),
+            (np.zeros((4, 4), np.int16), "must be a 3-D volume, got a 2-D image of shape (4, 4)"),
+            (np.zeros((4, 4, 4, 2), np.int16), "must be a 3-D volume, got shape (4, 4, 4, 2)"),
             (np.full((4, 4, 4), -3, np.int16), "got -3 to -3"),
         ],
     )

@@ -34,7 +34,8 @@ from synthsr_net.prediction.report.entries import (
 from synthsr_net.prediction.report.head_view import View, frame_of, slice_through, view_of
 from synthsr_net.prediction.report.picture import intensity_window, write_picture
 from synthsr_transforms import drawing
-from synthsr_transforms.io.volumes import Volume, read_volume, reorient
+from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_transforms.io.volumes import read_volume
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

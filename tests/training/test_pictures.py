@@ -20,7 +20,7 @@ from synthsr_net.training.callbacks.previews import (
     preview_figure,
     save_previews,
 )
-from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.job.preview import intensity_window
 
 SHAPE = (20, 24, 16)

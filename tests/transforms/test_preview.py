@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.job.preview import (
     LETTERS,
     intensity_window,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from synthsr_net.prediction.report.head_view import slice_through, view_of
 from synthsr_net.prediction.report.picture import intensity_window, write_picture
-from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.support.threads import threads
 
 _PIXELS_PER_MM = 2.0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.io.grids import Volume, reorient
 
 from .head_view import IN_PLANE, View, slice_through, thinned, view_of
 

@@ -30,7 +30,7 @@ from synthsr_transforms.drawing import (
     write,
     write_caption,
 )
-from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.job.preview import Kind, intensity_window
 
 _INPUTS_PER_LINE = 3  # of three slices each; 2 with reliability maps

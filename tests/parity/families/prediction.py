@@ -17,8 +17,8 @@ from synthsr_net.prediction.postprocess import Prediction, finisher, from_networ
 from synthsr_net.prediction.preprocess import to_network_space
 from synthsr_net.prediction.resampling import resample, reslice
 from synthsr_net.prediction.space import ScanSpace, settings_of
+from synthsr_transforms.io.grids import Volume, ras_axes, reorient
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.io.volumes import Volume, ras_axes, reorient
 
 from ..vectors import (
     INTENSITY,
