@@ -104,8 +104,6 @@ def train(source: str | None, assignments: tuple[str, ...], **options: Any) -> N
                     f"Stopped. `synthsr train --out {run.folder.path} --resume` goes on.", err=True
                 )
             sys.exit(130)
-        except RuntimeError as error:
-            raise _as_click_error(error) from error
     if is_first_process():
         best = run.folder.model_path("best")
         click.echo(
@@ -164,13 +162,6 @@ def _announce(run: TrainingRun) -> None:
         click.echo(f"Note: {note}.", err=True)
     if run.resume:
         click.echo(f"Going on from {run.folder.state_path}.", err=True)
-
-
-def _as_click_error(error: RuntimeError) -> Exception:
-    from synthsr_cli.common.errors import WorkFailedError
-    from synthsr_net.training.callbacks.saving import TrainingFailedError
-
-    return WorkFailedError(str(error)) if isinstance(error, TrainingFailedError) else error
 
 
 def _in_words(number: int) -> str:

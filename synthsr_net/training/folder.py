@@ -26,10 +26,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from synthsr_transforms.job.record import TABLE, JobConfig, JobError, difference
+from synthsr_transforms.job.record import TABLE, JobConfig, difference
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.config import read_yaml, to_yaml
+from synthsr_transforms.support.messages import SynthSRError
 
 from .config import SECTION, TrainingConfig
 
@@ -148,11 +149,11 @@ class RunFolder:
         """Refuse a folder that holds a run already, or samples of `synthsr generate`.
 
         Raises:
-            JobError: If it does.
+            SynthSRError: If it does.
         """
         self.refuse_other_work()
         if self.holds_run:
-            raise JobError(
+            raise SynthSRError(
                 f"{self.path} holds a run. Add --resume to go on with it, --overwrite to replace"
                 " it, or choose another folder with --out."
             )
@@ -161,10 +162,10 @@ class RunFolder:
         """Refuse a folder whose `config.yaml` is not that of a run.
 
         Raises:
-            JobError: If it is so.
+            SynthSRError: If it is so.
         """
         if self.config_path.exists() and not self.holds_run:
-            raise JobError(
+            raise SynthSRError(
                 f"{self.path} must hold nothing or a run, but its {CONFIG} is of another kind."
                 " Choose another folder with --out."
             )
@@ -173,13 +174,13 @@ class RunFolder:
         """Refuse to resume a run with settings that would have made it another.
 
         Raises:
-            JobError: If so; the message names the first setting that differs.
+            SynthSRError: If so; the message names the first setting that differs.
         """
         found = _comparable(read_yaml(self.config_path))
         wanted = _comparable(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
         differs = difference(found, wanted)
         if differs:
-            raise JobError(
+            raise SynthSRError(
                 f"{self.path} holds another run: {differs}. Resume it with its own settings, or"
                 " start another from its weights (--set"
                 f" initial_weights={self.model_path('last')}) in a new folder."

@@ -77,7 +77,7 @@ class TrainingRun:
             on_epoch: Called after each epoch.
 
         Raises:
-            TrainingFailedError: If the loss is not finite or the run cannot be saved; what was
+            WorkFailedError: If the loss is not finite or the run cannot be saved; what was
                 saved before is kept.
             KeyboardInterrupt: If the user stopped it; its state is saved then.
         """

@@ -4,9 +4,9 @@
 and keeps what tables, pictures and `write_estimate` need.
 """
 
-from .estimate import ChannelEstimate, ClassRow, EstimationError, PriorEstimate
+from .estimate import ChannelEstimate, ClassRow, PriorEstimate
 from .files import output_names, write_estimate
-from .measuring import EstimationSettings, WorkerDiedError
+from .measuring import EstimationSettings
 from .run import PriorEstimation, estimate_priors
 from .scans import MATCHES, DataSet, find_data_sets
 from .statistics import class_statistics, rescale_intensities
@@ -17,11 +17,9 @@ __all__ = [
     "ChannelEstimate",
     "ClassRow",
     "DataSet",
-    "EstimationError",
     "EstimationSettings",
     "PriorEstimate",
     "PriorEstimation",
-    "WorkerDiedError",
     "class_statistics",
     "estimate_priors",
     "find_data_sets",

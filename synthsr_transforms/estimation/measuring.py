@@ -19,6 +19,7 @@ from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.io.volumes import read_labels
 from synthsr_transforms.labels.table import LabelTable, listed
 from synthsr_transforms.subjects.files import Case
+from synthsr_transforms.support.messages import WorkFailedError
 
 from .scans import classes_of, read_pair
 from .statistics import ClassStatistics, class_statistics, rescale_intensities
@@ -26,10 +27,6 @@ from .t2_cropping import t2_extent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class WorkerDiedError(RuntimeError):
-    """A process that measured scans ended without an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +145,7 @@ def measuring(workers: int = 1) -> Iterator[Mapper]:
         soon as it is there.
 
     Raises:
-        WorkerDiedError: If a process ended without an answer.
+        WorkFailedError: If a process ended without an answer.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}. Give 1 or more.")
@@ -160,8 +157,8 @@ def measuring(workers: int = 1) -> Iterator[Mapper]:
     try:
         yield partial(_share, pool)
     except BrokenProcessPool as error:
-        raise WorkerDiedError(
-            "a process ended without an answer, most likely for want of memory. Use fewer --workers"
+        raise WorkFailedError(
+            "a process ended without an answer, probably for lack of memory. Use fewer --workers."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

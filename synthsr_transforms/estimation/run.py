@@ -10,8 +10,9 @@ from synthsr_transforms.labels.summary import best_ready_table
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.priors.tissue_priors import TissuePriors
 from synthsr_transforms.subjects.files import Case
+from synthsr_transforms.support.messages import SynthSRError
 
-from .estimate import EstimationError, PriorEstimate, channels_of
+from .estimate import PriorEstimate, channels_of
 from .measuring import (
     EstimationSettings,
     Mapper,
@@ -146,7 +147,7 @@ class PriorEstimation:
 def _check_channels(data_set: DataSet, numbers: Sequence[int]) -> None:
     for case, number in zip(data_set.cases, numbers, strict=True):
         if number != numbers[0]:
-            raise EstimationError(
+            raise SynthSRError(
                 f"scans of a data set must have as many channels as each other, got {numbers[0]} in"
                 f" {data_set.cases[0].image} and {number} in {case.image}. Keep them in two folders"
                 " and give each with --images."

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from synthsr_transforms.support.messages import SynthSRError
+
 EXTENSIONS = (".nii.gz", ".nii", ".mgz", ".npz")
 """Endings of the files that are read, in lower or upper case."""
 MAX_RATIO = 1032
@@ -17,7 +19,7 @@ _DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
 _DCM2NIIX = "Convert it with dcm2niix, and give the .nii.gz file that it writes."
 
 
-class VolumeError(ValueError):
+class VolumeError(SynthSRError):
     """A file that does not hold what it should; the message names it and says what to do."""
 
 

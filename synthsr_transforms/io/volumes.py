@@ -279,13 +279,13 @@ def write_volume(
         description: See `nifti_of`.
 
     Raises:
-        ValueError: If the ending is another.
+        VolumeError: If the ending is another.
         OSError: If the file cannot be written; nothing is left of it then.
     """
     path = Path(path)
     name = path.name.lower()
     if not has_known_extension(path):
-        raise ValueError(
+        raise VolumeError(
             f"{path} must end in .nii, .nii.gz, .mgz or .npz. Choose one of these for the output."
         )
     path.parent.mkdir(parents=True, exist_ok=True)

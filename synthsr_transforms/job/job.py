@@ -34,12 +34,13 @@ from synthsr_transforms.subjects.files import (
     phantom_case,
     read_case,
 )
-from synthsr_transforms.support.config import ConfigError, from_mapping, read_yaml
+from synthsr_transforms.support.config import from_mapping, read_yaml
 from synthsr_transforms.support.devices import available_device
+from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.transforms import PatchCrop, TissueMixture
 
 from .folder import CONFIG, FORMATS, JobFolder, check_space, check_writable
-from .record import JobError, JobSettings, Sample, SourceRecord, job_config, source_record
+from .record import JobSettings, Sample, SourceRecord, job_config, source_record
 from .worker import StartedJob
 
 
@@ -103,7 +104,7 @@ class GenerationJob:
         )
         for holds, message in expectations:
             if not holds:
-                raise JobError(message)
+                raise SynthSRError(message)
         _check_folder(self.folder, self.cases)
         check_images(self.config, self.cases)
 
@@ -262,9 +263,11 @@ def remake_sample(record: str | os.PathLike[str], device: str = "cpu") -> Subjec
         recorded = json.loads(path.read_text(encoding="utf-8"))
         steps, source = recorded["steps"], SourceRecord(**recorded["source"])
     except FileNotFoundError:
-        raise JobError(f"{path} does not exist. Check the path.") from None
+        raise SynthSRError(f"{path} does not exist. Check the path.") from None
     except (KeyError, TypeError, ValueError) as error:
-        raise JobError(f"{path} must be the JSON file of a sample, got something else.") from error
+        raise SynthSRError(
+            f"{path} must be the JSON file of a sample, got something else."
+        ) from error
     generator = Generator(load_config(path.parent / CONFIG))
     subject = read_case(_case_of(source, generator.label_table), target=generator.config.target)
     batch = SubjectsBatch.from_subjects([subject]).to(available_device(device))
@@ -278,7 +281,7 @@ def _refuse_record(source: str | os.PathLike[str]) -> None:
     """Refuse the JSON file of a sample where a configuration belongs."""
     path = Path(source)
     if path.suffix == ".json" and path.is_file() and "sample" in read_yaml(path):
-        raise ConfigError(
+        raise SynthSRError(
             f"configuration must be a preset or a YAML file, got {path}, the record of one sample."
             f" Give {path.with_name(CONFIG)} for the whole job, or make this sample again with"
             " synthsr_transforms.job.job.remake_sample."
@@ -302,7 +305,7 @@ def _find(
     if labels is not None:
         return find_cases(labels, images)
     if images is not None:
-        raise ConfigError(f"images need label maps, got {images} alone. Give --labels as well.")
+        raise SynthSRError(f"images need label maps, got {images} alone. Give --labels as well.")
     table = LabelTable.resolve("synthseg" if config.label_table == "auto" else config.label_table)
     sources = [SourceRecord(labels=str(PHANTOM))] if earlier is None else earlier.sources
     return [_case_of(source, table) for source in sources]
@@ -324,7 +327,7 @@ def check_buildable(config: GeneratorConfig) -> None:
     for name in LabelTable.ready_names() if auto else [config.label_table]:
         try:
             Generator(dataclasses.replace(config, label_table=name))
-        except ConfigError as error:
+        except SynthSRError as error:
             errors.append(error)
         else:
             return
@@ -338,7 +341,7 @@ def _check_folder(folder: str | os.PathLike[str], cases: Sequence[Case]) -> None
     ]
     inputs = {os.path.realpath(path) for path in {file.parent for file in files if file}}
     if os.path.realpath(folder) in inputs:
-        raise JobError(
+        raise SynthSRError(
             f"output folder must be another than that of label maps and images, got {folder}."
             " Choose another with --out."
         )
@@ -348,12 +351,12 @@ def check_images(config: GeneratorConfig, cases: Sequence[Case]) -> None:
     """Real targets need images, and synthetic ones none."""
     alone = [case for case in cases if case.image is None]
     if config.real_target and alone:
-        raise ConfigError(
+        raise SynthSRError(
             "real targets need an image with each label map, got label maps alone. Give the folder"
             " of images with --images (and that of their label maps with --labels)."
         )
     if not config.real_target and len(alone) < len(cases):
-        raise ConfigError(
+        raise SynthSRError(
             "images serve generators with a real target, got one that makes its own. Leave out"
             " --images, or choose another preset (see --list-presets)."
         )

@@ -26,10 +26,6 @@ TABLE = "label_table.tsv"
 _NOT_COMPARED = ("description", "citation")
 
 
-class JobError(ValueError):
-    """A job that cannot be started or go on; the message says what to do."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class SourceRecord:
     """Files of one case."""

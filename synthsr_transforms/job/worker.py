@@ -17,7 +17,7 @@ from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
 from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.subjects.files import Case, case_affine, read_case
 from synthsr_transforms.support.threads import num_cores, threads
-from synthsr_transforms.transforms.kinds import find_labels
+from synthsr_transforms.transforms.images import find_labels
 
 from .folder import JobFolder
 from .record import Sample

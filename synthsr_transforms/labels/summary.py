@@ -16,11 +16,12 @@ import numpy as np
 
 from synthsr_transforms.io.files import VolumeError, list_volumes
 from synthsr_transforms.io.volumes import read_labels
+from synthsr_transforms.support.messages import SynthSRError
 
 from .table import LabelRow, LabelTable, Side, Tissue, listed, side_of
 
 
-class NotALabelMapError(ValueError):
+class NotALabelMapError(SynthSRError):
     """A file can be read, but what it holds is not a 3-D map of whole, non-negative numbers."""
 
 

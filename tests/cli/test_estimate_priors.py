@@ -207,7 +207,11 @@ BAD: dict[str, tuple[Any, tuple[object, ...], str]] = {
     "negative labels": (bad_map(np.full(SHAPE, -1, np.int16)), (), "got -1 to -1"),
     "huge labels": (bad_map(np.full(SHAPE, 2.0**40)), (), "labels within 0 and 2^31"),
     "NaN labels": (bad_map(np.full(SHAPE, np.nan)), (), "must hold whole numbers, got NaN"),
-    "4-D labels": (bad_map(np.ones((*SHAPE, 2), np.int16)), (), "must be a 3-D volume, got shape (9, 10, 8, 2)"),
+    "4-D labels": (
+        bad_map(np.ones((*SHAPE, 2), np.int16)),
+        (),
+        "got shape (9, 10, 8, 2)",
+    ),
     "unknown labels": (bad_map(np.full(SHAPE, 300, np.int16)), (), "the label table, got 300"),
     "an absent class": (lambda _: None, ("--label-list", "freesurfer_aseg"), "class 3 (csf)"),
     "no such table": (lambda _: None, ("--label-list", "nothing"), "label table must be a file"),
@@ -238,10 +242,11 @@ class TestBadInput:
         assert "sub-1_desc-preproc_T1w.nii.gz must hold finite numbers" in result.stderr
 
     def test_processes_that_die_fail_the_work(self, folder, monkeypatch):
-        from synthsr_transforms.estimation import PriorEstimation, WorkerDiedError
+        from synthsr_transforms.estimation import PriorEstimation
+        from synthsr_transforms.support.messages import WorkFailedError
 
         def die(*_: object) -> None:
-            raise WorkerDiedError("a process ended")
+            raise WorkFailedError("a process ended.")
 
         monkeypatch.setattr(PriorEstimation, "run", die)
         result = estimate(*GOOD)

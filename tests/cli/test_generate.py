@@ -378,11 +378,11 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
     ),
     "unknown label table": (
         lambda folder: ("own.yaml", "--labels", "maps", "--set", "label_table=synthsegg"),
-        "Did you mean 'synthseg'?",
+        "did you mean 'synthseg'?",
     ),
     "unknown label table on the phantom": (
         lambda folder: ("own.yaml", "--set", "label_table=synthsegg"),
-        "Did you mean 'synthseg'?",
+        "did you mean 'synthseg'?",
     ),
     "priors of the wrong shape": (
         lambda folder: (
@@ -536,7 +536,7 @@ class TestCommandLine:
     def test_misspelt_commands_are_corrected(self):
         result = run("genrate")
         assert result.exit_code == 2
-        assert_one_error(result, "Did you mean 'generate'?")
+        assert_one_error(result, "did you mean 'generate'?")
 
     def test_misspelt_options_are_corrected(self):
         result = run("generate", "all_purpose", "--lables", "x")

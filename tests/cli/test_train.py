@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from synthsr_cli.common.training_progress import TrainingProgress
 from synthsr_cli.main import synthsr
-from synthsr_net.models.checkpoint import load_model
+from synthsr_net.models.checkpoint import read_model
 from synthsr_net.models.transfer import start_from
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.training.callbacks import saving
@@ -206,7 +206,7 @@ class TestPrediction:
         """Prediction; what the network gives for the input, and the input, without padding."""
         prediction = predictor(list(images))
         prepared = predictor.prepare([scan_of(image) for image in images])
-        network = load_model("run/models/last.safetensors").network
+        network = read_model("run/models/last.safetensors").network
         inside = (slice(None), *prepared.space.inside)
         output = network(prepared.tensor[None])[0][inside].numpy()
         return prediction.get_fdata(), output, prepared.tensor[inside].numpy()
@@ -364,7 +364,7 @@ class TestSources:
         again = run("train", "run/config.yaml", "--out", "again", "--device", "cpu")
         assert again.exit_code == 0, again.stderr
         first, second = (
-            load_model(f"{name}/models/last.safetensors").network for name in ("run", "again")
+            read_model(f"{name}/models/last.safetensors").network for name in ("run", "again")
         )
         assert torch.equal(first.head.weight, second.head.weight)
 

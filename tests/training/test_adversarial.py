@@ -18,17 +18,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from synthsr_net.losses.adversarial import critic_loss, generator_total
-from synthsr_net.models.checkpoint import ModelConfig, load_model, save_model
+from synthsr_net.models.checkpoint import ModelConfig, read_model, save_model
 from synthsr_net.networks.critic import mask_of
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.training.callbacks.metrics_file import MetricsFile
-from synthsr_net.training.callbacks.saving import TrainingFailedError
 from synthsr_net.training.config import AdversarialConfig
 from synthsr_net.training.data.stream import PairStream
 from synthsr_net.training.run import TrainingRun
 from synthsr_net.training.setup.start import start
 from synthsr_net.training.task.adversarial import AdversarialTask, is_network_turn
 from synthsr_transforms.seeds import derive_seed
+from synthsr_transforms.support.messages import WorkFailedError
 
 pytestmark = pytest.mark.usefixtures("one_thread", "without_curves")
 
@@ -261,7 +261,7 @@ class TestRuns:
     def test_the_model_file_is_that_of_the_network(self, begin):
         run = begin()
         run.fit()
-        network = load_model(run.folder.model_path("last")).network
+        network = read_model(run.folder.model_path("last")).network
         assert same(weights(network), weights(run.prepared.network))
 
     @pytest.mark.parametrize("step", [2, 5])
@@ -304,7 +304,7 @@ class TestRuns:
             return good(self, pair) * (torch.nan if self.position.done == 2 else 1)
 
         monkeypatch.setattr(AdversarialTask, "critic_loss", bad)
-        with pytest.raises(TrainingFailedError, match="got nan at step 2"):
+        with pytest.raises(WorkFailedError, match="got nan at step 2"):
             begin().fit()
 
 

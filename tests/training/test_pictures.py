@@ -16,12 +16,12 @@ from PIL import Image
 from synthsr_net.training.callbacks.curves import curve_figure, save_curve
 from synthsr_net.training.callbacks.previews import (
     PreviewSample,
-    figure_array,
     preview_figure,
     save_previews,
 )
+from synthsr_transforms.drawing.panels import figure_array
+from synthsr_transforms.drawing.slices import intensity_window
 from synthsr_transforms.io.grids import Volume, reorient
-from synthsr_transforms.job.preview import intensity_window
 
 SHAPE = (20, 24, 16)
 AFFINE = np.array([[1.0, 0, 0, -9], [0, 1.5, 0, -17], [0, 0, 2, -13], [0, 0, 0, 1]])

@@ -45,7 +45,8 @@ from synthsr_net.training.setup.recipe import Recipe, load_recipe
 from synthsr_transforms.generator.config import StepConfig, load_config, preset_names
 from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.subjects.files import Case
-from synthsr_transforms.support.config import ConfigError, to_yaml
+from synthsr_transforms.support.config import to_yaml
+from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -251,17 +252,17 @@ class TestRecipe:
         ],
     )
     def test_a_mistake_is_told_with_the_nearest_spelling(self, own, assignment, offered):
-        with pytest.raises(ConfigError) as caught:
+        with pytest.raises(SynthSRError) as caught:
             Generator(load_recipe(own, [assignment]).generator)
         assert offered in str(caught.value)
         assert "\n" not in str(caught.value)
 
     def test_a_section_in_a_file_is_checked_as_well(self, own):
         own.write_text(OWN.replace("learning_rate", "learnig_rate"))
-        with pytest.raises(ConfigError, match=r"unknown setting 'learnig_rate' \(did you mean"):
+        with pytest.raises(SynthSRError, match=r"unknown setting 'learnig_rate' \(did you mean"):
             load_recipe(own)
         own.write_text(OWN.split("training:")[0] + "training: 5\n")
-        with pytest.raises(ConfigError, match="must hold settings, got 5"):
+        with pytest.raises(SynthSRError, match="must hold settings, got 5"):
             load_recipe(own)
 
 
@@ -288,16 +289,16 @@ class TestHoldingOut:
 
     @pytest.mark.parametrize("wish", [10, 12, 1.0e9, [f"sub-{n:02}.nii" for n in range(10)]])
     def test_something_is_left_for_training(self, wish):
-        with pytest.raises(ConfigError, match=r"held_out must leave label maps for training"):
+        with pytest.raises(SynthSRError, match=r"held_out must leave label maps for training"):
             hold_out(CASES, wish, seed=0)
 
     @pytest.mark.parametrize("wish", [-1, -0.1, 1.5, "sub-01.nii", None, True])
     def test_a_wish_must_be_a_ratio_a_number_or_names(self, wish):
-        with pytest.raises(ConfigError, match=r"held_out must be a ratio below 1"):
+        with pytest.raises(SynthSRError, match=r"held_out must be a ratio below 1"):
             hold_out(CASES, wish, seed=0)
 
     def test_an_unknown_name_is_told(self):
-        with pytest.raises(ConfigError, match=r"got sub-11.nii, which is not among sub-00.nii"):
+        with pytest.raises(SynthSRError, match=r"got sub-11.nii, which is not among sub-00.nii"):
             hold_out(CASES, ["sub-11.nii"], seed=0)
 
 
@@ -310,13 +311,13 @@ class TestPlan:
 
     def test_real_targets_need_images_and_others_none(self, own, save_maps, tmp_path):
         labels = save_maps(SHAPE)[0].labels.parent
-        with pytest.raises(ConfigError, match="real targets need an image"):
+        with pytest.raises(SynthSRError, match="real targets need an image"):
             RunPlan.from_source(own, ["real_target=true"], labels=labels)
         (tmp_path / "images").mkdir()
         (tmp_path / "images" / "sub-0.nii").write_bytes((labels / "sub-0.nii").read_bytes() + b" ")
-        with pytest.raises(ConfigError, match="images serve generators with a real target"):
+        with pytest.raises(SynthSRError, match="images serve generators with a real target"):
             RunPlan.from_source(own, labels=labels, images=tmp_path / "images")
-        with pytest.raises(ConfigError, match="images need label maps"):
+        with pytest.raises(SynthSRError, match="images need label maps"):
             RunPlan.from_source(own, ["real_target=true"], images=tmp_path / "images")
 
     def test_a_run_brings_its_label_maps_along(self, own, save_maps, tmp_path):
@@ -335,7 +336,7 @@ class TestPlan:
 
     def test_steps_are_built_before_label_maps_are_read(self, own, tmp_path):
         (tmp_path / "broken.nii").write_bytes(b"no label map")
-        with pytest.raises(ConfigError, match="step 'crop'"):
+        with pytest.raises(SynthSRError, match="step 'crop'"):
             RunPlan.from_source(own, ["crop.shape=[1, 2]"], labels=tmp_path / "broken.nii")
 
 
@@ -380,24 +381,24 @@ class TestFitting:
 
     def test_a_patch_larger_than_a_label_map_is_refused_with_two_ways_out(self, fitted_to):
         shapes = [(30, 30, 30), (20, 18, 22)]
-        with pytest.raises(ConfigError, match=r"crop\.shape must be at most .*sub-1") as caught:
+        with pytest.raises(SynthSRError, match=r"crop\.shape must be at most .*sub-1") as caught:
             fitted_to("crop.shape=24", shapes=shapes)
         assert "--set crop.shape=18 or less" in str(caught.value)
         assert "--set loss.padding_voxels=3" in str(caught.value)
         fitted_to("crop.shape=18", shapes=shapes)
         fitted_to("crop.shape=24", "loss.padding_voxels=3", shapes=shapes)
         for less in (1, 2):
-            with pytest.raises(ConfigError, match=r"loss\.padding_voxels=3\."):
+            with pytest.raises(SynthSRError, match=r"loss\.padding_voxels=3\."):
                 fitted_to("crop.shape=24", f"loss.padding_voxels={less}", shapes=shapes)
 
     @pytest.mark.parametrize("size", [3, [12, 12, 7]])
     def test_a_patch_below_the_divisor_is_refused(self, fitted_to, size):
-        with pytest.raises(ConfigError, match=r"crop\.shape must be at least 8, the multiple"):
+        with pytest.raises(SynthSRError, match=r"crop\.shape must be at least 8, the multiple"):
             fitted_to("network.num_levels=4", f"crop.shape={size}")
 
     def test_batch_normalisation_needs_more_than_a_voxel(self, fitted_to):
         fitted, training = fitted_to("network.num_levels=3", "crop.shape=4")
-        with pytest.raises(ConfigError, match="batch normalisation needs more than one voxel"):
+        with pytest.raises(SynthSRError, match="batch normalisation needs more than one voxel"):
             probe(fitted, training)
         two = replace(training, run=RunConfig(batch_size=2))
         group = replace(training, network=replace(training.network, normalisation="group"))
@@ -440,7 +441,7 @@ class TestFitting:
     def test_label_maps_of_several_spacings_are_refused(self, save_maps):
         entries = read_bank(save_maps(*[SHAPE] * 3, spacings_mm=[4, 4.1, 5]), target="target")
         assert check_spacing(entries[:2]) == 4
-        with pytest.raises(ConfigError, match=r"one isotropic .*4 to 5 mm \(sub-2\.nii\)"):
+        with pytest.raises(SynthSRError, match=r"one isotropic .*4 to 5 mm \(sub-2\.nii\)"):
             check_spacing(entries)
 
     def test_batches_that_are_resampled_need_one_spacing(self, save_maps, own):
@@ -451,20 +452,20 @@ class TestFitting:
             name="TargetResolution", params={"spacing_mm": 6, "include": ["target"]}
         )
         steps = {**recipe.generator.steps, "resample": resample}
-        with pytest.raises(ConfigError, match="need label maps of one voxel spacing"):
+        with pytest.raises(SynthSRError, match="need label maps of one voxel spacing"):
             fit(replace(recipe.generator, steps=steps), recipe.training, entries)
 
     def test_labels_that_the_table_lacks_are_named(self, save_maps, own):
         entries = read_bank(save_maps(SHAPE), target="target")
         recipe = load_recipe(own, ["label_table=synthseg"])
-        with pytest.raises(ConfigError, match=r"lacks labels of the label maps: 31, 63"):
+        with pytest.raises(SynthSRError, match=r"lacks labels of the label maps: 31, 63"):
             fit(recipe.generator, recipe.training, entries)
 
     def test_a_target_is_real_or_made(self, fitted_to):
-        with pytest.raises(ConfigError, match=r"got both: .* step 'target' makes 'target'"):
+        with pytest.raises(SynthSRError, match=r"got both: .* step 'target' makes 'target'"):
             fitted_to("real_target=true")
         fitted, training = fitted_to(steps={"mixture": StepConfig(name="TissueMixture")})
-        with pytest.raises(ConfigError, match="must make an image 'target'"):
+        with pytest.raises(SynthSRError, match="must make an image 'target'"):
             probe(fitted, training)
 
     def test_input_and_target_must_have_one_size(self, fitted_to, own):
@@ -473,7 +474,7 @@ class TestFitting:
             name="TargetResolution", params={"spacing_mm": 8, "include": ["target"]}
         )
         fitted, training = fitted_to(steps=steps)
-        with pytest.raises(ConfigError, match="one size, got 12 x 12 x 12 and 6 x 6 x 6"):
+        with pytest.raises(SynthSRError, match="one size, got 12 x 12 x 12 and 6 x 6 x 6"):
             probe(fitted, training)
 
 
@@ -590,7 +591,7 @@ class TestModelConfig:
 
     def test_a_resampled_target_gives_its_spacing(self):
         assert self.config(load_recipe("tutorial_2_sr_synthetic"), 2).scan.spacing_mm == 1.5
-        with pytest.raises(ConfigError, match="one spacing along all axes"):
+        with pytest.raises(SynthSRError, match="one spacing along all axes"):
             self.config(
                 load_recipe("tutorial_2_sr_synthetic", ["target_resolution.spacing_mm=[1, 1, 2]"]),
                 2,
@@ -633,5 +634,5 @@ class TestModelConfig:
     @pytest.mark.parametrize("name", ["inputs", "contrasts"])
     def test_another_number_of_images_is_refused(self, own, name):
         recipe = load_recipe(own, [f"model.{name}=[a, b]"])
-        with pytest.raises(ConfigError, match=rf"model\.{name} must name the 1 images"):
+        with pytest.raises(SynthSRError, match=rf"model\.{name} must name the 1 images"):
             self.config(recipe, 1)

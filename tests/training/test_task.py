@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from synthsr_net.losses import LOSSES, build_loss
 from synthsr_net.losses.segmentation import SegmentationLoss
-from synthsr_net.models.checkpoint import ModelConfig, load_model, save_model
+from synthsr_net.models.checkpoint import ModelConfig, read_model, save_model
 from synthsr_net.networks.unet import NORMALISATIONS, UNet3d, UNetConfig
 from synthsr_net.training.callbacks.metrics_file import MetricsFile
 from synthsr_net.training.config import LossConfig, OptimiserConfig, SegmentationConfig
@@ -40,7 +40,7 @@ from synthsr_transforms.generator.generator import TrainingPair
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.subjects.files import Case
-from synthsr_transforms.support.config import ConfigError
+from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread", "without_curves")
 
@@ -182,7 +182,7 @@ class TestObjective:
     @pytest.mark.parametrize("wrong", [[3], [-1], [0, 1], []])
     def test_residual_channels_must_exist(self, wrong):
         config = GeneratorConfig(reliability="reliability")
-        with pytest.raises(ConfigError, match=r"must be 1 numbers.*from 0 to 2, got \["):
+        with pytest.raises(SynthSRError, match=r"must be 1 numbers.*from 0 to 2, got \["):
             input_channels(config, LossConfig(residual_channels=wrong), 6, 1)
 
 
@@ -202,9 +202,9 @@ class TestSegmentation:
         config = LossConfig(crop=4, segmentation=settings)
         pair = pair_of()
         both = Objective(config, segmentation=segmentation)(pair.image, pair)
-        network = replace(load_model(settings.model).config.network, softmax=True)
+        network = replace(read_model(settings.model).config.network, softmax=True)
         judge = UNet3d(network)
-        judge.load_state_dict(load_model(settings.model).network.state_dict())
+        judge.load_state_dict(read_model(settings.model).network.state_dict())
         dice = SegmentationLoss(judge, [0, 2, -1], TABLE.values, crop=4)(pair.image, pair.labels)
         assert float(dice) > 0.1
         torch.testing.assert_close(both, Objective(config)(pair.image, pair) + 0.5 * dice)
@@ -315,7 +315,7 @@ class TestAverage:
                 expected[name] = decay * expected[name] + (1 - decay) * tensor
 
         run.fit(on_step=step)
-        saved = load_model(run.folder.model_path("last")).network.state_dict()
+        saved = read_model(run.folder.model_path("last")).network.state_dict()
         for name, tensor in saved.items():
             if tensor.is_floating_point():
                 torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6)
@@ -510,7 +510,7 @@ class TestKinds:
     def trained(self, run: TrainingRun) -> UNet3d:
         before = weights(run.prepared.network)
         run.fit()
-        network = load_model(run.folder.model_path("last")).network
+        network = read_model(run.folder.model_path("last")).network
         after = network.state_dict()
         assert any(not torch.equal(after[name], before[name]) for name in before)
         return network
@@ -592,7 +592,7 @@ class TestValidation:
         run = begin(*self.SETS, f"optimiser.average_decay={decay}", "run.steps_per_epoch=5")
         run.fit()
         (row,) = MetricsFile(run.folder.metrics_path).rows()
-        network = load_model(run.folder.model_path("last")).network
+        network = read_model(run.folder.model_path("last")).network
         (held_out,) = run.prepared.fitted.entries[run.prepared.num_training :]
         stream = PairStream(run.prepared.fitted.generator, Bank([held_out]), seed=1000)
         errors = []
@@ -618,7 +618,7 @@ class TestValidation:
         assert told[2].best
         best = max(r.epoch for r in told if r.best)
         assert l1[best] == min(value for value in l1.values() if not math.isnan(value))
-        assert load_model(run.folder.model_path("best")).config.training["epochs"] == best
+        assert read_model(run.folder.model_path("best")).config.training["epochs"] == best
 
     def test_a_residual_network_is_validated_with_its_base(self, begin):
         run = begin(

@@ -30,10 +30,9 @@ from synthsr_transforms.job import folder as job_folder
 from synthsr_transforms.job import job as job_module
 from synthsr_transforms.job import worker as job_run
 from synthsr_transforms.job.job import GenerationJob, expected_bytes, remake_sample
-from synthsr_transforms.job.record import JobError
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.subjects.files import Case, find_cases, phantom_case, read_case
-from synthsr_transforms.support.config import ConfigError
+from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -165,7 +164,7 @@ class TestFiles:
     def test_samples_of_unknown_origin_are_not_replaced(self, make_job, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "sample_000000_image.nii.gz").write_text("mine")
-        with pytest.raises(JobError, match="samples of an unknown job"):
+        with pytest.raises(SynthSRError, match="samples of an unknown job"):
             make_job().start()
         assert files(tmp_path / "out") == {"sample_000000_image.nii.gz": b"mine"}
 
@@ -322,11 +321,13 @@ class TestResume:
     def test_label_maps_that_differ_are_counted_and_named(self, make_job, maps):
         run(make_job(cases=find_cases(maps)[:2]))
         message = r"job.sources has 2 label maps there and 3 here, \S+c_labels.nii.gz is new here\."
-        with pytest.raises(JobError, match=message):
+        with pytest.raises(SynthSRError, match=message):
             make_job().start()
-        with pytest.raises(JobError, match=r"2 .* there and 2 here, \S+a_labels.nii.gz is missing"):
+        with pytest.raises(
+            SynthSRError, match=r"2 .* there and 2 here, \S+a_labels.nii.gz is missing"
+        ):
             make_job(cases=find_cases(maps)[1:]).start()
-        with pytest.raises(JobError, match="in another order"):
+        with pytest.raises(SynthSRError, match="in another order"):
             make_job(cases=find_cases(maps)[1::-1]).start()
 
     @pytest.mark.parametrize(
@@ -355,7 +356,7 @@ class TestResume:
             names[0], names[1] = names[1], names[0]
             steps = {name: config.steps[name] for name in names}
             change = {"config": dataclasses.replace(config, steps=steps)}
-        with pytest.raises(JobError, match=named):
+        with pytest.raises(SynthSRError, match=named):
             make_job(**change).start()
         assert files(tmp_path / "out") == before
 
@@ -382,7 +383,7 @@ class TestResume:
     def test_a_folder_that_cannot_be_understood_is_refused(self, make_job, tmp_path):
         run(make_job())
         (tmp_path / "out" / "config.yaml").write_text("steps: [")
-        with pytest.raises(JobError, match="cannot be read"):
+        with pytest.raises(SynthSRError, match="cannot be read"):
             make_job().start()
 
     def test_label_maps_are_not_checked_again_unless_they_changed(self, make_job, maps):
@@ -394,7 +395,7 @@ class TestResume:
         assert seen == []
         time.sleep(0.02)
         save(maps / "c_labels.nii.gz", np.full(SHAPE, 9999, np.int16))
-        with pytest.raises(ConfigError, match="9999"):
+        with pytest.raises(SynthSRError, match="9999"):
             make_job().start(seen.append)
         assert len(seen) == 3
 
@@ -474,7 +475,7 @@ class TestWriting:
             write(path, volume)
 
         monkeypatch.setattr(job_folder, "write_volume", fill)
-        with pytest.raises(JobError, match=r"disk of .* is full"):
+        with pytest.raises(SynthSRError, match=r"disk of .* is full"):
             run(make_job(num_samples=20))
         left = files(tmp_path / "out")
         complete = {Path(name).stem for name in left if name.endswith(".json")}
@@ -493,12 +494,12 @@ class TestWriting:
             pytest.skip("a small disk cannot be mounted here")
         try:
             small = make_job(num_samples=100, folder=disk / "out")
-            with pytest.raises(JobError, match="room for about"):
+            with pytest.raises(SynthSRError, match="room for about"):
                 small.start()
             assert not (disk / "out").exists()
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(job_module, "check_space", lambda *_: None)
-                with pytest.raises(JobError, match="is full"):
+                with pytest.raises(SynthSRError, match="is full"):
                     run(small)
             left = files(disk / "out")
             complete = {Path(name).stem for name in left if name.endswith(".json")}
@@ -510,7 +511,7 @@ class TestWriting:
     def test_too_little_space_is_found_before_the_work(self, make_job, monkeypatch, tmp_path):
         usage = shutil._ntuple_diskusage(100, 99, 1)  # type: ignore[attr-defined]
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-        with pytest.raises(JobError, match="room for about"):
+        with pytest.raises(SynthSRError, match="room for about"):
             make_job().start()
         assert not (tmp_path / "out").exists()
 
@@ -531,7 +532,7 @@ class TestWriting:
 
     def test_permission_is_checked_first(self, make_job, monkeypatch, tmp_path):
         monkeypatch.setattr(os, "access", lambda *_: False)
-        with pytest.raises(JobError, match="no permission to write"):
+        with pytest.raises(SynthSRError, match="no permission to write"):
             make_job().start()
 
     def test_a_folder_that_only_seems_writable_is_found_first(self, make_job, monkeypatch):
@@ -540,7 +541,7 @@ class TestWriting:
 
         seen: list[Case] = []
         monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-        with pytest.raises(JobError, match=r"must be writable, got .*no file can be made in"):
+        with pytest.raises(SynthSRError, match=r"must be writable, got .*no file can be made in"):
             make_job().start(seen.append)
         assert seen == []
 
@@ -549,7 +550,7 @@ class TestWriting:
             raise PermissionError(errno.EACCES, "Permission denied")
 
         monkeypatch.setattr(Path, "mkdir", refuse)
-        with pytest.raises(JobError, match=r"must be writable, got .*Permission denied"):
+        with pytest.raises(SynthSRError, match=r"must be writable, got .*Permission denied"):
             make_job().start()
 
     def test_few_cases_are_in_memory(self, make_job, monkeypatch):
@@ -665,13 +666,15 @@ class TestSettings:
         ],
     )
     def test_values_out_of_range_are_refused(self, change, message, make_job):
-        with pytest.raises(JobError, match=message):
+        with pytest.raises(SynthSRError, match=message):
             make_job(**change)
 
     def test_the_folder_of_the_input_is_refused(self, make_job, maps, tmp_path):
         (tmp_path / "link").symlink_to(maps)
         for folder in (maps, tmp_path / "link"):
-            with pytest.raises(JobError, match="output folder must be another than that of label"):
+            with pytest.raises(
+                SynthSRError, match="output folder must be another than that of label"
+            ):
                 make_job(folder=folder)
 
     def test_the_phantom_is_announced_when_it_is_made(self, config, tmp_path):
@@ -687,11 +690,11 @@ class TestSettings:
             assert len(calls) == expected
 
     def test_a_real_target_needs_images(self, make_job, config):
-        with pytest.raises(ConfigError, match="--images"):
+        with pytest.raises(SynthSRError, match="--images"):
             make_job(config=dataclasses.replace(config, real_target=True))
 
     def test_images_need_a_real_target(self, make_job, maps):
-        with pytest.raises(ConfigError, match="Leave out --images"):
+        with pytest.raises(SynthSRError, match="Leave out --images"):
             make_job(cases=find_cases(maps / "a_labels.nii.gz", maps / "c_labels.nii.gz"))
 
     def test_mistakes_in_steps_are_found_before_label_maps_are_read(self, make_job, config):
@@ -699,7 +702,7 @@ class TestSettings:
         wrong = StepConfig(name="PatchCropp")
         steps = {**config.steps, "crop": wrong}
         for table in ("auto", "freesurfer_aseg"):
-            with pytest.raises(ConfigError, match="did you mean 'PatchCrop'"):
+            with pytest.raises(SynthSRError, match="did you mean 'PatchCrop'"):
                 make_job(config=dataclasses.replace(config, steps=steps, label_table=table)).start(
                     seen.append
                 )
@@ -707,7 +710,7 @@ class TestSettings:
 
     def test_an_image_that_the_steps_do_not_make_is_named(self, make_job, config):
         steps = {name: step for name, step in config.steps.items() if name != "target"}
-        with pytest.raises(ConfigError, match="the steps must make an image 'target'"):
+        with pytest.raises(SynthSRError, match="the steps must make an image 'target'"):
             run(make_job(config=dataclasses.replace(config, steps=steps)))
 
     def test_the_table_is_chosen_by_the_label_maps(self, make_job, config):
@@ -731,8 +734,8 @@ class TestSettings:
         assert (tmp_path / "out" / "overview.png").exists()
 
     def test_a_file_that_is_no_record_is_refused(self, tmp_path):
-        with pytest.raises(JobError, match="does not exist"):
+        with pytest.raises(SynthSRError, match="does not exist"):
             remake_sample(tmp_path / "sample_000000.json")
         (tmp_path / "a.json").write_text("{}")
-        with pytest.raises(JobError, match="must be the JSON file of a sample"):
+        with pytest.raises(SynthSRError, match="must be the JSON file of a sample"):
             remake_sample(tmp_path / "a.json")

@@ -14,10 +14,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from synthsr_net.training.config import TrainingConfig
 from synthsr_net.training.folder import RunFolder
 from synthsr_net.training.task.regression import TrainingTask
+from synthsr_transforms.drawing.panels import figure_array
 
 from .curves import save_curve
 from .metrics_file import MetricsFile
-from .previews import PreviewSample, figure_array, preview_figure, save_previews
+from .previews import PreviewSample, preview_figure, save_previews
 from .saving import SaveModels, saving
 
 STEPS_BETWEEN_EVENTS = 50

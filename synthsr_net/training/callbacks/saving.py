@@ -23,6 +23,7 @@ from synthsr_net.training.config import TrainingConfig
 from synthsr_net.training.folder import RunFolder
 from synthsr_net.training.task.regression import TrainingTask
 from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.support.messages import WorkFailedError
 
 STOP_SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
@@ -30,10 +31,6 @@ STOP_SIGNALS = [
 """Signals of users and of schedulers that ask a run to end."""
 STEPS_BETWEEN_TALKS = 50
 """Batches between those at which processes agree whether to save or to stop."""
-
-
-class TrainingFailedError(RuntimeError):
-    """Training that could not go on; the message says what is kept and what to do."""
 
 
 class Stop:
@@ -164,7 +161,7 @@ class SaveModels(Callback):
         """
         state = task.validated.state_dict()
         if not are_finite(state):
-            raise TrainingFailedError(
+            raise WorkFailedError(
                 f"weights must be finite, but are not after epoch {epoch}. The model files of the"
                 " epochs before are kept. Lower optimiser.learning_rate, or set"
                 " optimiser.clip_norm=1."
@@ -205,7 +202,7 @@ def saving(folder: RunFolder) -> Iterator[None]:
     """Turn a full disk and the like into an error that says what to do.
 
     Raises:
-        TrainingFailedError: If what is done inside cannot be written.
+        WorkFailedError: If what is done inside cannot be written.
     """
     try:
         yield
@@ -215,7 +212,7 @@ def saving(folder: RunFolder) -> Iterator[None]:
         if not isinstance(error, OSError) and not full:
             raise
         reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error)
-        raise TrainingFailedError(
+        raise WorkFailedError(
             f"the run could not be saved in {folder.path}: {reason}. What was saved before is"
             " kept. Free some space, then go on with --resume."
         ) from error

@@ -15,7 +15,8 @@ from synthsr_transforms.job.job import check_buildable, check_images
 from synthsr_transforms.job.record import JobSettings, SourceRecord
 from synthsr_transforms.labels.table import LabelTable, listed
 from synthsr_transforms.subjects.files import PHANTOM, Case, find_cases, phantom_case
-from synthsr_transforms.support.config import ConfigError, from_mapping, read_yaml
+from synthsr_transforms.support.config import from_mapping, read_yaml
+from synthsr_transforms.support.messages import SynthSRError
 
 from .recipe import Recipe, load_recipe
 
@@ -70,7 +71,9 @@ class RunPlan:
             phantom = SourceRecord(labels=str(PHANTOM))
             cases, held_out = [_case(phantom, recipe.generator.label_table)], []
         if images is not None and labels is None:
-            raise ConfigError(f"images need label maps, got {images} alone. Give --labels as well.")
+            raise SynthSRError(
+                f"images need label maps, got {images} alone. Give --labels as well."
+            )
         check_images(recipe.generator, [*cases, *held_out])
         check_buildable(recipe.generator)
         return cls(recipe=recipe, cases=cases, held_out=held_out)
@@ -85,7 +88,7 @@ def hold_out(cases: Sequence[Case], wish: Any, seed: int) -> tuple[list[Case], l
         seed: Seed of the choice.
 
     Raises:
-        ConfigError: If none is left for training, or a name is unknown.
+        SynthSRError: If none is left for training, or a name is unknown.
 
     Examples:
         >>> cases = [Case(Path(f"{number}.nii")) for number in range(20)]
@@ -100,7 +103,7 @@ def hold_out(cases: Sequence[Case], wish: Any, seed: int) -> tuple[list[Case], l
         chosen = set(order[:number].tolist())
     rest = [case for index, case in enumerate(cases) if index not in chosen]
     if not rest:
-        raise ConfigError(
+        raise SynthSRError(
             f"validation.held_out must leave label maps for training, got {wish} of {len(cases)}."
         )
     return rest, [case for index, case in enumerate(cases) if index in chosen]
@@ -109,7 +112,7 @@ def hold_out(cases: Sequence[Case], wish: Any, seed: int) -> tuple[list[Case], l
 def _number(wish: Any, count: int) -> int:
     usable = isinstance(wish, (int, float)) and not isinstance(wish, bool) and wish >= 0
     if not usable or (isinstance(wish, float) and wish >= 1 and wish != int(wish)):
-        raise ConfigError(
+        raise SynthSRError(
             "validation.held_out must be a ratio below 1, a number of label maps, or a list of"
             f" their names, got {wish!r}."
         )
@@ -120,7 +123,7 @@ def _named(cases: Sequence[Case], names: Sequence[str]) -> set[int]:
     known = {case.labels.name: index for index, case in enumerate(cases)}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ConfigError(
+        raise SynthSRError(
             f"validation.held_out must name label maps, got {listed(unknown, 4)}, which is not"
             f" among {listed(list(known), 4)}."
         )

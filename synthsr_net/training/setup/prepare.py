@@ -28,7 +28,7 @@ from synthsr_net.training.task.regression import TrainingTask
 from synthsr_net.training.validation import RealPairs, read_real_pairs
 from synthsr_transforms.generator.generator import TrainingPair
 from synthsr_transforms.subjects.files import Case
-from synthsr_transforms.support.config import ConfigError
+from synthsr_transforms.support.messages import SynthSRError
 
 from .fitting import Fitted, check_spacing, fit, output_shapes, probe
 from .model_config import model_config
@@ -156,7 +156,7 @@ def prepare(
     sizes = tuple(int(n) for n in pair.image.shape[2:])
     _check_crop(training, sizes)
     if training.adversarial.weight and len(output_shapes(fitted)) > 1:
-        raise ConfigError(
+        raise SynthSRError(
             "adversarial training needs patches of one size, got several, as label maps differ."
             " Add a PatchCrop step with a shape to the generator."
         )
@@ -200,12 +200,12 @@ def _architecture(config: UNetConfig, inputs: int, outputs: int) -> UNetConfig:
     """The network with the channels that pairs have.
 
     Raises:
-        ConfigError: If the settings name others.
+        SynthSRError: If the settings name others.
     """
     for name, count in (("in_channels", inputs), ("out_channels", outputs)):
         given = getattr(config, name)
         if given not in (1, count):
-            raise ConfigError(
+            raise SynthSRError(
                 f"network.{name} must be {count}, which the generator and the loss make, got"
                 f" {given}. Leave it out."
             )
@@ -215,7 +215,7 @@ def _architecture(config: UNetConfig, inputs: int, outputs: int) -> UNetConfig:
 def _check_crop(training: TrainingConfig, patch: Sequence[int]) -> None:
     crop = triple(training.loss.crop, "loss.crop")
     if crop is not None and any(inner > size for inner, size in zip(crop, patch, strict=True)):
-        raise ConfigError(
+        raise SynthSRError(
             f"loss.crop must be at most the size of patches, {tuple(patch)}, got {crop}."
             " Lower it, or set loss.crop=null to read all."
         )
@@ -233,7 +233,7 @@ def _check_loss(objective: Objective, training: TrainingConfig, pair: TrainingPa
     if not training.adversarial.weight:
         return
     if training.adversarial.removed_labels and pair.labels.shape[2:] != pair.target.shape[2:]:
-        raise ConfigError(
+        raise SynthSRError(
             "adversarial.removed_labels need targets on the grid of the label maps, got"
             f" {tuple(pair.target.shape[2:])} for labels of {tuple(pair.labels.shape[2:])}. Leave"
             " them out, or the step that resamples the target."
@@ -248,7 +248,7 @@ def _segmentation(
     if settings.model is None:
         return None
     if target[1] != 1 or target[2:] != labels[2:]:
-        raise ConfigError(
+        raise SynthSRError(
             "the segmentation regulariser needs one target channel on the grid of the label maps,"
             f" got {target[1]} channels of {tuple(target[2:])} for labels of {tuple(labels[2:])}."
             " Leave out loss.segmentation, or the step that resamples the target."

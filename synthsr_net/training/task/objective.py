@@ -20,7 +20,7 @@ from synthsr_transforms.generator.config import GeneratorConfig
 from synthsr_transforms.generator.generator import TrainingPair
 from synthsr_transforms.labels.files import read_integers
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.support.config import ConfigError
+from synthsr_transforms.support.messages import SynthSRError
 
 
 class Objective(nn.Module):
@@ -105,7 +105,7 @@ def input_channels(
         num_targets: Number of channels of the target.
 
     Raises:
-        ConfigError: If there are not as many as target channels, or one does not exist.
+        SynthSRError: If there are not as many as target channels, or one does not exist.
     """
     chosen = loss.residual_channels
     if chosen is None:
@@ -114,7 +114,7 @@ def input_channels(
     images = num_inputs // step
     wrong = len(chosen) != num_targets or any(not 0 <= channel < images for channel in chosen)
     if wrong:
-        raise ConfigError(
+        raise SynthSRError(
             f"loss.residual_channels must be {num_targets} numbers, one per target channel, from 0"
             f" to {images - 1}, got {chosen}. Number the images of the input from 0, without"
             " reliability maps."
@@ -168,7 +168,7 @@ def _equivalency(config: SegmentationConfig, channels: int) -> list[int]:
         given = read_integers(Path(given))
     if not isinstance(given, list) or len(given) != channels:
         got = "nothing" if given is None else f"{len(given)} labels"
-        raise ConfigError(
+        raise SynthSRError(
             "loss.segmentation.equivalency must name a label, or -1, for each of the"
             f" {channels} outputs of {config.model}, got {got}. Give a list or a .npy file."
         )
