@@ -40,7 +40,8 @@ class Header(NamedTuple):
         shape: All sizes, without single trailing axes.
         dtype: Type of a voxel as stored.
         affine: `(4, 4)` voxel-to-world matrix as NiBabel gives it; the identity for `.npz` files.
-        fields: NiBabel header as stored, before NiBabel corrects it, if there is one.
+        fields: NiBabel header as stored, before NiBabel corrects it; None for `.npz` files and
+            arrays.
     """
 
     name: str
@@ -248,6 +249,11 @@ def _unit_form(header: Header, codes: tuple[int, int] | None) -> tuple[Affine, l
         return qform, [f"unit sform, but voxels of {spacings(zooms)}: the qform is used."]
     if qform is not None and not np.allclose(qform, np.eye(4), atol=1e-3):
         return np.eye(4), _form_warnings(header, codes, np.eye(4))
+    if header.name.lower().endswith(".npz"):
+        text = (
+            "no affine in .npz files: voxels of 1 mm, axes to the right, front and top are taken."
+        )
+        return np.eye(4), [text]
     where = "axes are taken to run to the right, front and top. Check the orientation."
     if unit_zooms:
         return np.eye(4), [f"unit affine, as of files without orientation: {where}"]

@@ -303,7 +303,7 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
     ),
     "spacing of zero": (
         lambda folder: ("own.yaml", "--labels", zero_spacing(folder / "a.nii")),
-        "a.nii must have a voxel spacing above 0 mm",
+        "a.nii must have an invertible affine",
     ),
     "no images for real targets": (
         lambda folder: ("real.yaml", "--labels", "maps"),

@@ -61,7 +61,7 @@ class TestReading:
         scan = read_scan(tmp_path / "a.npz")
         np.testing.assert_array_equal(scan.affine, np.eye(4))
         (text,) = scan.warnings
-        assert "unit affine" in text
+        assert "no affine" in text
 
     def test_result_can_be_changed_without_changing_file_or_image(
         self, save: Save, voxels: np.ndarray
