@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from synthsr_cli.common.describing import network_in_words, use_in_words
-from synthsr_cli.common.errors import InputError
 from synthsr_cli.common.options import overwrite_option, traceback_option
+from synthsr_transforms.support.messages import SynthSRError
 
 ABOUT = ("name", "description", "licence", "citation")
 """Options that describe a model, and fields of its config."""
@@ -99,11 +99,13 @@ def convert_weights(
 def _check_target(target: Path, ending: str, overwrite: bool) -> None:
     if target.suffix.lower() != ending:
         other = " To make a Keras file, add --to-keras." if target.suffix == ".h5" else ""
-        raise InputError(f"OUT must end in {ending}, got {target}.{other}")
+        raise SynthSRError(f"OUT must end in {ending}, got {target}.{other}")
     if not target.parent.is_dir():
-        raise InputError(f"{target.parent} must be a folder, but is not. Make it first.")
+        raise SynthSRError(f"{target.parent} must be a folder, but is not. Make it first.")
     if target.exists() and not overwrite:
-        raise InputError(f"OUT must name a new file, got {target}. Add --overwrite to replace it.")
+        raise SynthSRError(
+            f"OUT must name a new file, got {target}. Add --overwrite to replace it."
+        )
 
 
 def _from_keras(source: Path, target: Path, options: dict[str, Any]) -> None:
@@ -137,7 +139,7 @@ def _again(source: Path, target: Path, options: dict[str, Any]) -> None:
             f"{flag} is for Keras files; a model file says so itself. Leave it out."
         )
     if not options:
-        raise InputError(
+        raise SynthSRError(
             f"a change must be asked for where IN is a model file, got {source} alone. Say"
             " --precision fp16 or a new --name, or add --to-keras for the way back."
         )
@@ -148,10 +150,10 @@ def _again(source: Path, target: Path, options: dict[str, Any]) -> None:
 
 
 def _to_keras(source: Path, target: Path) -> None:
-    from synthsr_net.models.checkpoint import load_model
+    from synthsr_net.models.checkpoint import read_model
     from synthsr_net.models.keras import write_keras
 
-    model = load_model(source)
+    model = read_model(source)
     write_keras(target, model.config.network, model.network.state_dict())
     click.echo(f"{source}: model {model.config.name}")
     _describe(network_in_words(model.config.network))

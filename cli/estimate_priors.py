@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from synthsr_cli.common.errors import InputError, WorkFailedError
 from synthsr_cli.common.options import overwrite_option, traceback_option
 from synthsr_cli.common.progress import progress
+from synthsr_transforms.support.messages import SynthSRError
 
 if TYPE_CHECKING:
     from synthsr_transforms.estimation import PriorEstimate, PriorEstimation
@@ -112,22 +112,19 @@ def estimate_priors(folder: Path, plot: bool, overwrite: bool, **options: Any) -
         synthsr generate tutorial_2_sr_synthetic --labels label_maps/ \\
             --set label_table=freesurfer_synthsr --set mixture.priors=priors/priors.yaml
     """  # noqa: D301 - click reads the character itself
-    from synthsr_transforms.estimation import WorkerDiedError, output_names, write_estimate
+    from synthsr_transforms.estimation import output_names, write_estimate
     from synthsr_transforms.job.folder import check_writable
 
     there = output_names(folder)
     if there and not overwrite:
-        raise InputError(
+        raise SynthSRError(
             f"output folder must hold no priors, got {there[0]}. Choose another with --out, or add"
             " --overwrite."
         )
     check_writable(folder)
     workers = options.pop("workers")
     job = _job(keep_samples=plot, **options)
-    try:
-        estimate = _run(job, min(workers, len(job.cases)))
-    except WorkerDiedError as error:
-        raise WorkFailedError(f"{error}.") from error
+    estimate = _run(job, min(workers, len(job.subjects)))
     files = write_estimate(estimate, folder, plot=plot, overwrite=overwrite)
     _print_table(estimate)
     for warning in estimate.warnings():
@@ -163,7 +160,7 @@ def _table(label_list: str | None, classes: Path | None) -> LabelTable | str:
     if classes is None:
         return "auto" if label_list in (None, "auto") else LabelTable.resolve(str(label_list))
     if label_list is None or Path(label_list).suffix.lower() != ".npy":
-        raise InputError(
+        raise SynthSRError(
             f"--classes must come with a .npy list of labels, got {label_list or 'none'}. Add"
             " --label-list LABELS.npy."
         )
@@ -174,14 +171,14 @@ def _run(job: PriorEstimation, workers: int) -> PriorEstimate:
     maps = job.num_maps_to_look_at
     with progress("label maps looked at", maps, quiet=not maps) as on_map:
         ready = job.choose_table(workers, on_map)
-    with progress("scans measured", len(ready.cases)) as on_scan:
+    with progress("scans measured", len(ready.subjects)) as on_scan:
         return ready.run(workers, on_scan)
 
 
 def _print_table(estimate: PriorEstimate) -> None:
     number = len(estimate.channels)
     channels = "1 channel" if number == 1 else f"{number} channels"
-    scans = sum(len(data_set.cases) for data_set in estimate.data_sets)
+    scans = sum(len(data_set.subjects) for data_set in estimate.data_sets)
     of = "1 scan" if scans == 1 else f"{scans} scans"
     title = f"Priors of {channels} from {of}, table {estimate.table_name or 'of your own'}"
     if sys.stdout.isatty():

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from synthsr_cli.common.errors import InputError, WorkFailedError
 from synthsr_cli.common.options import overwrite_option, threads_option, traceback_option
+from synthsr_transforms.support.messages import SynthSRError
 
 if TYPE_CHECKING:
     from synthsr_net.models.checkpoint import Model
@@ -42,14 +42,11 @@ def export(models: tuple[str, ...], target: Path, overwrite: bool) -> None:
             f"one MODEL and one OUT must be given, got {len(models) + 1} arguments."
         )
     _check_target(target, overwrite)
-    from synthsr_net.models.onnx.export import ExportCheckError, export_onnx, require_packages
+    from synthsr_net.models.onnx.export import export_onnx, require_packages
 
     require_packages()
     model = _load(models[0] if models else None)
-    try:
-        exported = export_onnx(model, target)
-    except ExportCheckError as error:
-        raise WorkFailedError(str(error)) from error
+    exported = export_onnx(model, target)
     click.echo(
         f"Wrote {exported.path} ({_size(exported.size_bytes)}): onnxruntime differs from PyTorch by"
         f" at most {exported.difference:.1e} of the range."
@@ -58,24 +55,26 @@ def export(models: tuple[str, ...], target: Path, overwrite: bool) -> None:
 
 def _check_target(target: Path, overwrite: bool) -> None:
     if target.suffix.lower() != ".onnx":
-        raise InputError(f"OUT must end in .onnx, got {target}. Rename it.")
+        raise SynthSRError(f"OUT must end in .onnx, got {target}. Rename it.")
     if not target.parent.is_dir():
-        raise InputError(f"{target.parent} must be a folder, but is not. Make it first.")
+        raise SynthSRError(f"{target.parent} must be a folder, but is not. Make it first.")
     if target.is_dir():
-        raise InputError(f"OUT must be a file, got the folder {target}. Name a file.")
+        raise SynthSRError(f"OUT must be a file, got the folder {target}. Name a file.")
     if target.exists() and not overwrite:
-        raise InputError(f"OUT must name a new file, got {target}. Add --overwrite to replace it.")
+        raise SynthSRError(
+            f"OUT must name a new file, got {target}. Add --overwrite to replace it."
+        )
 
 
 def _load(name: str | None) -> Model:
-    from synthsr_net.models import ModelError, default_model, load_any_model
+    from synthsr_net.models import ModelError, default_model, load_model
 
     if name is not None:
-        return load_any_model(name)
+        return load_model(name)
     try:
-        return load_any_model(default_model())
+        return load_model(default_model())
     except ModelError as error:
-        raise InputError(
+        raise SynthSRError(
             f"{str(error).rstrip('.')}. Or name another: synthsr export MODEL OUT"
         ) from error
 

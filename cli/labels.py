@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -13,15 +12,10 @@ from rich.table import Table
 
 from synthsr_transforms.labels.summary import LabelReport, find_label_maps, report_label_maps
 from synthsr_transforms.labels.table import LabelTable, listed
+from synthsr_transforms.support.messages import SynthSRError
 
 COLUMNS = ("value", "name", "side", "class", "tissue", "voxels", "mm3", "ml", "files")
 NUMBERS = ("value", "class", "voxels", "mm3", "ml", "files")
-
-
-class InputError(click.ClickException):
-    """Input that cannot be worked with: one line on the error stream, exit code 2."""
-
-    exit_code = 2
 
 
 @click.command()
@@ -50,24 +44,13 @@ def labels(
     """
     if write_table is not None and write_table.exists() and not overwrite:
         msg = f"--write-table must name a new file, got {write_table}. Add --overwrite."
-        raise InputError(msg)
-    with _input_errors():
-        table = LabelTable.resolve(table_spec) if table_spec is not None else None
-        report = report_label_maps(find_label_maps(paths), table, table_spec or "")
+        raise SynthSRError(msg)
+    table = LabelTable.resolve(table_spec) if table_spec is not None else None
+    report = report_label_maps(find_label_maps(paths), table, table_spec or "")
     _print_report(report)
     if write_table is not None:
-        with _input_errors():
-            report.present_table.write(write_table)
+        report.present_table.write(write_table)
         _print_written(report, write_table)
-
-
-@contextmanager
-def _input_errors() -> Iterator[None]:
-    """Turn errors of files and values into an `InputError`."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise InputError(str(error)) from error
 
 
 def _print_report(report: LabelReport) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import signal
 from importlib import import_module
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from synthsr_cli.common.errors import ReportingGroup
+from synthsr_transforms.support.messages import suggest
 
 # Threads that wait for work by spinning take the cores from each other on busy machines.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -54,9 +54,8 @@ class LazyGroup(ReportingGroup):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise click.UsageError(error.message + hint, ctx) from None
+            message = f"{error.message.rstrip('.')}{suggest(args[0], COMMANDS)}."
+            raise click.UsageError(message, ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from synthsr_cli.common.describing import network_in_words, outline, use_in_words
-from synthsr_cli.common.errors import WorkFailedError
 from synthsr_cli.common.options import overwrite_option, traceback_option
+from synthsr_transforms.support.messages import WorkFailedError
 
 if TYPE_CHECKING:
     from synthsr_net.models import KnownModel
@@ -123,14 +123,14 @@ def show(model: str, as_yaml: bool) -> None:
 
 def _look_up(model: str) -> tuple[ModelConfig, dict[str, str]]:
     """Config of a model, and what else is known of its file."""
-    from synthsr_net.models import KNOWN_MODELS, read_any_config, resolve_model
+    from synthsr_net.models import KNOWN_MODELS, load_model_config, resolve_model
     from synthsr_net.models.zoo.configs import config_of_known
 
     if model in KNOWN_MODELS:
         known = KNOWN_MODELS[model]
         return config_of_known(known), dict(_published(known))
     path = resolve_model(model)
-    return read_any_config(path), dict(_stored(path))
+    return load_model_config(path), dict(_stored(path))
 
 
 def _stored(path: Path) -> Iterator[tuple[str, str]]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from synthsr_cli.common.errors import InputError
 from synthsr_cli.common.options import model_option, prediction_options
 from synthsr_cli.common.prediction import PredictionCommand, predict_all
+from synthsr_transforms.support.messages import SynthSRError
 
 if TYPE_CHECKING:
     from synthsr_net.prediction.runs.tasks import Task
@@ -93,7 +93,7 @@ def predict(source: Path, output: Path, **options: Any) -> None:
         _predict_bids(source, output, options)
         return
     if options["participants"]:
-        raise InputError("--participant-label needs --bids. Add it, or give a folder.")
+        raise SynthSRError("--participant-label needs --bids. Add it, or give a folder.")
 
     def plan() -> list[Task]:
         from synthsr_net.prediction.runs.tasks import plan_tasks
@@ -113,7 +113,7 @@ def _named(others: tuple[str, ...]) -> tuple[list[str], list[Path]]:
     for text in others:
         name, equals, file = text.partition("=")
         if not (name and equals and file):
-            raise InputError(f"--with must be NAME=FILE, such as T2=t2.nii.gz, got {text!r}.")
+            raise SynthSRError(f"--with must be NAME=FILE, such as T2=t2.nii.gz, got {text!r}.")
         names.append(name)
         files.append(Path(file))
     return names, files
@@ -122,9 +122,9 @@ def _named(others: tuple[str, ...]) -> tuple[list[str], list[Path]]:
 def _predict_bids(source: Path, output: Path, options: dict[str, Any]) -> None:
     for name, option in (("others", "--with"), ("lesion_mask", "--lesion-mask")):
         if options[name]:
-            raise InputError(f"{option} does not go with --bids. Give scans by path instead.")
+            raise SynthSRError(f"{option} does not go with --bids. Give scans by path instead.")
     if options["ct"]:
-        raise InputError("--ct does not go with --bids, where CT is told by its suffix.")
+        raise SynthSRError("--ct does not go with --bids, where CT is told by its suffix.")
 
     def plan() -> list[Task]:
         from synthsr_net.prediction.runs.tasks import plan_bids

@@ -12,10 +12,10 @@ import click
 
 from synthsr_cli.common.describing import counted
 from synthsr_cli.common.options import (
-    case_options,
     device_option,
     overwrite_option,
     set_option,
+    subject_options,
     threads_option,
     traceback_option,
 )
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source", metavar="[PRESET|CONFIG.yaml]", required=False)
 @list_presets_option
-@case_options
+@subject_options
 @click.option(
     "-o",
     "--out",
@@ -104,8 +104,6 @@ def train(source: str | None, assignments: tuple[str, ...], **options: Any) -> N
                     f"Stopped. `synthsr train --out {run.folder.path} --resume` goes on.", err=True
                 )
             sys.exit(130)
-        except RuntimeError as error:
-            raise _as_click_error(error) from error
     if is_first_process():
         best = run.folder.model_path("best")
         click.echo(
@@ -127,7 +125,7 @@ def _start(source: str | None, assignments: tuple[str, ...], **options: Any) -> 
         advance: list[Callable[[], None]] = []
 
         def on_plan(plan: RunPlan) -> None:
-            total = len(plan.cases) + len(plan.held_out)
+            total = len(plan.subjects) + len(plan.held_out)
             shown = progress("label maps read", total, quiet=not is_first_process())
             advance.append(stack.enter_context(shown))
 
@@ -141,7 +139,7 @@ def _start(source: str | None, assignments: tuple[str, ...], **options: Any) -> 
             resume=options["resume"],
             overwrite=options["overwrite"],
             on_plan=on_plan,
-            on_case=lambda case: advance[0](),
+            on_subject=lambda subject: advance[0](),
         )
 
 
@@ -164,13 +162,6 @@ def _announce(run: TrainingRun) -> None:
         click.echo(f"Note: {note}.", err=True)
     if run.resume:
         click.echo(f"Going on from {run.folder.state_path}.", err=True)
-
-
-def _as_click_error(error: RuntimeError) -> Exception:
-    from synthsr_cli.common.errors import WorkFailedError
-    from synthsr_net.training.callbacks.saving import TrainingFailedError
-
-    return WorkFailedError(str(error)) if isinstance(error, TrainingFailedError) else error
 
 
 def _in_words(number: int) -> str:

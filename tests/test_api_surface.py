@@ -35,7 +35,7 @@ PUBLIC = {
 MODULES = {
     "base": {"Grid", "SynthTransform"},
     "effects": {"SynthIntensityTransform", "SynthLabelTransform", "SynthSpatialTransform"},
-    "config_io": {"ConfigError", "from_mapping", "override", "read_yaml", "to_yaml", "write_yaml"},
+    "config_io": {"from_mapping", "override", "read_yaml", "to_yaml", "write_yaml"},
     "estimation": {
         *("EstimationSettings", "PriorEstimate", "PriorEstimation", "estimate_priors"),
         *("find_data_sets", "write_estimate"),

@@ -18,20 +18,10 @@ from typing import Any
 
 import click
 
+from synthsr_transforms.support.messages import WorkFailedError
+
 TRACEBACK = "SYNTHSR_TRACEBACK"
 """Environment variable, and key of `Context.meta`, that asks for tracebacks."""
-
-
-class InputError(click.ClickException):
-    """Input that cannot be worked with."""
-
-    exit_code = 2
-
-
-class WorkFailedError(click.ClickException):
-    """Good input, but the work could not be finished."""
-
-    exit_code = 1
 
 
 class ReportingGroup(click.Group):
@@ -69,25 +59,31 @@ class ReportingGroup(click.Group):
 
 
 def as_click_error(error: Exception) -> click.ClickException:
-    """The error of the command line for an error of the library.
+    """Error of the command line, with its exit code, for an error of the library.
 
     Examples:
         >>> as_click_error(ValueError("size must be above 0, got 0.")).exit_code
         2
     """
+    shown = click.ClickException(_message(error))
+    shown.exit_code = 2 if isinstance(error, (ValueError, OSError)) else 1
+    return shown
+
+
+def _message(error: Exception) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None else f"{error.filename}: "
-        return InputError(f"{where}{error.strerror}.")
-    if isinstance(error, (ValueError, OSError)):
-        return InputError(text)
+        return f"{where}{error.strerror}."
+    if isinstance(error, (ValueError, OSError, WorkFailedError)):
+        return text
     no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if no_memory or "allocate memory" in text:  # PyTorch has no error of its own for the CPU
-        return WorkFailedError(
+        return (
             "out of memory. Make smaller pieces (predict: lower --max-memory), or use --device cpu"
             f" ({text})."
         )
-    return WorkFailedError(
+    return (
         f"unexpected {type(error).__name__}: {text.rstrip('.')}. Please report it, with what"
         f" --traceback (or {TRACEBACK}=1) prints."
     )

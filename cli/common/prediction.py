@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from .errors import InputError, WorkFailedError
+from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
+
 from .prediction_run import run_tasks
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _tell_doubts(inputs: Sequence[Path], names: Sequence[str | None], predictor:
 def _part(tasks: list[Task], shard: tuple[int, int] | None) -> list[Task]:
     number, total = shard or (1, 1)
     if not 1 <= number <= total:
-        raise InputError(f"shard must be I/N with I from 1 to N, got {number}/{total}.")
+        raise SynthSRError(f"shard must be I/N with I from 1 to N, got {number}/{total}.")
     return tasks[number - 1 :: total]
 
 
@@ -151,7 +152,7 @@ def _load(options: dict[str, Any]) -> Predictor:
     try:
         return Predictor.from_file(name, **settings)
     except ModelError as error:
-        raise InputError(f"{str(error).rstrip('.')}. Or name another with --model.") from error
+        raise SynthSRError(f"{str(error).rstrip('.')}. Or name another with --model.") from error
 
 
 def _checked(

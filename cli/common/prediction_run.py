@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import TRACEBACK, WorkFailedError
+from synthsr_transforms.support.messages import WorkFailedError
+
+from .errors import TRACEBACK
 from .progress import clock, pace, progress
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ def run_tasks(
     if share.launcher == "torchrun" and share.rank == 0:
         wrong = _write_report(batch, kept)  # once more, with what all processes did
     if full is not None:
-        raise WorkFailedError(str(full))
+        raise full
     _raise_failures(tally, alone)
     if wrong is not None:
         raise WorkFailedError(f"{wrong} The predictions are complete.")

@@ -10,13 +10,10 @@ import os
 from pathlib import Path
 
 from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.support.messages import SynthSRError
 
 EXAMPLE_SCAN = Path(__file__).parent / "flair_5mm.nii.gz"
 """The file, as it was installed."""
-
-
-class ExampleError(ValueError):
-    """An example that cannot be written; the message says why and what to do."""
 
 
 def write_example(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -30,20 +27,20 @@ def write_example(path: str | os.PathLike[str], *, overwrite: bool = False) -> P
         The path.
 
     Raises:
-        ExampleError: If the ending is another, there is no such folder, or the file exists.
+        SynthSRError: If the ending is another, there is no such folder, or the file exists.
         OSError: If it cannot be written.
     """
     path = Path(path)
     if not path.name.lower().endswith(".nii.gz"):
-        raise ExampleError(f"the example must be written to a .nii.gz file, got {path}. Rename it.")
+        raise SynthSRError(f"the example must be written to a .nii.gz file, got {path}. Rename it.")
     if not path.parent.is_dir():
-        raise ExampleError(f"{path.parent} must be a folder, but is not. Make it first.")
+        raise SynthSRError(f"{path.parent} must be a folder, but is not. Make it first.")
     if path.is_dir():
-        raise ExampleError(
+        raise SynthSRError(
             f"the example must be written to a file, got the folder {path}. Name a file."
         )
     if path.exists() and not overwrite:
-        raise ExampleError(
+        raise SynthSRError(
             f"the example must go to a new file, got {path}. Add --overwrite to replace it."
         )
     with replacing(path) as temporary:

@@ -12,6 +12,7 @@ import torch
 
 from synthsr_net.networks.unet import UNetConfig
 from synthsr_transforms.support.memory import available_bytes, in_gigabytes
+from synthsr_transforms.support.messages import SynthSRError
 
 Strategy = Literal["kept", "recomputed", "whole", "tiled"]
 
@@ -52,10 +53,6 @@ class Plan:
         return self.strategy != "tiled"
 
 
-class DoesNotFitError(ValueError):
-    """No way to compute a prediction in the memory there is."""
-
-
 def plan_memory(
     config: UNetConfig,
     shape: Sequence[int],
@@ -76,7 +73,7 @@ def plan_memory(
         tile: Edge of tiles in voxels, if tiles are wanted.
 
     Raises:
-        DoesNotFitError: If not even small tiles fit; the message gives the figures.
+        SynthSRError: If not even small tiles fit; the message gives the figures.
 
     Examples:
         >>> plan_memory(UNetConfig(), (192, 256, 160), max_bytes=4 * 10**9).strategy
@@ -101,7 +98,7 @@ def plan_memory(
             return plan
     needed = _tiled(config, shape, smallest, kind, precision).num_bytes
     allowed = in_gigabytes(max(0, budget))
-    raise DoesNotFitError(
+    raise SynthSRError(
         f"a volume of {' x '.join(map(str, shape))} voxels needs {in_gigabytes(needed)} of memory"
         f" even in tiles, but only {allowed} may be used on {kind}. Close other"
         " programs, raise --max-memory, use --precision bf16, or crop the scan."

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from synthsr_transforms.support.messages import suggest
 
 from .base import ImageLoss
 from .l1 import L1Loss
@@ -43,7 +44,7 @@ def build_loss(name: str, params: Mapping[str, Any] | None = None) -> ImageLoss:
     """
     if name not in LOSSES:
         raise ValueError(
-            f"loss must be one of {', '.join(LOSSES)}, got {name!r}{_offer(name, LOSSES)}."
+            f"loss must be one of {', '.join(LOSSES)}, got {name!r}{suggest(name, LOSSES)}."
         )
     params = dict(params or {})
     known = [p for p in inspect.signature(LOSSES[name]).parameters if p not in ("args", "kwargs")]
@@ -52,14 +53,9 @@ def build_loss(name: str, params: Mapping[str, Any] | None = None) -> ImageLoss:
             takes = f"takes {', '.join(known)}" if known else "takes no arguments"
             raise ValueError(
                 f"arguments of the loss {name} must be known: it {takes}, got"
-                f" {param!r}{_offer(param, known)}."
+                f" {param!r}{suggest(param, known)}."
             )
     try:
         return LOSSES[name](**params)
     except (TypeError, ValueError) as error:
         raise ValueError(f"loss {name}: {error}") from error
-
-
-def _offer(word: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(word).lower(), list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

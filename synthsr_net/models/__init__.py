@@ -25,7 +25,7 @@ from synthsr_net.models.zoo.shipped import (
 )
 from synthsr_transforms.support.downloads import DownloadError
 
-from .loading import load_any_model, read_any_config
+from .loading import load_model, load_model_config
 from .packing import PRECISIONS, pack_model, stored_precision
 
 __all__ = [
@@ -44,9 +44,9 @@ __all__ = [
     "find_known",
     "full_name",
     "list_models",
-    "load_any_model",
+    "load_model",
+    "load_model_config",
     "pack_model",
-    "read_any_config",
     "resolve_model",
     "shipped_models",
     "state_of",

@@ -22,6 +22,7 @@ from torch import Tensor
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.config import from_mapping
+from synthsr_transforms.support.messages import SynthSRError
 
 FORMAT_VERSION = 1
 """Version of the header; a file of a later version is refused."""
@@ -29,10 +30,6 @@ HEADER = "synthsr"
 """Key of the header's JSON text."""
 
 NORMALISATIONS = ("min_max", "percentile")
-
-
-class ModelFileError(ValueError):
-    """A model file that cannot be used; the message names it and says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,12 +164,12 @@ def save_model(
         state: State dict of a `UNet3d` of `config.network`, in any precision.
 
     Raises:
-        ModelFileError: If the path has another ending.
+        SynthSRError: If the path has another ending.
         OSError: If the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
-        raise ModelFileError(f"a model file must end in .safetensors, got {path}. Rename it.")
+        raise SynthSRError(f"a model file must end in .safetensors, got {path}. Rename it.")
     header = {HEADER: header_text(config)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with replacing(path) as temporary:  # not by save_file, whose files only their owner may read
@@ -188,19 +185,19 @@ def read_config(path: str | os.PathLike[str]) -> ModelConfig:
     """Read the header of a model file, without its weights.
 
     Raises:
-        ModelFileError: If the file is not a model file, or of a later format.
+        SynthSRError: If the file is not a model file, or of a later format.
     """
     return _read(Path(path), weights=False)[0]
 
 
-def load_model(path: str | os.PathLike[str]) -> Model:
+def read_model(path: str | os.PathLike[str]) -> Model:
     """Read a model file.
 
     Returns:
         The model on the CPU, in float32, ready for inference.
 
     Raises:
-        ModelFileError: If the file is not a model file, is damaged, of a later format, or its
+        SynthSRError: If the file is not a model file, is damaged, of a later format, or its
             weights do not fit its architecture.
     """
     config, state = _read(Path(path), weights=True)
@@ -216,7 +213,7 @@ def network_of(config: UNetConfig, state: Mapping[str, Tensor], where: str) -> U
         where: Where the weights come from, for messages.
 
     Raises:
-        ModelFileError: If names, shapes or values do not fit.
+        SynthSRError: If names, shapes or values do not fit.
     """
     with torch.device("meta"):
         network = UNet3d(config)
@@ -229,7 +226,7 @@ def network_of(config: UNetConfig, state: Mapping[str, Tensor], where: str) -> U
         name for name, tensor in expected.items() if tensor.shape != state[name].shape
     ]
     if wrong:
-        raise ModelFileError(
+        raise SynthSRError(
             f"{where} must hold the weights of its architecture, but {len(wrong)} differ, first"
             f" {wrong[0]}. Get the file again, or convert it again."
         )
@@ -243,28 +240,28 @@ def network_of(config: UNetConfig, state: Mapping[str, Tensor], where: str) -> U
 def _as_weights(tensor: Tensor, name: str, where: str) -> Tensor:
     if not tensor.is_floating_point():
         kind = str(tensor.dtype).removeprefix("torch.")
-        raise ModelFileError(f"{where} must hold floating point weights, but {name} is {kind}.")
+        raise SynthSRError(f"{where} must hold floating point weights, but {name} is {kind}.")
     tensor = tensor.to(torch.float32)
     if not bool(torch.isfinite(tensor).all()):
-        raise ModelFileError(f"{where} must hold finite weights, but {name} does not.")
+        raise SynthSRError(f"{where} must hold finite weights, but {name} does not.")
     return tensor
 
 
 def _read(path: Path, weights: bool) -> tuple[ModelConfig, dict[str, Tensor]]:
     if not path.is_file():
-        raise ModelFileError(f"{path} must be a model file, but there is no such file.")
+        raise SynthSRError(f"{path} must be a model file, but there is no such file.")
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER)
             names = file.keys() if weights else []
             state = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
-        raise ModelFileError(
+        raise SynthSRError(
             f"{path} must be a safetensors file, but cannot be read ({error}). Get it again; Keras"
             " files (.h5) are converted by synthsr convert-weights."
         ) from error
     if header is None:
-        raise ModelFileError(
+        raise SynthSRError(
             f"{path} must be a model file of synthsr, but its header does not describe a model."
             " Use a file that synthsr train or synthsr convert-weights wrote."
         )
@@ -279,22 +276,22 @@ def config_of_header(header: str, path: str | os.PathLike[str]) -> ModelConfig:
         path: Where it comes from, for messages.
 
     Raises:
-        ModelFileError: If it is damaged, or of a later format.
+        SynthSRError: If it is damaged, or of a later format.
     """
     try:
         settings = json.loads(header)
         version = settings.pop("format")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ModelFileError(f"{path} has a damaged header. Get the file again.") from error
+        raise SynthSRError(f"{path} has a damaged header. Get the file again.") from error
     if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise ModelFileError(
+        raise SynthSRError(
             f"{path} has format {version}, this version of synthsr reads {FORMAT_VERSION}."
             " Update synthsr."
         )
     try:
         return from_mapping(ModelConfig, _literal(settings))
     except ValueError as error:
-        raise ModelFileError(f"{path}: {error}") from error
+        raise SynthSRError(f"{path}: {error}") from error
 
 
 def _literal(settings: Any) -> Any:

@@ -10,7 +10,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from .checkpoint import Model, ModelConfig, ModelFileError, load_model, save_model
+from synthsr_transforms.support.messages import SynthSRError
+
+from .checkpoint import Model, ModelConfig, read_model, save_model
 
 PRECISIONS: Mapping[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -43,7 +45,7 @@ def in_precision(state: Mapping[str, Tensor], precision: str) -> dict[str, Tenso
         precision: A name of `PRECISIONS`.
 
     Raises:
-        ModelFileError: If a weight is too large for it.
+        SynthSRError: If a weight is too large for it.
 
     Examples:
         >>> in_precision({"weight": torch.ones(2)}, "fp16")["weight"].dtype
@@ -54,7 +56,7 @@ def in_precision(state: Mapping[str, Tensor], precision: str) -> dict[str, Tenso
     for name, tensor in state.items():
         packed[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
         if not bool(torch.isfinite(packed[name]).all()):
-            raise ModelFileError(
+            raise SynthSRError(
                 f"weights must be at most {torch.finfo(dtype).max:.0f} to be stored in {precision},"
                 f" but {name} reaches {tensor.abs().max():.3g}. Take fp32."
             )
@@ -84,10 +86,10 @@ def pack_model(
         The model, with its new config.
 
     Raises:
-        ModelFileError: If the source cannot be used, or a weight is too large for the precision.
+        SynthSRError: If the source cannot be used, or a weight is too large for the precision.
         OSError: If the target cannot be written.
     """
-    model = load_model(source)
+    model = read_model(source)
     stored = stored_precision(source)
     chosen = precision or (stored if stored in PRECISIONS else "fp32")
     config: ModelConfig = replace(model.config, **about)  # type: ignore[arg-type]

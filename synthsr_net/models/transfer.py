@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from synthsr_net.networks.unet import UNet3d, UNetConfig
+from synthsr_transforms.support.messages import SynthSRError
 
 from . import resolve_model
-from .checkpoint import ModelFileError, load_model
+from .checkpoint import read_model
 from .keras import read_keras
 from .widening import can_widen, widened
 
@@ -37,7 +38,7 @@ def read_weights(source: str | os.PathLike[str]) -> tuple[UNetConfig, State]:
     """
     path = Path(resolve_model(str(source)))
     if path.suffix.lower() == ".safetensors":
-        model = load_model(path)
+        model = read_model(path)
         return model.config.network, model.network.state_dict()
     return read_keras(path)
 
@@ -59,7 +60,7 @@ def start_from(network: UNet3d, source: str | os.PathLike[str], seed: int = 0) -
         What is new, in sentences.
 
     Raises:
-        ModelFileError: If the architectures differ in more than channels, normalisation and
+        SynthSRError: If the architectures differ in more than channels, normalisation and
             features, or ours has fewer features.
     """
     config, state = read_weights(source)
@@ -108,7 +109,7 @@ def _check_architecture(ours: UNetConfig, theirs: UNetConfig, source: str) -> No
     here, there = asdict(ours), asdict(theirs)
     for name, value in here.items():
         if name not in _MAY_DIFFER and there[name] != value:
-            raise ModelFileError(
+            raise SynthSRError(
                 f"initial weights must be those of a network with {name} {value!r}, got"
                 f" {there[name]!r} in {source}. Use --set network.{name}={there[name]}, or other"
                 " weights."

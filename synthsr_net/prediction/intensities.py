@@ -1,15 +1,17 @@
-"""Intensities of scans: windows of CT, normalisation for the network, sharpening of its output."""
+"""Intensities on the way into a network and out of it, as functions of tensors on any device."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
+import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
+
+from synthsr_net.models.checkpoint import ScanConfig
 
 from .resampling import blurred
 
@@ -17,13 +19,6 @@ CT_WINDOW_HU = (0.0, 80.0)
 """Values of CT are clipped to this, in Hounsfield units."""
 SHARPENING_SIGMA = 1.5
 """Width of the Gaussian of the unsharp mask, in voxels."""
-MRI_BAND = (80.0, 200.0)
-"""Without contrast agent, CT has little here; MRI stored as bytes has much."""
-OFFSET = "correct its offset, so that air is -1000 and water 0"
-AIR_HU = -500.0
-"""Only CT has many voxels below this."""
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -32,12 +27,46 @@ class Rescaling:
 
     lowest: float
     unit: float
-    """What 1 in the network means; 0 where the scan is constant."""
+    """Intensities per unit of the input; 0 where the scan is constant."""
 
 
-def rescale_(
-    data: Array,
-    maximum: float,
+# Into the network --------------------------------------------------------------------------------
+
+
+def network_input_(
+    image: Tensor,
+    settings: ScanConfig,
+    maximum: float = 1.0,
+    *,
+    ct: bool = False,
+    keep_zero: bool = False,
+) -> tuple[Tensor, Rescaling]:
+    """Normalise and pad an image, in the order that the model asks for.
+
+    Args:
+        image: `(X, Y, Z)` float32 on the grid of the network; changed in place.
+        settings: Of the model.
+        maximum: Highest intensity of the input, see `InputConfig.maximum`.
+        ct: Whether the image is CT that is still to be clipped.
+        keep_zero: See `normalise_`.
+
+    Returns:
+        Input `(X, Y, Z)` whose sizes are multiples of `settings.divisor`, and how it was rescaled.
+    """
+    if settings.normalise_after_padding:
+        image = padded(image, settings.divisor)
+    if ct:
+        image.clamp_(*CT_WINDOW_HU)
+    percentiles = settings.percentiles if settings.normalisation == "percentile" else None
+    rescaling = normalise_(image, maximum, percentiles=percentiles, keep_zero=keep_zero)
+    if not settings.normalise_after_padding:
+        image = padded(image, settings.divisor)
+    return image, rescaling
+
+
+def normalise_(
+    image: Tensor,
+    maximum: float = 1.0,
     *,
     percentiles: tuple[float, float] | None = None,
     keep_zero: bool = False,
@@ -45,33 +74,72 @@ def rescale_(
     """Bring intensities to [0, maximum], in place.
 
     Args:
-        data: float32 array of any shape.
+        image: float32, any shape.
         maximum: What the highest intensity becomes.
         percentiles: Percentiles, in percent, to clip to and to use instead of minimum and maximum.
         keep_zero: Divide without subtracting the minimum, as FreeSurfer does for its two-input
             model.
 
     Examples:
-        >>> data = np.array([2.0, 4.0, 6.0], dtype=np.float32)
-        >>> rescale_(data, 1.0)
+        >>> image = torch.tensor([2.0, 4.0, 6.0])
+        >>> normalise_(image)
         Rescaling(lowest=2.0, unit=4.0)
-        >>> data.tolist()
+        >>> image.tolist()
         [0.0, 0.5, 1.0]
     """
-    if percentiles is not None:
-        low, high = (np.float32(p) for p in np.percentile(data, percentiles))
-        np.clip(data, low, high, out=data)
+    if percentiles is None:
+        low, high = image.aminmax()
     else:
-        low, high = data.min(), data.max()
+        low, high = (image.new_tensor(percentile(image, percent)) for percent in percentiles)
+        image.clamp_(low, high)
     span = high - low
     if not keep_zero:
-        data -= low
-    if span == 0:
-        data[...] = 0
+        image -= low
+    if float(span) == 0:
+        image.zero_()
         return Rescaling(float(low), 0.0)
-    unit = span / np.float32(maximum)
-    data /= unit
+    unit = span / maximum
+    image /= unit
     return Rescaling(float(low), float(unit))
+
+
+def padding(shape: Sequence[int], divisor: int) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+    """Where a volume begins when it is padded on both sides to multiples of a number.
+
+    Returns:
+        First voxel, and padded shape.
+
+    Examples:
+        >>> padding((31, 32, 34), 32)
+        ((0, 0, 15), (32, 32, 64))
+    """
+    whole = tuple(divisor * -(-n // divisor) for n in shape)
+    x, y, z = ((large - n) // 2 for large, n in zip(whole, shape, strict=True))
+    return (x, y, z), whole
+
+
+def padded(image: Tensor, divisor: int) -> Tensor:
+    """A copy of `(X, Y, Z)` with zeros on both sides, its sizes multiples of a number."""
+    begin, shape = padding(image.shape, divisor)
+    margins: list[int] = []
+    for size, first, whole in reversed(list(zip(image.shape, begin, shape, strict=True))):
+        margins += [first, whole - first - size]
+    return F.pad(image, margins)
+
+
+# Out of the network ------------------------------------------------------------------------------
+
+
+def scaled(output: Tensor, settings: ScanConfig) -> Tensor:
+    """Intensities of the output of a network that predicts an image of its own."""
+    return clip_(settings.output_scale * output, settings)
+
+
+def clip_(image: Tensor, settings: ScanConfig) -> Tensor:
+    """Clip to the range of the model, in place; a sum with an input has a lower bound alone, 0."""
+    if settings.output_range is not None:
+        return image.clamp_(*settings.output_range)
+    return image.clamp_(min=0) if settings.residual_input is not None else image
 
 
 def sharpened(image: Tensor) -> Tensor:
@@ -90,71 +158,7 @@ def replace_nonfinite(image: Tensor, value: float) -> tuple[Tensor, int]:
     return (image.masked_fill(wrong, value) if count else image), count
 
 
-def ct_warnings(data: Array, ct: bool) -> list[str]:
-    """Doubts whether a scan is CT in Hounsfield units, as said (or not said).
-
-    CT in Hounsfield units has air near -1000, or, where air was cut off, one value in its place and
-    most others within the window of soft tissue. A missing rescale intercept moves soft tissue to a
-    narrow peak near 1000 or 1024. MRI has noise for air, and its values elsewhere.
-
-    Args:
-        data: `(X, Y, Z)` intensities.
-        ct: Whether they are said to be CT.
-
-    Examples:
-        >>> air_and_brain = np.repeat([-1000.0, 35.0], 500).reshape(10, 10, 10)
-        >>> ct_warnings(air_and_brain, ct=True)
-        []
-        >>> ct_warnings(air_and_brain, ct=False)
-        ['50% of the voxels are below -500, as in CT: use --ct if it is.']
-    """
-    step = tuple(slice(None, None, max(1, n // 100)) for n in data.shape)
-    values = np.asarray(data[step]).ravel()
-    air = float((values < AIR_HU).mean())
-    if not ct:
-        text = f"{air:.0%} of the voxels are below {AIR_HU:g}, as in CT: use --ct if it is."
-        return [text] if air >= 0.05 else []
-    low, high = CT_WINDOW_HU
-    if air >= 0.01:
-        soft = _share(values, low, high)
-        if soft >= 0.005:
-            return []
-        return [
-            f"only {soft:.2%} of the voxels lie within {low:g} and {high:g}, where CT shows the"
-            f" brain: {OFFSET}."
-        ]
-    if values.min() >= 0 and _has_offset(values):
-        return [f"values look like CT without its rescale intercept (-1000 or -1024): {OFFSET}."]
-    background, share = _commonest(values)
-    shown = values[(values != background) & (values < values.max())]
-    soft, brighter = (_share(shown, *band) for band in (CT_WINDOW_HU, MRI_BAND))
-    dense = _share(shown, 50, high)  # blood and little else
-    if share < 0.2 or soft < 0.5 or max(brighter, dense) > 0.2 or values.max() <= 5:
-        return [
-            f"values do not look like CT in Hounsfield units (no air near -1000, {soft:.0%} of the"
-            f" head within {low:g} and {high:g}): leave out --ct if it is MRI; if it is CT,"
-            f" {OFFSET}."
-        ]
-    return []
-
-
-def _commonest(values: Array) -> tuple[float, float]:
-    """The most common value and its share."""
-    unique, counts = np.unique(values, return_counts=True)
-    return float(unique[counts.argmax()]), float(counts.max() / values.size)
-
-
-def _has_offset(values: Array) -> bool:
-    """Whether soft tissue lies near 1000 or 1024, with little between it and air near 0."""
-    head = values[values > 200]
-    if head.size < 0.05 * values.size or head.size > 0.99 * values.size:
-        return False
-    return _share(head, 200, 850) < 0.2 and _share(head, 950, 1150) > 0.3
-
-
-def _share(values: Array, low: float, high: float) -> float:
-    """Share of the values within `(low, high]`."""
-    return float(((values > low) & (values <= high)).mean()) if values.size else 0.0
+# Measures ----------------------------------------------------------------------------------------
 
 
 def percentile(values: Tensor, percent: float) -> float:

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from synthsr_net.losses.laplace import SMALLEST_SCALE, UNIT_SCALE
 from synthsr_net.models.checkpoint import ModelConfig, ScanConfig
-from synthsr_net.prediction.refinement.data_consistency import consistent
+from synthsr_net.prediction.refinement.data_consistency import Operators, consistent
 from synthsr_transforms.io.extents import ScanError
 from synthsr_transforms.io.volumes import Volume, reorient
 
-from .intensities import replace_nonfinite, sharpened
+from .intensities import clip_, replace_nonfinite, scaled, sharpened
+from .preprocess import ScanSpace, settings_of
 from .resampling import along_axes, as_tensor, axis_operator, reslice
-from .space import ScanSpace, settings_of
 
 GRIDS = ("1mm", "input")
 """Grids of predictions: with the network's spacing, or the grid of the scan."""
@@ -53,7 +53,7 @@ def finisher(space: ScanSpace, config: ModelConfig) -> Callable[[Tensor], Tensor
     def finish(output: Tensor) -> Tensor:
         """Scale and clip the images of `(..., O, X, Y, Z)`."""
         image, rest = output.tensor_split([images], dim=-4)
-        image = _scaled(image, settings)
+        image = scaled(image, settings)
         return torch.cat([image, rest], dim=-4) if rest.shape[-4] else image
 
     return finish
@@ -92,12 +92,14 @@ def from_network_space(
     inside = output[(slice(None), *space.inside)].detach().float()
     image = _intensities(inside[0], space, settings)
     image, wrong = replace_nonfinite(image, (settings.output_range or (0.0, 0.0))[0])
-    if scan is not None:
-        x = scan[space.inside].to(image)
-        image = _clipped(consistent(image, x, space.slices(), settings.spacing_mm), settings)
-    if settings.sharpen if sharpen is None else sharpen:
-        image = sharpened(image)
-        image = image if space.legacy else _clipped(image, settings)
+    image = refined(
+        image,
+        settings,
+        scan=None if scan is None else scan[space.inside].to(image),
+        slices=() if scan is None else space.slices(),
+        sharpen=settings.sharpen if sharpen is None else sharpen,
+        clip_sharpened=space.legacy is None,
+    )
     doubts = list(space.warnings)
     if wrong:
         doubts.append(
@@ -142,22 +144,38 @@ def _unit(space: ScanSpace, settings: ScanConfig) -> float:
 def _intensities(image: Tensor, space: ScanSpace, settings: ScanConfig) -> Tensor:
     """Intensities of the image channel `(X, Y, Z)`, cropped to the scan."""
     if settings.residual_input is None:
-        return image if settings.clip_each_pass else _scaled(image, settings)
+        return image if settings.clip_each_pass else scaled(image, settings)
     assert space.residual is not None
     base = space.residual[space.inside].to(image.device)
     lowest = space.rescalings[settings.residual_input].lowest
-    return _clipped(lowest + _unit(space, settings) * (image + base), settings)
+    return clip_(lowest + _unit(space, settings) * (image + base), settings)
 
 
-def _scaled(image: Tensor, settings: ScanConfig) -> Tensor:
-    return _clipped(settings.output_scale * image, settings)
+def refined(
+    image: Tensor,
+    settings: ScanConfig,
+    *,
+    scan: Tensor | None = None,
+    slices: Operators = (None, None, None),
+    sharpen: bool = False,
+    clip_sharpened: bool = True,
+) -> Tensor:
+    """Make a prediction consistent with its scan, and sharpen it, within the model's range.
 
-
-def _clipped(image: Tensor, settings: ScanConfig) -> Tensor:
-    """Within the range of the model, in place; a sum with a residual is only kept from below 0."""
-    if settings.output_range is not None:
-        return image.clamp_(*settings.output_range)
-    return image.clamp_(min=0) if settings.residual_input is not None else image
+    Args:
+        image: `(X, Y, Z)` float32 intensities.
+        settings: Of the model.
+        scan: The scan on the same grid, in any unit, see `consistent`; None leaves this step out.
+        slices: See `consistent`.
+        sharpen: Whether to sharpen.
+        clip_sharpened: Whether to clip what is sharpened, which FreeSurfer does not.
+    """
+    if scan is not None:
+        image = clip_(consistent(image, scan, slices, settings.spacing_mm), settings)
+    if sharpen:
+        image = sharpened(image)
+        image = clip_(image, settings) if clip_sharpened else image
+    return image
 
 
 def _place(image: Tensor, space: ScanSpace, grid: str) -> Volume:

@@ -25,12 +25,12 @@ from synthsr_transforms.io.scans import Scan, read_scan, scan_of
 from synthsr_transforms.io.volumes import Volume
 from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.memory import left_of, parse_size
+from synthsr_transforms.support.messages import SynthSRError
 
 from .postprocess import Prediction, finisher, from_network_space
-from .preprocess import to_network_space
+from .preprocess import ScanSpace, settings_of, to_network_space
 from .provenance import PredictionRecord
-from .settings import PredictError, PredictorSettings, check_inverse_contrast, check_number
-from .space import ScanSpace, settings_of
+from .settings import PredictorSettings, check_inverse_contrast, check_number
 from .writing import nifti_of, write_prediction
 
 _LISTENING = Lock()
@@ -104,11 +104,11 @@ class Predictor:
         Raises:
             ValueError: If the model cannot be used, or a setting is out of its range.
         """
-        from synthsr_net.models import default_model, load_any_model, resolve_model
+        from synthsr_net.models import default_model, load_model, resolve_model
 
         PredictorSettings(**settings)  # a mistake in them is told before the model is loaded
         file = Path(resolve_model(path or default_model()))
-        predictor = cls(load_any_model(file), **settings)
+        predictor = cls(load_model(file), **settings)
         predictor.record.path = file
         return predictor
 
@@ -131,7 +131,7 @@ class Predictor:
         images = list(image) if isinstance(image, (list, tuple)) else [image]
         paths = [isinstance(each, (str, os.PathLike)) for each in images]
         if output is not None and not all(paths):
-            raise PredictError(
+            raise SynthSRError(
                 f"output goes with scans given by path, got {type(images[0]).__name__}. Leave it"
                 " out: the prediction is returned."
             )
@@ -287,7 +287,7 @@ def _goal(images: Sequence[Any], output: str | os.PathLike[str] | None) -> Path:
     """File of the prediction from scans given by path."""
     source = find_scans(images[0])
     if source.kind != "file":
-        raise PredictError(
+        raise SynthSRError(
             f"scan must be one file, got the {source.kind} {images[0]}. Use synthsr predict, or"
             " go through its files."
         )

@@ -3,38 +3,101 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig
+from synthsr_net.models.checkpoint import ModelConfig, ScanConfig
+from synthsr_net.prediction.refinement.data_consistency import slices_between
 from synthsr_transforms.io.extents import MIN_SHEAR_DEGREES, ScanError, shear_degrees
 from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.io.volumes import Volume, ras_axes, reorient
 
-from .intensities import CT_WINDOW_HU, Rescaling, ct_warnings, rescale_
+from .ct import ct_warnings
+from .intensities import CT_WINDOW_HU, Rescaling, network_input_, padded, padding
 from .reliability import reliability
-from .resampling import Grid, antialiased, orthogonal_grid, resample, reslice
-from .space import ScanSpace, inside, padding, settings_of
+from .resampling import Grid, antialiased, as_tensor, orthogonal_grid, resample, reslice
 
+LEGACY = ("v1", "v2")
+"""Programs that can be followed exactly: the original repository, and FreeSurfer's script."""
+LEGACY_DIVISOR = 32
+"""Both pad to multiples of this, whatever the depth of the network."""
 MIN_OVERLAP = 0.9
 """Share of the first scan that the others must cover without a warning."""
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    settings: ScanConfig
-    ct: bool
+@dataclass(frozen=True, eq=False)
+class ScanSpace:
+    """Where a scan lies in the input of a network, and what leads back to it."""
+
+    input_grid: Grid
+    """Grid of the (first) scan."""
+    grid: Grid
+    """Grid with the network's spacing, along the axes of the scan."""
+    aligned_grid: Grid
+    """The same voxels with axes to the right, front and top."""
+    begin: tuple[int, int, int]
+    """First voxel of the aligned grid in the padded input of the network."""
+    parallel: bool
+    """Whether the axes of the scan are those of `grid` (no shear)."""
     legacy: str | None
+    """The program that is followed, of `LEGACY`."""
+    rescalings: tuple[Rescaling, ...]
+    """Of each input image."""
+    residual: Tensor | None
+    """Input that the output is added to, `(X, Y, Z)`, padded."""
+    warnings: tuple[str, ...]
+    """Of the scans and their conversion, one line each."""
 
     @property
-    def clips_first(self) -> bool:
-        """Whether CT is clipped before it is resampled."""
-        return self.ct and not self.settings.normalise_after_padding
+    def inside(self) -> tuple[slice, ...]:
+        """Where the scan lies in the padded volume, three slices."""
+        return tuple(slice(b, b + n) for b, n in zip(self.begin, self.aligned_grid[0], strict=True))
+
+    def slices(self) -> list[Tensor | None]:
+        """Operators of the (first) scan's slices on the aligned grid, see `slices_between`.
+
+        A scan with sheared axes was read on a grid at right angles, and counts as made there.
+        """
+        if not self.parallel:
+            return [None] * 3
+        return slices_between(self.aligned_grid, self.input_grid)
+
+
+def settings_of(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
+    """How scans are treated: as the model says, or as an original program does.
+
+    Args:
+        config: Of the model.
+        legacy: `"v1"`, `"v2"` or None.
+
+    Raises:
+        ValueError: If `legacy` is another word.
+
+    Examples:
+        >>> settings_of(ModelConfig(), "v2").sharpen
+        True
+    """
+    if legacy is None:
+        return config.scan
+    if legacy not in LEGACY:
+        raise ValueError(f"legacy must be one of {', '.join(LEGACY)}, got {legacy!r}.")
+    one_image = config.scan.residual_input is None
+    v2 = legacy == "v2" and one_image
+    return replace(
+        config.scan,
+        divisor=LEGACY_DIVISOR,
+        normalisation="min_max",
+        normalise_after_padding=v2,
+        clip_each_pass=v2,
+        sharpen=v2,
+        data_consistency=False,
+        inverse_contrast=False,
+        flip=one_image,
+    )
 
 
 def to_network_space(
@@ -61,45 +124,48 @@ def to_network_space(
         ScanError: If the number of scans is not that of the inputs, scans do not overlap, or CT
             shows nothing within 0 and 80 HU.
     """
-    recipe = _Recipe(settings_of(config, legacy), ct, legacy)
+    settings = settings_of(config, legacy)
     _check_number(scans, config)
-    sheared = shear_degrees(scans[0].affine) >= MIN_SHEAR_DEGREES and legacy is None
-    native = _on_own_grid(scans[0], recipe, sheared)
-    own_grid, aligned = _grid(native), reorient(native)
-    grid = _grid(aligned)
-    begin, shape = padding(grid[0], recipe.settings.divisor)
-    x, where = np.zeros((config.num_channels, *shape), np.float32), inside(begin, grid[0])
-    x[0][where] = aligned.data
-    del native, aligned
-    starts = np.cumsum([0] + [1 + image.reliability_map for image in config.inputs]).tolist()
-    rescalings, doubts = [], []
+    first, clips_first = scans[0], ct and not settings.normalise_after_padding
+    sheared = shear_degrees(first.affine) >= MIN_SHEAR_DEGREES and legacy is None
+    native = _on_own_grid(_clipped(first, clips_first), settings.spacing_mm, legacy, sheared)
+    aligned = reorient(native)
+    own_grid, grid = _grid(native), _grid(aligned)
+    channels, rescalings, residual, doubts = [], [], None, []
     for index, (scan, image) in enumerate(zip(scans, config.inputs, strict=True)):
-        warnings = [*scan.warnings, *ct_warnings(scan.data, ct)]
-        channels = x[starts[index] : starts[index + 1]]
+        data, warnings = aligned.data, [*scan.warnings, *ct_warnings(scan.data, ct)]
         if index:
-            channels[0][where], more = _on_first_grid(scan, grid, scans[0], recipe)
-            warnings += more
-        after_padding = recipe.settings.normalise_after_padding
-        target = channels[0] if after_padding else channels[0][where]
-        rescaling = _normalise_(target, image, recipe, index == recipe.settings.residual_input)
+            volume = _clipped(scan, clips_first)
+            data, share = reslice(volume, grid, outside=0.0, margin=0.0 if legacy else 0.5)
+            warnings += _doubts_of_overlap(share, scan, first)
+        is_residual = index == settings.residual_input
+        x, rescaling = network_input_(
+            as_tensor(data),
+            settings,
+            image.maximum,
+            ct=ct and not clips_first,
+            keep_zero=legacy == "v2" and is_residual,
+        )
         warnings += _doubts_of_contrast(rescaling, scan, ct)
+        residual = x if is_residual else residual
+        channels.append(x)
         if image.reliability_map:
-            channels[1][where] = reliability(scan.volume, grid, recipe.settings.spacing_mm)
+            reliable = as_tensor(reliability(scan.volume, grid, settings.spacing_mm))
+            channels.append(padded(reliable, settings.divisor))
         rescalings.append(rescaling)
         doubts += [f"{image.name}: {text}" if len(scans) > 1 else text for text in warnings]
-    residual = recipe.settings.residual_input
     space = ScanSpace(
-        input_grid=_grid(scans[0].volume),
+        input_grid=_grid(first.volume),
         grid=own_grid,
         aligned_grid=grid,
-        begin=begin,
+        begin=padding(grid[0], settings.divisor)[0],
         parallel=not sheared,
         legacy=legacy,
         rescalings=tuple(rescalings),
-        residual=None if residual is None else torch.from_numpy(x[starts[residual]]),
+        residual=residual,
         warnings=tuple(dict.fromkeys(doubts)),
     )
-    return torch.from_numpy(x), space
+    return channels[0][None] if len(channels) == 1 else torch.stack(channels), space
 
 
 def _grid(volume: Volume) -> Grid:
@@ -116,27 +182,25 @@ def _check_number(scans: Sequence[Scan], config: ModelConfig) -> None:
         )
 
 
-def _clipped(scan: Scan, recipe: _Recipe) -> Volume:
-    data = np.clip(scan.data, *CT_WINDOW_HU) if recipe.clips_first else scan.data
-    return Volume(data, scan.affine)
+def _clipped(scan: Scan, clips: bool) -> Volume:
+    return Volume(np.clip(scan.data, *CT_WINDOW_HU), scan.affine) if clips else scan.volume
 
 
-def _on_own_grid(scan: Scan, recipe: _Recipe, sheared: bool) -> Volume:
+def _on_own_grid(volume: Volume, spacing_mm: float, legacy: str | None, sheared: bool) -> Volume:
     """The scan with the network's spacing, along its own axes as far as they are orthogonal.
 
     Grids begin at the left, back and bottom border whatever the axes of the scan, so that scans
     that differ in orientation only are the same to the network; those of legacy begin at the first
     voxel.
     """
-    volume, spacing = _clipped(scan, recipe), recipe.settings.spacing_mm
-    if recipe.legacy:
-        return resample(volume, spacing, exact=True)
+    if legacy:
+        return resample(volume, spacing_mm, exact=True)
     if not sheared:
-        return resample(volume, spacing, from_last=_reversed_axes(scan.affine))
-    grid = orthogonal_grid(reorient(volume), spacing)
+        return resample(volume, spacing_mm, from_last=_reversed_axes(volume.affine))
+    grid = orthogonal_grid(reorient(volume), spacing_mm)
     lowest = float(volume.data.min())
-    data, _ = reslice(antialiased(volume, spacing), grid, outside=lowest)
-    return reorient(Volume(data, grid[1]), scan.affine)
+    data, _ = reslice(antialiased(volume, spacing_mm), grid, outside=lowest)
+    return reorient(Volume(data, grid[1]), volume.affine)
 
 
 def _reversed_axes(affine: npt.NDArray[np.float64]) -> list[bool]:
@@ -145,36 +209,15 @@ def _reversed_axes(affine: npt.NDArray[np.float64]) -> list[bool]:
     return [bool(affine[w, axis] < 0) for axis, w in enumerate(world)]
 
 
-def _on_first_grid(
-    scan: Scan, grid: Grid, first: Scan, recipe: _Recipe
-) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """Another scan on the grid of the first, with 0 outside, and doubts about their overlap."""
-    margin = 0.5 if recipe.legacy is None else 0.0
-    data, share = reslice(_clipped(scan, recipe), grid, outside=0.0, margin=margin)
+def _doubts_of_overlap(share: float, scan: Scan, first: Scan) -> list[str]:
     if share == 0:
         raise ScanError(
             f"{scan.name} must overlap with {first.name} in world space, but lies elsewhere. Check"
             " their headers: scans must be of one session, or registered."
         )
     if share < MIN_OVERLAP:
-        return data, [
-            f"{scan.name} covers {share:.0%} of {first.name}: the rest is taken as 0 there."
-        ]
-    return data, []
-
-
-def _normalise_(
-    data: npt.NDArray[Any], image: InputConfig, recipe: _Recipe, is_residual: bool
-) -> Rescaling:
-    settings = recipe.settings
-    if recipe.ct and not recipe.clips_first:
-        np.clip(data, *CT_WINDOW_HU, out=data)
-    return rescale_(
-        data,
-        image.maximum,
-        percentiles=settings.percentiles if settings.normalisation == "percentile" else None,
-        keep_zero=recipe.legacy == "v2" and is_residual,
-    )
+        return [f"{scan.name} covers {share:.0%} of {first.name}: the rest is taken as 0 there."]
+    return []
 
 
 def _doubts_of_contrast(rescaling: Rescaling, scan: Scan, ct: bool) -> list[str]:

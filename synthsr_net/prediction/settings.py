@@ -8,16 +8,13 @@ from synthsr_net.inference import forward
 from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.memory import parse_size
+from synthsr_transforms.support.messages import SynthSRError
 
 from .postprocess import GRIDS
-from .space import LEGACY
+from .preprocess import LEGACY
 
 PRECISIONS = (*forward.PRECISIONS, "auto")
 """Numbers to compute with, see `inference`; `auto` takes what the hardware is built for."""
-
-
-class PredictError(ValueError):
-    """Settings or scans that a model cannot work with; the message says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +54,9 @@ class PredictorSettings:
         for name, known in (("precision", PRECISIONS), ("grid", GRIDS), ("legacy", LEGACY)):
             value = getattr(self, name)
             if value not in known and not (name == "legacy" and value is None):
-                raise PredictError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+                raise SynthSRError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
         if self.legacy is not None and self.grid != "1mm":
-            raise PredictError(
+            raise SynthSRError(
                 f"grid must be 1mm with legacy {self.legacy}, which has a grid of its own, got"
                 f" {self.grid}. Leave one of them out."
             )
@@ -72,12 +69,12 @@ def check_inverse_contrast(config: ModelConfig) -> None:
     """Refuse models whose input or output has no contrast to compare.
 
     Raises:
-        PredictError: If a model takes more than one image, or its output is added to it.
+        SynthSRError: If a model takes more than one image, or its output is added to it.
     """
     if config.is_simple:
         return
     names = ", ".join(image.name for image in config.inputs)
-    raise PredictError(
+    raise SynthSRError(
         "inverse contrast needs a model that predicts an image of its own from one scan, got"
         f" {config.name!r} with {config.num_channels} input channels ({names})."
         " Leave it out."
@@ -88,7 +85,7 @@ def check_number(config: ModelConfig, number: int) -> None:
     """Refuse another number of scans than a model has inputs.
 
     Raises:
-        PredictError: If so; the message names the inputs.
+        SynthSRError: If so; the message names the inputs.
     """
     names = [image.name for image in config.inputs]
     if number == len(names):
@@ -97,7 +94,7 @@ def check_number(config: ModelConfig, number: int) -> None:
     if len(names) > 1:
         advice += f", such as --with {names[-1]}=FILE, or use synthsr predict-hyperfine"
     plural = "s" if len(names) > 1 else ""
-    raise PredictError(
+    raise SynthSRError(
         f"model {config.name} takes {len(names)} scan{plural} ({', '.join(names)}), got {number}."
         f" {advice}."
     )

@@ -26,10 +26,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from synthsr_transforms.job.record import TABLE, JobConfig, JobError, difference
+from synthsr_transforms.job.record import TABLE, JobConfig, difference
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.config import read_yaml, to_yaml
+from synthsr_transforms.support.messages import SynthSRError
 
 from .config import SECTION, TrainingConfig
 
@@ -45,16 +46,16 @@ MAY_CHANGE = {
     "optimiser": (
         "learning_rate",
         "schedule",
-        "decay",
-        "final_ratio",
-        "warm_up_steps",
+        "inverse_time_decay",
+        "final_learning_rate_ratio",
+        "warmup_steps",
         "clip_norm",
     ),
     "run": (
         "epochs",
         "precision",
         "compile",
-        "bank",
+        "label_map_memory",
         "save_every_minutes",
         "save_every_steps",
         "keep_models",
@@ -65,7 +66,7 @@ MAY_CHANGE = {
         "previews",
         "images",
         "labels",
-        "spacings_mm",
+        "slice_spacings_mm",
         "metric",
     ),
     "model": None,
@@ -148,11 +149,11 @@ class RunFolder:
         """Refuse a folder that holds a run already, or samples of `synthsr generate`.
 
         Raises:
-            JobError: If it does.
+            SynthSRError: If it does.
         """
         self.refuse_other_work()
         if self.holds_run:
-            raise JobError(
+            raise SynthSRError(
                 f"{self.path} holds a run. Add --resume to go on with it, --overwrite to replace"
                 " it, or choose another folder with --out."
             )
@@ -161,10 +162,10 @@ class RunFolder:
         """Refuse a folder whose `config.yaml` is not that of a run.
 
         Raises:
-            JobError: If it is so.
+            SynthSRError: If it is so.
         """
         if self.config_path.exists() and not self.holds_run:
-            raise JobError(
+            raise SynthSRError(
                 f"{self.path} must hold nothing or a run, but its {CONFIG} is of another kind."
                 " Choose another folder with --out."
             )
@@ -173,13 +174,13 @@ class RunFolder:
         """Refuse to resume a run with settings that would have made it another.
 
         Raises:
-            JobError: If so; the message names the first setting that differs.
+            SynthSRError: If so; the message names the first setting that differs.
         """
         found = _comparable(read_yaml(self.config_path))
         wanted = _comparable(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
         differs = difference(found, wanted)
         if differs:
-            raise JobError(
+            raise SynthSRError(
                 f"{self.path} holds another run: {differs}. Resume it with its own settings, or"
                 " start another from its weights (--set"
                 f" initial_weights={self.model_path('last')}) in a new folder."
@@ -236,7 +237,8 @@ def _comparable(config: Any) -> dict[str, Any]:
         "sources": [_names(source) for source in job.get("sources") or []],
     }
     training = {k: dict(v) if isinstance(v, dict) else v for k, v in plain["training"].items()}
-    training["held_out"] = [_names(source) for source in training.get("held_out") or []]
+    names = [_names(source) for source in training.get("validation_sources") or []]
+    training["validation_sources"] = names
     for section, names in MAY_CHANGE.items():
         for name in list(training.get(section) or {}) if names is None else names:
             training[section].pop(name, None)
@@ -245,6 +247,6 @@ def _comparable(config: Any) -> dict[str, Any]:
 
 
 def _names(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Names of the files of a case; folders may move."""
+    """Names of the files of a subject; folders may move."""
     image = source.get("image")
     return {"labels": Path(source["labels"]).name, "image": image and Path(image).name}

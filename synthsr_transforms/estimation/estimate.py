@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from synthsr_transforms.labels.table import LabelTable, listed
 from synthsr_transforms.priors.tissue_priors import TissuePriors
+from synthsr_transforms.support.messages import SynthSRError
 
 from .measuring import EstimationSettings, ScanStatistics
 from .scans import DataSet
@@ -19,10 +20,6 @@ from .statistics import PERCENTILES, RANGE
 from .t2_cropping import t2_cropping_stats
 
 FloatArray = npt.NDArray[np.float64]
-
-
-class EstimationError(ValueError):
-    """Scans from which no priors can be estimated; the message says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +171,7 @@ class PriorEstimate:
         """Refuse classes that no scan of a data set holds.
 
         Raises:
-            EstimationError: If there are some; the message names them.
+            SynthSRError: If there are some; the message names them.
         """
         for channel in self.channels:
             if not channel.absent:
@@ -183,13 +180,13 @@ class PriorEstimate:
             missing = [k for k in channel.absent if k not in hidden]
             place = f"channel {channel.channel} of {self.data_sets[channel.data_set - 1].images}"
             if missing:
-                raise EstimationError(
+                raise SynthSRError(
                     "each class of the label table must occur in some label map, got none for"
                     f" {self._named(missing)} ({place}). Take a table without"
                     " them: `synthsr labels LABELS --write-table table.tsv`, then --label-list"
                     " table.tsv."
                 )
-            raise EstimationError(
+            raise SynthSRError(
                 "each class must have voxels above 0 in some scan, got none for"
                 f" {self._named(hidden)} ({place}). Take a table without them, label maps without"
                 " what the scans do not show, or scans that show it."

@@ -18,8 +18,9 @@ from synthsr_transforms.io.volumes import stem
 from synthsr_transforms.labels.files import write_rows
 from synthsr_transforms.priors.arrays import as_rows
 from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.support.messages import SynthSRError
 
-from .estimate import ClassRow, EstimationError, PriorEstimate
+from .estimate import ClassRow, PriorEstimate
 from .statistics import MAD_TO_STD, PERCENTILES, RANGE
 
 MEANS, STDS, DESCRIPTION = "prior_means.npy", "prior_stds.npy", "priors.yaml"
@@ -67,12 +68,12 @@ def write_estimate(
         The files.
 
     Raises:
-        EstimationError: If files are there and must not be replaced.
+        SynthSRError: If files are there and must not be replaced.
     """
     folder = Path(folder)
     there = output_names(folder)
     if there and not overwrite:
-        raise EstimationError(
+        raise SynthSRError(
             f"output folder must hold no priors, got {there[0]}. Choose another with --out, or add"
             " --overwrite."
         )
@@ -178,7 +179,10 @@ def _provenance(estimate: PriorEstimate) -> dict[str, Any]:
                 {
                     "images": os.path.abspath(data_set.images),
                     "labels": os.path.abspath(data_set.labels),
-                    "pairs": {stem(case.image or ""): case.labels.name for case in data_set.cases},
+                    "pairs": {
+                        stem(subject.image or ""): subject.labels.name
+                        for subject in data_set.subjects
+                    },
                 }
                 for data_set in estimate.data_sets
             ],

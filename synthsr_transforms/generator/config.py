@@ -78,7 +78,7 @@ def load_config(
         The configuration.
 
     Raises:
-        ConfigError: If a name is unknown (the nearest spelling is suggested) or a value unusable.
+        SynthSRError: If a name is unknown (the nearest spelling is suggested) or a value unusable.
 
     Examples:
         >>> load_config("all_purpose", ["crop.shape=96"]).steps["crop"].params["shape"]
@@ -107,7 +107,7 @@ def source_path(source: str | os.PathLike[str]) -> Path:
     """Path of a preset by name, or of a YAML file.
 
     Raises:
-        ConfigError: If it is neither; the nearest spelling is suggested.
+        SynthSRError: If it is neither; the nearest spelling is suggested.
     """
     return config_path(source, _presets(), "preset")
 
@@ -116,7 +116,7 @@ def read_beside(path: Path) -> dict[str, Any]:
     """Read all sections of a configuration; names of files that lie beside it become paths.
 
     Raises:
-        ConfigError: If the file is not YAML.
+        SynthSRError: If the file is not YAML.
     """
     settings: dict[str, Any] = _beside(read_yaml(path), path.parent)
     return settings

@@ -17,16 +17,14 @@ from torchio.data.batch import SubjectsBatch
 from torchio.transforms import Transform
 
 from synthsr_transforms.functional.layout import bounding_box
-from synthsr_transforms.functional.mixture import look_up
 from synthsr_transforms.functional.operators import full_precision
 from synthsr_transforms.labels.summary import best_ready_table
 from synthsr_transforms.labels.table import LabelTable, listed
-from synthsr_transforms.support.config import ConfigError
+from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.transforms.base import SynthTransform, append_history, shallow_copy
-from synthsr_transforms.transforms.kinds import find_labels
+from synthsr_transforms.transforms.images import find_labels
+from synthsr_transforms.transforms.labels_on_grid import LabelSet, whole_labels
 from synthsr_transforms.transforms.spec import build_transform
-from synthsr_transforms.transforms.synthesis.lesion_simulation import membership
-from synthsr_transforms.transforms.synthesis.tissue_mixture import whole_labels
 
 from .config import GeneratorConfig, StepConfig, load_config
 from .spatial_stage import SpatialStage
@@ -67,7 +65,7 @@ class Generator:
             `auto`, see `Generator.for_labels`; without label maps to look at it means `synthseg`.
 
     Raises:
-        ConfigError: If a step cannot be built; the message names it.
+        SynthSRError: If a step cannot be built; the message names it.
 
     Examples:
         >>> import torchio
@@ -85,7 +83,7 @@ class Generator:
             named = "synthseg" if config.label_table == "auto" else config.label_table
             self.label_table = label_table or LabelTable.resolve(named)
         except ValueError as error:
-            raise ConfigError(f"label_table: {error}") from error
+            raise SynthSRError(f"label_table: {error}") from error
         self.transforms = {name: self._build(name, step) for name, step in config.steps.items()}
 
     @classmethod
@@ -104,7 +102,7 @@ class Generator:
             values: All label values that occur.
 
         Raises:
-            ConfigError: If the table lacks some of them, or a step cannot be built.
+            SynthSRError: If the table lacks some of them, or a step cannot be built.
         """
         present = sorted(set(values))
         auto = config.label_table == "auto"
@@ -112,7 +110,7 @@ class Generator:
         generator = cls(dataclasses.replace(config, label_table=name))
         unknown = generator.label_table.unknown_values(present)
         if unknown:
-            raise ConfigError(
+            raise SynthSRError(
                 f"label table {name!r} lacks labels of the label maps: {listed(unknown)}."
                 f" {_table_advice(present, generator.label_table.num_classes)}"
             )
@@ -130,7 +128,7 @@ class Generator:
                 spec, label_table=self.label_table, check_labels=False, copy=False
             )
         except ValueError as error:
-            raise ConfigError(f"step {name!r}: {error}{self._prior_advice(name, step)}") from error
+            raise SynthSRError(f"step {name!r}: {error}{self._prior_advice(name, step)}") from error
         transform.copy = False
         return transform
 
@@ -207,7 +205,7 @@ class Generator:
 
     def _named(self, batch: SubjectsBatch, name: str) -> Tensor:
         if name not in batch.images:
-            raise ConfigError(
+            raise SynthSRError(
                 f"the steps must make an image {name!r}, got {list(batch.images)}."
                 " Add a step that makes it, such as CopyImage."
             )
@@ -216,7 +214,7 @@ class Generator:
     def _start(self, data: Source) -> SubjectsBatch:
         batch = _as_batch(data)
         if self.config.real_target and self.config.target not in batch.images:
-            raise ConfigError(
+            raise SynthSRError(
                 f"this generator needs a real image {self.config.target!r} with each label map,"
                 f" got images {list(batch.images)}. Give the folder of images."
             )
@@ -239,11 +237,7 @@ class Generator:
         """
         _, labels = find_labels(batch)
         tissues = ("grey_matter", "white_matter", "deep_grey")
-        inside = [value for t in tissues for value in self.label_table.values_of(t)]
-        brain = membership(inside, max(self.label_table.values))
-        table = brain.bool().to(labels.device).expand(labels.batch_size, 1, -1)
-        values = whole_labels(labels.data).clamp(0, table.shape[-1] - 1)
-        return bounding_box(look_up(values, table))
+        return bounding_box(LabelSet.of_tissues(self.label_table, tissues).mask(labels.data) > 0)
 
     @cached_property
     def _stages(self) -> list[tuple[list[str], Any]]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.support.messages import SynthSRError
 
 EXTENSIONS = (".nii.gz", ".nii", ".mgz", ".npz")
 """Endings of the files that are read, in lower or upper case."""
@@ -34,7 +35,7 @@ class Volume(NamedTuple):
         return x, y, z
 
 
-class VolumeError(ValueError):
+class VolumeError(SynthSRError):
     """A file that does not hold what it should; the message names it and says what to do."""
 
 

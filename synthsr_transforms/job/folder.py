@@ -20,17 +20,16 @@ from synthsr_transforms.io.volumes import Volume, read_volume, stem, write_volum
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.atomic import nearest_folder, replacing, why_unwritable
 from synthsr_transforms.support.config import read_yaml, to_yaml
+from synthsr_transforms.support.messages import SynthSRError
 
 from .record import (
     TABLE,
     JobConfig,
-    JobError,
     Sample,
     comparable,
     difference,
     fingerprint,
     sample_json,
-    source_record,
 )
 
 CONFIG, MANIFEST, OVERVIEW = "config.yaml", "manifest.csv", "overview.png"
@@ -82,30 +81,30 @@ class JobFolder:
         """Refuse a folder whose samples are those of another job.
 
         Raises:
-            JobError: If so; the message names the first setting that differs.
+            SynthSRError: If so; the message names the first setting that differs.
         """
         if not self.path.is_dir():
             return
         advice = "Choose another folder with --out, or add --overwrite."
         if not (self.path / CONFIG).exists():
             if self._files():
-                raise JobError(f"{self.path} holds samples of an unknown job. {advice}")
+                raise SynthSRError(f"{self.path} holds samples of an unknown job. {advice}")
             return
         try:
             found = read_yaml(self.path / CONFIG)
             table = self.path / TABLE
             there = comparable(found, LabelTable.read(table) if table.exists() else None)
         except ValueError as error:
-            raise JobError(
+            raise SynthSRError(
                 f"{self.path} holds a job that cannot be read: {error} {advice}"
             ) from error
         here = comparable(OmegaConf.create(to_yaml(self.config)), self.table)
         differs = difference(there, here)
         if differs:
-            raise JobError(f"{self.path} holds another job: {differs}. {advice}")
+            raise SynthSRError(f"{self.path} holds another job: {differs}. {advice}")
         number = found["job"]["num_samples"]
         if number > self.config.job.num_samples:
-            raise JobError(
+            raise SynthSRError(
                 f"{self.path} holds a job of {number} samples, got"
                 f" {self.config.job.num_samples}. Ask for at least as many with -n, choose another"
                 " folder with --out, or add --overwrite."
@@ -142,10 +141,10 @@ class JobFolder:
         kinds = self.kinds()
         writer.writerow(["sample", "seed", "source_labels", "source_image", *kinds, "record"])
         for sample in samples:
-            source = source_record(sample.case)
+            source = sample.subject.record()
             files = [self.volume_path(sample, kind).name for kind in kinds]
             files.append(self.record_path(sample).name)
-            writer.writerow([sample.stem, sample.seed, source.labels, source.image, *files])
+            writer.writerow([sample.stem, sample.seed, source["labels"], source["image"], *files])
         return text.getvalue()
 
     # Samples
@@ -193,7 +192,7 @@ class JobFolder:
         """Draw the picture of a sample, from its files unless its volumes are given."""
         from .preview import save_preview
 
-        title = f"{sample.stem}   from {stem(sample.case.labels)}"
+        title = f"{sample.stem}   from {stem(sample.subject.labels)}"
         with writing_to(self.path):
             save_preview(
                 self.preview_path(sample), volumes or self.read_sample(sample), title=title
@@ -229,12 +228,12 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
         The folder, or the nearest one above it that exists.
 
     Raises:
-        JobError: If it is no folder or may not be written to.
+        SynthSRError: If it is no folder or may not be written to.
     """
     path = Path(folder)
     wrong = why_unwritable(path)
     if wrong:
-        raise JobError(
+        raise SynthSRError(
             f"output folder must be writable, got {path} ({wrong}). Choose another with --out."
         )
     return nearest_folder(path)
@@ -242,17 +241,17 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turn errors of the file system into a `JobError` that says what to do."""
+    """Turn errors of the file system into a `SynthSRError` that says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise JobError(
+            raise SynthSRError(
                 f"the disk of {folder} is full. Free some space and run the same command again:"
                 " complete samples are kept."
             ) from error
         reason = error.strerror or str(error)
-        raise JobError(
+        raise SynthSRError(
             f"output folder must be writable, got {folder} ({reason}). Choose another with --out."
         ) from error
 
@@ -261,12 +260,12 @@ def check_space(folder: Path, expected_bytes: float) -> None:
     """Refuse a job that the disk cannot hold.
 
     Raises:
-        JobError: If less is free than expected.
+        SynthSRError: If less is free than expected.
     """
     with writing_to(folder):
         free = shutil.disk_usage(folder).free
     if expected_bytes > free:
-        raise JobError(
+        raise SynthSRError(
             f"the disk of {folder} must have room for about {expected_bytes / 2**30:.1f} GiB, got"
             f" {free / 2**30:.1f} GiB free. Free some space, make fewer samples with -n, or choose"
             " another folder with --out."

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from synthsr_transforms.io.volumes import VolumeError, list_volumes, read_labels
+from synthsr_transforms.support.messages import SynthSRError
 
 from .table import LabelRow, LabelTable, Side, Tissue, listed, side_of
 
 
-class NotALabelMapError(ValueError):
+class NotALabelMapError(SynthSRError):
     """A file can be read, but what it holds is not a 3-D map of whole, non-negative numbers."""
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synthsr_transforms.support.messages import check_choice, integers, listed, naming, nearest
+from synthsr_transforms.support.messages import check_choice, integers, listed, naming, suggest
 
 from .classes import close_gaps, name_classes, partners, share_classes
 from .files import COLUMNS, read_integers, read_npy, read_rows, ready_names, ready_rows, write_rows
@@ -382,7 +382,7 @@ class LabelTable:
             return cls.read(spec)
         msg = (
             f"label table must be a file or one of {', '.join(cls.ready_names())}, "
-            f"got {str(spec)!r}.{nearest(str(spec), cls.ready_names())}"
+            f"got {str(spec)!r}{suggest(str(spec), cls.ready_names())}."
         )
         raise ValueError(msg)
 

@@ -11,11 +11,12 @@ found right: nothing is left half-written.
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
 import torchio as tio
+
+from synthsr_transforms.support.messages import check_choice
 
 from .dataset_downloads import ROOT_VARIABLE, DownloadError, data_root
 from .dataset_registry import DATASETS, Dataset, Kind
@@ -131,9 +132,5 @@ def load_subjects(
 def _find(name: str, kind: Kind | None = None) -> Dataset:
     """The data set of a name, or an error with the nearest right spelling."""
     names = [n for n, dataset in DATASETS.items() if kind in (None, dataset.kind)]
-    if name in names:
-        return DATASETS[name]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else "Choose one of these names."
-    msg = f"name must be one of {', '.join(names)}, got {name!r}. {hint}"
-    raise ValueError(msg)
+    check_choice("name", name, names)
+    return DATASETS[name]

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from synthsr_transforms.support.atomic import replacing
-from synthsr_transforms.support.messages import suggest
+from synthsr_transforms.support.messages import SynthSRError, suggest
 
 Config = TypeVar("Config")
 
@@ -26,25 +26,21 @@ _LIST = re.compile(
 )
 
 
-class ConfigError(ValueError):
-    """Settings that cannot be used; the message names the field and what to do."""
-
-
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
     Raises:
-        ConfigError: If the file is missing, not YAML, or not a mapping.
+        SynthSRError: If the file is missing, not YAML, or not a mapping.
     """
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(Path(path)), resolve=True)
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist. Check the path.") from None
+        raise SynthSRError(f"{path} does not exist. Check the path.") from None
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} cannot be read as YAML: {reason}.") from error
+        raise SynthSRError(f"{path} cannot be read as YAML: {reason}.") from error
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{path} must hold a mapping of settings, got {type(loaded).__name__}.")
+        raise SynthSRError(f"{path} must hold a mapping of settings, got {type(loaded).__name__}.")
     return {str(key): value for key, value in loaded.items()}
 
 
@@ -60,14 +56,14 @@ def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "
         An instance of `kind`.
 
     Raises:
-        ConfigError: If a field is unknown (the nearest spelling is suggested), missing or of
+        SynthSRError: If a field is unknown (the nearest spelling is suggested), missing or of
             another type.
     """
     known = [field.name for field in fields(cast(Any, kind))]
     prefix = f"{where}: " if where else ""
     for name in settings:
         if name not in known:
-            raise ConfigError(
+            raise SynthSRError(
                 f"{prefix}unknown setting {name!r}{suggest(str(name), known)}."
                 f" Settings are: {', '.join(known)}."
             )
@@ -77,7 +73,7 @@ def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "
     except OmegaConfBaseException as error:
         field = getattr(error, "full_key", "") or ""
         reason = (getattr(error, "msg", None) or str(error)).splitlines()[0]
-        raise ConfigError(f"{prefix}setting {field!r} is not usable: {reason}.") from error
+        raise SynthSRError(f"{prefix}setting {field!r} is not usable: {reason}.") from error
     return cast(Config, result)
 
 
@@ -124,7 +120,7 @@ def override(
         The changed copy.
 
     Raises:
-        ConfigError: If an assignment has no `=`, or leads through a name that does not exist; the
+        SynthSRError: If an assignment has no `=`, or leads through a name that does not exist; the
             nearest spelling is suggested.
 
     Examples:
@@ -135,7 +131,7 @@ def override(
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path.strip():
-            raise ConfigError(f"a setting must be written name=value, got {assignment!r}.")
+            raise SynthSRError(f"a setting must be written name=value, got {assignment!r}.")
         keys = path.strip().split(".")
         keys = [*(shortcuts or {}).get(keys[0], keys[:1]), *keys[1:]]
         _assign(result, keys, _value(text, assignment), path.strip(), shortcuts or {})
@@ -146,7 +142,7 @@ def _value(text: str, assignment: str) -> Any:
     try:
         container = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))
     except Exception as error:
-        raise ConfigError(
+        raise SynthSRError(
             f"the value of {assignment!r} is not YAML. Quote or correct it."
         ) from error
     return container["value"] if isinstance(container, dict) else None
@@ -159,7 +155,7 @@ def _assign(
     for depth, key in enumerate(keys[:-1]):
         if not isinstance(node.get(key), dict):
             known = [*node, *(extra if depth == 0 else ())]
-            raise ConfigError(
+            raise SynthSRError(
                 f"{path!r}: there is no setting {key!r}{suggest(key, known)}."
                 f" Known here: {', '.join(map(str, known))}."
             )
@@ -177,7 +173,7 @@ def config_path(name: str | os.PathLike[str], ready: Mapping[str, Path], what: s
     """Path of a YAML file given by path or by the name of a ready one.
 
     Raises:
-        ConfigError: If it is neither; the nearest spelling is suggested.
+        SynthSRError: If it is neither; the nearest spelling is suggested.
     """
     text = str(name)
     if text in ready:
@@ -185,9 +181,9 @@ def config_path(name: str | os.PathLike[str], ready: Mapping[str, Path], what: s
     path = Path(name)
     if path.suffix.lower() in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
-            raise ConfigError(f"{path} does not exist. Check the path.")
+            raise SynthSRError(f"{path} does not exist. Check the path.")
         return path
-    raise ConfigError(
+    raise SynthSRError(
         f"{what} must be one of {', '.join(ready)} or a .yaml file,"
         f" got {text!r}{suggest(text, ready)}."
     )

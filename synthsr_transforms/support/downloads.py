@@ -20,6 +20,8 @@ from typing import Any, BinaryIO
 
 import pooch
 
+from synthsr_transforms.support.messages import WorkFailedError
+
 from .download_bar import DownloadBar, download_bar
 
 ATTEMPTS = 5
@@ -31,7 +33,7 @@ _BROKEN = "a connection that broke off"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class DownloadError(OSError):
+class DownloadError(WorkFailedError):
     """A file could not be downloaded, or is not the file that was expected."""
 
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+
+
+class SynthSRError(ValueError):
+    """Input or settings that cannot be used; the message names the fault and the remedy."""
+
+
+class WorkFailedError(RuntimeError):
+    """Work on valid input that could not be finished; the message says why."""
 
 
 def listed(items: Sequence[object], limit: int = 12) -> str:
@@ -27,21 +34,31 @@ def naming(place: object) -> Iterator[None]:
     except ValueError as error:
         head, stop, advice = str(error).partition(". ")
         msg = f"{head.removesuffix('.')} ({place}).{' ' if stop else ''}{advice}"
-        raise ValueError(msg) from error
+        raise SynthSRError(msg) from error
 
 
 def check_choice(what: str, word: str, choices: Iterable[str]) -> None:
-    """Raise ValueError, with the nearest choice, if a word is none of the choices."""
+    """Raise SynthSRError, with the nearest spelling, if a word is none of the choices."""
     choices = tuple(choices)
     if word not in choices:
-        msg = f"{what} must be one of {', '.join(choices)}, got {word!r}.{nearest(word, choices)}"
-        raise ValueError(msg)
+        raise SynthSRError(
+            f"{what} must be one of {', '.join(choices)}, got {word!r}{suggest(word, choices)}."
+        )
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return a hint at the choice that is spelt most like the word, or nothing."""
-    close = difflib.get_close_matches(word, list(choices), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Hint at the most similar known word, for the end of a message; empty if there is none.
+
+    Examples:
+        >>> suggest("predcit", ["predict", "train"])
+        " (did you mean 'predict'?)"
+    """
+    known = list(known)
+    begin = [name for name in known if word and name.startswith(word)]
+    if len(begin) != 1:
+        lower = {name.lower(): name for name in known}
+        begin = [lower[n] for n in difflib.get_close_matches(word.lower(), lower, n=1)]
+    return f" (did you mean {begin[0]!r}?)" if begin else ""
 
 
 def integers(numbers: Iterable[float], what: str) -> list[int]:
@@ -49,13 +66,5 @@ def integers(numbers: Iterable[float], what: str) -> list[int]:
     numbers = list(numbers)
     fractions = [number for number in numbers if number != int(number)]
     if fractions:
-        msg = f"{what} must be integers, got {fractions[0]}. Round them first."
-        raise ValueError(msg)
+        raise SynthSRError(f"{what} must be integers, got {fractions[0]}. Round them first.")
     return [int(number) for number in numbers]
-
-
-def suggest(word: str, known: Sequence[str] | Mapping[str, Any] | set[str]) -> str:
-    """End of an error message that offers the nearest spelling, or nothing."""
-    begin = [name for name in known if word and name.startswith(word)]
-    close = begin[:1] if len(begin) == 1 else difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

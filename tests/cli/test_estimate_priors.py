@@ -238,10 +238,11 @@ class TestBadInput:
         assert "sub-1_desc-preproc_T1w.nii.gz must hold finite numbers" in result.stderr
 
     def test_processes_that_die_fail_the_work(self, folder, monkeypatch):
-        from synthsr_transforms.estimation import PriorEstimation, WorkerDiedError
+        from synthsr_transforms.estimation import PriorEstimation
+        from synthsr_transforms.support.messages import WorkFailedError
 
         def die(*_: object) -> None:
-            raise WorkerDiedError("a process ended")
+            raise WorkFailedError("a process ended.")
 
         monkeypatch.setattr(PriorEstimation, "run", die)
         result = estimate(*GOOD)

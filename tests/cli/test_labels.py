@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from click.testing import CliRunner, Result
 
-from synthsr_cli.labels import labels
+from synthsr_cli.main import synthsr
 from synthsr_transforms.labels.summary import count_labels, report_label_maps
 from synthsr_transforms.labels.table import LabelTable
 
@@ -24,7 +24,7 @@ needs_shared_data = pytest.mark.skipif(
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(labels, [str(argument) for argument in arguments])
+    return CliRunner().invoke(synthsr, ["labels", *map(str, arguments)])
 
 
 def save(path: Path, volume: object, spacing_mm: tuple[float, float, float] = (1, 1, 1)) -> Path:
@@ -246,7 +246,7 @@ class TestBadInput:
 
     def test_misspelt_table(self, tmp_path):
         file = save(tmp_path / "a.nii", cube(2))
-        self.check(run(file, "--table", "sinthseg"), "Did you mean 'synthseg'?")
+        self.check(run(file, "--table", "sinthseg"), "did you mean 'synthseg'?")
 
     def test_table_that_cannot_be_written(self, tmp_path):
         file = save(tmp_path / "a.nii", cube(2, 41))

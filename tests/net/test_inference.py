@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from synthsr_net.inference import memory
 from synthsr_net.inference.forward import predict_volume, resolve_precision
-from synthsr_net.inference.memory import DoesNotFitError, Plan, estimate_bytes, plan_memory
+from synthsr_net.inference.memory import Plan, estimate_bytes, plan_memory
 from synthsr_net.inference.slabs import (
     Convolution,
     added,
@@ -34,6 +34,7 @@ from synthsr_net.networks.normalisation import InstanceNorm
 from synthsr_net.networks.phase_convolution import interleave, phase_weight
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support.memory import available_bytes, left_of, parse_size
+from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -363,7 +364,7 @@ def test_half_precision_takes_less_memory() -> None:
 
 
 def test_too_little_memory_is_said_with_figures() -> None:
-    with pytest.raises(DoesNotFitError, match=r"192 x 256 x 160 voxels needs 0\.\d GB .* 0\.1 GB"):
+    with pytest.raises(SynthSRError, match=r"192 x 256 x 160 voxels needs 0\.\d GB .* 0\.1 GB"):
         plan_memory(UNetConfig(), HEAD, max_bytes=10**8)
 
 

@@ -30,16 +30,16 @@ from synthsr_net.models import (
     download_model,
     full_name,
     list_models,
-    load_any_model,
+    load_model,
+    load_model_config,
     pack_model,
-    read_any_config,
     resolve_model,
     shipped_models,
     state_of,
     stored_precision,
     web_file,
 )
-from synthsr_net.models.checkpoint import ModelConfig, ModelFileError, ScanConfig, save_model
+from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, save_model
 from synthsr_net.models.zoo import downloads as model_downloads
 from synthsr_net.models.zoo import registry as model_registry
 from synthsr_net.models.zoo import shipped as shipped_module
@@ -48,6 +48,7 @@ from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_transforms.support import downloads
 from synthsr_transforms.support.downloads import DownloadError, WebFile, fetch
+from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -520,7 +521,7 @@ class TestShipped:
         assert full_name("quick") == "a-quick-one"
         assert resolve_model("quick") == resolve_model("a-quick-one") == quick
         assert download_model("quick") == quick
-        assert load_any_model("quick").config.name == "own"
+        assert load_model("quick").config.name == "own"
         assert (list_models()[1].alias, list_models()[1].is_default) == ("quick", False)
 
     @pytest.mark.parametrize("name", ["own-1", "quick"])
@@ -563,7 +564,7 @@ class TestDamagedInstallation:
         if content is not None:
             shipped.write_bytes(content)
         with pytest.raises(ModelError, match=message) as caught:
-            load_any_model("own-1")
+            load_model("own-1")
         assert str(shipped) in str(caught.value)
         assert "\n" not in str(caught.value)
         assert resolve_model("quick").is_file()
@@ -595,7 +596,7 @@ class TestPackage:
     def test_they_are_small_and_free(self):
         total = 0
         for name, path in shipped_models().items():
-            config = read_any_config(path)
+            config = load_model_config(path)
             assert config.name == name
             assert config.licence == "Apache-2.0"
             assert config.description
@@ -605,7 +606,7 @@ class TestPackage:
         assert total <= 45e6
 
     def test_the_fast_one_takes_less_than_a_quarter_of_the_multiplications(self):
-        configs = [read_any_config(path) for path in shipped_models().values()]
+        configs = [load_model_config(path) for path in shipped_models().values()]
         passes = [1 + config.scan.flip for config in configs]
         costs = [n * multiplications(c.network) for n, c in zip(passes, configs, strict=True)]
         assert costs[1] < 0.25 * costs[0]
@@ -653,7 +654,7 @@ class TestPacking:
 
     def test_fp16_halves_the_file_and_keeps_what_it_says(self, path, tmp_path):
         model = pack_model(path, tmp_path / "half.safetensors", precision="fp16")
-        assert read_any_config(tmp_path / "half.safetensors") == self.CONFIG == model.config
+        assert load_model_config(tmp_path / "half.safetensors") == self.CONFIG == model.config
         assert [stored_precision(tmp_path / f"{n}.safetensors") for n in ("own", "half")] == [
             *("fp32", "fp16")
         ]
@@ -662,7 +663,7 @@ class TestPacking:
     def test_predictions_hardly_change(self, path, tmp_path):
         pack_model(path, tmp_path / "half.safetensors", precision="fp16")
         x = torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
-        whole, half = (load_any_model(p).network for p in (path, tmp_path / "half.safetensors"))
+        whole, half = (load_model(p).network for p in (path, tmp_path / "half.safetensors"))
         assert {p.dtype for p in half.parameters()} == {torch.float32}
         with torch.no_grad():
             difference, size = (whole(x) - half(x)).abs(), whole(x).abs().max()
@@ -679,13 +680,13 @@ class TestPacking:
     def test_the_file_itself_can_be_replaced(self, path):
         pack_model(path, path, precision="fp16", name="new")
         assert stored_precision(path) == "fp16"
-        assert read_any_config(path) == replace(self.CONFIG, name="new")
+        assert load_model_config(path) == replace(self.CONFIG, name="new")
 
     def test_weights_that_are_too_large_are_refused(self, path, tmp_path):
-        state = dict(load_any_model(path).network.state_dict())
+        state = dict(load_model(path).network.state_dict())
         state["head.bias"] = torch.full_like(state["head.bias"], 1e6)
         save_model(path, self.CONFIG, state)
-        with pytest.raises(ModelFileError, match=r"head\.bias reaches 1e\+06\. Take fp32"):
+        with pytest.raises(SynthSRError, match=r"head\.bias reaches 1e\+06\. Take fp32"):
             pack_model(path, tmp_path / "half.safetensors", precision="fp16")
         assert [p.name for p in tmp_path.iterdir()] == ["own.safetensors"]
 
@@ -703,18 +704,18 @@ class TestLoad:
         network = UNet3d(SMALL)
         config = ModelConfig(name="mine", network=SMALL)
         save_model(tmp_path / "m.safetensors", config, network.state_dict())
-        model = load_any_model(tmp_path / "m.safetensors")
-        assert model.config == config == read_any_config(tmp_path / "m.safetensors")
+        model = load_model(tmp_path / "m.safetensors")
+        assert model.config == config == load_model_config(tmp_path / "m.safetensors")
         assert torch.equal(model.network.head.weight, network.head.weight)
 
     @pytest.mark.parametrize("content", [b"", b"nonsense" * 100])
     def test_neither_kind_of_file(self, tmp_path, content):
         (tmp_path / "m.h5").write_bytes(content)
-        with pytest.raises(ModelFileError, match=r"m\.h5"):
-            load_any_model(tmp_path / "m.h5")
+        with pytest.raises(SynthSRError, match=r"m\.h5"):
+            load_model(tmp_path / "m.h5")
 
     def test_a_keras_file_of_one_channel_is_like_v1(self, tmp_path):
-        model = load_any_model(keras(tmp_path / "100.h5", SMALL))
+        model = load_model(keras(tmp_path / "100.h5", SMALL))
         assert model.config.name == "100"
         assert model.config.scan == replace(ScanConfig(), divisor=4)
         assert "synthsr-v1" in model.config.description
@@ -725,7 +726,7 @@ class TestLoad:
     def test_a_keras_file_needs_no_ending(self, tmp_path):
         path = keras(tmp_path / "m.h5", SMALL)
         path.rename(tmp_path / "bare")
-        assert load_any_model(tmp_path / "bare").config.network == SMALL
+        assert load_model(tmp_path / "bare").config.network == SMALL
 
     def test_a_downloaded_model_has_the_settings_of_the_registry(self, known, monkeypatch):
         path = cached_path(known)
@@ -734,7 +735,7 @@ class TestLoad:
         body = path.read_bytes()
         right = replace(known, size_bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
         monkeypatch.setitem(model_registry.KNOWN_MODELS, "made-up", right)
-        config = load_any_model("made-up").config
+        config = load_model("made-up").config
         assert config.scan.sharpen
         assert config.name == "made-up"
         assert config.licence.startswith("FreeSurfer Software License")

@@ -17,17 +17,13 @@ from torch import Tensor, nn
 from synthsr_net.models.checkpoint import InputConfig, Model, ModelConfig, ScanConfig, save_model
 from synthsr_net.models.onnx import export
 from synthsr_net.models.onnx import graph as onnx_graph
-from synthsr_net.models.onnx.export import (
-    ExportCheckError,
-    ExportError,
-    config_of_metadata,
-    export_onnx,
-)
+from synthsr_net.models.onnx.export import config_of_metadata, export_onnx
 from synthsr_net.networks.unet import ACTIVATIONS, MAX_LEVELS, NORMALISATIONS, UNet3d, UNetConfig
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.refinement import contrast_inversion as inverse_contrast
 from synthsr_net.prediction.refinement import data_consistency as consistency
 from synthsr_transforms.io.volumes import Volume, read_volume, write_volume
+from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
@@ -298,20 +294,20 @@ class TestChecks:
         monkeypatch.setitem(onnx_graph._ACTIVATIONS, "elu", relu)
 
     def test_a_graph_that_computes_something_else_is_not_kept(self, tmp_path, wrong):
-        with pytest.raises(ExportCheckError, match=r"differs by .* of the range"):
+        with pytest.raises(WorkFailedError, match=r"differs by .* of the range"):
             export_onnx(model_of(), tmp_path / "a.onnx")
         assert not list(tmp_path.iterdir())
 
     def test_the_file_before_it_stays(self, tmp_path, wrong):
         (tmp_path / "a.onnx").write_bytes(b"before")
-        with pytest.raises(ExportCheckError):
+        with pytest.raises(WorkFailedError):
             export_onnx(model_of(), tmp_path / "a.onnx")
         assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"before"]
 
     def test_a_graph_that_does_not_run_is_not_kept(self, tmp_path, monkeypatch):
         broken = {"elu": lambda writer, x: writer.add("Concat", x, x, axis=1)}  # twice the channels
         monkeypatch.setattr(onnx_graph, "_ACTIVATIONS", broken)
-        with pytest.raises(ExportCheckError, match="must run in onnxruntime"):
+        with pytest.raises(WorkFailedError, match="must run in onnxruntime"):
             export_onnx(model_of(), tmp_path / "a.onnx")
         assert not list(tmp_path.iterdir())
 
@@ -319,7 +315,7 @@ class TestChecks:
     def test_weights_that_are_no_numbers_are_refused(self, tmp_path, value):
         network = network_of()
         network.head.bias.fill_(value)
-        with pytest.raises(ExportCheckError):
+        with pytest.raises(WorkFailedError):
             export_onnx(model_of(network), tmp_path / "a.onnx")
 
     @pytest.mark.parametrize("value", [0.0, -0.2])
@@ -331,11 +327,11 @@ class TestChecks:
 
     def test_weights_must_fit_into_the_format(self, tmp_path, monkeypatch):
         monkeypatch.setattr(export, "MAX_BYTES", 10_000)
-        with pytest.raises(ExportError, match="smaller than 2 GiB"):
+        with pytest.raises(SynthSRError, match="smaller than 2 GiB"):
             export_onnx(model_of(), tmp_path / "a.onnx")
 
     def test_the_ending_is_checked(self, tmp_path):
-        with pytest.raises(ExportError, match=r"must end in \.onnx"):
+        with pytest.raises(SynthSRError, match=r"must end in \.onnx"):
             export_onnx(model_of(), tmp_path / "a.pb")
 
 

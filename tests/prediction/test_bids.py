@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from synthsr_net.prediction.runs.bids import (
-    BidsError,
     check_derivative,
     derivative_description,
     find_bids_scans,
@@ -18,6 +17,7 @@ from synthsr_net.prediction.runs.bids import (
     write_descriptions,
 )
 from synthsr_net.prediction.runs.tasks import missing_tasks, plan_bids
+from synthsr_transforms.support.messages import SynthSRError
 
 FILES = (
     "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz",
@@ -73,7 +73,7 @@ class TestFinding:
             scans = find_bids_scans(dataset, labels)
             assert len(scans) == 2
             assert {scan.entities["sub"] for scan in scans} == {"02"}
-        with pytest.raises(BidsError, match=r"got sub-03. There are: sub-01, sub-02"):
+        with pytest.raises(SynthSRError, match=r"got sub-03. There are: sub-01, sub-02"):
             find_bids_scans(dataset, ["03"])
 
     def test_ct_is_told_by_its_suffix(self, dataset):
@@ -82,20 +82,20 @@ class TestFinding:
         assert all(task.ct is not None for task in tasks)
 
     def test_what_is_no_dataset(self, tmp_path):
-        with pytest.raises(BidsError, match=r"has no dataset_description\.json"):
+        with pytest.raises(SynthSRError, match=r"has no dataset_description\.json"):
             find_bids_scans(tmp_path)
-        with pytest.raises(BidsError, match=r"has no dataset_description\.json"):
+        with pytest.raises(SynthSRError, match=r"has no dataset_description\.json"):
             find_bids_scans(tmp_path / "absent")
         (tmp_path / "dataset_description.json").write_text("{")
-        with pytest.raises(BidsError, match="must be a JSON file"):
+        with pytest.raises(SynthSRError, match="must be a JSON file"):
             find_bids_scans(tmp_path)
         (tmp_path / "dataset_description.json").write_text("[]")
-        with pytest.raises(BidsError, match="must hold a JSON object, got list"):
+        with pytest.raises(SynthSRError, match="must hold a JSON object, got list"):
             find_bids_scans(tmp_path)
 
     def test_a_dataset_without_scans(self, tmp_path):
         describe(tmp_path, Name="Empty")
-        with pytest.raises(BidsError, match=r"must hold scans such as sub-01/anat"):
+        with pytest.raises(SynthSRError, match=r"must hold scans such as sub-01/anat"):
             find_bids_scans(tmp_path)
 
 
@@ -168,17 +168,17 @@ class TestDerivative:
         assert sidecar(scan)["SkullStripped"] is True
 
     def test_other_datasets_are_not_touched(self, dataset, tmp_path):
-        with pytest.raises(BidsError, match="must be another folder than the dataset"):
+        with pytest.raises(SynthSRError, match="must be another folder than the dataset"):
             check_derivative(dataset, dataset / "code" / "..")
         describe(tmp_path / "other", Name="fMRIPrep", GeneratedBy=[{"Name": "fMRIPrep"}])
-        with pytest.raises(BidsError, match="but is another dataset"):
+        with pytest.raises(SynthSRError, match="but is another dataset"):
             check_derivative(dataset, tmp_path / "other")
         (tmp_path / "file").write_text("x")
-        with pytest.raises(BidsError, match="file is a file"):
+        with pytest.raises(SynthSRError, match="file is a file"):
             check_derivative(dataset, tmp_path / "file")
 
     def test_spreads_do_not_go_into_the_dataset_itself(self, dataset, tmp_path):
-        with pytest.raises(BidsError, match="must be another folder than the dataset"):
+        with pytest.raises(SynthSRError, match="must be another folder than the dataset"):
             plan_bids(dataset, tmp_path / "out", uncertainty=dataset)
 
     def test_tasks_write_a_sidecar_each_and_can_be_resumed(self, dataset, tmp_path):

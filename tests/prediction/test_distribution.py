@@ -11,12 +11,12 @@ import pytest
 
 from synthsr_net.prediction.runs.distribution import (
     Share,
-    SharingError,
     add_up,
     find_share,
     launch,
     num_processes,
 )
+from synthsr_transforms.support.messages import SynthSRError
 
 
 def torchrun(rank: int, size: int, local_rank: int | None = None) -> dict[str, str]:
@@ -51,7 +51,7 @@ class TestShares:
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
     def test_numbers_that_cannot_be(self):
-        with pytest.raises(SharingError, match="must be below 2, got 2"):
+        with pytest.raises(SynthSRError, match="must be below 2, got 2"):
             find_share(torchrun(2, 2))
 
     @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ class TestNumber:
         ],
     )
     def test_that_cannot_be(self, devices, device, message):
-        with pytest.raises(SharingError, match=message):
+        with pytest.raises(SynthSRError, match=message):
             num_processes(devices, device, num_gpus=2)
 
 

@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from synthsr_cli.main import synthsr
-from synthsr_net.example import EXAMPLE_SCAN, ExampleError, write_example
+from synthsr_net.example import EXAMPLE_SCAN, write_example
 from synthsr_transforms.io.scans import read_scan
+from synthsr_transforms.support.messages import SynthSRError
 
 MAKER = Path(__file__).parents[2] / "examples" / "make_example_scan.py"
 
@@ -124,6 +125,6 @@ class TestCommand:
 
 def test_the_library_writes_it_too(tmp_path):
     path = write_example(tmp_path / "scan.nii.gz")
-    with pytest.raises(ExampleError, match="must go to a new file"):
+    with pytest.raises(SynthSRError, match="must go to a new file"):
         write_example(path)
     assert nib.load(write_example(path, overwrite=True)).shape == nib.load(EXAMPLE_SCAN).shape

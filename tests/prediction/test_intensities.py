@@ -9,13 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from synthsr_net.prediction.intensities import (
-    Rescaling,
-    ct_warnings,
-    replace_nonfinite,
-    rescale_,
-    sharpened,
-)
+from synthsr_net.prediction.ct import ct_warnings
+from synthsr_net.prediction.intensities import Rescaling, normalise_, replace_nonfinite, sharpened
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,7 +36,7 @@ class TestRescale:
     ):
         before = (low + span * np.random.default_rng(0).random((5, 6, 7))).astype(np.float32)
         data = before.copy()
-        rescaling = rescale_(data, maximum)
+        rescaling = normalise_(torch.from_numpy(data), maximum)
         assert data.min() == 0
         assert data.max() == pytest.approx(maximum, rel=1e-6)
         undone = rescaling.lowest + rescaling.unit * data
@@ -49,19 +44,19 @@ class TestRescale:
 
     def test_percentiles_clip(self):
         data = np.linspace(0, 100, 1001, dtype=np.float32)
-        rescaling = rescale_(data, 1.0, percentiles=(1, 90))
+        rescaling = normalise_(torch.from_numpy(data), percentiles=(1, 90))
         assert (rescaling.lowest, rescaling.unit) == pytest.approx((1, 89))
         assert (data.min(), data.max()) == (0, 1)
         assert (data == 1).sum() == 101
 
     def test_constant_becomes_0_and_is_told_by_a_unit_of_0(self):
-        data = np.full((3, 3), 7, np.float32)
-        assert rescale_(data, 1.0) == Rescaling(7.0, 0.0)
+        data = torch.full((3, 3), 7.0)
+        assert normalise_(data) == Rescaling(7.0, 0.0)
         assert (data == 0).all()
 
     def test_minimum_can_be_kept_as_in_the_script_of_freesurfer(self):
-        data = np.array([10.0, 40.0], dtype=np.float32)
-        assert rescale_(data, 3.0, keep_zero=True) == Rescaling(10.0, 10.0)
+        data = torch.tensor([10.0, 40.0])
+        assert normalise_(data, 3.0, keep_zero=True) == Rescaling(10.0, 10.0)
         assert data.tolist() == [1.0, 4.0]
 
 

@@ -23,7 +23,7 @@ from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.report.entries import read_entries
 from synthsr_net.prediction.runs import outcome as batch_outcome
 from synthsr_net.prediction.runs import runner as batch_module
-from synthsr_net.prediction.runs.inputs import BatchError, check_writable, find_scans, plan_outputs
+from synthsr_net.prediction.runs.inputs import check_writable, find_scans, plan_outputs
 from synthsr_net.prediction.runs.outcome import Outcome, describe
 from synthsr_net.prediction.runs.runner import Batch, DiskFullError, check_tasks, refuse_others
 from synthsr_net.prediction.runs.tasks import (
@@ -33,6 +33,7 @@ from synthsr_net.prediction.runs.tasks import (
     plan_tasks,
     unique_names,
 )
+from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -114,7 +115,7 @@ class TestSources:
 
     def test_a_list_that_is_no_text(self, tmp_path):
         (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00\x80")
-        with pytest.raises(BatchError, match="it is no text"):
+        with pytest.raises(SynthSRError, match="it is no text"):
             find_scans(tmp_path / "a.txt")
 
 
@@ -142,18 +143,18 @@ class TestOutputs:
         source = find_scans(tmp_path / "in.txt")
         assert plan_outputs(source, tmp_path / "out.txt") == [Path("x.nii"), Path("y.mgz")]
         (tmp_path / "out.txt").write_text("x.nii")
-        with pytest.raises(BatchError, match="one line per scan, got 1 lines for 2 scans"):
+        with pytest.raises(SynthSRError, match="one line per scan, got 1 lines for 2 scans"):
             plan_outputs(source, tmp_path / "out.txt")
         (tmp_path / "out.txt").write_text("x.nii\ny.png")
-        with pytest.raises(BatchError, match=r"y\.png must end in"):
+        with pytest.raises(SynthSRError, match=r"y\.png must end in"):
             plan_outputs(source, tmp_path / "out.txt")
 
     def test_two_scans_never_share_an_output(self, tmp_path):
         (tmp_path / "in.txt").write_text("a/s.nii\nb/s.nii\n")
-        with pytest.raises(BatchError, match=r"b/s\.nii and a/s\.nii have one"):
+        with pytest.raises(SynthSRError, match=r"b/s\.nii and a/s\.nii have one"):
             plan_outputs(find_scans(tmp_path / "in.txt"), "out")
         (tmp_path / "in.txt").write_text("a/s.nii\na/s.nii\n")
-        with pytest.raises(BatchError, match="is there twice"):
+        with pytest.raises(SynthSRError, match="is there twice"):
             plan_outputs(find_scans(tmp_path / "in.txt"), "out")
 
     @pytest.mark.parametrize(
@@ -166,36 +167,36 @@ class TestOutputs:
         ],
     )
     def test_outputs_of_the_wrong_kind(self, tmp_path, output, message):
-        with pytest.raises(BatchError, match=message):
+        with pytest.raises(SynthSRError, match=message):
             plan_outputs(find_scans(touch(tmp_path, "a.nii", "b.nii")), output)
 
     def test_a_file_is_no_folder(self, tmp_path):
         touch(tmp_path, "scans/a.nii", "thing")
-        with pytest.raises(BatchError, match="thing is a file"):
+        with pytest.raises(SynthSRError, match="thing is a file"):
             plan_outputs(find_scans(tmp_path / "scans"), tmp_path / "thing")
 
     def test_inputs_are_never_outputs(self, tmp_path):
         touch(tmp_path, "a.nii", "m.nii")
-        with pytest.raises(BatchError, match="another file than the input"):
+        with pytest.raises(SynthSRError, match="another file than the input"):
             plan_tasks([tmp_path / "a.nii"], tmp_path / "b" / ".." / "a.nii")
-        with pytest.raises(BatchError, match="another file than the input"):
+        with pytest.raises(SynthSRError, match="another file than the input"):
             plan_tasks([tmp_path / "a.nii"], tmp_path / "m.nii", lesion_mask=tmp_path / "m.nii")
-        with pytest.raises(BatchError, match="a file of its own"):
+        with pytest.raises(SynthSRError, match="a file of its own"):
             plan_tasks([tmp_path / "a.nii"], tmp_path / "p.nii", uncertainty=tmp_path / "p.nii")
 
     def test_folders_without_permission_are_told_first(self, tmp_path, monkeypatch):
         monkeypatch.setattr(os, "access", lambda path, mode: False)
-        with pytest.raises(BatchError, match="no permission to write"):
+        with pytest.raises(SynthSRError, match="no permission to write"):
             check_writable([tmp_path / "new"])
 
     def test_a_folder_below_a_file(self, tmp_path):
         touch(tmp_path, "file")
-        with pytest.raises(BatchError, match="file is a file"):
+        with pytest.raises(SynthSRError, match="file is a file"):
             check_writable([tmp_path / "file" / "out"])
 
     @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
     def test_a_folder_that_only_seems_writable(self):
-        with pytest.raises(BatchError, match="must be writable, got /proc/x"):
+        with pytest.raises(SynthSRError, match="must be writable, got /proc/x"):
             check_writable([Path("/proc/x")])
 
 
@@ -231,7 +232,7 @@ class TestMatching:
     def test_folders_that_do_not_match(self, tmp_path, ones, twos, message):
         touch(tmp_path / "one", *ones)
         touch(tmp_path / "two", *twos)
-        with pytest.raises(BatchError, match=message):
+        with pytest.raises(SynthSRError, match=message):
             plan_tasks([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
 
     def test_lists_line_by_line(self, tmp_path):
@@ -241,12 +242,12 @@ class TestMatching:
         found = [[path.name for path in task.inputs] for task in tasks]
         assert found == [["b.nii", "x.nii"], ["a.nii", "y.nii"]]
         (tmp_path / "2.txt").write_text("x.nii")
-        with pytest.raises(BatchError, match="equally many files, got 2 and 1"):
+        with pytest.raises(SynthSRError, match="equally many files, got 2 and 1"):
             plan_tasks([tmp_path / "1.txt", tmp_path / "2.txt"], tmp_path / "out")
 
     def test_a_file_does_not_go_with_a_folder(self, tmp_path):
         touch(tmp_path, "a.nii", "x/b.nii")
-        with pytest.raises(BatchError, match=r"must be a file as .* is, got a folder"):
+        with pytest.raises(SynthSRError, match=r"must be a file as .* is, got a folder"):
             plan_tasks([tmp_path / "a.nii", tmp_path / "x"], tmp_path / "out")
 
     def test_masks_go_with_their_scans(self, tmp_path):
@@ -260,9 +261,9 @@ class TestMatching:
         task = Task(name="a", inputs=(Path("two"), Path("one")), output=Path("o"))
         (ordered,) = order_inputs([task], [None, "t1"], ["T1", "T2"])
         assert ordered.inputs == (Path("one"), Path("two"))
-        with pytest.raises(BatchError, match="inputs of the model are T1, T2, got 't3'"):
+        with pytest.raises(SynthSRError, match="inputs of the model are T1, T2, got 't3'"):
             order_inputs([task], [None, "T3"], ["T1", "T2"])
-        with pytest.raises(BatchError, match="must be given once"):
+        with pytest.raises(SynthSRError, match="must be given once"):
             order_inputs([task], ["T1", "T1"], ["T1", "T2"])
 
     def test_names_tell_files_apart(self):
@@ -280,11 +281,13 @@ class TestExisting:
         assert missing_tasks(tasks) == tasks
         tasks[0].output.parent.mkdir()
         tasks[0].output.write_bytes(b"x")
-        with pytest.raises(BatchError, match=r"a_synthsr.nii exists. Add --resume .* --overwrite"):
+        with pytest.raises(
+            SynthSRError, match=r"a_synthsr.nii exists. Add --resume .* --overwrite"
+        ):
             missing_tasks(tasks)
         assert missing_tasks(tasks, resume=True) == tasks[1:]
         assert missing_tasks(tasks, overwrite=True) == tasks
-        with pytest.raises(BatchError, match="exclude each other"):
+        with pytest.raises(SynthSRError, match="exclude each other"):
             missing_tasks(tasks, overwrite=True, resume=True)
 
     def test_a_task_is_complete_with_all_its_files(self, tmp_path):

@@ -16,8 +16,7 @@ from scipy.spatial.transform import Rotation
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNetConfig
 from synthsr_net.prediction.postprocess import Prediction, finisher, from_network_space
-from synthsr_net.prediction.preprocess import to_network_space
-from synthsr_net.prediction.space import ScanSpace, settings_of
+from synthsr_net.prediction.preprocess import ScanSpace, settings_of, to_network_space
 from synthsr_transforms.io.extents import ScanError
 from synthsr_transforms.io.scans import Scan, read_scan
 from synthsr_transforms.io.volumes import Volume, reorient

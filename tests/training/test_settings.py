@@ -44,8 +44,9 @@ from synthsr_net.training.setup.plan import RunPlan, hold_out
 from synthsr_net.training.setup.recipe import Recipe, load_recipe
 from synthsr_transforms.generator.config import StepConfig, load_config, preset_names
 from synthsr_transforms.generator.generator import Generator
-from synthsr_transforms.subjects.files import Case
-from synthsr_transforms.support.config import ConfigError, to_yaml
+from synthsr_transforms.subjects.files import SubjectFiles
+from synthsr_transforms.support.config import to_yaml
+from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -74,19 +75,19 @@ def own(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def save_maps(tmp_path: Path, make_labels: Callable) -> Callable[..., list[Case]]:
+def save_maps(tmp_path: Path, make_labels: Callable) -> Callable[..., list[SubjectFiles]]:
     """Maker of label maps of given shapes and voxel spacings."""
 
-    def save(*shapes: tuple[int, ...], spacings_mm: Sequence[float] = ()) -> list[Case]:
-        cases = []
+    def save(*shapes: tuple[int, ...], spacings_mm: Sequence[float] = ()) -> list[SubjectFiles]:
+        subjects = []
         for k, shape in enumerate(shapes):
             spacing = spacings_mm[k] if spacings_mm else 4.0
             image = nib.Nifti1Image(make_labels(shape, k)[0].numpy(), np.diag([*[spacing] * 3, 1]))
             (tmp_path / "maps").mkdir(exist_ok=True)
             path = tmp_path / "maps" / f"sub-{k}.nii"
             nib.save(image, path)
-            cases.append(Case(path))
-        return cases
+            subjects.append(SubjectFiles(path))
+        return subjects
 
     return save
 
@@ -113,21 +114,21 @@ class TestConfig:
             (OptimiserConfig, "name", "sgd"),
             (OptimiserConfig, "schedule", "linear"),
             (OptimiserConfig, "learning_rate", 0.0),
-            (OptimiserConfig, "final_ratio", 1.5),
-            (OptimiserConfig, "decay", -1.0),
+            (OptimiserConfig, "final_learning_rate_ratio", 1.5),
+            (OptimiserConfig, "inverse_time_decay", -1.0),
             (OptimiserConfig, "epsilon", -1.0),
             (OptimiserConfig, "weight_decay", -0.1),
             (OptimiserConfig, "betas", (0.9, 1.0)),
-            (OptimiserConfig, "warm_up_steps", -1),
+            (OptimiserConfig, "warmup_steps", -1),
             (OptimiserConfig, "clip_norm", 0.0),
-            (OptimiserConfig, "accumulate", 0),
-            (OptimiserConfig, "average_decay", 1.0),
+            (OptimiserConfig, "accumulate_batches", 0),
+            (OptimiserConfig, "ema_decay", 1.0),
             (RunConfig, "epochs", 0),
             (RunConfig, "steps_per_epoch", 0),
             (RunConfig, "batch_size", 0),
             (RunConfig, "seed", -1),
             (RunConfig, "precision", "fp16"),
-            (RunConfig, "bank", "disk"),
+            (RunConfig, "label_map_memory", "disk"),
             (RunConfig, "save_every_steps", 0),
             (RunConfig, "save_every_minutes", 0.0),
             (RunConfig, "keep_models", -2),
@@ -135,14 +136,14 @@ class TestConfig:
             (ValidationConfig, "samples", 0),
             (ValidationConfig, "previews", -1),
             (ValidationConfig, "seed", -1),
-            (ValidationConfig, "spacings_mm", []),
-            (ValidationConfig, "spacings_mm", [3.0, 0.0]),
+            (ValidationConfig, "slice_spacings_mm", []),
+            (ValidationConfig, "slice_spacings_mm", [3.0, 0.0]),
             (ValidationConfig, "metric", "brain/l2"),
             (ValidationConfig, "metric", "real/5mm/brain/ssim"),
             (AdversarialConfig, "weight", 1.0),
-            (AdversarialConfig, "penalty_weight", -1.0),
+            (AdversarialConfig, "gradient_penalty_weight", -1.0),
             (AdversarialConfig, "learning_rate", 0.0),
-            (AdversarialConfig, "first_ratio", 0),
+            (AdversarialConfig, "first_critic_steps", 0),
             (AdversarialConfig, "num_levels", 0),
         ],
     )
@@ -156,7 +157,7 @@ class TestConfig:
         for name in METRICS:
             assert ValidationConfig(metric=name).metric == name
         real = ValidationConfig(images="i", labels="l", metric="real/5mm/brain/dice_wm")
-        assert real.spacings_mm[-1] == 5
+        assert real.slice_spacings_mm[-1] == 5
         with pytest.raises(ValueError, match="must be given together"):
             ValidationConfig(images="i")
 
@@ -168,9 +169,12 @@ class TestConfig:
             TrainingConfig(loss=loss, adversarial=AdversarialConfig(weight=0.8))
 
     def test_a_critic_does_not_accumulate(self):
-        with pytest.raises(ValueError, match=r"accumulate must be 1 in adversarial training"):
+        with pytest.raises(
+            ValueError, match=r"accumulate_batches must be 1 in adversarial training"
+        ):
             TrainingConfig(
-                adversarial=AdversarialConfig(weight=0.1), optimiser=OptimiserConfig(accumulate=2)
+                adversarial=AdversarialConfig(weight=0.1),
+                optimiser=OptimiserConfig(accumulate_batches=2),
             )
 
     @pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
@@ -178,7 +182,7 @@ class TestConfig:
         run = RunConfig(compile=mode)
         TrainingConfig(run=run)
         with pytest.raises(ValueError, match=r"run.compile must be true or false with a critic"):
-            TrainingConfig(run=run, optimiser=OptimiserConfig(accumulate=2))
+            TrainingConfig(run=run, optimiser=OptimiserConfig(accumulate_batches=2))
         with pytest.raises(ValueError, match=r"run.compile must be true or false with a critic"):
             TrainingConfig(run=run, adversarial=AdversarialConfig(weight=0.1))
 
@@ -251,21 +255,21 @@ class TestRecipe:
         ],
     )
     def test_a_mistake_is_told_with_the_nearest_spelling(self, own, assignment, offered):
-        with pytest.raises(ConfigError) as caught:
+        with pytest.raises(SynthSRError) as caught:
             Generator(load_recipe(own, [assignment]).generator)
         assert offered in str(caught.value)
         assert "\n" not in str(caught.value)
 
     def test_a_section_in_a_file_is_checked_as_well(self, own):
         own.write_text(OWN.replace("learning_rate", "learnig_rate"))
-        with pytest.raises(ConfigError, match=r"unknown setting 'learnig_rate' \(did you mean"):
+        with pytest.raises(SynthSRError, match=r"unknown setting 'learnig_rate' \(did you mean"):
             load_recipe(own)
         own.write_text(OWN.split("training:")[0] + "training: 5\n")
-        with pytest.raises(ConfigError, match="must hold settings, got 5"):
+        with pytest.raises(SynthSRError, match="must hold settings, got 5"):
             load_recipe(own)
 
 
-CASES = [Case(Path(f"sub-{n:02}.nii")) for n in range(10)]
+SUBJECTS = [SubjectFiles(Path(f"sub-{n:02}.nii")) for n in range(10)]
 
 
 class TestHoldingOut:
@@ -273,69 +277,69 @@ class TestHoldingOut:
         ("wish", "number"), [(0, 0), (0.1, 1), (0.19, 1), (0.35, 3), (1, 1), (9, 9), (4.0, 4)]
     )
     def test_every_case_is_on_one_side(self, wish, number):
-        rest, held = hold_out(CASES, wish, seed=0)
+        rest, held = hold_out(SUBJECTS, wish, seed=0)
         assert len(held) == number
-        assert sorted([*rest, *held], key=str) == CASES
+        assert sorted([*rest, *held], key=str) == SUBJECTS
 
     def test_the_choice_follows_from_the_seed(self):
-        choices = [tuple(hold_out(CASES, 3, seed)[1]) for seed in (0, 0, 1, 2, 3)]
+        choices = [tuple(hold_out(SUBJECTS, 3, seed)[1]) for seed in (0, 0, 1, 2, 3)]
         assert choices[0] == choices[1]
         assert len(set(choices)) > 2
 
     def test_cases_are_named(self):
-        _, held = hold_out(CASES, ["sub-07.nii", "sub-02.nii"], seed=0)
-        assert {case.labels.name for case in held} == {"sub-07.nii", "sub-02.nii"}
+        _, held = hold_out(SUBJECTS, ["sub-07.nii", "sub-02.nii"], seed=0)
+        assert {subject.labels.name for subject in held} == {"sub-07.nii", "sub-02.nii"}
 
     @pytest.mark.parametrize("wish", [10, 12, 1.0e9, [f"sub-{n:02}.nii" for n in range(10)]])
     def test_something_is_left_for_training(self, wish):
-        with pytest.raises(ConfigError, match=r"held_out must leave label maps for training"):
-            hold_out(CASES, wish, seed=0)
+        with pytest.raises(SynthSRError, match=r"held_out must leave label maps for training"):
+            hold_out(SUBJECTS, wish, seed=0)
 
     @pytest.mark.parametrize("wish", [-1, -0.1, 1.5, "sub-01.nii", None, True])
     def test_a_wish_must_be_a_ratio_a_number_or_names(self, wish):
-        with pytest.raises(ConfigError, match=r"held_out must be a ratio below 1"):
-            hold_out(CASES, wish, seed=0)
+        with pytest.raises(SynthSRError, match=r"held_out must be a ratio below 1"):
+            hold_out(SUBJECTS, wish, seed=0)
 
     def test_an_unknown_name_is_told(self):
-        with pytest.raises(ConfigError, match=r"got sub-11.nii, which is not among sub-00.nii"):
-            hold_out(CASES, ["sub-11.nii"], seed=0)
+        with pytest.raises(SynthSRError, match=r"got sub-11.nii, which is not among sub-00.nii"):
+            hold_out(SUBJECTS, ["sub-11.nii"], seed=0)
 
 
 class TestPlan:
     def test_label_maps_of_a_folder_are_shared_out(self, own, save_maps):
-        cases = save_maps(*[SHAPE] * 3)
-        plan = RunPlan.from_source(own, ["validation.held_out=1"], labels=cases[0].labels.parent)
-        assert (len(plan.cases), len(plan.held_out)) == (2, 1)
-        assert {*plan.cases, *plan.held_out} == set(cases)
+        subjects = save_maps(*[SHAPE] * 3)
+        plan = RunPlan.from_source(own, ["validation.held_out=1"], labels=subjects[0].labels.parent)
+        assert (len(plan.subjects), len(plan.held_out)) == (2, 1)
+        assert {*plan.subjects, *plan.held_out} == set(subjects)
 
     def test_real_targets_need_images_and_others_none(self, own, save_maps, tmp_path):
         labels = save_maps(SHAPE)[0].labels.parent
-        with pytest.raises(ConfigError, match="real targets need an image"):
+        with pytest.raises(SynthSRError, match="real targets need an image"):
             RunPlan.from_source(own, ["real_target=true"], labels=labels)
         (tmp_path / "images").mkdir()
         (tmp_path / "images" / "sub-0.nii").write_bytes((labels / "sub-0.nii").read_bytes() + b" ")
-        with pytest.raises(ConfigError, match="images serve generators with a real target"):
+        with pytest.raises(SynthSRError, match="images serve generators with a real target"):
             RunPlan.from_source(own, labels=labels, images=tmp_path / "images")
-        with pytest.raises(ConfigError, match="images need label maps"):
+        with pytest.raises(SynthSRError, match="images need label maps"):
             RunPlan.from_source(own, ["real_target=true"], images=tmp_path / "images")
 
     def test_a_run_brings_its_label_maps_along(self, own, save_maps, tmp_path):
-        cases = save_maps(*[SHAPE] * 4)
-        sources = [f"  - labels: {case.labels}\n" for case in cases]
+        subjects = save_maps(*[SHAPE] * 4)
+        sources = [f"  - labels: {subject.labels}\n" for subject in subjects]
         job = f"job:\n  sources:\n{''.join(sources[:3])}"
-        held = f"  validation: {{held_out: 1}}\n  held_out:\n{sources[3]}"
+        held = f"  validation: {{held_out: 1}}\n  validation_sources:\n{sources[3]}"
         (tmp_path / "run.yaml").write_text(OWN.lstrip() + held + job)
         plan = RunPlan.from_source(tmp_path / "run.yaml")
-        assert (plan.cases, plan.held_out) == (cases[:3], cases[3:])
+        assert (plan.subjects, plan.held_out) == (subjects[:3], subjects[3:])
         plan = RunPlan.from_source(tmp_path / "run.yaml", ["validation.held_out=2"])
-        assert (plan.cases, plan.held_out) == hold_out(cases, 2, seed=0)
+        assert (plan.subjects, plan.held_out) == hold_out(subjects, 2, seed=0)
         (tmp_path / "job.yaml").write_text(OWN.split("training:")[0] + job)
         plan = RunPlan.from_source(tmp_path / "job.yaml", ["validation.held_out=1"])
-        assert (plan.cases, plan.held_out) == hold_out(cases[:3], 1, seed=0)
+        assert (plan.subjects, plan.held_out) == hold_out(subjects[:3], 1, seed=0)
 
     def test_steps_are_built_before_label_maps_are_read(self, own, tmp_path):
         (tmp_path / "broken.nii").write_bytes(b"no label map")
-        with pytest.raises(ConfigError, match="step 'crop'"):
+        with pytest.raises(SynthSRError, match="step 'crop'"):
             RunPlan.from_source(own, ["crop.shape=[1, 2]"], labels=tmp_path / "broken.nii")
 
 
@@ -380,24 +384,24 @@ class TestFitting:
 
     def test_a_patch_larger_than_a_label_map_is_refused_with_two_ways_out(self, fitted_to):
         shapes = [(30, 30, 30), (20, 18, 22)]
-        with pytest.raises(ConfigError, match=r"crop\.shape must be at most .*sub-1") as caught:
+        with pytest.raises(SynthSRError, match=r"crop\.shape must be at most .*sub-1") as caught:
             fitted_to("crop.shape=24", shapes=shapes)
         assert "--set crop.shape=18 or less" in str(caught.value)
         assert "--set loss.padding_voxels=3" in str(caught.value)
         fitted_to("crop.shape=18", shapes=shapes)
         fitted_to("crop.shape=24", "loss.padding_voxels=3", shapes=shapes)
         for less in (1, 2):
-            with pytest.raises(ConfigError, match=r"loss\.padding_voxels=3\."):
+            with pytest.raises(SynthSRError, match=r"loss\.padding_voxels=3\."):
                 fitted_to("crop.shape=24", f"loss.padding_voxels={less}", shapes=shapes)
 
     @pytest.mark.parametrize("size", [3, [12, 12, 7]])
     def test_a_patch_below_the_divisor_is_refused(self, fitted_to, size):
-        with pytest.raises(ConfigError, match=r"crop\.shape must be at least 8, the multiple"):
+        with pytest.raises(SynthSRError, match=r"crop\.shape must be at least 8, the multiple"):
             fitted_to("network.num_levels=4", f"crop.shape={size}")
 
     def test_batch_normalisation_needs_more_than_a_voxel(self, fitted_to):
         fitted, training = fitted_to("network.num_levels=3", "crop.shape=4")
-        with pytest.raises(ConfigError, match="batch normalisation needs more than one voxel"):
+        with pytest.raises(SynthSRError, match="batch normalisation needs more than one voxel"):
             probe(fitted, training)
         two = replace(training, run=RunConfig(batch_size=2))
         group = replace(training, network=replace(training.network, normalisation="group"))
@@ -440,7 +444,7 @@ class TestFitting:
     def test_label_maps_of_several_spacings_are_refused(self, save_maps):
         entries = read_bank(save_maps(*[SHAPE] * 3, spacings_mm=[4, 4.1, 5]), target="target")
         assert check_spacing(entries[:2]) == 4
-        with pytest.raises(ConfigError, match=r"one isotropic .*4 to 5 mm \(sub-2\.nii\)"):
+        with pytest.raises(SynthSRError, match=r"one isotropic .*4 to 5 mm \(sub-2\.nii\)"):
             check_spacing(entries)
 
     def test_batches_that_are_resampled_need_one_spacing(self, save_maps, own):
@@ -451,20 +455,20 @@ class TestFitting:
             name="TargetResolution", params={"spacing_mm": 6, "include": ["target"]}
         )
         steps = {**recipe.generator.steps, "resample": resample}
-        with pytest.raises(ConfigError, match="need label maps of one voxel spacing"):
+        with pytest.raises(SynthSRError, match="need label maps of one voxel spacing"):
             fit(replace(recipe.generator, steps=steps), recipe.training, entries)
 
     def test_labels_that_the_table_lacks_are_named(self, save_maps, own):
         entries = read_bank(save_maps(SHAPE), target="target")
         recipe = load_recipe(own, ["label_table=synthseg"])
-        with pytest.raises(ConfigError, match=r"lacks labels of the label maps: 31, 63"):
+        with pytest.raises(SynthSRError, match=r"lacks labels of the label maps: 31, 63"):
             fit(recipe.generator, recipe.training, entries)
 
     def test_a_target_is_real_or_made(self, fitted_to):
-        with pytest.raises(ConfigError, match=r"got both: .* step 'target' makes 'target'"):
+        with pytest.raises(SynthSRError, match=r"got both: .* step 'target' makes 'target'"):
             fitted_to("real_target=true")
         fitted, training = fitted_to(steps={"mixture": StepConfig(name="TissueMixture")})
-        with pytest.raises(ConfigError, match="must make an image 'target'"):
+        with pytest.raises(SynthSRError, match="must make an image 'target'"):
             probe(fitted, training)
 
     def test_input_and_target_must_have_one_size(self, fitted_to, own):
@@ -473,7 +477,7 @@ class TestFitting:
             name="TargetResolution", params={"spacing_mm": 8, "include": ["target"]}
         )
         fitted, training = fitted_to(steps=steps)
-        with pytest.raises(ConfigError, match="one size, got 12 x 12 x 12 and 6 x 6 x 6"):
+        with pytest.raises(SynthSRError, match="one size, got 12 x 12 x 12 and 6 x 6 x 6"):
             probe(fitted, training)
 
 
@@ -590,7 +594,7 @@ class TestModelConfig:
 
     def test_a_resampled_target_gives_its_spacing(self):
         assert self.config(load_recipe("tutorial_2_sr_synthetic"), 2).scan.spacing_mm == 1.5
-        with pytest.raises(ConfigError, match="one spacing along all axes"):
+        with pytest.raises(SynthSRError, match="one spacing along all axes"):
             self.config(
                 load_recipe("tutorial_2_sr_synthetic", ["target_resolution.spacing_mm=[1, 1, 2]"]),
                 2,
@@ -633,5 +637,5 @@ class TestModelConfig:
     @pytest.mark.parametrize("name", ["inputs", "contrasts"])
     def test_another_number_of_images_is_refused(self, own, name):
         recipe = load_recipe(own, [f"model.{name}=[a, b]"])
-        with pytest.raises(ConfigError, match=rf"model\.{name} must name the 1 images"):
+        with pytest.raises(SynthSRError, match=rf"model\.{name} must name the 1 images"):
             self.config(recipe, 1)

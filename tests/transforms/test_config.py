@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthsr_transforms.support.config import (
-    ConfigError,
     config_path,
     from_mapping,
     override,
@@ -19,6 +18,7 @@ from synthsr_transforms.support.config import (
     to_yaml,
     write_yaml,
 )
+from synthsr_transforms.support.messages import SynthSRError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +77,13 @@ class TestFiles:
         if message is None:
             assert read_yaml(path) == {}
         else:
-            with pytest.raises(ConfigError, match=message) as caught:
+            with pytest.raises(SynthSRError, match=message) as caught:
                 read_yaml(path)
             assert str(path) in str(caught.value)
             assert "\n" not in str(caught.value)
 
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"nothing.yaml does not exist. Check the path"):
+        with pytest.raises(SynthSRError, match=r"nothing.yaml does not exist. Check the path"):
             read_yaml(tmp_path / "nothing.yaml")
 
     def test_a_failed_write_leaves_the_old_file(self, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ class TestMapping:
         ],
     )
     def test_a_wrong_setting_is_named(self, settings: dict[str, Any], message: str) -> None:
-        with pytest.raises(ConfigError, match=message) as caught:
+        with pytest.raises(SynthSRError, match=message) as caught:
             from_mapping(Outer, settings, where="run.yaml")
         assert "\n" not in str(caught.value)
 
@@ -185,7 +185,7 @@ class TestOverride:
     def test_a_wrong_assignment_is_named(self, assignment: str, message: str) -> None:
         settings = {"steps": {"crop": {"params": {}}}, "a": 3}
         shortcuts = {"crop": ("steps", "crop", "params")}
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(SynthSRError, match=message):
             override(settings, [assignment], shortcuts=shortcuts)
 
 
@@ -195,7 +195,7 @@ class TestPaths:
         ready = {"first": Path("first.yaml"), "second": Path("second.yaml")}
         assert config_path("first", ready, "preset") == Path("first.yaml")
         assert config_path(file, ready, "preset") == file
-        with pytest.raises(ConfigError, match=r"preset must be .*did you mean 'second'"):
+        with pytest.raises(SynthSRError, match=r"preset must be .*did you mean 'second'"):
             config_path("secnd", ready, "preset")
-        with pytest.raises(ConfigError, match=r"gone.yml does not exist"):
+        with pytest.raises(SynthSRError, match=r"gone.yml does not exist"):
             config_path(tmp_path / "gone.yml", ready, "preset")

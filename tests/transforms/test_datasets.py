@@ -187,7 +187,7 @@ class TestFailure:
 
 class TestNames:
     def test_a_near_miss_suggests_the_right_name(self) -> None:
-        with pytest.raises(ValueError, match="Did you mean 'synthsr_labels'"):
+        with pytest.raises(ValueError, match="did you mean 'synthsr_labels'"):
             fetch_labels("synthsr_label")
 
     def test_a_far_miss_lists_the_names(self) -> None:

@@ -20,7 +20,6 @@ from synthsr_transforms.estimation import (
     EstimationSettings,
     PriorEstimate,
     PriorEstimation,
-    WorkerDiedError,
     class_statistics,
     estimate_priors,
     find_data_sets,
@@ -34,6 +33,7 @@ from synthsr_transforms.estimation import measuring as measuring_module
 from synthsr_transforms.estimation.picture import channel_figure
 from synthsr_transforms.priors.files import read_prior_file
 from synthsr_transforms.support.config import read_yaml
+from synthsr_transforms.support.messages import WorkFailedError
 from synthsr_transforms.transforms.spec import build_transform, transform_spec
 
 SHAPE = (9, 10, 8)
@@ -232,7 +232,7 @@ class TestMeansOverScans:
 
     def test_a_process_that_dies_is_told(self):
         with (
-            pytest.raises(WorkerDiedError, match="memory"),
+            pytest.raises(WorkFailedError, match="memory"),
             measuring_module.measuring(2) as measure,
         ):
             list(measure(os._exit, [3]))

@@ -17,13 +17,8 @@ from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms import Generator, GeneratorConfig, LabelTable, load_config, preset_names
 from synthsr_transforms.generator.config import StepConfig
-from synthsr_transforms.support.config import (
-    ConfigError,
-    from_mapping,
-    read_yaml,
-    to_yaml,
-    write_yaml,
-)
+from synthsr_transforms.support.config import from_mapping, read_yaml, to_yaml, write_yaml
+from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.transforms.base import SynthTransform
 
 SHAPE = (36, 32, 40)
@@ -209,7 +204,7 @@ class TestOverrides:
     def test_wrong_settings_are_named_when_loading(
         self, source: str, assignments: list[str], message: str
     ) -> None:
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(SynthSRError, match=message):
             load_config(source, assignments)
 
     @pytest.mark.parametrize(
@@ -228,7 +223,7 @@ class TestOverrides:
     def test_wrong_settings_are_named_when_building(
         self, assignments: list[str], message: str
     ) -> None:
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(SynthSRError, match=message):
             Generator.from_preset("all_purpose", assignments)
 
     def test_a_file_of_ones_own(self, tmp_path: Path, batch_for: Maker) -> None:
@@ -256,7 +251,7 @@ class TestLabels:
 
     def test_labels_that_the_table_lacks_are_named(self) -> None:
         config = load_config("all_purpose", ["label_table=synthseg"])
-        with pytest.raises(ConfigError, match=r"lacks .*9999"):
+        with pytest.raises(SynthSRError, match=r"lacks .*9999"):
             Generator.for_labels(config, [0, 2, 9999])
 
     def test_a_table_given_wins(self) -> None:
@@ -284,13 +279,13 @@ class TestPairs:
 
     def test_a_missing_image_is_named(self, batch_for: Maker) -> None:
         generator = Generator(make_config(target=None, TissueMixture={}))
-        with pytest.raises(ConfigError, match=r"must make an image 'target', got \['labels', 'im"):
+        with pytest.raises(SynthSRError, match=r"must make an image 'target', got \['labels', 'im"):
             generator.pair(batch_for(generator), seed=0)
 
     def test_a_missing_real_target_is_named(self, batch_for: Maker) -> None:
         generator = Generator(replace(make_config(TissueMixture={}), real_target=True))
         batch = batch_for(Generator(make_config(TissueMixture={})))
-        with pytest.raises(ConfigError, match="needs a real image 'target'"):
+        with pytest.raises(SynthSRError, match="needs a real image 'target'"):
             generator.pair(batch, seed=0)
 
     def test_a_subject_is_a_batch_of_one(self, batch_for: Maker) -> None:
@@ -430,7 +425,7 @@ class TestConvenience:
 
     def test_tables_are_proposed_only_with_the_classes_of_the_priors(self) -> None:
         config = load_config("hyperfine")
-        with pytest.raises(ConfigError, match="label_table=freesurfer_synthsr"):
+        with pytest.raises(SynthSRError, match="label_table=freesurfer_synthsr"):
             Generator.for_labels(config, [0, 2, 41, 1001])
         assert (
             Generator(
@@ -438,7 +433,7 @@ class TestConvenience:
             ).label_table.num_classes
             == 14
         )
-        with pytest.raises(ConfigError, match="not images"):
+        with pytest.raises(SynthSRError, match="not images"):
             Generator.for_labels(config, range(2000, 2999))
 
 

@@ -30,10 +30,14 @@ from synthsr_transforms.job import folder as job_folder
 from synthsr_transforms.job import job as job_module
 from synthsr_transforms.job import worker as job_run
 from synthsr_transforms.job.job import GenerationJob, expected_bytes, remake_sample
-from synthsr_transforms.job.record import JobError
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.subjects.files import Case, find_cases, phantom_case, read_case
-from synthsr_transforms.support.config import ConfigError
+from synthsr_transforms.subjects.files import (
+    SubjectFiles,
+    find_subjects,
+    phantom_subject,
+    read_subject,
+)
+from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -96,7 +100,11 @@ def make_job(maps: Path, config: GeneratorConfig, tmp_path: Path) -> Callable[..
     """Maker of jobs of four samples in the folder `out`."""
 
     def make(**changes: Any) -> GenerationJob:
-        fields: dict[str, Any] = {"config": config, "cases": find_cases(maps), "num_samples": 4}
+        fields: dict[str, Any] = {
+            "config": config,
+            "subjects": find_subjects(maps),
+            "num_samples": 4,
+        }
         return GenerationJob(**{**fields, "folder": tmp_path / "out", **changes})
 
     return make
@@ -165,7 +173,7 @@ class TestFiles:
     def test_samples_of_unknown_origin_are_not_replaced(self, make_job, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "sample_000000_image.nii.gz").write_text("mine")
-        with pytest.raises(JobError, match="samples of an unknown job"):
+        with pytest.raises(SynthSRError, match="samples of an unknown job"):
             make_job().start()
         assert files(tmp_path / "out") == {"sample_000000_image.nii.gz": b"mine"}
 
@@ -192,10 +200,10 @@ class TestSameSamples:
         assert files(tmp_path / "out") == files(tmp_path / "at_once")
         assert before.items() <= files(tmp_path / "out").items()
 
-    def test_the_first_draw_does_not_depend_on_the_choice_of_the_case(self, make_job):
+    def test_the_first_draw_does_not_depend_on_the_choice_of_the_subject(self, make_job):
         """Case and rotation must not come from the same random numbers."""
         job = make_job()
-        chosen = np.array([job.cases.index(job.sample(k).case) for k in range(300)])
+        chosen = np.array([job.subjects.index(job.sample(k).subject) for k in range(300)])
         first = [
             torch.rand(1, generator=torch.Generator().manual_seed(job.sample(k).seed)).item()
             for k in range(300)
@@ -227,7 +235,7 @@ class TestSameSamples:
         run(make_job(num_samples=1))
         record = json.loads((tmp_path / "out" / "sample_000000.json").read_text())
         generator = Generator.from_preset(tmp_path / "out" / "config.yaml")
-        subject = read_case(Case(Path(record["source"]["labels"])))
+        subject = read_subject(SubjectFiles(Path(record["source"]["labels"])))
         again, drawn = generator.run(subject, record["seed"])
         assert json.loads(json.dumps(drawn)) == record["steps"]
         replayed = generator.replay(subject, record["steps"])
@@ -244,7 +252,7 @@ class TestSameSamples:
         again = GenerationJob.from_source(
             tmp_path / "out/config.yaml", labels=maps / "c_labels.nii.gz", folder="x", seed=9
         )
-        assert (again.seed, again.num_samples, len(again.cases)) == (9, 4, 1)
+        assert (again.seed, again.num_samples, len(again.subjects)) == (9, 4, 1)
 
     def test_the_configuration_needs_no_table_or_priors_from_elsewhere(self, maps, tmp_path):
         own = tmp_path / "own"
@@ -320,14 +328,16 @@ class TestResume:
         assert files(tmp_path / "out") == whole
 
     def test_label_maps_that_differ_are_counted_and_named(self, make_job, maps):
-        run(make_job(cases=find_cases(maps)[:2]))
+        run(make_job(subjects=find_subjects(maps)[:2]))
         message = r"job.sources has 2 label maps there and 3 here, \S+c_labels.nii.gz is new here\."
-        with pytest.raises(JobError, match=message):
+        with pytest.raises(SynthSRError, match=message):
             make_job().start()
-        with pytest.raises(JobError, match=r"2 .* there and 2 here, \S+a_labels.nii.gz is missing"):
-            make_job(cases=find_cases(maps)[1:]).start()
-        with pytest.raises(JobError, match="in another order"):
-            make_job(cases=find_cases(maps)[1::-1]).start()
+        with pytest.raises(
+            SynthSRError, match=r"2 .* there and 2 here, \S+a_labels.nii.gz is missing"
+        ):
+            make_job(subjects=find_subjects(maps)[1:]).start()
+        with pytest.raises(SynthSRError, match="in another order"):
+            make_job(subjects=find_subjects(maps)[1::-1]).start()
 
     @pytest.mark.parametrize(
         ("change", "named"),
@@ -349,13 +359,13 @@ class TestResume:
             crop = StepConfig(name="PatchCrop", params={"shape": 8})
             change = {"config": dataclasses.replace(config, steps={**config.steps, "crop": crop})}
         elif "fewer" in change:
-            change = {"cases": find_cases(maps)[:2]}
+            change = {"subjects": find_subjects(maps)[:2]}
         elif "order" in change:
             names = [*config.steps]
             names[0], names[1] = names[1], names[0]
             steps = {name: config.steps[name] for name in names}
             change = {"config": dataclasses.replace(config, steps=steps)}
-        with pytest.raises(JobError, match=named):
+        with pytest.raises(SynthSRError, match=named):
             make_job(**change).start()
         assert files(tmp_path / "out") == before
 
@@ -382,19 +392,19 @@ class TestResume:
     def test_a_folder_that_cannot_be_understood_is_refused(self, make_job, tmp_path):
         run(make_job())
         (tmp_path / "out" / "config.yaml").write_text("steps: [")
-        with pytest.raises(JobError, match="cannot be read"):
+        with pytest.raises(SynthSRError, match="cannot be read"):
             make_job().start()
 
     def test_label_maps_are_not_checked_again_unless_they_changed(self, make_job, maps):
         run(make_job())
-        seen: list[Case] = []
+        seen: list[SubjectFiles] = []
         time.sleep(0.02)
         run(make_job())
         make_job().start(seen.append)
         assert seen == []
         time.sleep(0.02)
         save(maps / "c_labels.nii.gz", np.full(SHAPE, 9999, np.int16))
-        with pytest.raises(ConfigError, match="9999"):
+        with pytest.raises(SynthSRError, match="9999"):
             make_job().start(seen.append)
         assert len(seen) == 3
 
@@ -474,7 +484,7 @@ class TestWriting:
             write(path, volume)
 
         monkeypatch.setattr(job_folder, "write_volume", fill)
-        with pytest.raises(JobError, match=r"disk of .* is full"):
+        with pytest.raises(SynthSRError, match=r"disk of .* is full"):
             run(make_job(num_samples=20))
         left = files(tmp_path / "out")
         complete = {Path(name).stem for name in left if name.endswith(".json")}
@@ -493,12 +503,12 @@ class TestWriting:
             pytest.skip("a small disk cannot be mounted here")
         try:
             small = make_job(num_samples=100, folder=disk / "out")
-            with pytest.raises(JobError, match="room for about"):
+            with pytest.raises(SynthSRError, match="room for about"):
                 small.start()
             assert not (disk / "out").exists()
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(job_module, "check_space", lambda *_: None)
-                with pytest.raises(JobError, match="is full"):
+                with pytest.raises(SynthSRError, match="is full"):
                     run(small)
             left = files(disk / "out")
             complete = {Path(name).stem for name in left if name.endswith(".json")}
@@ -510,7 +520,7 @@ class TestWriting:
     def test_too_little_space_is_found_before_the_work(self, make_job, monkeypatch, tmp_path):
         usage = shutil._ntuple_diskusage(100, 99, 1)  # type: ignore[attr-defined]
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-        with pytest.raises(JobError, match="room for about"):
+        with pytest.raises(SynthSRError, match="room for about"):
             make_job().start()
         assert not (tmp_path / "out").exists()
 
@@ -531,16 +541,16 @@ class TestWriting:
 
     def test_permission_is_checked_first(self, make_job, monkeypatch, tmp_path):
         monkeypatch.setattr(os, "access", lambda *_: False)
-        with pytest.raises(JobError, match="no permission to write"):
+        with pytest.raises(SynthSRError, match="no permission to write"):
             make_job().start()
 
     def test_a_folder_that_only_seems_writable_is_found_first(self, make_job, monkeypatch):
         def refuse(**_: Any) -> None:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
-        seen: list[Case] = []
+        seen: list[SubjectFiles] = []
         monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-        with pytest.raises(JobError, match=r"must be writable, got .*no file can be made in"):
+        with pytest.raises(SynthSRError, match=r"must be writable, got .*no file can be made in"):
             make_job().start(seen.append)
         assert seen == []
 
@@ -549,14 +559,16 @@ class TestWriting:
             raise PermissionError(errno.EACCES, "Permission denied")
 
         monkeypatch.setattr(Path, "mkdir", refuse)
-        with pytest.raises(JobError, match=r"must be writable, got .*Permission denied"):
+        with pytest.raises(SynthSRError, match=r"must be writable, got .*Permission denied"):
             make_job().start()
 
-    def test_few_cases_are_in_memory(self, make_job, monkeypatch):
-        reads: list[Case] = []
-        read = job_run.read_case
+    def test_few_subjects_are_in_memory(self, make_job, monkeypatch):
+        reads: list[SubjectFiles] = []
+        read = job_run.read_subject
         monkeypatch.setattr(
-            job_run, "read_case", lambda case, **k: (reads.append(case), read(case, **k))[1]
+            job_run,
+            "read_subject",
+            lambda subject, **k: (reads.append(subject), read(subject, **k))[1],
         )
         run(make_job(num_samples=10))
         assert len(reads) == 3
@@ -598,7 +610,7 @@ class TestPlaceInTheWorld:
         }
         job = GenerationJob(
             config=GeneratorConfig(label_table="freesurfer_aseg", steps=steps),
-            cases=[Case(tmp_path / "map.nii.gz")],
+            subjects=[SubjectFiles(tmp_path / "map.nii.gz")],
             folder=tmp_path / "out",
             file_format="nii",
         )
@@ -639,7 +651,7 @@ class TestPlaceInTheWorld:
         }
         job = GenerationJob(
             config=GeneratorConfig(label_table="freesurfer_aseg", steps=steps, real_target=True),
-            cases=find_cases(tmp_path / "labels", tmp_path / "images"),
+            subjects=find_subjects(tmp_path / "labels", tmp_path / "images"),
             folder=tmp_path / "out",
         )
         run(job)
@@ -661,45 +673,47 @@ class TestSettings:
             ({"file_format": "png"}, "format must be one of"),
             ({"shard": (0, 2)}, "got 0/2"),
             ({"shard": (3, 2)}, "got 3/2"),
-            ({"cases": []}, "cases must be at least one"),
+            ({"subjects": []}, "label maps must be at least one"),
         ],
     )
     def test_values_out_of_range_are_refused(self, change, message, make_job):
-        with pytest.raises(JobError, match=message):
+        with pytest.raises(SynthSRError, match=message):
             make_job(**change)
 
     def test_the_folder_of_the_input_is_refused(self, make_job, maps, tmp_path):
         (tmp_path / "link").symlink_to(maps)
         for folder in (maps, tmp_path / "link"):
-            with pytest.raises(JobError, match="output folder must be another than that of label"):
+            with pytest.raises(
+                SynthSRError, match="output folder must be another than that of label"
+            ):
                 make_job(folder=folder)
 
     def test_the_phantom_is_announced_when_it_is_made(self, config, tmp_path):
         config = dataclasses.replace(config, label_table="synthseg")
-        case = phantom_case(LabelTable.ready("synthseg"), spacing_mm=4)
+        subject = phantom_subject(LabelTable.ready("synthseg"), spacing_mm=4)
         calls: list[int] = []
         for number, expected in ((1, 1), (1, 1), (2, 2)):
             time.sleep(0.02)
             job = GenerationJob(
-                config=config, cases=[case], folder=tmp_path / "out", num_samples=number
+                config=config, subjects=[subject], folder=tmp_path / "out", num_samples=number
             )
             list(job.start(on_phantom=lambda: calls.append(1)).run())
             assert len(calls) == expected
 
     def test_a_real_target_needs_images(self, make_job, config):
-        with pytest.raises(ConfigError, match="--images"):
+        with pytest.raises(SynthSRError, match="--images"):
             make_job(config=dataclasses.replace(config, real_target=True))
 
     def test_images_need_a_real_target(self, make_job, maps):
-        with pytest.raises(ConfigError, match="Leave out --images"):
-            make_job(cases=find_cases(maps / "a_labels.nii.gz", maps / "c_labels.nii.gz"))
+        with pytest.raises(SynthSRError, match="Leave out --images"):
+            make_job(subjects=find_subjects(maps / "a_labels.nii.gz", maps / "c_labels.nii.gz"))
 
     def test_mistakes_in_steps_are_found_before_label_maps_are_read(self, make_job, config):
-        seen: list[Case] = []
+        seen: list[SubjectFiles] = []
         wrong = StepConfig(name="PatchCropp")
         steps = {**config.steps, "crop": wrong}
         for table in ("auto", "freesurfer_aseg"):
-            with pytest.raises(ConfigError, match="did you mean 'PatchCrop'"):
+            with pytest.raises(SynthSRError, match="did you mean 'PatchCrop'"):
                 make_job(config=dataclasses.replace(config, steps=steps, label_table=table)).start(
                     seen.append
                 )
@@ -707,7 +721,7 @@ class TestSettings:
 
     def test_an_image_that_the_steps_do_not_make_is_named(self, make_job, config):
         steps = {name: step for name, step in config.steps.items() if name != "target"}
-        with pytest.raises(ConfigError, match="the steps must make an image 'target'"):
+        with pytest.raises(SynthSRError, match="the steps must make an image 'target'"):
             run(make_job(config=dataclasses.replace(config, steps=steps)))
 
     def test_the_table_is_chosen_by_the_label_maps(self, make_job, config):
@@ -719,8 +733,10 @@ class TestSettings:
         for name in ("all_purpose", "tutorial_2_sr_synthetic"):
             config = load_config(name, ["crop.shape=32"])
             table = "synthseg" if config.label_table == "auto" else config.label_table
-            case = phantom_case(LabelTable.resolve(table), spacing_mm=4)
-            job = GenerationJob(config=config, cases=[case], folder=tmp_path / name, preview=True)
+            subject = phantom_subject(LabelTable.resolve(table), spacing_mm=4)
+            job = GenerationJob(
+                config=config, subjects=[subject], folder=tmp_path / name, preview=True
+            )
             assert run(job) == ["sample_000000"]
             assert (tmp_path / name / "overview.png").exists()
 
@@ -731,8 +747,8 @@ class TestSettings:
         assert (tmp_path / "out" / "overview.png").exists()
 
     def test_a_file_that_is_no_record_is_refused(self, tmp_path):
-        with pytest.raises(JobError, match="does not exist"):
+        with pytest.raises(SynthSRError, match="does not exist"):
             remake_sample(tmp_path / "sample_000000.json")
         (tmp_path / "a.json").write_text("{}")
-        with pytest.raises(JobError, match="must be the JSON file of a sample"):
+        with pytest.raises(SynthSRError, match="must be the JSON file of a sample"):
             remake_sample(tmp_path / "a.json")

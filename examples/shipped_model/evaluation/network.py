@@ -14,9 +14,10 @@ from synthsr_net.prediction.intensities import percentile, sharpened
 from synthsr_net.prediction.predictor import Predictor, Prepared
 from synthsr_net.prediction.refinement.data_consistency import Operators, consistent
 from synthsr_transforms.io.scans import Scan
+from synthsr_transforms.support.messages import SynthSRError
 
 
-class EvaluationError(ValueError):
+class EvaluationError(SynthSRError):
     """A model or data that cannot be evaluated; the message says what to do."""
 
 

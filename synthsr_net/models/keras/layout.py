@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from synthsr_net.networks.unet import UNetConfig
+from synthsr_transforms.support.messages import SynthSRError
 
 PREFIX = "unet_"
 """Names of the network's layers start with this; no other layer of a checkpoint's does."""
@@ -27,7 +28,7 @@ Shapes = Mapping[str, Mapping[str, Shape]]
 """Shapes of the arrays of each layer, by layer and by what they are, such as `kernel`."""
 
 
-class KerasWeightsError(ValueError):
+class KerasWeightsError(SynthSRError):
     """Keras weights that cannot be used; the message names the file and says what is wrong."""
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from synthsr_net.models.checkpoint import HEADER, Model, ModelConfig, config_of_header, header_text
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
 
 from .graph import INPUT, OPSET, OUTPUT, graph_of
 
@@ -33,14 +34,6 @@ MAX_DIFFERENCE = 1e-4
 """Of the range of the output: what onnxruntime computes may differ from PyTorch by this."""
 MAX_BYTES = 2**31 - 2**20
 """An ONNX file holds at most 2 GiB; the rest is for the graph."""
-
-
-class ExportError(ValueError):
-    """A model that cannot be exported, or not here; the message says what to do."""
-
-
-class ExportCheckError(RuntimeError):
-    """An exported network that does not compute what PyTorch computes; its file is gone."""
 
 
 class Exported(NamedTuple):
@@ -72,16 +65,16 @@ def export_onnx(model: Model, path: str | os.PathLike[str]) -> Exported:
         path: File ending in `.onnx`, which is replaced if it exists.
 
     Raises:
-        ExportError: If a package is missing, the path has another ending, or the weights need more
+        SynthSRError: If a package is missing, the path has another ending, or the weights need more
             than 2 GiB.
-        ExportCheckError: If ONNX or onnxruntime refuses the network, or the largest difference is
+        WorkFailedError: If ONNX or onnxruntime refuses the network, or the largest difference is
             above `MAX_DIFFERENCE` of the range.
         OSError: If the file cannot be written.
     """
     require_packages()
     path = Path(path)
     if path.suffix.lower() != ".onnx":
-        raise ExportError(f"an ONNX file must end in .onnx, got {path}. Rename it.")
+        raise SynthSRError(f"an ONNX file must end in .onnx, got {path}. Rename it.")
     network = copy.deepcopy(model.network).to("cpu", torch.float32).eval().requires_grad_(False)
     _check_size(network)
     content = _onnx_model(model.config, network).SerializeToString()
@@ -95,11 +88,11 @@ def require_packages() -> None:
     """Refuse to go on without the packages of the extra `export`.
 
     Raises:
-        ExportError: If one is missing.
+        SynthSRError: If one is missing.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        raise ExportError(
+        raise SynthSRError(
             f"export needs {' and '.join(PACKAGES)}, but {' and '.join(missing)} cannot be"
             " imported. Install what it needs: pip install 'synthsr[export]'"
         )
@@ -139,7 +132,7 @@ def check_shapes(config: UNetConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _check_size(network: UNet3d) -> None:
     size = sum(4 * tensor.numel() for tensor in network.state_dict().values())
     if size > MAX_BYTES:
-        raise ExportError(
+        raise SynthSRError(
             f"an ONNX file must be smaller than 2 GiB, but the weights need {size / 2**30:.1f} GiB."
             " Export a smaller network."
         )
@@ -194,7 +187,7 @@ def _compare(path: Path, network: UNet3d, maximum: float) -> float:
         maximum: Of the random input.
 
     Raises:
-        ExportCheckError: If it is too large, or there is none.
+        WorkFailedError: If it is too large, or there is none.
     """
     generator = torch.Generator().manual_seed(0)
     volumes = [maximum * torch.rand(s, generator=generator) for s in check_shapes(network.config)]
@@ -204,7 +197,7 @@ def _compare(path: Path, network: UNet3d, maximum: float) -> float:
         shares.append((output - expected).abs().max() / _range(expected))
     worst = float(torch.stack(shares).max())  # NaN if there is one
     if not worst <= MAX_DIFFERENCE:
-        raise ExportCheckError(
+        raise WorkFailedError(
             f"the ONNX network must compute what PyTorch computes, but differs by {worst:.1e} of"
             f" the range, more than {MAX_DIFFERENCE:g}. Nothing was written; update onnxruntime, or"
             " report it."
@@ -228,7 +221,7 @@ def _computed(path: Path, volumes: list[Tensor]) -> list[Tensor]:
         outputs = [session.run([OUTPUT], {INPUT: x.numpy()})[0] for x in volumes]
     except Exception as error:  # those of onnxruntime have no common class
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise ExportCheckError(
+        raise WorkFailedError(
             f"the ONNX network must run in onnxruntime {onnxruntime.__version__}, but does not"
             f" ({reason}). Nothing was written; update onnx and onnxruntime, or report it."
         ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from synthsr_net.models.checkpoint import ModelConfig
-from synthsr_net.models.loading import read_any_config
+from synthsr_net.models.loading import load_model_config
 
 from .downloads import state_of
 from .registry import KNOWN_MODELS, input_text
@@ -65,7 +65,7 @@ def list_models(root: str | os.PathLike[str] | None = None) -> list[ListedModel]
 def _shipped(name: str, path: Path) -> ListedModel:
     state = shipped_state(name)
     whole = state == "shipped"
-    config = read_any_config(path) if whole else ModelConfig()
+    config = load_model_config(path) if whole else ModelConfig()
     return ListedModel(
         name=name,
         alias=alias_of(name),

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from synthsr_transforms.support.messages import SynthSRError
+
 _GITHUB = "https://raw.githubusercontent.com/freesurfer/freesurfer/dev/mri_synthsr"
 _ANNEX = "https://surfer.nmr.mgh.harvard.edu/pub/dist/freesurfer/repo/annex.git/annex/objects"
 
@@ -45,7 +47,7 @@ _HYPERFINE_INPUTS: tuple[Mapping[str, Any], ...] = (
 )
 
 
-class ModelError(ValueError):
+class ModelError(SynthSRError):
     """A model that cannot be had; the message names it and says what to do."""
 
 

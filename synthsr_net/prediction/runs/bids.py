@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from synthsr_net.prediction.writing import write_json
+from synthsr_transforms.support.messages import SynthSRError
 
 BIDS_VERSION = "1.10.0"
 """Version of the specification that derivative datasets follow."""
@@ -36,10 +37,6 @@ LINK = "raw"
 _NAME = re.compile(
     r"(?P<entities>(?:[a-z]+-[A-Za-z0-9+]+_)+)(?P<suffix>[A-Za-z0-9]+)\.nii(?:\.gz)?"
 )
-
-
-class BidsError(ValueError):
-    """A dataset that cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def find_bids_scans(
         participants: Labels of participants, with or without `sub-`. None given means all.
 
     Raises:
-        BidsError: If it is no dataset, a participant is not there, or there is no scan.
+        SynthSRError: If it is no dataset, a participant is not there, or there is no scan.
     """
     root = Path(root)
     read_description(root)
@@ -103,14 +100,14 @@ def find_bids_scans(
     absent = [name for name in wanted if not (root / name).is_dir()]
     if absent:
         known = ", ".join(sorted(p.name for p in root.glob("sub-*") if p.is_dir())[:5]) or "none"
-        raise BidsError(
+        raise SynthSRError(
             f"participants must be in {root}, got {', '.join(absent)}. There are: {known}."
         )
     folders = [root / name for name in dict.fromkeys(wanted)] or sorted(root.glob("sub-*"))
     scans = [scan for folder in folders for scan in _scans_of(root, folder)]
     if not scans:
         kinds = ", ".join([*MRI_SUFFIXES, CT_SUFFIX])
-        raise BidsError(
+        raise SynthSRError(
             f"{root} must hold scans such as sub-01/anat/sub-01_T1w.nii.gz, but holds none of the"
             f" kinds {kinds}."
         )
@@ -137,20 +134,20 @@ def read_description(root: Path) -> dict[str, Any]:
     """`dataset_description.json` of a dataset.
 
     Raises:
-        BidsError: If there is none, or it cannot be read.
+        SynthSRError: If there is none, or it cannot be read.
     """
     path = root / DESCRIPTION
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
-        raise BidsError(
+        raise SynthSRError(
             f"{root} must be a BIDS dataset, but has no {DESCRIPTION}. Give the root of the"
             " dataset, or leave out --bids."
         ) from None
     except (OSError, ValueError) as error:
-        raise BidsError(f"{path} must be a JSON file, but cannot be read ({error}).") from error
+        raise SynthSRError(f"{path} must be a JSON file, but cannot be read ({error}).") from error
     if not isinstance(found, dict):
-        raise BidsError(f"{path} must hold a JSON object, got {type(found).__name__}.")
+        raise SynthSRError(f"{path} must hold a JSON object, got {type(found).__name__}.")
     return found
 
 
@@ -158,19 +155,23 @@ def check_derivative(root: Path, output: Path) -> None:
     """Refuse an output folder that is the dataset itself, or that of another pipeline.
 
     Raises:
-        BidsError: If so.
+        SynthSRError: If so.
     """
     advice = f"Choose another, such as {root / 'derivatives' / 'synthsr'}."
     if os.path.realpath(root) == os.path.realpath(output):
-        raise BidsError(f"output must be another folder than the dataset, got {output}. {advice}")
+        raise SynthSRError(
+            f"output must be another folder than the dataset, got {output}. {advice}"
+        )
     if output.is_file():
-        raise BidsError(f"output must be a folder, {output} is a file. {advice}")
+        raise SynthSRError(f"output must be a folder, {output} is a file. {advice}")
     if not (output / DESCRIPTION).exists():
         return
     makers = read_description(output).get("GeneratedBy")
     names = [maker.get("Name") for maker in makers or [] if isinstance(maker, dict)]
     if PIPELINE not in names:
-        raise BidsError(f"{output} must be new or of {PIPELINE}, but is another dataset. {advice}")
+        raise SynthSRError(
+            f"{output} must be new or of {PIPELINE}, but is another dataset. {advice}"
+        )
 
 
 def derivative_description(root: Path, output: Path) -> dict[str, Any]:

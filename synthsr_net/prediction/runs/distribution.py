@@ -18,6 +18,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.support.threads import num_cores
 
 Item = TypeVar("Item")
@@ -26,10 +27,6 @@ TORCHRUN_VARIABLES = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK")
 SLURM_VARIABLES = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
 SECONDS_BETWEEN_LOOKS = 0.1
 """How often a process that is done looks whether the others are."""
-
-
-class SharingError(ValueError):
-    """Processes that cannot share work; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Share:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
-            raise SharingError(
+            raise SynthSRError(
                 f"the number of a process must be below {self.size}, got {self.rank}. Correct"
                 " the variables that the launcher sets."
             )
@@ -167,7 +164,7 @@ def num_processes(devices: str, device: str, num_gpus: int) -> int:
         num_gpus: Number of GPUs of this machine.
 
     Raises:
-        SharingError: If it is no number above 0, or there are not as many GPUs.
+        SynthSRError: If it is no number above 0, or there are not as many GPUs.
 
     Examples:
         >>> num_processes("all", "auto", num_gpus=8), num_processes("2", "cpu", num_gpus=0)
@@ -177,14 +174,14 @@ def num_processes(devices: str, device: str, num_gpus: int) -> int:
     if devices == "all":
         return num_gpus if on_gpus else 1
     if not devices.isdecimal() or int(devices) < 1:
-        raise SharingError(f"devices must be a number above 0 or all, got {devices!r}.")
+        raise SynthSRError(f"devices must be a number above 0 or all, got {devices!r}.")
     number = int(devices)
     if on_gpus and number > num_gpus:
-        raise SharingError(
+        raise SynthSRError(
             f"devices must be at most {num_gpus}, the number of GPUs here, got {number}."
         )
     if ":" in device and number > 1:
-        raise SharingError(
+        raise SynthSRError(
             f"{number} devices need --device cuda or cpu, got {device}. Leave one of them out."
         )
     return number

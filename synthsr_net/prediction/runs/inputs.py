@@ -10,6 +10,7 @@ from pathlib import Path
 from synthsr_transforms.io.file_checks import check_file
 from synthsr_transforms.io.volumes import EXTENSIONS, has_known_extension, stem
 from synthsr_transforms.support.atomic import why_unwritable
+from synthsr_transforms.support.messages import SynthSRError
 
 ENDING = "_synthsr"
 """What the names of predictions have behind those of their scans."""
@@ -22,10 +23,6 @@ _OTHER_FILES = (
 """Endings of files that are no volumes to us, so that a typing error makes no folder `a.nrrd`."""
 _OTHER_SCANS = (".mgh", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima")
 """Endings of files that are scans, but of kinds that are not read."""
-
-
-class BatchError(ValueError):
-    """Scans or outputs that do not work; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def find_scans(path: str | os.PathLike[str], *, without: Path | None = None) -> 
     if path.is_dir():
         return Source(path, "folder", tuple(_in_folder(path, without)))
     if not path.exists():
-        raise BatchError(f"{path} must be a scan, folder or list, but does not exist.")
+        raise SynthSRError(f"{path} must be a scan, folder or list, but does not exist.")
     check_file(path)
     return Source(path, "file", (path,))
 
@@ -70,18 +67,18 @@ def read_list(path: Path) -> list[str]:
     """Lines of a text file, without empty ones.
 
     Raises:
-        BatchError: If it cannot be read, or has no lines.
+        SynthSRError: If it cannot be read, or has no lines.
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except FileNotFoundError:
-        raise BatchError(f"{path} must be a list of paths, but does not exist.") from None
+        raise SynthSRError(f"{path} must be a list of paths, but does not exist.") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
-        raise BatchError(f"{path} must be a list of paths, one per line ({reason}).") from error
+        raise SynthSRError(f"{path} must be a list of paths, one per line ({reason}).") from error
     lines = [line for line in lines if line]
     if not lines:
-        raise BatchError(f"{path} must hold one path per line, but is empty.")
+        raise SynthSRError(f"{path} must hold one path per line, but is empty.")
     return lines
 
 
@@ -105,7 +102,7 @@ def _in_folder(path: Path, without: Path | None) -> list[Path]:
         advice = "Give one of its folders, or --bids for a BIDS dataset."
     else:
         advice = "DICOM must be converted first, for example with dcm2niix."
-    raise BatchError(f"{path} must hold scans ({_FILES}), but holds none. {advice}")
+    raise SynthSRError(f"{path} must hold scans ({_FILES}), but holds none. {advice}")
 
 
 def unread_scans(path: str | os.PathLike[str]) -> list[str]:
@@ -144,22 +141,22 @@ def plan_outputs(
         ending: What goes between name and ending of files in a folder.
 
     Raises:
-        BatchError: If the output is of the wrong kind, or two scans would share a file.
+        SynthSRError: If the output is of the wrong kind, or two scans would share a file.
     """
     output = Path(output)
     if output.suffix.lower() == ".txt" and source.kind == "list":
         outputs = [Path(line).expanduser() for line in read_list(output)]
         if len(outputs) != len(source.scans):
-            raise BatchError(
+            raise SynthSRError(
                 f"{output} must hold one line per scan, got {len(outputs)} lines for"
                 f" {len(source.scans)} scans in {source.path}."
             )
         for path in outputs:
             if not has_known_extension(path):
-                raise BatchError(f"{output}: {path} must end in one of {_FILES}.")
+                raise SynthSRError(f"{output}: {path} must end in one of {_FILES}.")
     elif has_known_extension(output) and not output.is_dir():
         if source.kind != "file":
-            raise BatchError(
+            raise SynthSRError(
                 f"output must be a folder for {len(source.scans)} scans of {source.path}, got"
                 f" {output}."
             )
@@ -173,10 +170,12 @@ def plan_outputs(
 
 def _refuse_file(output: Path, source: Source) -> None:
     if output.is_file():
-        raise BatchError(f"output must be a folder or end in one of {_FILES}, {output} is a file.")
+        raise SynthSRError(
+            f"output must be a folder or end in one of {_FILES}, {output} is a file."
+        )
     if output.suffix.lower() in _OTHER_FILES and not output.is_dir():
         lists = " or .txt list" if source.kind == "list" else ""
-        raise BatchError(
+        raise SynthSRError(
             f"output must be a folder{lists}, or a file ending in one of {_FILES}, got {output}."
         )
 
@@ -187,7 +186,7 @@ def _refuse_shared(scans: Sequence[Path], outputs: Sequence[Path]) -> None:
         other = first.setdefault(os.path.normcase(os.path.realpath(output)), scan)
         if other is not scan:
             same = "is there twice" if other == scan else f"and {other} have one"
-            raise BatchError(
+            raise SynthSRError(
                 f"each scan must have an output of its own, but {scan} {same} ({output}). Rename"
                 " one, or give a .txt list of scans and one of outputs."
             )
@@ -197,23 +196,25 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Refuse outputs that are inputs as well.
 
     Raises:
-        BatchError: If there is one.
+        SynthSRError: If there is one.
     """
     taken = {os.path.realpath(path) for path in inputs}
     for output in outputs:
         if os.path.realpath(output) in taken:
-            raise BatchError(f"output must be another file than the input, got {output} for both.")
+            raise SynthSRError(
+                f"output must be another file than the input, got {output} for both."
+            )
 
 
 def check_writable(folders: Iterable[Path]) -> None:
     """Refuse folders that cannot be made or written to.
 
     Raises:
-        BatchError: If there is one.
+        SynthSRError: If there is one.
     """
     for folder in dict.fromkeys(folders):
         wrong = why_unwritable(folder)
         if wrong:
-            raise BatchError(
+            raise SynthSRError(
                 f"output folder must be writable, got {folder} ({wrong}). Choose another output."
             )

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from synthsr_transforms.io.volumes import stem
+from synthsr_transforms.support.messages import SynthSRError
 
-from .inputs import BatchError, Source
+from .inputs import Source
 
 MASK_WORDS = ("mask", "lesion", "lesions", "lesionmask", "label", "roi")
 """Words that the name of a lesion mask may have besides those of its scan."""
@@ -26,7 +27,7 @@ def match(first: Source, other: Source, words: Sequence[str]) -> list[Path]:
         words: Words that do not count in names, in lower case.
 
     Raises:
-        BatchError: If kinds or numbers differ, or a file has no partner, or several.
+        SynthSRError: If kinds or numbers differ, or a file has no partner, or several.
 
     Examples:
         >>> a = Source(Path("a"), "folder", (Path("a/s1_T1.nii"), Path("a/s2_T1.nii")))
@@ -35,7 +36,7 @@ def match(first: Source, other: Source, words: Sequence[str]) -> list[Path]:
         ['s1_T2.nii', 's2_T2.nii']
     """
     if first.kind != other.kind:
-        raise BatchError(
+        raise SynthSRError(
             f"{other.path} must be a {first.kind} as {first.path} is, got a {other.kind}."
         )
     if first.kind != "folder":
@@ -46,7 +47,7 @@ def match(first: Source, other: Source, words: Sequence[str]) -> list[Path]:
     alone = [str(ours[k]) for k in ours if k not in theirs]
     alone += [str(theirs[k]) for k in theirs if k not in ours]
     if alone:
-        raise BatchError(
+        raise SynthSRError(
             f"each scan in {first.path} must have one partner of the same name in {other.path},"
             f" but {len(alone)} have none: {some(alone)}. Rename them, or give .txt lists."
         )
@@ -55,7 +56,7 @@ def match(first: Source, other: Source, words: Sequence[str]) -> list[Path]:
 
 def _refuse_numbers(first: Source, other: Source) -> None:
     if len(first.scans) != len(other.scans):
-        raise BatchError(
+        raise SynthSRError(
             f"{first.path} and {other.path} must name equally many files, got"
             f" {len(first.scans)} and {len(other.scans)}."
         )
@@ -74,7 +75,7 @@ def _by_key(source: Source, key: Callable[[Path], str]) -> dict[str, Path]:
     for path in source.scans:
         other = found.setdefault(key(path), path)
         if other is not path:
-            raise BatchError(
+            raise SynthSRError(
                 f"names in {source.path} must differ by more than contrast, got {other.name} and"
                 f" {path.name}. Rename one, or give .txt lists."
             )

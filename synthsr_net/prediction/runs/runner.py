@@ -22,11 +22,12 @@ from torch import Tensor
 
 from synthsr_net.prediction.postprocess import Prediction
 from synthsr_net.prediction.predictor import Predictor, Prepared
-from synthsr_net.prediction.settings import PredictError, check_number
+from synthsr_net.prediction.settings import check_number
 from synthsr_net.prediction.writing import read_description, write_json
 from synthsr_transforms.io.extents import spacings
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.io.volumes import Volume, read_image
+from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
 from synthsr_transforms.support.threads import num_cores, threads
 
 from .outcome import BatchReport, Outcome, describe
@@ -37,7 +38,7 @@ READERS_BESIDE_GPU, WRITERS_BESIDE_GPU = 6, 12
 head takes about a second of one core, ten times what a GPU needs to predict it."""
 
 
-class DiskFullError(ValueError):
+class DiskFullError(WorkFailedError):
     """There is no room for outputs; the message says what to do."""
 
 
@@ -59,7 +60,7 @@ def check_tasks(tasks: Sequence[Task], predictor: Predictor) -> None:
     for task in tasks:
         check_number(predictor.config, len(task.inputs))
         if task.spread is not None and not predictor.config.spread:
-            raise PredictError(
+            raise SynthSRError(
                 f"uncertainty needs a model that predicts a spread, got {predictor.config.name},"
                 " which predicts none. Leave --uncertainty out, or choose another model."
             )
@@ -81,7 +82,7 @@ def refuse_others(tasks: Sequence[Task], predictor: Predictor) -> None:
         there = read_description(task.output).split()
         here = _description(task, predictor).split()
         if there[:1] == here[:1] and there[-1] != here[-1]:
-            raise PredictError(
+            raise SynthSRError(
                 f"{task.output} was made by another model or with other settings. Add --overwrite"
                 " instead of --resume, or choose another output."
             )

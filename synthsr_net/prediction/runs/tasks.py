@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from synthsr_transforms.io.volumes import stem
+from synthsr_transforms.support.messages import SynthSRError
 
 from .bids import BidsScan, check_derivative, find_bids_scans, sidecar
-from .inputs import BatchError, check_writable, find_scans, plan_outputs, refuse_inputs
+from .inputs import check_writable, find_scans, plan_outputs, refuse_inputs
 from .pairing import CONTRASTS, MASK_WORDS, match, some
 
 SPREAD_LABEL = "synthsrSpread"
@@ -66,7 +67,7 @@ def plan_tasks(
         uncertainty: Where predicted spreads go; see `plan_outputs`.
 
     Raises:
-        BatchError: If something is missing, does not match, or cannot be written.
+        SynthSRError: If something is missing, does not match, or cannot be written.
     """
     sources = [find_scans(path, without=Path(output)) for path in inputs]
     first = sources[0]
@@ -145,14 +146,14 @@ def check_files(tasks: Sequence[Task]) -> None:
     """Refuse outputs that are inputs, shared, or cannot be written.
 
     Raises:
-        BatchError: If there is one.
+        SynthSRError: If there is one.
     """
     outputs = [path for task in tasks for path in task.outputs]
     masks = [task.lesion_mask for task in tasks if task.lesion_mask is not None]
     refuse_inputs(outputs, [*masks, *(path for task in tasks for path in task.inputs)])
     for path, number in Counter(map(os.path.realpath, outputs)).items():
         if number > 1:
-            raise BatchError(f"each output must be a file of its own, got {path} {number} times.")
+            raise SynthSRError(f"each output must be a file of its own, got {path} {number} times.")
     check_writable(path.parent for path in outputs)
 
 
@@ -197,10 +198,10 @@ def missing_tasks(
         overwrite: Whether outputs that exist are replaced.
 
     Raises:
-        BatchError: If outputs exist and neither was asked for, or both.
+        SynthSRError: If outputs exist and neither was asked for, or both.
     """
     if resume and overwrite:
-        raise BatchError("resume and overwrite exclude each other. Choose one of them.")
+        raise SynthSRError("resume and overwrite exclude each other. Choose one of them.")
     if overwrite:
         return list(tasks)
     if resume:
@@ -208,7 +209,7 @@ def missing_tasks(
     there = [str(path) for task in tasks for path in task.outputs if path.exists()]
     if there:
         what = f"{there[0]} exists" if len(there) == 1 else f"{len(there)} exist: {some(there)}"
-        raise BatchError(
+        raise SynthSRError(
             f"outputs must be new, but {what}. Add --resume to keep them, or --overwrite."
         )
     return list(tasks)
@@ -235,18 +236,18 @@ def order_inputs(
         known: Names of the inputs of the model.
 
     Raises:
-        BatchError: If a name is unknown or there twice.
+        SynthSRError: If a name is unknown or there twice.
     """
     lower = [name.lower() for name in known]
     given = [name.lower() for name in names if name is not None]
     for name in given:
         if name not in lower:
-            raise BatchError(
+            raise SynthSRError(
                 f"inputs of the model are {', '.join(known)}, got {name!r}. Use one of these names."
             )
     free = [name for name in lower if name not in given]
     if len(set(given)) < len(given) or len(free) < names.count(None):
-        raise BatchError(f"each input ({', '.join(known)}) must be given once, got one twice.")
+        raise SynthSRError(f"each input ({', '.join(known)}) must be given once, got one twice.")
     named = [name.lower() if name is not None else free.pop(0) for name in names]
     order = sorted(range(len(named)), key=lambda i: lower.index(named[i]))
     return [

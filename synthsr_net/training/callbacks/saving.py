@@ -23,6 +23,7 @@ from synthsr_net.training.config import TrainingConfig
 from synthsr_net.training.folder import RunFolder
 from synthsr_net.training.task.regression import TrainingTask
 from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.support.messages import WorkFailedError
 
 STOP_SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
@@ -30,10 +31,6 @@ STOP_SIGNALS = [
 """Signals of users and of schedulers that ask a run to end."""
 STEPS_BETWEEN_TALKS = 50
 """Batches between those at which processes agree whether to save or to stop."""
-
-
-class TrainingFailedError(RuntimeError):
-    """Training that could not go on; the message says what is kept and what to do."""
 
 
 class Stop:
@@ -86,7 +83,7 @@ class SaveState(Callback):
         assert isinstance(pl_module, TrainingTask)
         done = pl_module.position.done
         stopping = self._is_stopping(trainer, done, batch_idx)
-        if batch_idx % self.config.optimiser.accumulate:
+        if batch_idx % self.config.optimiser.accumulate_batches:
             return  # gradients of the batches before wait for their step
         if stopping:
             self.save(trainer, done)
@@ -116,7 +113,7 @@ class SaveState(Callback):
             return done - self._saved_position >= every or batch_idx == 0
         passed = time.monotonic() - self._saved_at > 60 * self.config.run.save_every_minutes
         if trainer.world_size > 1:  # clocks differ, and all processes save or none
-            talk = done % STEPS_BETWEEN_TALKS < self.config.optimiser.accumulate
+            talk = done % STEPS_BETWEEN_TALKS < self.config.optimiser.accumulate_batches
             passed = trainer.strategy.reduce_boolean_decision(passed) if talk else False
         return passed or batch_idx == 0
 
@@ -164,13 +161,13 @@ class SaveModels(Callback):
         """
         state = task.validated.state_dict()
         if not are_finite(state):
-            raise TrainingFailedError(
+            raise WorkFailedError(
                 f"weights must be finite, but are not after epoch {epoch}. The model files of the"
                 " epochs before are kept. Lower optimiser.learning_rate, or set"
                 " optimiser.clip_norm=1."
             )
         path = self.folder.epoch_model_path(epoch)
-        about = {**self.config.training, "epochs": epoch, "steps": task.position.done}
+        about = {**self.config.training, "epochs": epoch, "global_step": task.position.done}
         about["results"] = {name: float(f"{value:.4g}") for name, value in task.results.items()}
         with saving(self.folder):
             save_model(path, replace(self.config, training=about), state)
@@ -205,7 +202,7 @@ def saving(folder: RunFolder) -> Iterator[None]:
     """Turn a full disk and the like into an error that says what to do.
 
     Raises:
-        TrainingFailedError: If what is done inside cannot be written.
+        WorkFailedError: If what is done inside cannot be written.
     """
     try:
         yield
@@ -215,7 +212,7 @@ def saving(folder: RunFolder) -> Iterator[None]:
         if not isinstance(error, OSError) and not full:
             raise
         reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error)
-        raise TrainingFailedError(
+        raise WorkFailedError(
             f"the run could not be saved in {folder.path}: {reason}. What was saved before is"
             " kept. Free some space, then go on with --resume."
         ) from error

@@ -16,7 +16,7 @@ from synthsr_net.training.data.stream import PairStream
 from synthsr_transforms.generator.config import GeneratorConfig, StepConfig
 from synthsr_transforms.generator.generator import Generator, TrainingPair
 from synthsr_transforms.labels.table import listed
-from synthsr_transforms.support.config import ConfigError
+from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.transforms import PatchCrop, SpatialDeformation, TargetResolution
 from synthsr_transforms.transforms.base import Grid
 
@@ -47,7 +47,7 @@ def fit(config: GeneratorConfig, training: TrainingConfig, entries: Sequence[Ent
         entries: Label maps of training and validation.
 
     Raises:
-        ConfigError: If the label table lacks labels, the patch is larger than a label map, or the
+        SynthSRError: If the label table lacks labels, the patch is larger than a label map, or the
             target is both real and made, or neither.
     """
     generator = Generator.for_labels(config, set().union(*(e.present() for e in entries)))
@@ -72,7 +72,7 @@ def check_target(generator: Generator) -> None:
     """Refuse a target that is both real and made by a step.
 
     Raises:
-        ConfigError: If so.
+        SynthSRError: If so.
     """
     target = generator.config.target
     makers = [
@@ -81,7 +81,7 @@ def check_target(generator: Generator) -> None:
         if getattr(transform, "destination", None) == target
     ]
     if generator.config.real_target and makers:
-        raise ConfigError(
+        raise SynthSRError(
             f"the target must be a real image or made by a step, got both: real_target is true and"
             f" step {makers[0]!r} makes {target!r}. Set real_target=false, or remove the step."
         )
@@ -91,12 +91,12 @@ def _check_batches(generator: Generator, batch_size: int, entries: Sequence[Entr
     """Refuse batches of label maps of several spacings where targets are resampled.
 
     Raises:
-        ConfigError: If so.
+        SynthSRError: If so.
     """
     resampled = any(isinstance(t, TargetResolution) for t in generator.transforms.values())
     spacings = sorted({tuple(_grid(entry).spacing_mm[0].tolist()) for entry in entries})
     if batch_size > 1 and resampled and len(spacings) > 1:
-        raise ConfigError(
+        raise SynthSRError(
             "batches of several samples need label maps of one voxel spacing where targets are"
             f" resampled, got {spacings[0]} and {spacings[-1]} mm. Use run.batch_size=1, or correct"
             " the headers."
@@ -149,7 +149,7 @@ def _divisible(
     for entry in entries:
         _check_reach(name, before, entry, margin)
     if before.shape is not None and min(before.shape) < multiple:
-        raise ConfigError(
+        raise SynthSRError(
             f"{name}.shape must be at least {multiple}, the multiple that the network with"
             f" its levels needs, got {_times(before.shape)}. Raise it, or lower network.num_levels."
         )
@@ -199,9 +199,9 @@ def _check_reach(name: str, crop: PatchCrop, entry: Entry, margin: Size) -> None
             math.ceil((size - most) * n / most / 2) + added
             for size, most, n, added in zip(crop.shape, whole, entry.shape, margin, strict=True)
         )
-        raise ConfigError(
+        raise SynthSRError(
             f"{name}.shape must be at most the size of each label map, got {_times(crop.shape)} for"
-            f" {entry.case.labels} of {_times(whole)} voxels. Use --set {name}.shape={least} or"
+            f" {entry.subject.labels} of {_times(whole)} voxels. Use --set {name}.shape={least} or"
             f" less, or pad label maps with zeros by --set loss.padding_voxels={missing}."
         )
 
@@ -214,7 +214,7 @@ def probe(fitted: Fitted, training: TrainingConfig) -> TrainingPair:
     """Make the first pair on the CPU, and check that a network can be trained on it.
 
     Raises:
-        ConfigError: If sizes are not divided by what the network divides by, differ between input
+        SynthSRError: If sizes are not divided by what the network divides by, differ between input
             and target, or values are not finite.
     """
     stream = PairStream(
@@ -224,24 +224,24 @@ def probe(fitted: Fitted, training: TrainingConfig) -> TrainingPair:
     image, target = pair.image.shape[2:], pair.target.shape[2:]
     divisor = training.network.divisor
     if image != target:
-        raise ConfigError(
+        raise SynthSRError(
             f"input and target must have one size, got {_times(image)} and {_times(target)} voxels."
             " Resample the input to the target's grid (SliceAcquisition, TargetResolution)."
         )
     if any(size % divisor for size in image):
-        raise ConfigError(
+        raise SynthSRError(
             f"patches must have sizes that are multiples of {divisor}, got {_times(image)}."
             " Change the shape of the crop, or network.num_levels."
         )
     alone = training.run.batch_size == 1 and all(size == divisor for size in image)
     if training.network.normalisation == "batch" and alone:
-        raise ConfigError(
+        raise SynthSRError(
             "batch normalisation needs more than one voxel at the lowest level, got patches of"
             f" {_times(image)}. Use larger ones, or --set network.normalisation=group."
         )
     for name, volume in (("image", pair.image), ("target", pair.target)):
         if not bool(torch.isfinite(volume).all()):
-            raise ConfigError(f"the {name} of pairs must be finite, got NaN. Check the steps.")
+            raise SynthSRError(f"the {name} of pairs must be finite, got NaN. Check the steps.")
     return pair
 
 
@@ -257,18 +257,18 @@ def check_spacing(entries: Sequence[Entry]) -> float:
     """Voxel spacing in mm of all label maps, which the model file notes.
 
     Raises:
-        ConfigError: If it differs between label maps by more than a twentieth.
+        SynthSRError: If it differs between label maps by more than a twentieth.
     """
     spacings = [_grid(entry).spacing_mm[0].tolist() for entry in entries]
     low = min(min(spacing) for spacing in spacings)
     high = max(max(spacing) for spacing in spacings)
     if high > 1.05 * low:
         odd = [
-            e.case.labels.name
+            e.subject.labels.name
             for e, s in zip(entries, spacings, strict=True)
             if max(s) > 1.05 * low
         ]
-        raise ConfigError(
+        raise SynthSRError(
             "label maps must have one isotropic voxel spacing, got"
             f" {low:g} to {high:g} mm ({listed(odd, 3)}). Resample them with nearest neighbour."
         )

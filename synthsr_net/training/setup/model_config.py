@@ -11,7 +11,7 @@ from synthsr_net.networks.unet import UNetConfig
 from synthsr_net.training.config import ModelSettings, TrainingConfig
 from synthsr_transforms.generator.config import GeneratorConfig
 from synthsr_transforms.generator.generator import Generator
-from synthsr_transforms.support.config import ConfigError
+from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.transforms import TargetResolution
 
 
@@ -35,7 +35,7 @@ def model_config(
         num_maps: Number of label maps that it is trained on.
 
     Raises:
-        ConfigError: If the settings name another number of images than the generator makes.
+        SynthSRError: If the settings name another number of images than the generator makes.
     """
     settings, loss = training.model, training.loss
     spacing = target_spacing_mm(generator, spacing_mm)
@@ -66,13 +66,13 @@ def target_spacing_mm(generator: Generator, spacing_mm: float) -> float:
     """Voxel spacing of the targets, in mm.
 
     Raises:
-        ConfigError: If it differs between axes, which predictions cannot have.
+        SynthSRError: If it differs between axes, which predictions cannot have.
     """
     for transform in generator.transforms.values():
         if isinstance(transform, TargetResolution):
             spacing = set(transform.spacing_mm)
             if len(spacing) > 1:
-                raise ConfigError(
+                raise SynthSRError(
                     "the target must have one spacing along all axes, got"
                     f" {transform.spacing_mm} mm. Give one number."
                 )
@@ -87,7 +87,7 @@ def _inputs(config: GeneratorConfig, settings: ModelSettings, channels: int) -> 
     contrasts = settings.contrasts or ["any"] * count
     for what, given in (("inputs", names), ("contrasts", contrasts)):
         if len(given) != count:
-            raise ConfigError(
+            raise SynthSRError(
                 f"model.{what} must name the {count} images of the input, got {given}."
             )
     return [

@@ -14,8 +14,8 @@ from synthsr_transforms.generator.config import (
     read_beside,
     source_path,
 )
-from synthsr_transforms.support.config import ConfigError, from_mapping, override
-from synthsr_transforms.support.messages import suggest
+from synthsr_transforms.support.config import from_mapping, override
+from synthsr_transforms.support.messages import SynthSRError, suggest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ def load_recipe(source: str | os.PathLike[str], assignments: Sequence[str] = ())
             go before steps of the same name.
 
     Raises:
-        ConfigError: If a name is unknown (the nearest spelling is suggested) or a value unusable.
+        SynthSRError: If a name is unknown (the nearest spelling is suggested) or a value unusable.
 
     Examples:
         >>> recipe = load_recipe("all_purpose", ["crop.shape=96", "loss.name=l2"])
@@ -47,7 +47,7 @@ def load_recipe(source: str | os.PathLike[str], assignments: Sequence[str] = ())
     settings = read_beside(source_path(source))
     written = settings.get(SECTION) or {}
     if not isinstance(written, Mapping):
-        raise ConfigError(f"{source}: section {SECTION} must hold settings, got {written!r}.")
+        raise SynthSRError(f"{source}: section {SECTION} must hold settings, got {written!r}.")
     ours, theirs = _split(assignments, list(settings.get("steps") or {}))
     defaults = asdict(TrainingConfig())
     training = override(_merged(defaults, written), ours)
@@ -67,7 +67,7 @@ def _split(assignments: Sequence[str], steps: Sequence[str]) -> tuple[list[str],
         path = assignment.partition("=")[0].strip().removeprefix(f"{SECTION}.")
         first = path.split(".")[0]
         if "=" in assignment and first not in known:
-            raise ConfigError(
+            raise SynthSRError(
                 f"{path!r}: there is no setting or step {first!r}{suggest(first, known)}."
                 f" Known here: {', '.join(known)}."
             )
@@ -82,18 +82,18 @@ def _check_names(settings: Mapping[str, Any], defaults: Mapping[str, Any], where
     """Refuse settings that do not exist, and values where there should be sections.
 
     Raises:
-        ConfigError: If so; the nearest spelling is suggested.
+        SynthSRError: If so; the nearest spelling is suggested.
     """
     for name, value in settings.items():
         if name not in defaults:
-            raise ConfigError(
+            raise SynthSRError(
                 f"{where}: unknown setting {name!r}{suggest(str(name), defaults)}. Settings are:"
                 f" {', '.join(defaults)}."
             )
         inner = defaults[name]
         if isinstance(inner, Mapping) and not isinstance(value, Mapping):
             known = f", such as {name}.{next(iter(inner))}" if inner else ""
-            raise ConfigError(f"{where}: {name} must hold settings{known}, got {value!r}.")
+            raise SynthSRError(f"{where}: {name} must hold settings{known}, got {value!r}.")
         if isinstance(inner, Mapping) and inner:
             _check_names(value, inner, f"{where}.{name}")
 

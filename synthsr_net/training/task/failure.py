@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from synthsr_net.training.callbacks.saving import TrainingFailedError
 from synthsr_net.training.data.bank import names_of
 from synthsr_net.training.data.pairs import PairData
 from synthsr_net.training.folder import FAILED, RunFolder
 from synthsr_transforms.generator.generator import TrainingPair
 from synthsr_transforms.io.volumes import Volume, write_volume
+from synthsr_transforms.support.messages import WorkFailedError
 
 from .watch import NonFiniteLossError
 
 
 def report_failure(
     error: NonFiniteLossError, data: PairData, folder: RunFolder, spacing_mm: float
-) -> TrainingFailedError:
+) -> WorkFailedError:
     """Write the pair at which a loss was not finite, and say what is kept.
 
     Args:
@@ -36,7 +36,7 @@ def report_failure(
     plan = data.stream.plan(error.step)
     pair = data.stream.pair(error.step)
     place = folder.path / FAILED / f"step_{error.step:06d}"
-    names = names_of([data.stream.bank.entries[index].case for index in plan.entries])
+    names = names_of([data.stream.bank.entries[index].subject for index in plan.entries])
     record = {"step": error.step, "batch": plan.number, "seed": plan.seed, "label_maps": names}
     try:
         _write(place, pair, spacing_mm, record)
@@ -45,7 +45,7 @@ def report_failure(
         written = f"The pair could not be written ({problem.strerror or problem})"
     last = folder.model_path("last")
     kept = f"The last good model is {last}" if last.exists() else "No epoch was complete"
-    return TrainingFailedError(
+    return WorkFailedError(
         f"the loss must be finite, got {error.value} at step {error.step}: sample {plan.number}"
         f" (seed {plan.seed}), from {', '.join(names)}. {written}. {kept}. Lower"
         " optimiser.learning_rate or set optimiser.clip_norm=1, and go on with --resume."

@@ -20,7 +20,7 @@ from synthsr_transforms.generator.config import GeneratorConfig
 from synthsr_transforms.generator.generator import TrainingPair
 from synthsr_transforms.labels.files import read_integers
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.support.config import ConfigError
+from synthsr_transforms.support.messages import SynthSRError
 
 
 class Objective(nn.Module):
@@ -105,7 +105,7 @@ def input_channels(
         num_targets: Number of channels of the target.
 
     Raises:
-        ConfigError: If there are not as many as target channels, or one does not exist.
+        SynthSRError: If there are not as many as target channels, or one does not exist.
     """
     chosen = loss.residual_channels
     if chosen is None:
@@ -114,7 +114,7 @@ def input_channels(
     images = num_inputs // step
     wrong = len(chosen) != num_targets or any(not 0 <= channel < images for channel in chosen)
     if wrong:
-        raise ConfigError(
+        raise SynthSRError(
             f"loss.residual_channels must be {num_targets} numbers, one per target channel, from 0"
             f" to {images - 1}, got {chosen}. Number the images of the input from 0, without"
             " reliability maps."
@@ -150,7 +150,7 @@ def make_segmentation(
         network,
         equivalency,
         list(table.values),
-        fs_header=config.fs_header,
+        fs_header=config.freesurfer_axes,
         intensity_range=_intensity_range(config, targets),
         crop=triple(crop, "loss.crop"),
     )
@@ -163,13 +163,13 @@ def _softmax(config: Any) -> Any:
 
 
 def _equivalency(config: SegmentationConfig, channels: int) -> list[int]:
-    given = config.equivalency
+    given = config.output_labels
     if isinstance(given, str):
         given = read_integers(Path(given))
     if not isinstance(given, list) or len(given) != channels:
         got = "nothing" if given is None else f"{len(given)} labels"
-        raise ConfigError(
-            "loss.segmentation.equivalency must name a label, or -1, for each of the"
+        raise SynthSRError(
+            "loss.segmentation.output_labels must name a label, or -1, for each of the"
             f" {channels} outputs of {config.model}, got {got}. Give a list or a .npy file."
         )
     return [int(value) for value in given]
@@ -180,12 +180,14 @@ def _intensity_range(
 ) -> tuple[float, float] | None:
     """Mean percentiles of real targets, each rescaled to [0, 1] as in training."""
     images = [entry.image.float() for entry in targets if entry.image is not None]
-    if config.percentiles is None or not images:
+    if config.clip_percentiles is None or not images:
         return None
     bounds = []
     for image in images:
         values = (image - image.min()) / (image.max() - image.min())
-        ranks = torch.tensor(config.percentiles, dtype=torch.float64) / 100 * (values.numel() - 1)
+        ranks = (
+            torch.tensor(config.clip_percentiles, dtype=torch.float64) / 100 * (values.numel() - 1)
+        )
         bounds.append(values.flatten().sort().values[ranks.round().long()])
     low, high = torch.stack(bounds).mean(0).tolist()
     return low, high

@@ -9,8 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from synthsr_transforms.support.messages import WorkFailedError
 
-class NonFiniteLossError(ArithmeticError):
+
+class NonFiniteLossError(WorkFailedError):
     """A loss that is NaN or infinite.
 
     Attributes:
