@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from synthsr_cli.common.errors import InputError
 from synthsr_cli.common.options import overwrite_option, threads_option, traceback_option
 from synthsr_cli.common.progress import progress
 from synthsr_cli.common.tables import print_table
+from synthsr_transforms.support.messages import SynthSRError
 
 
 @click.command()
@@ -70,7 +70,7 @@ def evaluate(
     if folder is not None:
         there = [name for name in (CSV_NAME, PAGE_NAME) if (folder / name).exists()]
         if there and not overwrite:
-            raise InputError(
+            raise SynthSRError(
                 f"output folder must hold no evaluation, got {folder / there[0]}. Choose another"
                 " with --out, or add --overwrite."
             )

@@ -8,14 +8,15 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from synthsr_net.metrics.comparison import Reference, mapped_inside, mean_of
-from synthsr_net.prediction.report.head_view import slice_through, view_of
+from synthsr_net.prediction.report.page import embedded, page_template
+from synthsr_net.prediction.report.picture import write_planes
 from synthsr_transforms.io.volumes import Volume
 from synthsr_transforms.support.atomic import replacing
 
@@ -82,8 +83,6 @@ def _digits(values: dict[str, float]) -> dict[str, str]:
 
 
 def _page(scores: Sequence[PairScore], pictures: Path) -> str:
-    from synthsr_net.prediction.report.page import embedded, page_template
-
     names, average = columns(scores), means(scores)
     order = worst_first(scores)
     found = {k: embedded(pictures / f"{k}.png") for k in order[:MOST_PICTURES]}
@@ -121,26 +120,20 @@ def draw_pair(
         mapping: Of intensities, fitted in the head here.
         title: Heading.
     """
-    from synthsr_transforms.drawing import LETTERS, Panel, draw_grid, drawing, save_figure, write
-
     mapped = mapped_inside(prediction, reference, reference.head, mapping)
     truth = reference.image * reference.head
-    rows: dict[str, tuple[Any, tuple[float, float]]] = {
-        "prediction": (mapped, _RANGE),
+    rows = {
         "reference": (truth, _RANGE),
+        "prediction": (mapped, _RANGE),
         "prediction - reference": (mapped - truth, _DIFFERENCE),
     }
-    view = view_of([Volume(truth.numpy(), affine)], Volume(truth.numpy(), affine))
-    panels = []
-    for values, window in rows.values():
-        volume, line = Volume(values.numpy(), affine), []
-        for plane, letters in enumerate(LETTERS):
-            pixels = slice_through(volume, view, plane, 1 / _PIXELS_PER_MM)
-            height, width = (n / _PIXELS_PER_MM for n in pixels.shape)
-            line.append(Panel(pixels, (width, height), letters, window))
-        panels.append(line)
-    with drawing:
-        figure = draw_grid(panels, title=title, pixels_per_mm=_PIXELS_PER_MM)
-        for axes, (name, (_, window)) in zip(figure.axes[::3], rows.items(), strict=True):
-            write(axes, f"{name}, shown {window[0]:g} to {window[1]:g}")
-        save_figure(figure, path, grey=True)
+    captions = {
+        name: f"{name}, shown {low:g} to {high:g}" for name, (_, (low, high)) in rows.items()
+    }
+    write_planes(
+        path,
+        {captions[name]: Volume(data.numpy(), affine) for name, (data, _) in rows.items()},
+        windows={captions[name]: window for name, (_, window) in rows.items()},
+        title=title,
+        pixels_per_mm=_PIXELS_PER_MM,
+    )
