@@ -124,7 +124,7 @@ def show(model: str, as_yaml: bool) -> None:
 def _look_up(model: str) -> tuple[ModelConfig, dict[str, str]]:
     """Config of a model, and what else is known of its file."""
     from synthsr_net.models import KNOWN_MODELS, read_any_config, resolve_model
-    from synthsr_net.models.zoo.configs import config_of_known
+    from synthsr_net.models.zoo.registry import config_of_known
 
     if model in KNOWN_MODELS:
         known = KNOWN_MODELS[model]
@@ -135,7 +135,7 @@ def _look_up(model: str) -> tuple[ModelConfig, dict[str, str]]:
 
 def _stored(path: Path) -> Iterator[tuple[str, str]]:
     from synthsr_net.models import default_model, shipped_models, stored_precision
-    from synthsr_net.models.zoo.shipped import alias_of, checksums
+    from synthsr_net.models.zoo.files import alias_of, checksums
 
     name = path.stem
     shipped = shipped_models().get(name) == path

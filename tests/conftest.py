@@ -246,7 +246,7 @@ def ship(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     Those that follow are given by their aliases.
     """
-    from synthsr_net.models.zoo import shipped
+    from synthsr_net.models.zoo import files as shipped
 
     def pretend(default: Path, **aliases: Path) -> None:
         paths = [default, *aliases.values()]

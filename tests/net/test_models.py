@@ -43,7 +43,7 @@ from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, save_model
 from synthsr_net.models.zoo import downloads as model_downloads
 from synthsr_net.models.zoo import registry as model_registry
 from synthsr_net.models.zoo import shipped as shipped_module
-from synthsr_net.models.zoo.configs import config_of_keras, config_of_known
+from synthsr_net.models.zoo.registry import config_of_keras, config_of_known
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_transforms.support import downloads
