@@ -150,10 +150,10 @@ def _again(source: Path, target: Path, options: dict[str, Any]) -> None:
 
 
 def _to_keras(source: Path, target: Path) -> None:
-    from synthsr_net.models.checkpoint import load_model
+    from synthsr_net.models.checkpoint import read_model
     from synthsr_net.models.keras import write_keras
 
-    model = load_model(source)
+    model = read_model(source)
     write_keras(target, model.config.network, model.network.state_dict())
     click.echo(f"{source}: model {model.config.name}")
     _describe(network_in_words(model.config.network))

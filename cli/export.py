@@ -67,12 +67,12 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 
 def _load(name: str | None) -> Model:
-    from synthsr_net.models import ModelError, default_model, load_any_model
+    from synthsr_net.models import ModelError, default_model, load_model
 
     if name is not None:
-        return load_any_model(name)
+        return load_model(name)
     try:
-        return load_any_model(default_model())
+        return load_model(default_model())
     except ModelError as error:
         raise SynthSRError(
             f"{str(error).rstrip('.')}. Or name another: synthsr export MODEL OUT"

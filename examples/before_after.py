@@ -10,17 +10,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-from synthsr_net.prediction.report.head_view import slice_through, view_of
-from synthsr_net.prediction.report.picture import intensity_window
-from synthsr_transforms.drawing import (
-    LETTERS,
-    Panel,
-    draw_grid,
-    drawing,
-    save_figure,
-    write,
-)
+from matplotlib.figure import Figure
+
+from synthsr_transforms.drawing.panels import Panel, draw_grid, save_figure, write
+from synthsr_transforms.drawing.planes import panels_through, view_of
 from synthsr_transforms.io.volumes import Volume, VolumeError, read_volume, reorient
 
 SAGITTAL, AXIAL = 0, 2
@@ -38,25 +33,23 @@ def column(scan: Volume, prediction: Volume) -> list[Panel]:
     """Panels of a scan and its prediction in one plane."""
     turned = [reorient(volume) for volume in (scan, prediction)]
     view, plane = view_of(turned[:1], turned[1]), plane_of(turned[0])
-    panels = []
-    for volume in turned:
-        pixels = slice_through(volume, view, plane, 1 / PIXELS_PER_MM)
-        height, width = (n / PIXELS_PER_MM for n in pixels.shape)
-        panels.append(Panel(pixels, (width, height), LETTERS[plane], intensity_window(volume.data)))
-    return panels
+    return [
+        panel
+        for volume in turned
+        for panel in panels_through(volume, view, PIXELS_PER_MM, planes=[plane])
+    ]
 
 
-def draw(output: str, columns: Sequence[list[Panel]], titles: Sequence[str]) -> None:
-    """Write the picture."""
+def draw(columns: Sequence[list[Panel]], titles: Sequence[str]) -> Figure:
+    """Scans above, predictions below."""
     rows = [list(row) for row in zip(*columns, strict=True)]
-    with drawing:
-        figure = draw_grid(rows, pixels_per_mm=PIXELS_PER_MM)
-        above, below = figure.axes[: len(columns)], figure.axes[len(columns) :]
-        for axes, title in zip(above, titles, strict=True):
-            write(axes, title)
-        for axes in below:
-            write(axes, "prediction, 1 mm")
-        save_figure(figure, output, grey=True)
+    figure = draw_grid(rows, pixels_per_mm=PIXELS_PER_MM)
+    above, below = figure.axes[: len(columns)], figure.axes[len(columns) :]
+    for axes, title in zip(above, titles, strict=True):
+        write(axes, title)
+    for axes in below:
+        write(axes, "prediction, 1 mm")
+    return figure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VolumeError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    draw(given.output, columns, titles)
+    save_figure(given.output, partial(draw, columns, titles), grey=True)
     return 0
 
 

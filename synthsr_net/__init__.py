@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from synthsr_transforms.support.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .models.loading import load_any_model as load_any_model
+    from .models.loading import load_model as load_model
     from .networks.unet import UNet3d as UNet3d
     from .networks.unet import UNetConfig as UNetConfig
     from .prediction.predictor import Predictor as Predictor
@@ -19,7 +19,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "prediction.predictor": ["Predictor"],
         "prediction.settings": ["PredictorSettings"],
-        "models.loading": ["load_any_model"],
+        "models.loading": ["load_model"],
         "networks.unet": ["UNet3d", "UNetConfig"],
     },
 )

@@ -5,6 +5,7 @@ Predicting never downloads anything: `resolve_model` only looks at the disk.
 
 from __future__ import annotations
 
+from synthsr_net.models.listing import list_models
 from synthsr_net.models.zoo.files import (
     cached_path,
     default_model,
@@ -15,11 +16,10 @@ from synthsr_net.models.zoo.files import (
     state_of,
     web_file,
 )
-from synthsr_net.models.zoo.listing import list_models
 from synthsr_net.models.zoo.registry import KNOWN_MODELS, KnownModel, ModelError
 from synthsr_transforms.support.downloads import DownloadError
 
-from .loading import load_any_model, read_any_config
+from .loading import load_model, load_model_config
 from .packing import PRECISIONS, pack_model, stored_precision
 
 __all__ = [
@@ -33,9 +33,9 @@ __all__ = [
     "download_model",
     "full_name",
     "list_models",
-    "load_any_model",
+    "load_model",
+    "load_model_config",
     "pack_model",
-    "read_any_config",
     "resolve_model",
     "shipped_models",
     "state_of",

@@ -190,7 +190,7 @@ def read_config(path: str | os.PathLike[str]) -> ModelConfig:
     return _read(Path(path), weights=False)[0]
 
 
-def load_model(path: str | os.PathLike[str]) -> Model:
+def read_model(path: str | os.PathLike[str]) -> Model:
     """Read a model file.
 
     Returns:

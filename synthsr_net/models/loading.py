@@ -8,13 +8,13 @@ from pathlib import Path
 from synthsr_net.models.zoo.files import resolve_model
 from synthsr_net.models.zoo.registry import config_of_keras
 
-from .checkpoint import Model, ModelConfig, load_model, network_of, read_config
+from .checkpoint import Model, ModelConfig, network_of, read_config, read_model
 from .keras import read_keras
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
-def load_any_model(
+def load_model(
     name_or_path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
 ) -> Model:
     """Load a model by name, from a model file, or from a Keras file of the original.
@@ -34,16 +34,16 @@ def load_any_model(
     """
     path = resolve_model(name_or_path, root=root)
     if not _is_hdf5(path):
-        return load_model(path)
+        return read_model(path)
     network, state = read_keras(path)
     return Model(config_of_keras(path, network), network_of(network, state, str(path)))
 
 
-def read_any_config(path: str | os.PathLike[str]) -> ModelConfig:
+def load_model_config(path: str | os.PathLike[str]) -> ModelConfig:
     """Config of a model file, or that which is assumed for a Keras file.
 
     Raises:
-        ModelError, SynthSRError, KerasWeightsError: As for `load_any_model`.
+        ModelError, SynthSRError, KerasWeightsError: As for `load_model`.
     """
     if not _is_hdf5(path):
         return read_config(path)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from synthsr_transforms.support.messages import SynthSRError
 
-from .checkpoint import Model, ModelConfig, load_model, save_model
+from .checkpoint import Model, ModelConfig, read_model, save_model
 
 PRECISIONS: Mapping[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -89,7 +89,7 @@ def pack_model(
         SynthSRError: If the source cannot be used, or a weight is too large for the precision.
         OSError: If the target cannot be written.
     """
-    model = load_model(source)
+    model = read_model(source)
     stored = stored_precision(source)
     chosen = precision or (stored if stored in PRECISIONS else "fp32")
     config: ModelConfig = replace(model.config, **about)  # type: ignore[arg-type]

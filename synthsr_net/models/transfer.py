@@ -13,7 +13,7 @@ from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support.messages import SynthSRError
 
 from . import resolve_model
-from .checkpoint import load_model
+from .checkpoint import read_model
 from .keras import read_keras
 from .widening import can_widen, widened
 
@@ -38,7 +38,7 @@ def read_weights(source: str | os.PathLike[str]) -> tuple[UNetConfig, State]:
     """
     path = Path(resolve_model(str(source)))
     if path.suffix.lower() == ".safetensors":
-        model = load_model(path)
+        model = read_model(path)
         return model.config.network, model.network.state_dict()
     return read_keras(path)
 

@@ -104,11 +104,11 @@ class Predictor:
         Raises:
             ValueError: If the model cannot be used, or a setting is out of its range.
         """
-        from synthsr_net.models import default_model, load_any_model, resolve_model
+        from synthsr_net.models import default_model, load_model, resolve_model
 
         PredictorSettings(**settings)  # a mistake in them is told before the model is loaded
         file = Path(resolve_model(path or default_model()))
-        predictor = cls(load_any_model(file), **settings)
+        predictor = cls(load_model(file), **settings)
         predictor.record.path = file
         return predictor
 

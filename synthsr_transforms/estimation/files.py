@@ -179,7 +179,10 @@ def _provenance(estimate: PriorEstimate) -> dict[str, Any]:
                 {
                     "images": os.path.abspath(data_set.images),
                     "labels": os.path.abspath(data_set.labels),
-                    "pairs": {stem(case.image or ""): case.labels.name for case in data_set.cases},
+                    "pairs": {
+                        stem(subject.image or ""): subject.labels.name
+                        for subject in data_set.subjects
+                    },
                 }
                 for data_set in estimate.data_sets
             ],

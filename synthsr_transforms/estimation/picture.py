@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter1d
 
-from synthsr_transforms.drawing import FAINT, TEXT, drawing, save_figure
-from synthsr_transforms.job.preview import label_colours
+from synthsr_transforms.drawing.colours import label_colours
+from synthsr_transforms.drawing.panels import BACKGROUND, FAINT, TEXT, save_figure
 
 from .estimate import PriorEstimate
 
 FloatArray = npt.NDArray[np.floating[Any]]
 Colour = tuple[float, float, float]
 
-_BACKGROUND, _LINE = "#101114", "#33363c"
+_LINE = "#33363c"
 _DPI, _WIDTH = 100, 1000  # pixels
 _HEAD, _WHOLE, _GAP, _ROW, _AXIS, _FOOT = 58, 210, 58, 40, 22, 46  # pixels, from top to bottom
 _LEFT, _RIGHT = 250, 250  # pixels: names, numbers
@@ -33,8 +33,7 @@ def save_channel_picture(
     estimate: PriorEstimate, number: int, path: str | os.PathLike[str]
 ) -> None:
     """Write the picture of a channel as PNG, see `channel_figure`, atomically."""
-    with drawing:
-        save_figure(channel_figure(estimate, number), path)
+    save_figure(path, partial(channel_figure, estimate, number))
 
 
 def channel_figure(estimate: PriorEstimate, number: int) -> Figure:
@@ -49,12 +48,11 @@ def channel_figure(estimate: PriorEstimate, number: int) -> Figure:
         number: Channel of the priors, from 1.
 
     Returns:
-        A figure that no other code knows of.
+        A figure outside the state of pyplot.
     """
     picture = _Picture(estimate, number)
     height = _HEAD + _WHOLE + _GAP + _ROW * len(picture.names) + _AXIS + _FOOT
-    figure = Figure(figsize=(_WIDTH / _DPI, height / _DPI), dpi=_DPI, facecolor=_BACKGROUND)
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(_WIDTH / _DPI, height / _DPI), dpi=_DPI, facecolor=BACKGROUND)
     width = _WIDTH - _LEFT - _RIGHT
 
     def panel(top: float, tall: float) -> Axes:

@@ -17,6 +17,9 @@ from torch.nn import functional
 from .cache import cached, voxel_indices
 from .checks import check_volume
 
+BLUR_BOUNDARIES = ("zero", "renormalise")
+"""What a blur does at the edge: read zeros outside, or divide by the weight inside."""
+
 
 @contextmanager
 def full_precision(device_type: str) -> Iterator[None]:

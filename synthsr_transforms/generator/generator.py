@@ -17,16 +17,14 @@ from torchio.data.batch import SubjectsBatch
 from torchio.transforms import Transform
 
 from synthsr_transforms.functional.layout import bounding_box
-from synthsr_transforms.functional.mixture import look_up
 from synthsr_transforms.functional.operators import full_precision
 from synthsr_transforms.labels.summary import best_ready_table
 from synthsr_transforms.labels.table import LabelTable, listed
 from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.transforms.base import SynthTransform, append_history, shallow_copy
-from synthsr_transforms.transforms.kinds import find_labels
+from synthsr_transforms.transforms.images import find_labels
+from synthsr_transforms.transforms.labels_on_grid import LabelSet, whole_labels
 from synthsr_transforms.transforms.spec import build_transform
-from synthsr_transforms.transforms.synthesis.lesion_simulation import membership
-from synthsr_transforms.transforms.synthesis.tissue_mixture import whole_labels
 
 from .config import GeneratorConfig, StepConfig, load_config
 from .spatial_stage import SpatialStage
@@ -239,11 +237,7 @@ class Generator:
         """
         _, labels = find_labels(batch)
         tissues = ("grey_matter", "white_matter", "deep_grey")
-        inside = [value for t in tissues for value in self.label_table.values_of(t)]
-        brain = membership(inside, max(self.label_table.values))
-        table = brain.bool().to(labels.device).expand(labels.batch_size, 1, -1)
-        values = whole_labels(labels.data).clamp(0, table.shape[-1] - 1)
-        return bounding_box(look_up(values, table))
+        return bounding_box(LabelSet.of_tissues(self.label_table, tissues).mask(labels.data) > 0)
 
     @cached_property
     def _stages(self) -> list[tuple[list[str], Any]]:

@@ -1,4 +1,4 @@
-"""Files and headers: one reader of volumes, its checks, grids and affines, atomic writing.
+"""Files and headers: the reader of volumes, its checks, grids and affines, writing.
 
-Ground floor: NumPy and NiBabel alone; imports nothing else of the project but `support`.
+Imports NumPy, NiBabel and `support`.
 """

@@ -30,7 +30,6 @@ from .record import (
     difference,
     fingerprint,
     sample_json,
-    source_record,
 )
 
 CONFIG, MANIFEST, OVERVIEW = "config.yaml", "manifest.csv", "overview.png"
@@ -142,10 +141,10 @@ class JobFolder:
         kinds = self.kinds()
         writer.writerow(["sample", "seed", "source_labels", "source_image", *kinds, "record"])
         for sample in samples:
-            source = source_record(sample.case)
+            source = sample.subject.record()
             files = [self.volume_path(sample, kind).name for kind in kinds]
             files.append(self.record_path(sample).name)
-            writer.writerow([sample.stem, sample.seed, source.labels, source.image, *files])
+            writer.writerow([sample.stem, sample.seed, source["labels"], source["image"], *files])
         return text.getvalue()
 
     # Samples
@@ -193,7 +192,7 @@ class JobFolder:
         """Draw the picture of a sample, from its files unless its volumes are given."""
         from .preview import save_preview
 
-        title = f"{sample.stem}   from {stem(sample.case.labels)}"
+        title = f"{sample.stem}   from {stem(sample.subject.labels)}"
         with writing_to(self.path):
             save_preview(
                 self.preview_path(sample), volumes or self.read_sample(sample), title=title

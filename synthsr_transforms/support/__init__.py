@@ -1,4 +1,4 @@
-"""What every part needs: messages, settings, downloads, devices, threads, drawing.
+"""Foundations: messages, settings, downloads, devices, memory, threads, atomic writing.
 
-Ground floor: imports nothing else of the project but `io.atomic`.
+Ground floor: imports nothing else of the project.
 """

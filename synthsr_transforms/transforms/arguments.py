@@ -1,9 +1,14 @@
-"""Reading of constructor arguments."""
+"""Reading of constructor arguments, and sampling of those that are random per axis."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+
+from torch import Generator, Tensor
+
+from synthsr_transforms.distributions import Distribution, DistributionSpec, as_distribution
+from synthsr_transforms.functional.operators import BLUR_BOUNDARIES
 
 Number = TypeVar("Number", int, float)
 
@@ -54,3 +59,66 @@ def probability(value: float, name: str) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be a probability within 0 and 1, got {value}.")
     return float(value)
+
+
+def grid_ratio(value: float, name: str) -> float:
+    """A ratio of coarse grid points to voxels, above 0 and at most 1.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not 0 < value <= 1:
+        raise ValueError(
+            f"{name} must be in (0, 1], got {value}."
+            " Give the ratio of coarse grid points to voxels, such as 0.05."
+        )
+    return float(value)
+
+
+def one_of(value: str, choices: Sequence[str], name: str) -> str:
+    """One of some words.
+
+    Raises:
+        ValueError: If it is another one.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {tuple(choices)}, got {value!r}.")
+    return value
+
+
+def blur_boundary(value: str) -> str:
+    """Boundary rule of a blur, see `functional.operators.gaussian_operators`."""
+    return one_of(value, BLUR_BOUNDARIES, "boundary")
+
+
+def positive_distribution(spec: DistributionSpec | None, name: str) -> Any:
+    """Read a distribution of millimetres above 0; None stays None.
+
+    Raises:
+        ValueError: If a sample can be 0 or less.
+    """
+    if spec is None:
+        return None
+    chosen = as_distribution(spec, name=name)
+    if chosen.bounds[0] <= 0:
+        raise ValueError(
+            f"{name} must be positive, got {chosen.to_spec()!r}. Give millimetres above 0."
+        )
+    return chosen
+
+
+def sample_axes(
+    chosen: Distribution, name: str, size: tuple[int, int], generator: Generator | None
+) -> Tensor:
+    """Sample one number per element, channel and axis, `(B, C, 3)`.
+
+    Raises:
+        ValueError: If the distribution has numbers for another number of channels.
+    """
+    try:
+        return chosen.sample((*size, 3), generator)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be given for each of the {size[1]} channels of the image,"
+            f" got {chosen.to_spec()!r}. Give one triple, or one per channel."
+        ) from None

@@ -10,9 +10,9 @@ from torch import Generator, Tensor
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms.functional.layout import take_channels
-from synthsr_transforms.seeds import normal_field
 
 from .base import Grid, Params, SynthTransform, grid_of, is_label_map, is_scalar_image
+from .images import channel_indices, find_labels, float_dtype
 
 
 class SynthIntensityTransform(SynthTransform, abstract=True):
@@ -49,7 +49,7 @@ class SynthIntensityTransform(SynthTransform, abstract=True):
             prefix = f"{name}."
             own = {k[len(prefix) :]: v for k, v in params.items() if k.startswith(prefix)}
             grid = self._grid(image)
-            data = image.data if image.data.is_floating_point() else image.data.float()
+            data = image.data.to(float_dtype(image.data))
             selected = data if self.channels is None else take_channels(data, self.channels)
             result = self.apply_to_image(selected.float(), own, grid).to(data.dtype)
             if self.channels is not None:
@@ -110,43 +110,11 @@ class SynthLabelTransform(SynthTransform, abstract=True):
         """Name and batch of the label map."""
         return find_labels(batch, self.labels)
 
-
-def find_labels(batch: SubjectsBatch, name: str = "labels") -> tuple[str, ImagesBatch]:
-    """The label map of a batch: the one of that name, the only label map, or the only image.
-
-    Raises:
-        ValueError: If none of the three exists.
-    """
-    if name in batch.images:
-        return name, batch.images[name]
-    maps = [k for k, image in batch.images.items() if is_label_map(image)]
-    candidates = maps if len(maps) == 1 else list(batch.images)
-    if len(candidates) == 1:
-        return candidates[0], batch.images[candidates[0]]
-    raise ValueError(
-        f"label map must be named {name!r}, got images {list(batch.images)}."
-        " Rename it or pass its name as labels=."
-    )
-
-
-def channel_indices(channels: Sequence[int]) -> list[int]:
-    """Indices of channels as a list.
-
-    Raises:
-        ValueError: If there is none, or one is negative.
-    """
-    indices = [int(c) for c in channels]
-    if not indices or min(indices) < 0:
-        raise ValueError(
-            f"channels must be indices from 0 on, got {channels!r}. Name at least one."
-        )
-    return indices
-
-
-def field_from_params(
-    params: Params, name: str, shape: Sequence[int], device: torch.device | str
-) -> Tensor:
-    """A recorded field: explicit numbers if `params` has them under `name`, else from its seed."""
-    if name in params:
-        return params[name].to(device, torch.float32, non_blocking=True)
-    return normal_field(params[f"{name}_seed"], shape, device)
+    def scalar_images(self, batch: SubjectsBatch) -> dict[str, ImagesBatch]:
+        """Images, not label maps, that `include` and `exclude` leave."""
+        label_name, _ = self.label_image(batch)
+        return {
+            name: image
+            for name, image in self.chosen_images(batch).items()
+            if name != label_name and not is_label_map(image)
+        }

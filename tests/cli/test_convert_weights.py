@@ -15,12 +15,12 @@ import torch
 from click.testing import CliRunner, Result
 
 from synthsr_cli.main import synthsr
-from synthsr_net.models import KNOWN_MODELS, load_any_model, stored_precision
+from synthsr_net.models import KNOWN_MODELS, load_model, stored_precision
 from synthsr_net.models.checkpoint import (
     InputConfig,
     ModelConfig,
     ScanConfig,
-    load_model,
+    read_model,
     save_model,
 )
 from synthsr_net.models.keras import read_keras, write_keras
@@ -81,7 +81,7 @@ class TestConversion:
             x, expected = (
                 torch.from_numpy(arrays[key]).movedim(-1, 1) for key in ("input", "output")
             )
-        output = load_model("own.safetensors").network(x)
+        output = read_model("own.safetensors").network(x)
         torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
 
     def test_there_and_back_is_bit_by_bit(self, folder):
@@ -90,7 +90,7 @@ class TestConversion:
         assert Path("back.h5").read_bytes() == Path("1ch.h5").read_bytes()
         convert("back.h5", "again.safetensors", "--name", "1ch", "--description", "same")
         first, again = (
-            load_model(f"{n}.safetensors").network.state_dict() for n in ("own", "again")
+            read_model(f"{n}.safetensors").network.state_dict() for n in ("own", "again")
         )
         assert all(torch.equal(first[name], tensor) for name, tensor in again.items())
 
@@ -99,7 +99,7 @@ class TestConversion:
         result = convert(RECORDED / "checkpoint_001.h5", "own.safetensors", *maps)
         assert "whole-model checkpoint of Keras, float32" in result.stdout
         assert "T1 with reliability map, FLAIR with reliability map" in result.stdout
-        model = load_model("own.safetensors")
+        model = read_model("own.safetensors")
         assert model.config.inputs == [
             InputConfig(name=name, reliability_map=True) for name in ("T1", "FLAIR")
         ]
@@ -131,7 +131,7 @@ class TestConversion:
     def test_a_converted_model_is_that_of_the_keras_file(self, folder):
         convert(RECORDED / "unet_1ch.h5", "unet_1ch.safetensors")
         direct, converted = (
-            load_any_model(p) for p in (RECORDED / "unet_1ch.h5", "unet_1ch.safetensors")
+            load_model(p) for p in (RECORDED / "unet_1ch.h5", "unet_1ch.safetensors")
         )
         assert direct.config == converted.config
 
@@ -139,12 +139,12 @@ class TestConversion:
         result = convert("1ch.h5", "own.safetensors", "--activation", "relu")
         assert "relu" in result.stdout
         assert "Note" not in result.stdout
-        assert load_model("own.safetensors").config.network.activation == "relu"
+        assert read_model("own.safetensors").config.network.activation == "relu"
 
     def test_the_model_can_be_described(self, folder):
         told = {"name": "mine", "licence": "CC0-1.0", "description": "For ${tests}"}
         convert("2ch.h5", "own.safetensors", *(f"--{key}={text}" for key, text in told.items()))
-        config = load_model("own.safetensors").config
+        config = read_model("own.safetensors").config
         assert {key: getattr(config, key) for key in told} == told
 
     def test_a_model_trained_here_runs_in_the_original(self, folder):
@@ -180,7 +180,7 @@ class TestAgain:
         size = Path("own.safetensors").stat().st_size
         assert f"  weights: fp16, {size / 1e6:.1f} MB\n" in result.stdout
         assert "best.safetensors: model own-1\n" in result.stdout
-        before, after = (load_model(p) for p in (path, "own.safetensors"))
+        before, after = (read_model(p) for p in (path, "own.safetensors"))
         assert after.config == replace(before.config, **about)
         assert stored_precision("own.safetensors") == "fp16"
         for name, tensor in before.network.state_dict().items():
@@ -204,7 +204,7 @@ class TestAgain:
     def test_keras_weights_can_be_packed_at_once(self, folder):
         convert("1ch.h5", "own.safetensors", "--precision", "fp16", "--citation", "Me (2026)")
         assert stored_precision("own.safetensors") == "fp16"
-        assert load_model("own.safetensors").config.citation == "Me (2026)"
+        assert read_model("own.safetensors").config.citation == "Me (2026)"
 
 
 class TestSettings:
@@ -212,7 +212,7 @@ class TestSettings:
 
     def config(self, source: str, *options: str) -> ModelConfig:
         convert(source, "own.safetensors", "--overwrite", *options)
-        return load_model("own.safetensors").config
+        return read_model("own.safetensors").config
 
     @pytest.mark.parametrize(("preset", "name"), PRESETS.items())
     def test_a_preset_has_the_settings_of_its_published_model(self, folder, preset, name):
@@ -273,10 +273,10 @@ class TestSettings:
     def test_a_spread_is_the_last_half_of_the_output(self, folder, options):
         result = run(options[0], "own.safetensors", *options[1:])
         assert "add --spread" in result.stdout
-        assert not load_model("own.safetensors").config.spread
+        assert not read_model("own.safetensors").config.spread
         result = run(options[0], "own.safetensors", *options[1:], "--spread", "--overwrite")
         assert "add --spread" not in result.stdout
-        assert load_model("own.safetensors").config.spread
+        assert read_model("own.safetensors").config.spread
 
     def test_a_published_file_is_known_by_its_name(self, folder):
         Path("1ch.h5").rename(KNOWN_MODELS["synthsr-v2"].file)
@@ -378,7 +378,7 @@ class TestErrors:
 
     def test_output_is_replaced_when_asked(self, files):
         convert("2ch.h5", "model.safetensors", "--overwrite")
-        assert load_model("model.safetensors").config.network.in_channels == 2
+        assert read_model("model.safetensors").config.network.in_channels == 2
 
     def test_an_unforeseen_error_has_its_own_exit_code(self, files, monkeypatch):
         monkeypatch.setattr("synthsr_net.models.checkpoint.save_model", lambda *_: 1 / 0)

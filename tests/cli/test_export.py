@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from synthsr_cli.main import synthsr
-from synthsr_net.models.checkpoint import ModelConfig, load_model, save_model
+from synthsr_net.models.checkpoint import ModelConfig, read_model, save_model
 from synthsr_net.models.keras import write_keras
 from synthsr_net.models.onnx import export as library
 from synthsr_net.models.onnx import graph as onnx_graph
@@ -75,7 +75,7 @@ class TestExport:
         assert result.stderr == ""
         assert names(folder) == {"mine.onnx"}
         x = torch.rand(2, 1, 9, 12, 10, generator=torch.Generator().manual_seed(0))
-        expected = load_model("mine.safetensors").network(x)
+        expected = read_model("mine.safetensors").network(x)
         np.testing.assert_allclose(computed("mine.onnx", x), expected, rtol=0, atol=1e-5)
 
     def test_one_line_sums_up(self, folder):

@@ -29,7 +29,7 @@ from synthsr_transforms.generator.config import preset_names
 from synthsr_transforms.job import folder as job_folder
 from synthsr_transforms.job import job as job_module
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.subjects.files import phantom_case
+from synthsr_transforms.subjects.files import phantom_subject
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,7 +92,7 @@ class TestGenerate:
         assert "3/3 samples" in result.stderr
 
     def test_a_preset_on_the_phantom_with_pictures(self, folder, monkeypatch):
-        monkeypatch.setattr(job_module, "phantom_case", partial(phantom_case, spacing_mm=4))
+        monkeypatch.setattr(job_module, "phantom_subject", partial(phantom_subject, spacing_mm=4))
         arguments = ("all_purpose", "--set", "crop.shape=32", "--out", "p", "--preview")
         result = run("generate", *arguments)
         assert result.exit_code == 0, result.stderr

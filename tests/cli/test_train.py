@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from synthsr_cli.common.training_progress import TrainingProgress
 from synthsr_cli.main import synthsr
-from synthsr_net.models.checkpoint import load_model
+from synthsr_net.models.checkpoint import read_model
 from synthsr_net.models.transfer import start_from
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.training.callbacks import saving
@@ -34,7 +34,7 @@ from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.io.scans import scan_of
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
-from synthsr_transforms.subjects.files import find_cases, phantom_case
+from synthsr_transforms.subjects.files import find_subjects, phantom_subject
 
 pytestmark = pytest.mark.usefixtures("one_thread", "without_curves")
 
@@ -172,7 +172,9 @@ class TestOverfitting:
         assert losses[-1] < losses[0] / 4
 
         generator = Generator(load_config("own.yaml"))
-        stream = PairStream(generator, Bank(read_bank(find_cases("maps"), target="target")), seed=9)
+        stream = PairStream(
+            generator, Bank(read_bank(find_subjects("maps"), target="target")), seed=9
+        )
         pair = stream.pair(0)
         shown = stream.bank.entries[stream.plan(0).entries[0]].affine.numpy()
         image, target = pair.image[0, 0].numpy(), 255 * pair.target[0, 0].numpy()
@@ -206,7 +208,7 @@ class TestPrediction:
         """Prediction; what the network gives for the input, and the input, without padding."""
         prediction = predictor(list(images))
         prepared = predictor.prepare([scan_of(image) for image in images])
-        network = load_model("run/models/last.safetensors").network
+        network = read_model("run/models/last.safetensors").network
         inside = (slice(None), *prepared.space.inside)
         output = network(prepared.tensor[None])[0][inside].numpy()
         return prediction.get_fdata(), output, prepared.tensor[inside].numpy()
@@ -364,12 +366,12 @@ class TestSources:
         again = run("train", "run/config.yaml", "--out", "again", "--device", "cpu")
         assert again.exit_code == 0, again.stderr
         first, second = (
-            load_model(f"{name}/models/last.safetensors").network for name in ("run", "again")
+            read_model(f"{name}/models/last.safetensors").network for name in ("run", "again")
         )
         assert torch.equal(first.head.weight, second.head.weight)
 
     def test_the_phantom_where_there_are_no_label_maps(self, folder, monkeypatch):
-        monkeypatch.setattr(plan_module, "phantom_case", partial(phantom_case, spacing_mm=4))
+        monkeypatch.setattr(plan_module, "phantom_subject", partial(phantom_subject, spacing_mm=4))
         for table in ("synthseg", "freesurfer_aseg"):  # the second lacks what is outside the brain
             sets = settings(f"label_table={table}", "run.epochs=1")
             result = run("train", "own.yaml", "--out", table, "--device", "cpu", *sets)
@@ -394,7 +396,7 @@ class TestSources:
         result = run("generate", "run/config.yaml", "-n", 1, "--out", "samples", "--device", "cpu")
         assert result.exit_code == 0, result.stderr
         image = nib.load("samples/sample_000000_image.nii.gz").get_fdata(dtype=np.float32)
-        entries = read_bank(find_cases("maps"), target="target")
+        entries = read_bank(find_subjects("maps"), target="target")
         stream = PairStream(Generator(load_config("run/config.yaml")), Bank(entries))
         np.testing.assert_array_equal(image, stream.pair(0).image[0, 0].numpy())
 
@@ -491,7 +493,7 @@ class TestBadInput:
         Path("run").rename("first")
         model = "loss.segmentation.model=first/models/last.safetensors"
         refused(train(*settings(model)), "for each of the 1 outputs", "got nothing")
-        wrong = "loss.segmentation.equivalency=[0, 2]"
+        wrong = "loss.segmentation.output_labels=[0, 2]"
         refused(train(*settings(model, wrong)), "for each of the 1 outputs", "got 2 labels")
 
     def test_weights_of_another_architecture(self):

@@ -26,9 +26,9 @@ from synthsr_net.models.checkpoint import (
     InputConfig,
     ModelConfig,
     ScanConfig,
-    load_model,
     network_of,
     read_config,
+    read_model,
     save_model,
 )
 from synthsr_net.networks.unet import UNet3d, UNetConfig
@@ -99,14 +99,14 @@ class TestRoundTrip:
         assert read_config(path) == CONFIG
 
     def test_weights_come_back_bit_by_bit(self, path, state):
-        model = load_model(path)
+        model = read_model(path)
         assert model.config == CONFIG
         loaded = model.network.state_dict()
         assert set(loaded) == set(state)
         assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
     def test_the_network_is_ready_for_inference(self, path):
-        network = load_model(path).network
+        network = read_model(path).network
         assert not network.training
         assert not any(p.requires_grad for p in network.parameters())
         assert network(torch.zeros(1, 4, 5, 6, 7)).shape == (1, 2, 5, 6, 7)
@@ -116,7 +116,7 @@ class TestRoundTrip:
         stored = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
         save_model(tmp_path / "m.safetensors", CONFIG, stored)
         assert load_file(tmp_path / "m.safetensors")["head.weight"].dtype == dtype
-        for name, tensor in load_model(tmp_path / "m.safetensors").network.state_dict().items():
+        for name, tensor in read_model(tmp_path / "m.safetensors").network.state_dict().items():
             torch.testing.assert_close(tensor, stored[name].to(tensor.dtype), rtol=0, atol=0)
             assert tensor.dtype in (torch.float32, torch.int64)
 
@@ -146,7 +146,7 @@ class TestRoundTrip:
 
     def test_an_older_header_gets_the_defaults(self, tmp_path, state):
         settings = {"format": 1, "network": asdict(NETWORK), "inputs": [{"name": "a"}] * 4}
-        model = load_model(write(tmp_path / "m.safetensors", state, json.dumps(settings)))
+        model = read_model(write(tmp_path / "m.safetensors", state, json.dumps(settings)))
         assert model.config.scan == ScanConfig()
 
     def test_reading_the_config_reads_no_weights(self, path):
@@ -195,7 +195,7 @@ class TestWriting:
         turned = {name: t.transpose(0, 1) if t.ndim == 5 else t for name, t in lent.items()}
         back = {name: t.transpose(0, 1) if t.ndim == 5 else t for name, t in turned.items()}
         save_model(tmp_path / "m.safetensors", CONFIG, back)
-        loaded = load_model(tmp_path / "m.safetensors").network.state_dict()
+        loaded = read_model(tmp_path / "m.safetensors").network.state_dict()
         assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 
@@ -231,7 +231,7 @@ def changed(state: Mapping[str, Tensor], **changes: Tensor | None) -> dict[str, 
 
 
 class TestBadFiles:
-    @pytest.mark.parametrize("read", [read_config, load_model])
+    @pytest.mark.parametrize("read", [read_config, read_model])
     @pytest.mark.parametrize("case", HEADERS)
     def test_a_bad_header_is_named(self, tmp_path, state, case, read):
         header, message = HEADERS[case]
@@ -241,13 +241,13 @@ class TestBadFiles:
     @pytest.mark.parametrize("size", [0, 4, 8, 20, 2000, -1])
     def test_a_file_cut_short_is_refused(self, path, size):
         path.write_bytes(path.read_bytes()[:size])
-        self.refuses(load_model, path, "must be a safetensors file, but cannot be read")
+        self.refuses(read_model, path, "must be a safetensors file, but cannot be read")
 
     @pytest.mark.parametrize("content", [b"not a model", b"\0" * 100, b"\x89HDF\r\n\x1a\n" * 20])
     def test_another_file_is_refused(self, tmp_path, content):
         path = tmp_path / "m.safetensors"
         path.write_bytes(content)
-        self.refuses(load_model, path, "must be a safetensors file, but cannot be read")
+        self.refuses(read_model, path, "must be a safetensors file, but cannot be read")
 
     def test_a_pickle_is_refused_and_not_run(self, tmp_path):
         class Trap:
@@ -256,16 +256,16 @@ class TestBadFiles:
 
         path = tmp_path / "m.safetensors"
         path.write_bytes(pickle.dumps(Trap()))
-        self.refuses(load_model, path, "must be a safetensors file")
+        self.refuses(read_model, path, "must be a safetensors file")
         assert not (tmp_path / "ran").exists()
 
     def test_safetensors_of_others_are_refused(self, tmp_path, state):
         path = write(tmp_path / "m.safetensors", state, key="format")
-        self.refuses(load_model, path, "must be a model file of synthsr")
+        self.refuses(read_model, path, "must be a model file of synthsr")
 
     @pytest.mark.parametrize("name", ["none.safetensors", "."])
     def test_what_is_no_file_is_refused(self, tmp_path, name):
-        self.refuses(load_model, tmp_path / name, "must be a model file, but there is no such file")
+        self.refuses(read_model, tmp_path / name, "must be a model file, but there is no such file")
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -287,11 +287,11 @@ class TestBadFiles:
     )
     def test_weights_that_do_not_fit_are_named(self, tmp_path, state, changes, message):
         path = write(tmp_path / "m.safetensors", changed(state, **changes))
-        self.refuses(load_model, path, message)
+        self.refuses(read_model, path, message)
 
     def test_counters_of_batches_may_be_missing(self, tmp_path, state):
         kept = {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
-        network = load_model(write(tmp_path / "m.safetensors", kept)).network
+        network = read_model(write(tmp_path / "m.safetensors", kept)).network
         assert network.encoder[0].norm.num_batches_tracked == 0
 
     @settings(max_examples=60, deadline=None)
@@ -304,7 +304,7 @@ class TestBadFiles:
             content[data.draw(st.integers(0, 4000))] = data.draw(st.integers(0, 255))
         path.write_bytes(content)
         with suppress(SynthSRError):
-            load_model(path)
+            read_model(path)
 
     @staticmethod
     def refuses(read: Any, path: Path, message: str) -> None:

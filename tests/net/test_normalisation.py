@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from synthsr_net.inference.forward import predict_volume
-from synthsr_net.models.checkpoint import FORMAT_VERSION, HEADER, ModelConfig, load_model
+from synthsr_net.models.checkpoint import FORMAT_VERSION, HEADER, ModelConfig, read_model
 from synthsr_net.networks.normalisation import (
     EPSILON,
     GroupNorm,
@@ -184,7 +184,7 @@ def test_model_files_from_before_group_normalisation_load(tmp_path: Path) -> Non
     path = tmp_path / "old.safetensors"
     save_file(network.state_dict(), path, {HEADER: json.dumps(settings)})
     x = volume_of(1, 1, 8, 8, 8)
-    assert_close(load_model(path).network(x), network(x), 1e-5)
+    assert_close(read_model(path).network(x), network(x), 1e-5)
 
 
 # Statistics --------------------------------------------------------------------------------------

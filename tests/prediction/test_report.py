@@ -24,16 +24,17 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from synthsr_net.prediction.report import write_report
+from synthsr_net.prediction.report import picture, write_report
 from synthsr_net.prediction.report.entries import (
     ReportEntry,
     picture_path,
     read_entries,
     save_entry,
 )
-from synthsr_net.prediction.report.head_view import View, frame_of, slice_through, view_of
-from synthsr_net.prediction.report.picture import intensity_window, write_picture
-from synthsr_transforms import drawing
+from synthsr_net.prediction.report.picture import write_picture
+from synthsr_transforms.drawing.panels import save_figure
+from synthsr_transforms.drawing.planes import View, frame_of, scan_window, slice_through, view_of
+from synthsr_transforms.drawing.slices import LETTERS
 from synthsr_transforms.io.volumes import Volume, read_volume, reorient
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -78,13 +79,12 @@ def oriented(volume: Volume, orientation: np.ndarray) -> Volume:
 def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Figure]:
     """Maker of pictures that gives the figure back."""
     figures: list[Figure] = []
-    save = drawing.save_figure
 
-    def keep(figure: Figure, *args: Any, **options: Any) -> None:
-        figures.append(figure)
-        save(figure, *args, **options)
+    def keep(path: Path, make: Callable[[], Figure], **options: Any) -> None:
+        figures.append(make())
+        save_figure(path, lambda: figures[-1], **options)
 
-    monkeypatch.setattr(drawing, "save_figure", keep)
+    monkeypatch.setattr(picture, "save_figure", keep)
 
     def draw(*args: Any, **options: Any) -> Figure:
         write_picture(tmp_path / "p.png", *args, **options)
@@ -105,7 +105,7 @@ class TestPicture:
     def test_three_planes_of_the_scan_above_those_of_the_prediction(self, drawn):
         figure = drawn(THICK, FINE, title="sub-01")
         assert len(figure.axes) == 6
-        for panel, letters in enumerate(drawing.LETTERS * 2):
+        for panel, letters in enumerate(LETTERS * 2):
             assert texts(figure, panel)[:4] == list(letters)
         assert "input" in texts(figure, 0)
         assert any("125 x 125 x 20 voxels of 0.8 x 0.8 x 5 mm" in t for t in texts(figure, 0))
@@ -289,8 +289,8 @@ class TestPicture:
 
 
 def test_windows_of_empty_and_constant_images_have_an_extent():
-    assert intensity_window(np.full((2, 2, 2), np.inf)) == (0, 1)
-    assert intensity_window(np.full((2, 2, 2), 7.0)) == (7, 8)
+    assert scan_window(np.full((2, 2, 2), np.inf)) == (0, 1)
+    assert scan_window(np.full((2, 2, 2), 7.0)) == (7, 8)
 
 
 # Entries -----------------------------------------------------------------------------------------

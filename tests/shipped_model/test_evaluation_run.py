@@ -18,7 +18,7 @@ from evaluation.plan import EvaluationData
 from evaluation.tables import report_text, table
 from PIL import Image
 
-from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, load_model, save_model
+from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, read_model, save_model
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.phantom import head_phantom
 
@@ -136,7 +136,7 @@ class TestFiles:
 
     def test_data_consistency_can_be_left_out(self, command: Command, data: Path, out: Path):
         file = out.parent / "consistent.safetensors"
-        model = load_model(data / "tiny.safetensors")
+        model = read_model(data / "tiny.safetensors")
         scan = replace(model.config.scan, data_consistency=True)
         config = replace(model.config, scan=scan)
         save_model(file, config, model.network.state_dict())

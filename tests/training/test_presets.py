@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from synthsr_net.models.checkpoint import load_model
+from synthsr_net.models.checkpoint import read_model
 from synthsr_net.training.config import TrainingConfig
 from synthsr_net.training.run import TrainingRun
 from synthsr_net.training.setup.recipe import Recipe, load_recipe
@@ -92,7 +92,7 @@ def test_presets_of_the_original_keep_its_optimiser_and_network(name: str) -> No
 def test_a_run_of_one_step_ends_with_a_model_file(name: str, maps: Path, tmp_path: Path) -> None:
     run = begin(name, maps, tmp_path / "run")
     run.fit()
-    model = load_model(run.folder.model_path("last"))
+    model = read_model(run.folder.model_path("last"))
     settings = load_recipe(name).training
     contrasts = settings.model.contrasts or ["any"]
     assert [image.contrast for image in model.config.inputs] == contrasts

@@ -10,11 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from synthsr_transforms.drawing.colours import label_colours
+from synthsr_transforms.drawing.slices import LETTERS, intensity_window
 from synthsr_transforms.io.volumes import Volume
 from synthsr_transforms.job.preview import (
-    LETTERS,
-    intensity_window,
-    label_colours,
     overview_figure,
     preview_figure,
     rows_of,

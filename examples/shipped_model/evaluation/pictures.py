@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.figure import Figure
 
-from synthsr_net.prediction.report.head_view import slice_through, view_of
-from synthsr_net.prediction.report.picture import intensity_window, write_picture
+from synthsr_net.prediction.report.picture import write_picture
+from synthsr_transforms.drawing.panels import draw_grid, save_figure, write
+from synthsr_transforms.drawing.planes import panels_through, view_of
 from synthsr_transforms.io.volumes import Volume, reorient
 from synthsr_transforms.support.threads import threads
 
@@ -90,28 +92,15 @@ def drawing_in(folder: str | os.PathLike[str]) -> Iterator[Pictures]:
 def _write_around(
     path: Path, rows: Mapping[str, Volume], centre_mm: npt.NDArray[np.float64], title: str
 ) -> None:
-    from synthsr_transforms.drawing import (
-        LETTERS,
-        Panel,
-        draw_grid,
-        drawing,
-        save_figure,
-        write,
-    )
-
     turned = [reorient(volume) for volume in rows.values()]
     view = view_of(turned[:1], turned[-1])
     view = view._replace(centre=centre_mm @ view.axes)
-    panels = []
-    for volume in turned:
-        line = []
-        for plane, letters in enumerate(LETTERS):
-            pixels = slice_through(volume, view, plane, 1 / _PIXELS_PER_MM)
-            height, width = (n / _PIXELS_PER_MM for n in pixels.shape)
-            line.append(Panel(pixels, (width, height), letters, intensity_window(volume.data)))
-        panels.append(line)
-    with drawing:
+    panels = [panels_through(volume, view, _PIXELS_PER_MM) for volume in turned]
+
+    def draw() -> Figure:
         figure = draw_grid(panels, title=title, pixels_per_mm=_PIXELS_PER_MM)
         for axes, name in zip(figure.axes[::3], rows, strict=True):
             write(axes, name)
-        save_figure(figure, path, grey=True)
+        return figure
+
+    save_figure(path, draw, grey=True)

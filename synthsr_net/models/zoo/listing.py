@@ -6,7 +6,7 @@ import os
 from typing import NamedTuple
 
 from synthsr_net.models.checkpoint import ModelConfig
-from synthsr_net.models.loading import read_any_config
+from synthsr_net.models.loading import load_model_config
 
 from .files import alias_of, default_model, fault_of_shipped, shipped_models, state_of
 from .registry import KNOWN_MODELS
@@ -59,7 +59,7 @@ def list_models(root: str | os.PathLike[str] | None = None) -> list[ListedModel]
 
 def _shipped(name: str) -> ListedModel:
     path, whole = shipped_models()[name], fault_of_shipped(name) is None
-    config = read_any_config(path) if whole else ModelConfig()
+    config = load_model_config(path) if whole else ModelConfig()
     return ListedModel(
         name=name,
         inputs=_in_words([image.contrast for image in config.inputs]),

@@ -12,11 +12,11 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
@@ -29,8 +29,7 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from synthsr_transforms.drawing import drawing
-from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.drawing.panels import save_figure
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -64,8 +63,7 @@ def save_curve(path: str | os.PathLike[str], rows: Rows) -> None:
         path: The picture.
         rows: One mapping per epoch, as `MetricsFile.rows` gives them.
     """
-    with drawing, replacing(path) as temporary:
-        curve_figure(rows).savefig(temporary, format="png")
+    save_figure(path, partial(curve_figure, rows))
 
 
 def curve_figure(rows: Rows) -> Figure:
@@ -79,10 +77,10 @@ def curve_figure(rows: Rows) -> Figure:
         rows: One mapping per epoch; see the head of this module for the names.
 
     Returns:
-        A figure that no other code knows of.
+        A figure outside the state of pyplot.
 
     Examples:
-        >>> rows = [{"step": 10, "train/loss": 0.5}, {"step": 20, "train/loss": 0.3}]
+        >>> rows = [{"global_step": 10, "train/loss": 0.5}, {"global_step": 20, "train/loss": 0.3}]
         >>> [axes.get_ylabel() for axes in curve_figure(rows).axes]
         ['loss']
     """
@@ -91,7 +89,6 @@ def curve_figure(rows: Rows) -> Figure:
     heights = [_HEIGHTS["loss"], *[_HEIGHTS["rate"]] * bool(rate)]
     above, heights = len(heights), heights + [_HEIGHTS["metrics"]] * len(groups)
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.3), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(len(heights), len(AXES), height_ratios=heights)
     loss = figure.add_subplot(grid[0, :])
     _draw_losses(loss, _losses(rows))
@@ -100,7 +97,7 @@ def curve_figure(rows: Rows) -> Figure:
     for number, group in enumerate(groups, start=above):
         _draw_metrics(figure, grid, number, group, metrics)
     lowest = [figure.axes[bool(rate)], *figure.axes[-len(AXES) * bool(groups) :]]
-    _label_steps(figure, lowest, "step" if "step" in _names(rows) else "epoch")
+    _label_steps(figure, lowest, "step" if "global_step" in _names(rows) else "epoch")
     return figure
 
 
@@ -111,7 +108,7 @@ def _points(rows: Rows, name: str) -> list[tuple[float, float]]:
     """Steps and values of a column, where it has finite ones."""
     points = []
     for number, row in enumerate(rows):
-        step, value = row.get("step", row.get("epoch", number)), row.get(name)
+        step, value = row.get("global_step", row.get("epoch", number)), row.get(name)
         if all(isinstance(x, int | float) and math.isfinite(x) for x in (step, value)):
             points.append((float(step), float(value)))  # type: ignore[arg-type]
     return points

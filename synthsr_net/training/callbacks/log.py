@@ -14,10 +14,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from synthsr_net.training.config import TrainingConfig
 from synthsr_net.training.folder import RunFolder
 from synthsr_net.training.task.regression import TrainingTask
+from synthsr_transforms.drawing.panels import figure_array
 
 from .curves import save_curve
 from .metrics_file import MetricsFile
-from .previews import PreviewSample, figure_array, preview_figure, save_previews
+from .previews import PreviewSample, preview_figure, save_previews
 from .saving import SaveModels, saving
 
 STEPS_BETWEEN_EVENTS = 50
@@ -177,7 +178,7 @@ class RunLog(Callback):
         mean = trainer.strategy.reduce(mean, reduce_op="mean")
         row = {
             "epoch": epoch,
-            "step": task.position.done,
+            "global_step": task.position.done,
             "train/loss": float(mean),
             "learning_rate": _learning_rate(trainer),
             **task.results,
@@ -209,7 +210,7 @@ class RunLog(Callback):
     ) -> None:
         done = task.position.done
         for name, value in row.items():
-            if name not in ("epoch", "step"):
+            if name not in ("epoch", "global_step"):
                 self._event(trainer, f"epoch/{name}", float(value), done)
         if not task.shown:
             return

@@ -1,48 +1,48 @@
-"""Pictures of what a network makes of fixed samples, to look at while it learns.
-
-Slices are drawn as in the pictures of `synthsr generate`, see `synthsr_transforms.job.preview`.
-"""
+"""Pictures of validation samples: inputs, prediction and target, drawn while a network learns."""
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from synthsr_transforms.drawing import (
+from synthsr_transforms.drawing.panels import (
     CAPTION_PIXELS,
     FAINT,
-    LETTERS,
-    PLANES,
-    Panel,
     draw_grid,
-    drawing,
     save_figure,
     write,
     write_caption,
 )
+from synthsr_transforms.drawing.slices import (
+    PLANES,
+    Kind,
+    Row,
+    centre_of_labels,
+    centre_of_mass,
+    intensity_window,
+    range_in_words,
+    slice_panel,
+)
 from synthsr_transforms.io.volumes import Volume, reorient
-from synthsr_transforms.job.preview import Kind, intensity_window
 
 _INPUTS_PER_LINE = 3  # of three slices each; 2 with reliability maps
 _NAME = 18  # pixels: room for the name of a sample
 _WIDTH, _MIN_WIDTH = 1500, 540  # pixels: usual width, all details
-_EXTRACEREBRAL = (500, 600)  # label values outside the brain
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PreviewSample:
-    """A sample and what the network makes of it; tensors on any device, or arrays."""
+    """A validation sample with its prediction; tensors on any device, or arrays."""
 
     name: str
     """Heading of its pictures."""
@@ -61,15 +61,6 @@ class PreviewSample:
     """Whether each channel of the image is followed by its reliability map."""
 
 
-class _Part(NamedTuple):
-    """One volume of a sample, with axes to the right, front and top."""
-
-    title: str
-    volume: Volume
-    kind: Kind
-    window: tuple[float, float]
-
-
 def preview_figure(samples: Sequence[PreviewSample], title: str = "") -> Figure:
     """Draw samples: sagittal, coronal and axial slices of inputs, prediction and target.
 
@@ -81,8 +72,7 @@ def preview_figure(samples: Sequence[PreviewSample], title: str = "") -> Figure:
         title: Heading of the figure.
 
     Returns:
-        A figure that no other code knows of. Hold `synthsr_transforms.drawing.drawing`
-        while drawing in several threads.
+        A figure outside the state of pyplot.
 
     Raises:
         ValueError: If there is no sample, or the volumes of one differ in shape.
@@ -95,27 +85,28 @@ def preview_figure(samples: Sequence[PreviewSample], title: str = "") -> Figure:
     """
     if not samples:
         raise ValueError("samples must hold at least one sample, got none.")
-    lines, names = [], []
+    panels, names, lines = [], [], []
     for sample in samples:
-        parts_of_sample, centre = _lines(sample), _centre_mm(sample)
-        lines += [[(part, centre) for part in line] for line in parts_of_sample]
-        names += [sample.name, *[""] * (len(parts_of_sample) - 1)]
-    panels = [[_panel(*part, plane) for part in line for plane in PLANES] for line in lines]
+        of_sample, centre = _lines(sample), _centre_mm(sample)
+        for number, line in enumerate(of_sample):
+            panels.append([slice_panel(row, plane, centre) for row in line for plane in PLANES])
+            names.append("" if number else sample.name)
+            lines.append(line)
     width_mm = max(sum(panel.size_mm[0] for panel in line) for line in panels)
     figure = draw_grid(
         panels,
         title=title,
         caption=CAPTION_PIXELS + _NAME,
         min_width=_MIN_WIDTH,
-        pixels_per_mm=_pixels_per_mm(width_mm),
+        pixels_per_mm=float(np.clip(_WIDTH / width_mm, 0.1, 4.0)),
     )
-    axes = iter(figure.axes)
+    first = iter(figure.axes[:: len(PLANES)])
     for line, name in zip(lines, names, strict=True):
-        for number, (part, _) in enumerate(line):
-            first, *_ = (next(axes) for _ in PLANES)
-            write_caption(first, part.title, _details(part))
+        for number, row in enumerate(line):
+            axes = next(first)
+            write_caption(axes, row.title, range_in_words(row.volume.data))
             if name and not number:
-                write(first, name, offset=(0, 17), colour=FAINT)
+                write(axes, name, offset=(0, 17), colour=FAINT)
     return figure
 
 
@@ -123,27 +114,12 @@ def save_previews(
     path: str | os.PathLike[str], samples: Sequence[PreviewSample], title: str = ""
 ) -> None:
     """Write the picture of samples, see `preview_figure`, as PNG, atomically."""
-    with drawing:
-        save_figure(preview_figure(samples, title), path)
+    save_figure(path, partial(preview_figure, samples, title))
 
 
-def figure_array(figure: Figure) -> npt.NDArray[np.uint8]:
-    """Pixels of a figure, `(H, W, 3)`, as TensorBoard takes them.
-
-    Examples:
-        >>> figure_array(Figure(figsize=(3, 2), dpi=10)).shape
-        (20, 30, 3)
-    """
-    canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        canvas.draw()
-    return np.array(np.asarray(canvas.buffer_rgba())[..., :3])
-
-
-def _lines(sample: PreviewSample) -> list[list[_Part]]:
-    """Volumes of a sample, line by line."""
-    affine = np.eye(4) if sample.affine is None else _array(sample.affine).astype(np.float64)
+def _lines(sample: PreviewSample) -> list[list[Row]]:
+    """Rows of a sample, line by line."""
+    affine = _affine(sample)
     image, prediction, target = (
         _channels(volume, affine) for volume in (sample.image, sample.prediction, sample.target)
     )
@@ -169,22 +145,22 @@ def _channels(volumes: Tensor | Array, affine: Array) -> list[Volume]:
     return [reorient(Volume(channel, affine)) for channel in data]
 
 
-def _inputs(channels: Sequence[Volume], reliability: bool) -> Iterator[_Part]:
+def _inputs(channels: Sequence[Volume], reliability: bool) -> Iterator[Row]:
     kinds: tuple[Kind, ...] = ("image", "reliability") if reliability else ("image",)
     several = len(channels) > len(kinds)
     for number, volume in enumerate(channels):
         kind = kinds[number % len(kinds)]
         name = "input" if kind == "image" else kind
         title = f"{name} {number // len(kinds) + 1}" if several else name
-        yield _Part(title, volume, kind, _window(volume.data, kind))
+        yield Row(title, volume, kind, _window(volume.data, kind))
 
 
-def _outputs(prediction: Sequence[Volume], target: Sequence[Volume]) -> Iterator[list[_Part]]:
+def _outputs(prediction: Sequence[Volume], target: Sequence[Volume]) -> Iterator[list[Row]]:
     for number, (ours, truth) in enumerate(zip(prediction, target, strict=False), start=1):
         suffix = f" {number}" if len(target) > 1 else ""
         window = _window(truth.data, "image")
         yield [
-            _Part(name + suffix, volume, "image", window)
+            Row(name + suffix, volume, "image", window)
             for name, volume in (("prediction", ours), ("target", truth))
         ]
 
@@ -200,39 +176,15 @@ def _array(values: Tensor | Array) -> Array:
     return np.asarray(values)
 
 
+def _affine(sample: PreviewSample) -> npt.NDArray[np.float64]:
+    return np.eye(4) if sample.affine is None else _array(sample.affine).astype(np.float64)
+
+
 def _centre_mm(sample: PreviewSample) -> npt.NDArray[np.float64]:
     """World position of the centre of mass of the labelled brain, or of the target."""
-    affine = np.eye(4) if sample.affine is None else _array(sample.affine).astype(np.float64)
-    weights = np.nan_to_num(_array(sample.target)[0], posinf=0.0, neginf=0.0).clip(min=0)
+    target = np.nan_to_num(_array(sample.target)[0], posinf=0.0, neginf=0.0).clip(min=0)
     if sample.labels is not None:
-        labels = _array(sample.labels).reshape(weights.shape)
-        brain = (labels > 0) & ((labels < _EXTRACEREBRAL[0]) | (labels >= _EXTRACEREBRAL[1]))
-        weights = brain if brain.any() else weights
-    middle = []
-    for axis, size in enumerate(weights.shape):
-        profile = weights.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64)
-        middle.append(np.average(np.arange(size), weights=profile if profile.any() else None))
-    return np.asarray(affine[:3, :3] @ middle + affine[:3, 3])
-
-
-def _panel(part: _Part, centre_mm: npt.NDArray[np.float64], plane: int) -> Panel:
-    data, affine = part.volume
-    voxel = np.linalg.inv(affine) @ [*centre_mm, 1.0]
-    index = int(np.clip(np.rint(voxel[plane]), 0, data.shape[plane] - 1))
-    wide, tall = (data.shape[a] * part.volume.spacing_mm[a] for a in PLANES if a != plane)
-    pixels = np.take(data, index, axis=plane).T
-    colours = "viridis" if part.kind == "reliability" else "gray"
-    return Panel(pixels, (wide, tall), LETTERS[plane], part.window, colours)
-
-
-def _pixels_per_mm(width_mm: float) -> float:
-    """Scale at which a line is about as wide as a screen, but at most 4."""
-    return float(np.clip(_WIDTH / width_mm, 0.1, 4.0))
-
-
-def _details(part: _Part) -> str:
-    finite = part.volume.data[np.isfinite(part.volume.data)]
-    if not finite.size:
-        return "no numbers"
-    missing = "" if finite.size == part.volume.data.size else ", not all numbers"
-    return f"{finite.min():.3g} to {finite.max():.3g}{missing}"
+        labels = _array(sample.labels).reshape(target.shape)
+        if labels.any():
+            return centre_of_labels(Volume(labels, _affine(sample)))
+    return centre_of_mass(Volume(target, _affine(sample)))

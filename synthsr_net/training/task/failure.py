@@ -36,7 +36,7 @@ def report_failure(
     plan = data.stream.plan(error.step)
     pair = data.stream.pair(error.step)
     place = folder.path / FAILED / f"step_{error.step:06d}"
-    names = names_of([data.stream.bank.entries[index].case for index in plan.entries])
+    names = names_of([data.stream.bank.entries[index].subject for index in plan.entries])
     record = {"step": error.step, "batch": plan.number, "seed": plan.seed, "label_maps": names}
     try:
         _write(place, pair, spacing_mm, record)

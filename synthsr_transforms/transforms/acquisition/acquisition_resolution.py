@@ -13,9 +13,11 @@ from synthsr_transforms.distributions import Uniform
 from synthsr_transforms.functional.acquisition import random_resolution
 from synthsr_transforms.transforms.arguments import optional_triple, probability
 from synthsr_transforms.transforms.base import Params, SynthTransform, grid_of
-from synthsr_transforms.transforms.channels.copy_image import named_image
-
-SPACING, THICKNESS = "acquisition_spacing_mm", "acquisition_thickness_mm"
+from synthsr_transforms.transforms.images import (
+    ACQUISITION_SPACING,
+    ACQUISITION_THICKNESS,
+    named_image,
+)
 
 
 class AcquisitionResolution(SynthTransform):
@@ -96,5 +98,5 @@ class AcquisitionResolution(SynthTransform):
 
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
         """Note the params on the subject."""
-        batch.metadata[SPACING] = params["spacing_mm"].tolist()
-        batch.metadata[THICKNESS] = params["thickness_mm"].tolist()
+        batch.metadata[ACQUISITION_SPACING] = params["spacing_mm"].tolist()
+        batch.metadata[ACQUISITION_THICKNESS] = params["thickness_mm"].tolist()

@@ -12,9 +12,8 @@ from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.geometry import affine_matrix, millimetres_to_voxels
 from synthsr_transforms.functional.warp import warp_affine
 from synthsr_transforms.transforms.base import Params, grid_of
+from synthsr_transforms.transforms.images import REGISTRATION_ERROR, float_dtype
 from synthsr_transforms.transforms.kinds import SynthIntensityTransform
-
-RECORD = "registration_error"
 
 
 class _RigidChannels(SynthIntensityTransform, abstract=True):
@@ -73,8 +72,7 @@ class _RigidChannels(SynthIntensityTransform, abstract=True):
             for channels, data in zip(stacks, warped.unbind(1), strict=True):
                 channels[c] = data
         for image, channels in zip(images, stacks, strict=True):
-            dtype = image.data.dtype if image.data.is_floating_point() else torch.float32
-            image.data = torch.stack(channels, 1).to(dtype)
+            image.data = torch.stack(channels, 1).to(float_dtype(image.data))
 
 
 def rigid_matrices(params: Params) -> Tensor:
@@ -118,7 +116,7 @@ class RegistrationError(_RigidChannels):
         """Move the channels and record how."""
         matrices = rigid_matrices(params)
         self._warp(batch, matrices)
-        batch.metadata[RECORD] = matrices.tolist()
+        batch.metadata[REGISTRATION_ERROR] = matrices.tolist()
 
 
 class RegistrationCorrection(_RigidChannels):
@@ -151,7 +149,7 @@ class RegistrationCorrection(_RigidChannels):
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
         """Move the channels back."""
         matrices = rigid_matrices(params)
-        for element, applied in enumerate(batch.metadata.get(RECORD, [])):
+        for element, applied in enumerate(batch.metadata.get(REGISTRATION_ERROR, [])):
             if applied is not None:
                 inverse = torch.linalg.inv(torch.tensor(applied, dtype=torch.float64))
                 matrices[element] = matrices[element] @ inverse

@@ -10,22 +10,16 @@ from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec
 from synthsr_transforms.functional.acquisition import (
+    ALIGNMENTS,
     SlicePlan,
     distance_map,
     plan_slices,
     reliability_map,
     thousandths,
 )
-from synthsr_transforms.transforms.base import (
-    BARE_IMAGE,
-    Params,
-    SynthTransform,
-    add_image,
-    grid_of,
-)
-from synthsr_transforms.transforms.channels.copy_image import named_image
-
-from .slice_acquisition import SLICES, checked_alignment, positive_distribution, sample_axes
+from synthsr_transforms.transforms.arguments import one_of, positive_distribution, sample_axes
+from synthsr_transforms.transforms.base import Params, SynthTransform, grid_of
+from synthsr_transforms.transforms.images import SLICES, add_made_image, named_image
 
 KINDS = ("reliability", "distance_mm")
 
@@ -65,11 +59,10 @@ class ReliabilityMap(SynthTransform):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if kind not in KINDS:
-            raise ValueError(f"kind must be one of {KINDS}, got {kind!r}.")
-        self.kind, self.image, self.destination = kind, image, destination
+        self.kind = one_of(kind, KINDS, "kind")
+        self.image, self.destination = image, destination
         self.spacing_mm = positive_distribution(spacing_mm, "spacing_mm")
-        self.alignment = checked_alignment(alignment)
+        self.alignment = one_of(alignment, ALIGNMENTS, "alignment")
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
         """Draw the fixed spacing, if there is one."""
@@ -88,8 +81,7 @@ class ReliabilityMap(SynthTransform):
             made = reliability_map(plan, shape, image.device)
         else:
             made = distance_map(plan, shape, spacing, image.device)
-        name = BARE_IMAGE if BARE_IMAGE in batch.images else self.destination
-        add_image(batch, name, made, image)
+        add_made_image(batch, self.destination, made, image)
 
     def _plan(self, batch: SubjectsBatch, params: Params) -> tuple[SlicePlan, Tensor]:
         records = batch.metadata.get(SLICES)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torchio.data.batch import ImagesBatch, SubjectsBatch
+from torchio.data.batch import SubjectsBatch
 
-from synthsr_transforms.distributions import Distribution, DistributionSpec, as_distribution
+from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.acquisition import (
     ALIGNMENTS,
     SlicePlan,
@@ -21,14 +21,25 @@ from synthsr_transforms.functional.acquisition import (
 from synthsr_transforms.functional.blur import acquisition_sigma
 from synthsr_transforms.functional.intensity import add_noise
 from synthsr_transforms.seeds import normal_field, sample_seeds
-from synthsr_transforms.transforms.arguments import optional_triple, positive, probability
-from synthsr_transforms.transforms.base import Grid, Params, SynthTransform, grid_of, set_affines
-from synthsr_transforms.transforms.channels.copy_image import named_image
-from synthsr_transforms.transforms.intensity.gaussian_smoothing import checked_boundary
-
-from .acquisition_resolution import SPACING, THICKNESS
-
-SLICES = "slices"
+from synthsr_transforms.transforms.arguments import (
+    blur_boundary,
+    one_of,
+    optional_triple,
+    positive,
+    positive_distribution,
+    probability,
+    sample_axes,
+)
+from synthsr_transforms.transforms.base import Grid, Params, SynthTransform, grid_of
+from synthsr_transforms.transforms.images import (
+    ACQUISITION_SPACING,
+    ACQUISITION_THICKNESS,
+    SLICES,
+    float_dtype,
+    named_image,
+    noted_output_shape,
+    rescale_affines,
+)
 
 
 class SliceAcquisition(SynthTransform):
@@ -94,8 +105,8 @@ class SliceAcquisition(SynthTransform):
         self.blur_multiplier = as_distribution(blur_multiplier, name="blur_multiplier", minimum=0)
         self.blur_coefficient = positive(blur_coefficient, "blur_coefficient")
         self.max_spacing_mm = optional_triple(max_spacing_mm, "max_spacing_mm", float)
-        self.truncate, self.boundary = positive(truncate, "truncate"), checked_boundary(boundary)
-        self.alignment = checked_alignment(alignment)
+        self.truncate, self.boundary = positive(truncate, "truncate"), blur_boundary(boundary)
+        self.alignment = one_of(alignment, ALIGNMENTS, "alignment")
         self.downsample = downsample if isinstance(downsample, bool) else list(downsample)
         self.noise_std = as_distribution(noise_std, name="noise_std", minimum=0)
         self.rician_probability = probability(rician_probability, "rician_probability")
@@ -138,7 +149,7 @@ class SliceAcquisition(SynthTransform):
             truncate=self.truncate,
             boundary=self.boundary,
             at_low_resolution=self._noise(params, plan),
-        ).to(image.data.dtype if image.data.is_floating_point() else torch.float32)
+        ).to(float_dtype(image.data))
         rescale_affines(image, grid.shape, output, centred=self.alignment == "centre")
         batch.metadata[SLICES] = [
             {"low_shape": low, "shape": grid.shape, "spacing_mm": mm, "alignment": self.alignment}
@@ -149,12 +160,15 @@ class SliceAcquisition(SynthTransform):
         if "spacing_mm" in params:
             spacing = thousandths(params["spacing_mm"])
             return spacing, thousandths(params.get("thickness_mm", spacing))
-        if SPACING not in batch.metadata:
+        if ACQUISITION_SPACING not in batch.metadata:
             raise ValueError(
                 "spacing_mm must be given where no resolution was drawn, got None."
                 " Give spacing_mm or put AcquisitionResolution before SliceAcquisition."
             )
-        drawn = [torch.tensor(batch.metadata[key]) for key in (SPACING, THICKNESS)]
+        drawn = [
+            torch.tensor(batch.metadata[key])
+            for key in (ACQUISITION_SPACING, ACQUISITION_THICKNESS)
+        ]
         return drawn[0], params.get("thickness_mm", drawn[1])
 
     def _plan(self, grid: Grid, spacing: Tensor) -> SlicePlan:
@@ -187,68 +201,3 @@ def _add_slice_noise(slices: Tensor, params: Params, low_shape: Tensor) -> Tenso
             noise = normal_field(seed, (1 + rician, *acquired.shape[2:]), slices.device)
             acquired.copy_(add_noise(acquired, noise, stds[b][c], rician=rician))
     return noisy
-
-
-def noted_output_shape(batch: SubjectsBatch) -> tuple[int, int, int] | None:
-    """Size on the target grid that `PatchCrop` noted, if it did."""
-    noted = batch.metadata.get("output_shape")
-    if not noted:
-        return None
-    x, y, z = (int(n) for n in noted[0])
-    return x, y, z
-
-
-def rescale_affines(
-    image: ImagesBatch, before: Sequence[int], after: Sequence[int], *, centred: bool = False
-) -> None:
-    """Affines of a resized image, whose spacing changes by `before / after`.
-
-    Index 0 stays where it is, or, if `centred`, the field of view does.
-    """
-    if tuple(before) == tuple(after):
-        return
-    ratio = torch.tensor([n / m for n, m in zip(before, after, strict=True)], dtype=torch.float64)
-    matrices = []
-    for affine in image.affines:
-        matrix = affine.data.clone()
-        if centred:
-            matrix[:3, 3] += matrix[:3, :3] @ ((ratio - 1) / 2).to(matrix.device)
-        matrix[:3, :3] *= ratio.to(matrix.device)
-        matrices.append(matrix)
-    set_affines(image, matrices)
-
-
-def sample_axes(
-    chosen: Distribution, name: str, size: tuple[int, int], generator: Generator | None
-) -> Tensor:
-    """Draw one number per element, channel and axis, `(B, C, 3)`.
-
-    Raises:
-        ValueError: If the law has numbers for another number of channels.
-    """
-    try:
-        return chosen.sample((*size, 3), generator)
-    except ValueError:
-        raise ValueError(
-            f"{name} must be given for each of the {size[1]} channels of the image,"
-            f" got {chosen.to_spec()!r}. Give one triple, or one per channel."
-        ) from None
-
-
-def checked_alignment(alignment: str) -> str:
-    """Refuse an alignment that does not exist."""
-    if alignment not in ALIGNMENTS:
-        raise ValueError(f"alignment must be one of {ALIGNMENTS}, got {alignment!r}.")
-    return alignment
-
-
-def positive_distribution(spec: DistributionSpec | None, name: str) -> Any:
-    """Read a law that params numbers above 0; None stays None."""
-    if spec is None:
-        return None
-    chosen = as_distribution(spec, name=name)
-    if chosen.bounds[0] <= 0:
-        raise ValueError(
-            f"{name} must be positive, got {chosen.to_spec()!r}. Give millimetres above 0."
-        )
-    return chosen

@@ -12,12 +12,14 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 from synthsr_transforms.functional.blur import acquisition_sigma, gaussian_blur
 from synthsr_transforms.functional.layout import plan_patch
 from synthsr_transforms.functional.resample import resize
-from synthsr_transforms.transforms.arguments import positive, triple
+from synthsr_transforms.transforms.arguments import blur_boundary, one_of, positive, triple
 from synthsr_transforms.transforms.base import Grid, Params, grid_of, is_label_map
-from synthsr_transforms.transforms.intensity.gaussian_smoothing import checked_boundary
+from synthsr_transforms.transforms.images import (
+    float_dtype,
+    noted_output_shape,
+    rescale_affines,
+)
 from synthsr_transforms.transforms.kinds import SynthSpatialTransform
-
-from .slice_acquisition import noted_output_shape, rescale_affines
 
 
 class TargetResolution(SynthSpatialTransform):
@@ -52,11 +54,9 @@ class TargetResolution(SynthSpatialTransform):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if alignment not in ("centre", "corner"):
-            raise ValueError(f"alignment must be 'centre' or 'corner', got {alignment!r}.")
-        self.alignment = alignment
+        self.alignment = one_of(alignment, ("centre", "corner"), "alignment")
         self.spacing_mm = triple(spacing_mm, "spacing_mm", float)
-        self.truncate, self.boundary = positive(truncate, "truncate"), checked_boundary(boundary)
+        self.truncate, self.boundary = positive(truncate, "truncate"), blur_boundary(boundary)
 
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
         """Resample every image whose spacing differs."""
@@ -86,5 +86,4 @@ class TargetResolution(SynthSpatialTransform):
         blurred = gaussian_blur(
             image.data.float(), sigma, truncate=self.truncate, boundary=self.boundary
         )
-        dtype = image.data.dtype if image.data.is_floating_point() else torch.float32
-        return resize(blurred, shape, centred=self._centred).to(dtype)
+        return resize(blurred, shape, centred=self._centred).to(float_dtype(image.data))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
 from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.functional.layout import take_channels
@@ -17,7 +16,7 @@ from synthsr_transforms.transforms.base import (
     is_label_map,
     replace_image,
 )
-from synthsr_transforms.transforms.kinds import channel_indices
+from synthsr_transforms.transforms.images import channel_indices, check_channels, named_image
 
 
 class CopyImage(SynthTransform):
@@ -74,26 +73,3 @@ class CopyImage(SynthTransform):
             replace_image(batch, self.destination, data)
         else:
             add_image(batch, self.destination, data, image, labels=is_label_map(image))
-
-
-def check_channels(channels: Sequence[int], data: Tensor, name: str) -> None:
-    """Refuse channels that an image `(B, C, X, Y, Z)` does not have."""
-    if max(channels) >= data.shape[1]:
-        raise ValueError(
-            f"channels must be below {data.shape[1]} for image {name!r}, got {list(channels)}."
-        )
-
-
-def named_image(batch: SubjectsBatch, name: str) -> Any:
-    """The image of that name, or the only one.
-
-    Raises:
-        ValueError: If there is neither.
-    """
-    if name in batch.images:
-        return batch.images[name]
-    if len(batch.images) == 1:
-        return next(iter(batch.images.values()))
-    raise ValueError(
-        f"image must be one of {list(batch.images)}, got {name!r}. Name an image of the subject."
-    )

@@ -9,9 +9,7 @@ from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.functional.layout import take_channels
 from synthsr_transforms.transforms.base import Params, SynthTransform
-from synthsr_transforms.transforms.kinds import channel_indices
-
-from .copy_image import check_channels
+from synthsr_transforms.transforms.images import channel_indices, check_channels
 
 
 class SelectChannels(SynthTransform):

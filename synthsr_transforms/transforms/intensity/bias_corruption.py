@@ -10,9 +10,11 @@ from torch import Generator, Tensor
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.fields import bias_field, coarse_shape
 from synthsr_transforms.seeds import sample_seeds
+from synthsr_transforms.transforms.arguments import grid_ratio
 from synthsr_transforms.transforms.arguments import probability as checked_probability
 from synthsr_transforms.transforms.base import Grid, Params
-from synthsr_transforms.transforms.kinds import SynthIntensityTransform, field_from_params
+from synthsr_transforms.transforms.kinds import SynthIntensityTransform
+from synthsr_transforms.transforms.random_fields import field_from_params
 
 
 class BiasCorruption(SynthIntensityTransform):
@@ -43,12 +45,7 @@ class BiasCorruption(SynthIntensityTransform):
     ) -> None:
         super().__init__(**kwargs)
         self.std = as_distribution(std, name="std", minimum=0)
-        if not 0 < shape_factor <= 1:
-            raise ValueError(
-                f"shape_factor must be in (0, 1], got {shape_factor}."
-                " Give the ratio of coarse grid points to voxels, such as 0.025."
-            )
-        self.shape_factor = float(shape_factor)
+        self.shape_factor = grid_ratio(shape_factor, "shape_factor")
         self.probability = checked_probability(probability, "probability")
 
     def sample_image_params(self, grid: Grid, generator: Generator | None) -> Params:

@@ -11,8 +11,9 @@ from torchio.data.batch import SubjectsBatch
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.blur import blur_matrices
 from synthsr_transforms.functional.operators import apply_separable
-from synthsr_transforms.transforms.arguments import positive
+from synthsr_transforms.transforms.arguments import blur_boundary, positive
 from synthsr_transforms.transforms.base import Grid, Params, grid_of
+from synthsr_transforms.transforms.images import float_dtype
 from synthsr_transforms.transforms.kinds import SynthIntensityTransform
 
 
@@ -52,7 +53,7 @@ class GaussianSmoothing(SynthIntensityTransform):
         self.multiplier = as_distribution(multiplier, name="multiplier", minimum=0)
         self.max_sigma_mm = None if max_sigma_mm is None else positive(max_sigma_mm, "max_sigma_mm")
         self.truncate = positive(truncate, "truncate")
-        self.boundary = checked_boundary(boundary)
+        self.boundary = blur_boundary(boundary)
         self.shared = bool(shared)
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
@@ -85,8 +86,7 @@ class GaussianSmoothing(SynthIntensityTransform):
             if key not in made:
                 own = {k: params[f"{name}.{k}"] for k in ("sigma_mm", "multiplier")}
                 made[key] = self._matrices(own, grid, image.device)
-            kept = data.dtype if data.is_floating_point() else torch.float32
-            image.data = apply_separable(data.float(), made[key]).to(kept)
+            image.data = apply_separable(data.float(), made[key]).to(float_dtype(data))
 
     def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
         """Blur."""
@@ -106,10 +106,3 @@ class GaussianSmoothing(SynthIntensityTransform):
             truncate=self.truncate,
             boundary=self.boundary,
         )
-
-
-def checked_boundary(boundary: str) -> str:
-    """Refuse a boundary rule that does not exist."""
-    if boundary not in ("zero", "renormalise"):
-        raise ValueError(f"boundary must be 'zero' or 'renormalise', got {boundary!r}.")
-    return boundary

@@ -12,7 +12,8 @@ from synthsr_transforms.functional.intensity import add_noise
 from synthsr_transforms.seeds import normal_field, sample_seeds
 from synthsr_transforms.transforms.arguments import probability
 from synthsr_transforms.transforms.base import Grid, Params
-from synthsr_transforms.transforms.kinds import SynthIntensityTransform, field_from_params
+from synthsr_transforms.transforms.kinds import SynthIntensityTransform
+from synthsr_transforms.transforms.random_fields import field_from_params
 
 
 class ScannerNoise(SynthIntensityTransform):

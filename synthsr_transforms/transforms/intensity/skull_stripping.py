@@ -10,15 +10,11 @@ from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.blur import gaussian_blur
-from synthsr_transforms.functional.cache import DeviceCopies
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.transforms.base import Params, grid_of
 from synthsr_transforms.transforms.kinds import SynthLabelTransform
-from synthsr_transforms.transforms.synthesis.lesion_simulation import (
-    membership,
-    scalar_images,
-    where_in,
-)
+from synthsr_transforms.transforms.labels_on_grid import LabelSet
+from synthsr_transforms.transforms.random_fields import per_element
 
 
 class SkullStripping(SynthLabelTransform):
@@ -64,8 +60,7 @@ class SkullStripping(SynthLabelTransform):
                 f" got {smoothness_mm}. Raise it or narrow margin_mm."
             )
         self.smoothness_mm, self.value = float(smoothness_mm), float(value)
-        brain = self.label_table.brain_values
-        self._brain = DeviceCopies(membership(brain, max(self.label_table.values)))
+        self._brain = LabelSet(self.label_table.brain_values)
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
         """Draw the margin."""
@@ -75,7 +70,7 @@ class SkullStripping(SynthLabelTransform):
         """Mask every chosen image."""
         _, labels = self.label_image(batch)
         mask = self.brain_mask(labels.data, params["margin_mm"], grid_of(labels).spacing_mm)
-        for image in scalar_images(self, batch).values():
+        for image in self.scalar_images(batch).values():
             image.data = torch.where(mask, image.data, self.value)
 
     def brain_mask(self, labels: Tensor, margin_mm: Tensor, spacing_mm: Tensor) -> Tensor:
@@ -84,12 +79,12 @@ class SkullStripping(SynthLabelTransform):
         A Gaussian turns a plane border into the normal distribution function, so a margin is a
         threshold.
         """
-        brain = where_in(labels, self._brain)
+        brain = self._brain.mask(labels)
         exact = brain > 0.5
         if self.smoothness_mm == 0 or not bool(margin_mm.any()):
             return exact
         sigma = (self.smoothness_mm / spacing_mm[:, None, :]).float()
         smooth = gaussian_blur(brain, sigma, truncate=4.0)
-        margin_mm = margin_mm.to(labels.device, non_blocking=True)[:, None, None, None, None]
+        margin_mm = per_element(margin_mm, labels.device)
         threshold = torch.special.ndtr(-margin_mm / self.smoothness_mm)
         return torch.where(margin_mm == 0, exact, smooth > threshold)

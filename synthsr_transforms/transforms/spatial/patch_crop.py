@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.functional.layout import PatchPlan, crop, crop_start, plan_patch
 from synthsr_transforms.transforms.arguments import optional_triple
-from synthsr_transforms.transforms.base import Grid, Params, set_affines
+from synthsr_transforms.transforms.base import Grid, Params
+from synthsr_transforms.transforms.images import OUTPUT_SHAPE, move_origins
 from synthsr_transforms.transforms.kinds import SynthSpatialTransform
 
 
@@ -86,21 +87,8 @@ class PatchCrop(SynthSpatialTransform):
     def note(self, batch: SubjectsBatch, params: Params, plan: PatchPlan) -> None:
         """Move the origins of the affines, note the target size and drop the box, now elsewhere."""
         for image in self.images(batch).values():
-            set_affines(
-                image,
-                [
-                    shifted(affine.data, start)
-                    for affine, start in zip(image.affines, params["start"], strict=True)
-                ],
-            )
-        for outdated in ("output_shape", self.focus or ""):
+            move_origins(image, params["start"])
+        for outdated in (OUTPUT_SHAPE, self.focus or ""):
             batch.metadata.pop(outdated, None)
         if self.target_spacing_mm is not None:
-            batch.metadata["output_shape"] = [list(plan.output_shape)] * batch.batch_size
-
-
-def shifted(affine: Tensor, start: Tensor) -> Tensor:
-    """Affine of a crop that begins at voxel `start`."""
-    result = affine.clone()
-    result[:3, 3] += affine[:3, :3] @ start.to(affine)
-    return result
+            batch.metadata[OUTPUT_SHAPE] = [list(plan.output_shape)] * batch.batch_size

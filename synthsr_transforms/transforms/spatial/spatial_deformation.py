@@ -23,8 +23,10 @@ from synthsr_transforms.functional.warp import (
     whole_grid,
 )
 from synthsr_transforms.seeds import sample_seeds
+from synthsr_transforms.transforms.arguments import grid_ratio
 from synthsr_transforms.transforms.base import Grid, Params, is_label_map
-from synthsr_transforms.transforms.kinds import SynthSpatialTransform, field_from_params
+from synthsr_transforms.transforms.kinds import SynthSpatialTransform
+from synthsr_transforms.transforms.random_fields import field_from_params
 
 
 class SpatialDeformation(SynthSpatialTransform):
@@ -76,12 +78,7 @@ class SpatialDeformation(SynthSpatialTransform):
         self.velocity_std_mm = as_distribution(
             velocity_std_mm, name="velocity_std_mm", minimum=0, single=True
         )
-        if not 0 < velocity_shape_factor <= 1:
-            raise ValueError(
-                f"velocity_shape_factor must be in (0, 1], got {velocity_shape_factor}."
-                " Give the ratio of coarse grid points to voxels, such as 0.0625."
-            )
-        self.velocity_shape_factor = float(velocity_shape_factor)
+        self.velocity_shape_factor = grid_ratio(velocity_shape_factor, "velocity_shape_factor")
         self.half_grid_units = bool(half_grid_units)
         self.index_grid = bool(index_grid)
 

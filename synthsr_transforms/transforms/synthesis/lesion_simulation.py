@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,16 +11,18 @@ from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.blur import gaussian_blur
-from synthsr_transforms.functional.cache import DeviceCopies
-from synthsr_transforms.functional.fields import smooth_normal_field
-from synthsr_transforms.functional.mixture import look_up
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.seeds import normal_field, sample_seeds
+from synthsr_transforms.seeds import sample_seeds
 from synthsr_transforms.transforms.arguments import positive
-from synthsr_transforms.transforms.base import Grid, Params, grid_of, is_label_map
-from synthsr_transforms.transforms.kinds import SynthLabelTransform, field_from_params
-
-from .tissue_mixture import whole_labels
+from synthsr_transforms.transforms.base import Grid, Params, grid_of
+from synthsr_transforms.transforms.images import float_dtype
+from synthsr_transforms.transforms.kinds import SynthLabelTransform
+from synthsr_transforms.transforms.labels_on_grid import LabelSet
+from synthsr_transforms.transforms.random_fields import (
+    field_from_params,
+    per_element,
+    smooth_fields,
+)
 
 
 class LesionSimulation(SynthLabelTransform):
@@ -91,9 +92,8 @@ class LesionSimulation(SynthLabelTransform):
         self.beside = _label_values(beside)
         self.beside_mm = positive(beside_mm, "beside_mm")
         self.beside_lift = as_distribution(beside_lift, name="beside_lift", single=True)
-        values = [v for t in self.tissues for v in self.label_table.values_of(t)]
-        self._candidate = DeviceCopies(membership(values, max(self.label_table.values)))
-        self._beside = DeviceCopies(membership(self.beside, max(self.beside, default=0)))
+        self._candidate = LabelSet.of_tissues(self.label_table, self.tissues)
+        self._beside = LabelSet(self.beside)
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
         """Draw size, number and intensity of lesions."""
@@ -106,7 +106,7 @@ class LesionSimulation(SynthLabelTransform):
         }
         if self.beside:
             params["beside_lift"] = self.beside_lift.sample((size,), generator)
-        for name, image in self._scalars(batch).items():
+        for name, image in self.scalar_images(batch).items():
             count = image.data.shape[1]
             params[f"{name}.intensity"] = self.intensity.sample((size, count), generator)
             params[f"{name}.std"] = self.std.sample((size, count), generator)
@@ -116,7 +116,7 @@ class LesionSimulation(SynthLabelTransform):
         """Blend lesions into every chosen image."""
         _, labels = self.label_image(batch)
         lesion = self.lesion_fraction(labels.data, params, grid_of(labels))
-        for name, image in self._scalars(batch).items():
+        for name, image in self.scalar_images(batch).items():
             device = image.data.device
             value, std = (
                 params[f"{name}.{key}"].to(device, non_blocking=True)[:, :, None, None, None]
@@ -126,58 +126,24 @@ class LesionSimulation(SynthLabelTransform):
             inside = value.expand_as(data)
             if bool(params[f"{name}.std"].any()):
                 inside = inside + std * field_from_params(params, "noise", data.shape[1:], device)
-            kept = image.data.dtype if image.data.is_floating_point() else torch.float32
-            image.data = torch.lerp(data, inside, lesion).to(kept)
+            image.data = torch.lerp(data, inside, lesion).to(float_dtype(image.data))
 
     def lesion_fraction(self, labels: Tensor, params: Params, grid: Grid) -> Tensor:
         """Share of lesion in each voxel, `(B, 1, X, Y, Z)` within 0 and 1."""
-        fields = []
-        for b, size_mm in enumerate(params["size_mm"].tolist()):
-            extent = [n * mm for n, mm in zip(grid.shape, grid.spacing_mm[b].tolist(), strict=True)]
-            shape = (1, *(max(2, math.ceil(mm / size_mm) + 1) for mm in extent))
-            coarse = normal_field(params["shape_seed"][b : b + 1], shape)
-            coarse = coarse.to(labels.device, non_blocking=True)
-            fields.append(smooth_normal_field(coarse, grid.shape))
-        height = _per_element(params["height"], labels.device)
+        device = labels.device
+        field = smooth_fields(
+            params["shape_seed"], params["size_mm"], grid, device, coarse_on=torch.device("cpu")
+        )
+        height = per_element(params["height"], device)
         if "beside_lift" in params:
-            lift = _per_element(params["beside_lift"], labels.device)
+            lift = per_element(params["beside_lift"], device)
             height = height - lift * self._nearness(labels, grid)
-        tissue = where_in(labels, self._candidate)
-        return torch.sigmoid((in_one(fields) - height) / self.softness) * tissue
+        return torch.sigmoid((field - height) / self.softness) * self._candidate.mask(labels)
 
     def _nearness(self, labels: Tensor, grid: Grid) -> Tensor:
         """From 1 at the labels `beside` to 0 far from them, `(B, 1, X, Y, Z)`."""
         sigma = (self.beside_mm / grid.spacing_mm[:, None, :]).float()
-        return (4 * gaussian_blur(where_in(labels, self._beside), sigma)).clamp(max=1)
-
-    def _scalars(self, batch: SubjectsBatch) -> dict[str, Any]:
-        return scalar_images(self, batch)
-
-
-def scalar_images(transform: SynthLabelTransform, batch: SubjectsBatch) -> dict[str, Any]:
-    """Images, not label maps, that `include` and `exclude` leave."""
-    label_name, _ = transform.label_image(batch)
-    return {
-        name: image
-        for name, image in transform.chosen_images(batch).items()
-        if name != label_name and not is_label_map(image)
-    }
-
-
-def in_one(elements: Sequence[Tensor]) -> Tensor:
-    """Elements of a batch put together; one alone needs no copy."""
-    return elements[0] if len(elements) == 1 else torch.cat(list(elements))
-
-
-def _per_element(values: Tensor, device: torch.device) -> Tensor:
-    """One value for each element of a batch, to broadcast over its voxels."""
-    return values.to(device, non_blocking=True)[:, None, None, None, None]
-
-
-def where_in(labels: Tensor, members: DeviceCopies) -> Tensor:
-    """1 where a label is in the set of a `membership` table, else 0."""
-    table = members.on(labels.device).expand(len(labels), 1, -1)
-    return look_up(whole_labels(labels).clamp(0, table.shape[-1] - 1), table)
+        return (4 * gaussian_blur(self._beside.mask(labels), sigma)).clamp(max=1)
 
 
 def _label_values(values: Sequence[int]) -> list[int]:
@@ -186,10 +152,3 @@ def _label_values(values: Sequence[int]) -> list[int]:
             f"beside must be label values, whole numbers from 0 on, got {list(values)}."
         )
     return [int(value) for value in values]
-
-
-def membership(values: Sequence[int], largest: int) -> Tensor:
-    """Table of 0 and 1: which values belong to a set; one entry more stands for larger values."""
-    table = torch.zeros(largest + 2)
-    table[list(values)] = 1
-    return table

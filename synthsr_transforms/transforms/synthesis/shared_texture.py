@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,17 +10,13 @@ from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
-from synthsr_transforms.functional.cache import DeviceCopies
-from synthsr_transforms.functional.fields import smooth_normal_field
-from synthsr_transforms.functional.mixture import look_up
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.seeds import normal_field, sample_seeds
-from synthsr_transforms.transforms.base import Grid, Params, grid_of
-from synthsr_transforms.transforms.channels.copy_image import named_image
+from synthsr_transforms.seeds import sample_seeds
+from synthsr_transforms.transforms.base import Params, grid_of
+from synthsr_transforms.transforms.images import float_dtype, named_image
 from synthsr_transforms.transforms.kinds import SynthLabelTransform
-
-from .lesion_simulation import in_one, membership
-from .tissue_mixture import whole_labels
+from synthsr_transforms.transforms.labels_on_grid import LabelSet
+from synthsr_transforms.transforms.random_fields import per_element, smooth_fields
 
 
 class SharedTexture(SynthLabelTransform):
@@ -74,16 +69,14 @@ class SharedTexture(SynthLabelTransform):
         self.size_mm = as_distribution(size_mm, name="size_mm", minimum=0.5, single=True)
         self.tissues = None if tissues is None else list(tissues)
         self.label_table = None if label_table is None else LabelTable.resolve(label_table)
-        self._member = self._membership()
-        self.image, self.target = image, target
-
-    def _membership(self) -> DeviceCopies | None:
-        if self.tissues is None:
-            return None
-        if self.label_table is None:
+        if tissues is not None and self.label_table is None:
             raise ValueError("label_table must be given to name tissues, got none. Give its name.")
-        values = [v for tissue in self.tissues for v in self.label_table.values_of(tissue)]
-        return DeviceCopies(membership(values, max(self.label_table.values)))
+        self._varied = (
+            None
+            if self.tissues is None or self.label_table is None
+            else LabelSet.of_tissues(self.label_table, self.tissues)
+        )
+        self.image, self.target = image, target
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
         """Draw strength, grain and seed of the field."""
@@ -105,35 +98,19 @@ class SharedTexture(SynthLabelTransform):
             )
         x, t = image.data.float(), target.data.float()
         where = self._where(batch, t)
-        change = t * where * texture(params, grid_of(target), t.device)
-        image.data = (x + slope(x, t[:, :1] * where) * change[:, :1]).to(_kept(image.data))
-        target.data = (t + change).to(_kept(target.data))
+        device = t.device
+        field = smooth_fields(
+            params["texture_seed"], params["size_mm"], grid_of(target), device, coarse_on=device
+        )
+        change = t * where * (field * per_element(params["std"].float(), device))
+        image.data = (x + slope(x, t[:, :1] * where) * change[:, :1]).to(float_dtype(image.data))
+        target.data = (t + change).to(float_dtype(target.data))
 
     def _where(self, batch: SubjectsBatch, t: Tensor) -> Tensor:
         """1 where to vary, else 0, `(B, 1, X, Y, Z)`."""
-        if self._member is None:
+        if self._varied is None:
             return torch.ones((), device=t.device)
-        labels = whole_labels(self.label_image(batch)[1].data)
-        table = self._member.on(t.device).expand(len(labels), 1, -1)
-        return look_up(labels.clamp(0, table.shape[-1] - 1), table)
-
-
-def texture(params: Params, grid: Grid, device: torch.device) -> Tensor:
-    """Field of each element times its strength, `(B, 1, X, Y, Z)`."""
-    fields = []
-    for b, size_mm in enumerate(params["size_mm"].tolist()):
-        shape = _coarse_shape(grid.shape, grid.spacing_mm[b].tolist(), size_mm)
-        coarse = normal_field(params["texture_seed"][b : b + 1], (1, *shape), device)
-        fields.append(smooth_normal_field(coarse, grid.shape))
-    strength = params["std"].to(device, torch.float32, non_blocking=True)
-    return in_one(fields) * strength[:, None, None, None, None]
-
-
-def _coarse_shape(
-    shape: Sequence[int], spacing_mm: Sequence[float], size_mm: float
-) -> tuple[int, ...]:
-    extents = [n * mm for n, mm in zip(shape, spacing_mm, strict=True)]
-    return tuple(max(2, math.ceil(mm / size_mm) + 1) for mm in extents)
+        return self._varied.mask(self.label_image(batch)[1].data)
 
 
 def slope(x: Tensor, t: Tensor) -> Tensor:
@@ -153,7 +130,3 @@ def slope(x: Tensor, t: Tensor) -> Tensor:
     variance = centred.square().sum(axes, keepdim=True)
     covariance = (x * centred).sum(axes, keepdim=True)
     return torch.where(variance > 0, covariance / variance.clamp_min(1e-12), 0.0)
-
-
-def _kept(data: Tensor) -> torch.dtype:
-    return data.dtype if data.is_floating_point() else torch.float32

@@ -22,13 +22,13 @@ from synthsr_transforms.seeds import sample_seeds
 from synthsr_transforms.transforms.base import (
     BARE_IMAGE,
     Params,
-    add_image,
     check_destination,
     replace_image,
 )
-from synthsr_transforms.transforms.kinds import SynthLabelTransform, field_from_params
-
-from .tissue_mixture import places, spread, whole_labels
+from synthsr_transforms.transforms.images import add_made_image
+from synthsr_transforms.transforms.kinds import SynthLabelTransform
+from synthsr_transforms.transforms.labels_on_grid import ValueIndex, whole_labels
+from synthsr_transforms.transforms.random_fields import field_from_params
 
 
 class TissueContrast(SynthLabelTransform):
@@ -70,16 +70,16 @@ class TissueContrast(SynthLabelTransform):
     ) -> None:
         super().__init__(**kwargs)
         self.label_table = LabelTable.resolve(label_table)
-        self.by_tissue = _laws(by_tissue or {}, "by_tissue")
+        self.by_tissue = _distributions(by_tissue or {}, "by_tissue")
         unknown = set(self.by_tissue) - set(TISSUES)
         if unknown:
             raise ValueError(f"by_tissue must name tissues of {list(TISSUES)}, got {unknown}.")
-        self.by_value = {int(k): v for k, v in _laws(by_value or {}, "by_value").items()}
+        self.by_value = {int(k): v for k, v in _distributions(by_value or {}, "by_value").items()}
         self.std = as_distribution(std, name="std", minimum=0, single=True)
         self.destination = destination
         self.replace = self.preserves_layout = bool(replace)
-        self._places = places(self.label_table.index_lookup())
-        self._means = _as_one([self._law_of(row) for row in self.label_table.rows])
+        self._row_index = ValueIndex(self.label_table.index_lookup())
+        self._means = _as_one([self._distribution_of(row) for row in self.label_table.rows])
 
     def check(self, batch: SubjectsBatch) -> None:
         """Refuse a batch without the image to replace."""
@@ -100,31 +100,29 @@ class TissueContrast(SynthLabelTransform):
         if self._means is not None:
             return self._means.sample(size, generator)
         rows = self.label_table.rows
-        return torch.stack([self._law_of(r).sample(size[:2], generator) for r in rows], -1)
+        return torch.stack([self._distribution_of(r).sample(size[:2], generator) for r in rows], -1)
 
-    def _law_of(self, row: Any) -> Distribution:
+    def _distribution_of(self, row: Any) -> Distribution:
         return self.by_value.get(row.value) or self.by_tissue.get(row.tissue) or as_distribution(0)
 
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
         """Make the image."""
-        name, image = self.label_image(batch)
+        _, image = self.label_image(batch)
         numbers = torch.stack([params["means"], params["stds"]])
-        means, stds = spread(numbers, self._places, image.device)
+        means, stds = self._row_index.spread(numbers, image.device)
         labels = whole_labels(image.data).clamp(0, means.shape[-1] - 1)
         if bool(params["stds"].any()):
             noise = field_from_params(params, "noise", (1, *labels.shape[2:]), labels.device)
             made = tissue_mixture(labels, means, stds, noise)
         else:
             made = look_up(labels, means)
-        if name == BARE_IMAGE:
-            add_image(batch, name, made, image)
-        elif self.replace:
+        if self.replace and BARE_IMAGE not in batch.images:
             replace_image(batch, self.destination, made)
         else:
-            add_image(batch, self.destination, made, image)
+            add_made_image(batch, self.destination, made, image)
 
 
-def _laws(specs: Mapping[Any, DistributionSpec], name: str) -> dict[Any, Distribution]:
+def _distributions(specs: Mapping[Any, DistributionSpec], name: str) -> dict[Any, Distribution]:
     return {
         key: as_distribution(spec, name=f"{name}.{key}", single=True) for key, spec in specs.items()
     }

@@ -15,8 +15,11 @@ from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.priors.files import resolve_priors
 from synthsr_transforms.priors.tissue_priors import TissuePriors
 from synthsr_transforms.seeds import sample_seeds
-from synthsr_transforms.transforms.base import BARE_IMAGE, Params, add_image
-from synthsr_transforms.transforms.kinds import SynthLabelTransform, field_from_params
+from synthsr_transforms.transforms.base import Params
+from synthsr_transforms.transforms.images import add_made_image
+from synthsr_transforms.transforms.kinds import SynthLabelTransform
+from synthsr_transforms.transforms.labels_on_grid import ValueIndex, whole_labels
+from synthsr_transforms.transforms.random_fields import field_from_params
 
 PriorSpec = float | Sequence[Any] | str | None
 
@@ -84,9 +87,8 @@ class TissueMixture(SynthLabelTransform):
         self.destination = destination
         self.check_labels = bool(check_labels)
         self.priors = priors.to_dict() if isinstance(priors, TissuePriors) else priors
-        self._laws = self._read_priors()
-        self._classes = self.label_table.class_lookup()
-        self._places = places(self._classes)
+        self._class_priors = self._read_priors()
+        self._class_index = ValueIndex(self.label_table.class_lookup())
         rows = self.label_table.rows
         self._background = sorted({r.label_class for r in rows if r.tissue == "background"})
 
@@ -109,7 +111,7 @@ class TissueMixture(SynthLabelTransform):
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
         """Draw the parameters of each class and the seed of the noise."""
-        means, stds = self._laws.sample(batch.batch_size, generator)
+        means, stds = self._class_priors.sample(batch.batch_size, generator)
         size = (batch.batch_size, self.num_channels, len(self._background))
         for numbers, chosen in ((means, self.background_mean), (stds, self.background_std)):
             if chosen is not None:
@@ -122,20 +124,20 @@ class TissueMixture(SynthLabelTransform):
 
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
         """Make the image."""
-        name, image = self.label_image(batch)
+        _, image = self.label_image(batch)
         labels = whole_labels(image.data)
         if self.check_labels:
             self._refuse_unknown(labels)
         device = labels.device
         numbers = torch.stack([params["means"], params["stds"]])
-        means, stds = spread(numbers, self._places, device)
+        means, stds = self._class_index.spread(numbers, device)
         shape = (means.shape[1], *labels.shape[2:])
         noise = field_from_params(params, "noise", shape, device)
         made = tissue_mixture(labels.clamp(0, means.shape[-1] - 1), means, stds, noise)
-        add_image(batch, name if name == BARE_IMAGE else self.destination, made, image)
+        add_made_image(batch, self.destination, made, image)
 
     def _refuse_unknown(self, labels: Tensor) -> None:
-        known = torch.cat([self._classes >= 0, torch.tensor([False])]).to(labels.device)
+        known = self._class_index.known.to(labels.device)
         inside = labels.clamp(0, len(known) - 1)
         bad = ~look_up(inside, known.expand(labels.shape[0], 1, -1)) | (labels < 0)
         if bool(bad.any()):
@@ -151,36 +153,3 @@ def _clipped_distribution(spec: DistributionSpec | None, name: str) -> Distribut
     if chosen is not None and chosen.bounds[1] < 0:
         raise ValueError(f"{name} must be at least 0, got {chosen.to_spec()!r}. Raise it.")
     return chosen
-
-
-def per_value(numbers: Tensor, lookup: Tensor, device: torch.device) -> Tensor:
-    """Numbers per class or row as numbers per label value; unknown values read 0.
-
-    Args:
-        numbers: `(..., K)`.
-        lookup: `(V,)` index into the last axis for each value, -1 for unknown values.
-        device: Device of the result.
-
-    Returns:
-        `(..., V + 1)`; the last entry stands for every value above the table.
-    """
-    return spread(numbers, places(lookup), device)
-
-
-def places(lookup: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of each value, and whether it is known, as `spread` reads them."""
-    lookup = torch.cat([lookup, torch.tensor([-1])])
-    return lookup.clamp(min=0), lookup >= 0
-
-
-def spread(numbers: Tensor, where: tuple[Tensor, Tensor], device: torch.device) -> Tensor:
-    """What `per_value` returns, from the `places` of a look-up table."""
-    index, known = where
-    table = torch.where(known, numbers.index_select(-1, index), 0.0)
-    return table.to(device, torch.float32, non_blocking=True)
-
-
-def whole_labels(labels: Tensor) -> Tensor:
-    """Labels as whole numbers, `(B, 1, X, Y, Z)`; floating-point maps are rounded."""
-    first = labels[:, :1]
-    return first.round().int() if first.is_floating_point() else first.int()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from synthsr_net.models import load_any_model
+from synthsr_net.models import load_model
 from synthsr_net.models.checkpoint import Model, ModelConfig
 from synthsr_net.networks.unet import UNet3d
 from synthsr_net.prediction.postprocess import Prediction, finisher, from_network_space
@@ -163,4 +163,4 @@ def _model(vector: Vector, name: str) -> tuple[ModelConfig, UNet3d]:
 
 @cache
 def _loaded(path: Path) -> Model:
-    return load_any_model(path)
+    return load_model(path)

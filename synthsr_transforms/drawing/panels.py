@@ -1,13 +1,10 @@
-"""Slices of volumes, drawn side by side to one scale.
-
-Slices are shown in neurological convention: the left of the head is on the left of the picture.
-"""
+"""Panels in rows and columns on a dark page, all to one scale, and figures on disk."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any, Literal, NamedTuple
 
@@ -20,22 +17,17 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from synthsr_transforms.io.volumes import Volume
 from synthsr_transforms.support.atomic import replacing
 
 Horizontal = Literal["left", "center", "right"]
 Vertical = Literal["bottom", "center", "top"]
 
-PLANES = (0, 1, 2)
-"""Axes across which slices are cut: sagittal, coronal, axial."""
-LETTERS = ("PAIS", "LRIS", "LRPA")
-"""What lies at the left, right, bottom and top of each slice."""
 TEXT, FAINT = "#f2f2f2", "#9aa0a6"
 CAPTION_PIXELS = 22
-drawing = Lock()
-"""To be held while drawing: matplotlib draws in one thread at a time."""
+BACKGROUND = "#101114"
 
-_BACKGROUND, _NOTHING = "#101114", "#23252b"
+_drawing = Lock()  # matplotlib draws in one thread at a time
+_NOTHING = "#23252b"
 _PIXELS_PER_MM, _MAX_WIDTH_PIXELS, _DPI = 2.0, 1600, 100
 _MIN_EXTENT, _MIN_COLUMN = 192, 88  # pixels: largest slice, title
 _GAP, _TITLE = 8, 30  # pixels
@@ -49,13 +41,13 @@ _EDGES: tuple[tuple[float, float, Horizontal, Vertical, tuple[float, float]], ..
 
 
 class Panel(NamedTuple):
-    """One slice.
+    """One picture among others.
 
     Attributes:
         pixels: `(H, W)` intensities, masked where there are none, or `(H, W, 3)` colours; the
             first row is shown at the bottom.
         size_mm: Width and height in mm.
-        letters: What lies at the left, right, bottom and top, see `LETTERS`.
+        letters: What lies at the left, right, bottom and top, one letter each.
         window: Intensities shown black and white; unused for colours.
         colours: Name of a colour map.
     """
@@ -98,18 +90,10 @@ def draw_grid(
     )
     bottoms = (_TITLE if title else 0) + np.cumsum(np.rint(heights * scale) + caption)
     width, height = max(int(lefts[-1]), min_width), int(bottoms[-1]) + _GAP
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor=_BACKGROUND)
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor=BACKGROUND)
     if title:
-        place = (_GAP / width, 1 - 7 / height)
-        style: dict[str, Any] = {
-            "color": TEXT,
-            "fontsize": 9,
-            "va": "top",
-            "weight": "bold",
-            "parse_math": False,
-        }
-        figure.text(*place, title, **style)
+        style: dict[str, Any] = {"color": TEXT, "fontsize": 9, "va": "top", "weight": "bold"}
+        figure.text(_GAP / width, 1 - 7 / height, title, parse_math=False, **style)
     for line, bottom, tall in zip(panels, bottoms, heights, strict=True):
         for panel, left, wide in zip(line, lefts, widths, strict=False):
             box = (left, height - bottom, wide * scale, tall * scale)
@@ -124,7 +108,7 @@ def _scale(widths: npt.NDArray[np.float64], heights: npt.NDArray[np.float64]) ->
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
-    axes.set_facecolor(_BACKGROUND)
+    axes.set_facecolor(BACKGROUND)
     axes.axis("off")
     axes.set_anchor("NW")
     box = (0.0, panel.size_mm[0], 0.0, panel.size_mm[1])
@@ -170,7 +154,7 @@ def write(
         fontsize=8,
         annotation_clip=False,
         parse_math=False,
-        path_effects=[withStroke(linewidth=2, foreground=_BACKGROUND)],
+        path_effects=[withStroke(linewidth=2, foreground=BACKGROUND)],
     )
 
 
@@ -180,33 +164,31 @@ def write_caption(axes: Axes, title: str, details: str) -> None:
     write(axes, details, offset=(80, 3), colour=FAINT)
 
 
-def size_in_words(volume: Volume) -> str:
-    """Number of voxels of a volume, and their size.
-
-    Examples:
-        >>> size_in_words(Volume(np.zeros((2, 3, 4)), np.diag([1, 1, 5, 1.0])))
-        '2 x 3 x 4 voxels of 1 x 1 x 5 mm'
-    """
-    size = " x ".join(str(n) for n in volume.data.shape[:3])
-    spacing = " x ".join(f"{mm:g}" for mm in volume.spacing_mm)
-    return f"{size} voxels of {spacing} mm"
-
-
-def save_figure(figure: Figure, path: str | os.PathLike[str], *, grey: bool = False) -> None:
-    """Write a figure as PNG, atomically.
+def save_figure(
+    path: str | os.PathLike[str], draw: Callable[[], Figure], *, grey: bool = False
+) -> None:
+    """Draw a figure and write it as PNG, atomically; one thread draws at a time.
 
     Args:
-        figure: From `draw_grid`.
         path: The file.
+        draw: Makes the figure.
         grey: Leave the colours out, which makes the file smaller.
     """
-    with replacing(path) as temporary, warnings.catch_warnings():
+    with _drawing:
+        picture = Image.fromarray(figure_array(draw()))
+    with replacing(path) as temporary:
+        (picture.convert("L") if grey else picture).save(temporary, format="png", compress_level=6)
+
+
+def figure_array(figure: Figure) -> npt.NDArray[np.uint8]:
+    """Pixels of a figure, `(H, W, 3)`, as TensorBoard takes them.
+
+    Examples:
+        >>> figure_array(Figure(figsize=(3, 2), dpi=10)).shape
+        (20, 30, 3)
+    """
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        if not grey:
-            figure.savefig(temporary, format="png", facecolor=figure.get_facecolor())
-            return
-        canvas = figure.canvas
-        assert isinstance(canvas, FigureCanvasAgg)
         canvas.draw()
-        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-        picture.convert("L").save(temporary, format="png", compress_level=6)
+    return np.array(np.asarray(canvas.buffer_rgba())[..., :3])

@@ -1,4 +1,8 @@
-"""Where to cut a scan and its prediction so that both show the same of the head."""
+"""Planes through a head that cut volumes of different grids at the same places.
+
+Slices are cut along the axes of one volume, so that its voxels are shown as they are. Each pixel
+shows the voxel that it lies in: thick slices look thick.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,16 @@ import numpy.typing as npt
 
 from synthsr_transforms.io.volumes import Volume, reorient
 
+from .panels import Panel
+from .slices import LETTERS, PLANES
+
 Floats = npt.NDArray[np.float64]
 
 IN_PLANE = ((1, 2), (0, 2), (0, 1))
 """Axes that run across and up in sagittal, coronal and axial planes."""
 
+_AIR_HU, _BRAIN_HU = -300.0, (0.0, 80.0)
+_PERCENTILES = (1.0, 99.5)
 _SAMPLES_PER_AXIS = 96
 _MARGIN_MM = 8.0
 _TIE = 1e-6  # voxels; between two voxels, rounding errors do not decide
@@ -49,6 +58,46 @@ def view_of(scans: Sequence[Volume], prediction: Volume) -> View:
     upper = np.max([np.percentile(points, 99.9, axis=0) for points in heads], axis=0)
     corners = (lower - _MARGIN_MM, upper + _MARGIN_MM)
     return View(axes, *(place.round(3) for place in (*corners, _head_centre(heads[0]))))
+
+
+def panels_through(
+    volume: Volume,
+    view: View,
+    pixels_per_mm: float,
+    window: tuple[float, float] | None = None,
+    planes: Sequence[int] = PLANES,
+) -> list[Panel]:
+    """Slices of a volume, see `slice_through`.
+
+    Args:
+        volume: `(X, Y, Z)` and affine, axes running right, anterior, superior.
+        view: Where to cut.
+        pixels_per_mm: Scale.
+        window: Intensities shown black and white; by default, see `scan_window`.
+        planes: Axes of the view that the planes are perpendicular to.
+    """
+    window = window or scan_window(volume.data)
+    panels = []
+    for plane in planes:
+        pixels = slice_through(volume, view, plane, 1 / pixels_per_mm)
+        height, width = (n / pixels_per_mm for n in pixels.shape)
+        panels.append(Panel(pixels, (width, height), LETTERS[plane], window))
+    return panels
+
+
+def scan_window(data: npt.NDArray[np.generic]) -> tuple[float, float]:
+    """Intensities of a scan shown black and white: percentiles 1 and 99.5, or 0 to 80 HU of CT.
+
+    A scan counts as CT where air is far below 0.
+    """
+    values = thinned(data)[0]
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.percentile(values, _PERCENTILES))
+    if low < _AIR_HU:
+        return _BRAIN_HU
+    return low, high if high > low else low + 1.0
 
 
 def slice_through(

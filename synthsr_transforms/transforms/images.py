@@ -1,0 +1,127 @@
+"""Images of a batch: found by name, made, moved; and what steps note in the metadata for others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchio.data.batch import ImagesBatch, SubjectsBatch
+
+from .base import BARE_IMAGE, add_image, is_label_map, set_affines
+
+ACQUISITION_SPACING = "acquisition_spacing_mm"
+"""Spacing of each channel to be acquired, `(C, 3)` in mm."""
+ACQUISITION_THICKNESS = "acquisition_thickness_mm"
+"""Slice thickness of each channel to be acquired, `(C, 3)` in mm."""
+SLICES = "slices"
+"""Plan of the last slice acquisition."""
+OUTPUT_SHAPE = "output_shape"
+"""Size of the patch on the target grid."""
+REGISTRATION_ERROR = "registration_error"
+"""Pull-backs in mm that channels were moved by, `(C, 4, 4)`."""
+
+
+def named_image(batch: SubjectsBatch, name: str) -> Any:
+    """The image of that name, or the only one.
+
+    Raises:
+        ValueError: If there is neither.
+    """
+    if name in batch.images:
+        return batch.images[name]
+    if len(batch.images) == 1:
+        return next(iter(batch.images.values()))
+    raise ValueError(
+        f"image must be one of {list(batch.images)}, got {name!r}. Name an image of the subject."
+    )
+
+
+def find_labels(batch: SubjectsBatch, name: str = "labels") -> tuple[str, ImagesBatch]:
+    """The label map of a batch: the one of that name, the only label map, or the only image.
+
+    Raises:
+        ValueError: If none of the three exists.
+    """
+    if name in batch.images:
+        return name, batch.images[name]
+    maps = [k for k, image in batch.images.items() if is_label_map(image)]
+    candidates = maps if len(maps) == 1 else list(batch.images)
+    if len(candidates) == 1:
+        return candidates[0], batch.images[candidates[0]]
+    raise ValueError(
+        f"label map must be named {name!r}, got images {list(batch.images)}."
+        " Rename it or pass its name as labels=."
+    )
+
+
+def add_made_image(batch: SubjectsBatch, name: str, data: Tensor, like: ImagesBatch) -> None:
+    """Add the image that a transform makes; an input without a name is replaced."""
+    add_image(batch, BARE_IMAGE if BARE_IMAGE in batch.images else name, data, like)
+
+
+def float_dtype(data: Tensor) -> torch.dtype:
+    """Type of an image after a change: its own, or float32 for whole numbers."""
+    return data.dtype if data.is_floating_point() else torch.float32
+
+
+def channel_indices(channels: Sequence[int]) -> list[int]:
+    """Indices of channels as a list.
+
+    Raises:
+        ValueError: If there is none, or one is negative.
+    """
+    indices = [int(c) for c in channels]
+    if not indices or min(indices) < 0:
+        raise ValueError(
+            f"channels must be indices from 0 on, got {channels!r}. Name at least one."
+        )
+    return indices
+
+
+def check_channels(channels: Sequence[int], data: Tensor, name: str) -> None:
+    """Refuse channels that an image `(B, C, X, Y, Z)` does not have."""
+    if max(channels) >= data.shape[1]:
+        raise ValueError(
+            f"channels must be below {data.shape[1]} for image {name!r}, got {list(channels)}."
+        )
+
+
+def noted_output_shape(batch: SubjectsBatch) -> tuple[int, int, int] | None:
+    """Size on the target grid that `PatchCrop` noted, if it did."""
+    noted = batch.metadata.get(OUTPUT_SHAPE)
+    if not noted:
+        return None
+    x, y, z = (int(n) for n in noted[0])
+    return x, y, z
+
+
+def move_origins(image: ImagesBatch, start: Tensor) -> None:
+    """Affines of a crop that begins at voxel `start`, `(B, 3)`."""
+    matrices = []
+    for affine, first in zip(image.affines, start, strict=True):
+        matrix = affine.data.clone()
+        matrix[:3, 3] += matrix[:3, :3] @ first.to(matrix)
+        matrices.append(matrix)
+    set_affines(image, matrices)
+
+
+def rescale_affines(
+    image: ImagesBatch, before: Sequence[int], after: Sequence[int], *, centred: bool = False
+) -> None:
+    """Affines of a resized image, whose spacing changes by `before / after`.
+
+    Index 0 stays where it is, or, if `centred`, the field of view does.
+    """
+    if tuple(before) == tuple(after):
+        return
+    ratio = torch.tensor([n / m for n, m in zip(before, after, strict=True)], dtype=torch.float64)
+    matrices = []
+    for affine in image.affines:
+        matrix = affine.data.clone()
+        if centred:
+            matrix[:3, 3] += matrix[:3, :3] @ ((ratio - 1) / 2).to(matrix.device)
+        matrix[:3, :3] *= ratio.to(matrix.device)
+        matrices.append(matrix)
+    set_affines(image, matrices)

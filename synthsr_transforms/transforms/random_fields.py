@@ -1,0 +1,52 @@
+"""Random fields that a recorded seed brings back, on the grid of an image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from synthsr_transforms.functional.fields import smooth_normal_field
+from synthsr_transforms.seeds import normal_field
+
+from .base import Grid, Params
+
+
+def field_from_params(
+    params: Params, name: str, shape: Sequence[int], device: torch.device | str
+) -> Tensor:
+    """A recorded field: explicit numbers if `params` has them under `name`, else from its seed."""
+    if name in params:
+        return params[name].to(device, torch.float32, non_blocking=True)
+    return normal_field(params[f"{name}_seed"], shape, device)
+
+
+def smooth_fields(
+    seeds: Tensor, size_mm: Tensor, grid: Grid, device: torch.device, *, coarse_on: torch.device
+) -> Tensor:
+    """Smooth fields, standard normal at every voxel.
+
+    Args:
+        seeds: `(B,)` seeds of the coarse grids.
+        size_mm: `(B,)` distance between coarse grid points in mm.
+        grid: Grid of the fields.
+        device: Where to compute.
+        coarse_on: Device on which the coarse numbers are sampled: they depend on its type.
+
+    Returns:
+        `(B, 1, X, Y, Z)` float32.
+    """
+    fields = []
+    for b, step in enumerate(size_mm.tolist()):
+        extents = [n * mm for n, mm in zip(grid.shape, grid.spacing_mm[b].tolist(), strict=True)]
+        shape = (1, *(max(2, math.ceil(mm / step) + 1) for mm in extents))
+        coarse = normal_field(seeds[b : b + 1], shape, coarse_on).to(device, non_blocking=True)
+        fields.append(smooth_normal_field(coarse, grid.shape))
+    return fields[0] if len(fields) == 1 else torch.cat(fields)
+
+
+def per_element(values: Tensor, device: torch.device) -> Tensor:
+    """One value per element, `(B,)`, to broadcast over its voxels, `(B, 1, 1, 1, 1)`."""
+    return values.to(device, non_blocking=True)[:, None, None, None, None]
