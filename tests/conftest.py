@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import copy
 import csv
+import gc
 import hashlib
 import json
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -322,6 +324,9 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     state.close = close
     yield state
     close()
+    with warnings.catch_warnings():  # pooch leaves connections that broke to the collector
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 # Training runs -----------------------------------------------------------------------------------

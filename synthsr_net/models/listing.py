@@ -8,8 +8,8 @@ from typing import NamedTuple
 from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_net.models.loading import load_model_config
 
-from .files import alias_of, default_model, fault_of_shipped, shipped_models, state_of
-from .registry import KNOWN_MODELS
+from .zoo.files import alias_of, default_model, fault_of_shipped, shipped_models, state_of
+from .zoo.registry import KNOWN_MODELS
 
 
 class ListedModel(NamedTuple):
