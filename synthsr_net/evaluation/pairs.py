@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from synthsr_net.prediction.runs.inputs import ENDING, find_scans
 from synthsr_net.prediction.runs.pairing import CONTRASTS, MASK_WORDS, match
-from synthsr_transforms.io.volumes import stem
+from synthsr_transforms.io.files import stem
 
 PathLike = str | os.PathLike[str]
 

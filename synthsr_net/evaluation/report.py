@@ -17,7 +17,7 @@ from torch import Tensor
 from synthsr_net.metrics.comparison import Reference, mapped_inside, mean_of
 from synthsr_net.prediction.report.page import embedded, page_template
 from synthsr_net.prediction.report.picture import write_planes
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.support.atomic import replacing
 
 if TYPE_CHECKING:

@@ -29,8 +29,10 @@ from synthsr_net.metrics.comparison import (
 from synthsr_net.prediction.refinement.brain_mask import brain_of
 from synthsr_net.prediction.resampling import Grid, as_tensor, resample, reslice
 from synthsr_transforms.estimation.scans import labels_on_grid
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import Volume, reorient, same_grid
 from synthsr_transforms.io.scans import read_scan
-from synthsr_transforms.io.volumes import Volume, VolumeError, read_labels, reorient, same_grid
+from synthsr_transforms.io.volumes import read_labels
 from synthsr_transforms.support.messages import check_choice
 
 from .pairs import Pair, PathLike, find_pairs

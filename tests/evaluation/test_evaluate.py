@@ -18,7 +18,8 @@ from synthsr_net.evaluation import PairScore, evaluate, find_pairs
 from synthsr_net.metrics.comparison import compare, reference_of, tissue_map
 from synthsr_net.metrics.volumes import MAX_PSNR_DB
 from synthsr_net.prediction.resampling import resample
-from synthsr_transforms.io.volumes import Volume, reorient, write_volume
+from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_transforms.io.volumes import write_volume
 from synthsr_transforms.phantom import head_phantom
 
 pytestmark = pytest.mark.usefixtures("one_thread")

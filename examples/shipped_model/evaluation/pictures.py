@@ -12,7 +12,7 @@ from typing import Any
 import numpy.typing as npt
 
 from synthsr_net.prediction.report.picture import write_picture, write_planes
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.support.threads import threads
 
 
