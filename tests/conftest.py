@@ -297,10 +297,10 @@ def hard() -> list[str]:
     """Settings of which each has a state of its own; an epoch of 5 batches ends in half a step."""
     return [
         "run.epochs=3",
-        "optimiser.accumulate=2",
-        "optimiser.average_decay=0.9",
+        "optimiser.accumulate_batches=2",
+        "optimiser.ema_decay=0.9",
         "optimiser.schedule=cosine",
-        "optimiser.warm_up_steps=2",
+        "optimiser.warmup_steps=2",
     ]
 
 

@@ -16,8 +16,8 @@ from synthsr_transforms.functional.operators import (
     along_axes,
     axis_operator,
 )
-from synthsr_transforms.io.extents import ScanError
-from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import Volume, reorient
 
 from .intensities import clip_, replace_nonfinite, scaled, sharpened
 from .preprocess import ScanSpace, settings_of
@@ -126,7 +126,7 @@ def _num_images(config: ModelConfig) -> int:
 def _check_output(output: Tensor, space: ScanSpace, config: ModelConfig) -> None:
     channels, shape = config.network.out_channels, space.aligned_grid[0]
     if _num_images(config) != 1:
-        raise ScanError(
+        raise VolumeError(
             f"model {config.name!r} must predict one image, but its network has {channels} output"
             " channels. Choose another model."
         )

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from synthsr_transforms.functional.reliability import slice_nearness
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.grids import Volume
 
 from .resampling import FACTOR_TOLERANCE, Grid
 

@@ -20,7 +20,7 @@ from synthsr_transforms.functional.operators import (
     along_axes,
     axis_operator,
 )
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.grids import Volume
 
 SIZE_TOLERANCE = 1e-3
 """A grid need not reach the last thousandth of a voxel: spacings in headers are rounded."""
