@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,11 +46,7 @@ def t1(labels: Volume) -> Volume:
 def save(tmp_path: Path) -> Callable[[str, Volume], Path]:
     def save(name: str, volume: Volume) -> Path:
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        if path.suffix == ".npz":
-            np.savez(path, vol_data=volume.data)
-        else:
-            write_volume(path, volume)
+        write_volume(path, volume)
         return path
 
     return save
@@ -106,7 +101,7 @@ class TestMetrics:
         assert l1["scaled", "none"] > 1 > 1e-5 > l1["scaled", "linear"]
         assert l1["bent", "none"] > l1["bent", "linear"] > 2 * l1["bent", "cubic"]
 
-    def test_nan_of_a_constant_prediction_is_refused(self, save, t1: Volume):
+    def test_a_constant_prediction_is_refused(self, save, t1: Volume):
         flat = save("flat.nii.gz", t1._replace(data=np.ones_like(t1.data)))
         with pytest.raises(ValueError, match=r"flat\.nii\.gz must show something"):
             evaluate(flat, save("t1.nii.gz", t1))
@@ -244,8 +239,6 @@ class TestCommand:
         assert command(*self.words(folders), "--out", out, "--overwrite").exit_code == 0
         assert (out / "metrics.csv").read_text() != "mine"
 
-    def test_npz_files_and_means_without_numbers(self, save, t1: Volume, labels: Volume):
-        files = save("p.npz", t1), save("r.npz", t1)
-        (found,) = evaluate(*files, labels=save("l.npz", labels))
+    def test_npz_files_are_read(self, save: Callable[[str, Volume], Path], t1: Volume):
+        (found,) = evaluate(save("p.npz", t1), save("r.npz", t1))
         assert found.metrics["brain/ssim"] == pytest.approx(1)
-        assert not math.isnan(found.coverage)
