@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from synthsr_transforms.io.volumes import Volume, read_volume, stem, write_volume
+from synthsr_transforms.io.files import stem
+from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.io.volumes import read_volume, write_volume
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.atomic import write_text, writing_to
 from synthsr_transforms.support.config import read_yaml, to_yaml

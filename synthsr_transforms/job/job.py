@@ -27,7 +27,7 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms.generator.config import GeneratorConfig, load_config
 from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
-from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import derive_seed
 from synthsr_transforms.subjects.files import (

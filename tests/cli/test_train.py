@@ -493,7 +493,7 @@ class TestBadInput:
         Path("run").rename("first")
         model = "loss.segmentation.model=first/models/last.safetensors"
         refused(train(*settings(model)), "for each of the 1 outputs", "got nothing")
-        wrong = "loss.segmentation.equivalency=[0, 2]"
+        wrong = "loss.segmentation.output_labels=[0, 2]"
         refused(train(*settings(model, wrong)), "for each of the 1 outputs", "got 2 labels")
 
     def test_weights_of_another_architecture(self):

@@ -114,21 +114,21 @@ class TestConfig:
             (OptimiserConfig, "name", "sgd"),
             (OptimiserConfig, "schedule", "linear"),
             (OptimiserConfig, "learning_rate", 0.0),
-            (OptimiserConfig, "final_ratio", 1.5),
-            (OptimiserConfig, "decay", -1.0),
+            (OptimiserConfig, "final_learning_rate_ratio", 1.5),
+            (OptimiserConfig, "inverse_time_decay", -1.0),
             (OptimiserConfig, "epsilon", -1.0),
             (OptimiserConfig, "weight_decay", -0.1),
             (OptimiserConfig, "betas", (0.9, 1.0)),
-            (OptimiserConfig, "warm_up_steps", -1),
+            (OptimiserConfig, "warmup_steps", -1),
             (OptimiserConfig, "clip_norm", 0.0),
-            (OptimiserConfig, "accumulate", 0),
-            (OptimiserConfig, "average_decay", 1.0),
+            (OptimiserConfig, "accumulate_batches", 0),
+            (OptimiserConfig, "ema_decay", 1.0),
             (RunConfig, "epochs", 0),
             (RunConfig, "steps_per_epoch", 0),
             (RunConfig, "batch_size", 0),
             (RunConfig, "seed", -1),
             (RunConfig, "precision", "fp16"),
-            (RunConfig, "bank", "disk"),
+            (RunConfig, "label_map_memory", "disk"),
             (RunConfig, "save_every_steps", 0),
             (RunConfig, "save_every_minutes", 0.0),
             (RunConfig, "keep_models", -2),
@@ -136,14 +136,14 @@ class TestConfig:
             (ValidationConfig, "samples", 0),
             (ValidationConfig, "previews", -1),
             (ValidationConfig, "seed", -1),
-            (ValidationConfig, "spacings_mm", []),
-            (ValidationConfig, "spacings_mm", [3.0, 0.0]),
+            (ValidationConfig, "slice_spacings_mm", []),
+            (ValidationConfig, "slice_spacings_mm", [3.0, 0.0]),
             (ValidationConfig, "metric", "brain/l2"),
             (ValidationConfig, "metric", "real/5mm/brain/ssim"),
             (AdversarialConfig, "weight", 1.0),
-            (AdversarialConfig, "penalty_weight", -1.0),
+            (AdversarialConfig, "gradient_penalty_weight", -1.0),
             (AdversarialConfig, "learning_rate", 0.0),
-            (AdversarialConfig, "first_ratio", 0),
+            (AdversarialConfig, "first_critic_steps", 0),
             (AdversarialConfig, "num_levels", 0),
         ],
     )
@@ -157,7 +157,7 @@ class TestConfig:
         for name in METRICS:
             assert ValidationConfig(metric=name).metric == name
         real = ValidationConfig(images="i", labels="l", metric="real/5mm/brain/dice_wm")
-        assert real.spacings_mm[-1] == 5
+        assert real.slice_spacings_mm[-1] == 5
         with pytest.raises(ValueError, match="must be given together"):
             ValidationConfig(images="i")
 
@@ -169,9 +169,12 @@ class TestConfig:
             TrainingConfig(loss=loss, adversarial=AdversarialConfig(weight=0.8))
 
     def test_a_critic_does_not_accumulate(self):
-        with pytest.raises(ValueError, match=r"accumulate must be 1 in adversarial training"):
+        with pytest.raises(
+            ValueError, match=r"accumulate_batches must be 1 in adversarial training"
+        ):
             TrainingConfig(
-                adversarial=AdversarialConfig(weight=0.1), optimiser=OptimiserConfig(accumulate=2)
+                adversarial=AdversarialConfig(weight=0.1),
+                optimiser=OptimiserConfig(accumulate_batches=2),
             )
 
     @pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
@@ -179,7 +182,7 @@ class TestConfig:
         run = RunConfig(compile=mode)
         TrainingConfig(run=run)
         with pytest.raises(ValueError, match=r"run.compile must be true or false with a critic"):
-            TrainingConfig(run=run, optimiser=OptimiserConfig(accumulate=2))
+            TrainingConfig(run=run, optimiser=OptimiserConfig(accumulate_batches=2))
         with pytest.raises(ValueError, match=r"run.compile must be true or false with a critic"):
             TrainingConfig(run=run, adversarial=AdversarialConfig(weight=0.1))
 
@@ -324,7 +327,7 @@ class TestPlan:
         subjects = save_maps(*[SHAPE] * 4)
         sources = [f"  - labels: {subject.labels}\n" for subject in subjects]
         job = f"job:\n  sources:\n{''.join(sources[:3])}"
-        held = f"  validation: {{held_out: 1}}\n  held_out:\n{sources[3]}"
+        held = f"  validation: {{held_out: 1}}\n  validation_sources:\n{sources[3]}"
         (tmp_path / "run.yaml").write_text(OWN.lstrip() + held + job)
         plan = RunPlan.from_source(tmp_path / "run.yaml")
         assert (plan.subjects, plan.held_out) == (subjects[:3], subjects[3:])

@@ -15,7 +15,7 @@ from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
-from synthsr_transforms.io.volumes import VolumeError
+from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.subjects.files import SubjectFiles, read_subject
 from synthsr_transforms.support.threads import num_cores, threads
 
@@ -269,7 +269,7 @@ def place_of(entries: Sequence[Entry], device: torch.device, wish: str) -> torch
     Args:
         entries: What it holds.
         device: Where batches are generated.
-        wish: `device`, `host`, or `auto`, see `RunConfig.bank`.
+        wish: `device`, `host`, or `auto`, see `RunConfig.label_map_memory`.
     """
     if wish == "host" or device.type != "cuda":
         return torch.device("cpu") if device.type == "cuda" else device

@@ -63,7 +63,8 @@ class RunPlan:
         if earlier is not None:
             table = recipe.generator.label_table
             subjects = [restore_subject(record, table) for record in earlier.sources]
-            held_out = [restore_subject(record, table) for record in recipe.training.held_out]
+            held = recipe.training.validation_sources
+            held_out = [restore_subject(record, table) for record in held]
             wish = recipe.training.validation.held_out
             if wish != _wish_before(source):
                 together = sorted([*subjects, *held_out], key=lambda subject: subject.labels.name)

@@ -70,7 +70,7 @@ class Prepared:
     @property
     def batches_per_epoch(self) -> int:
         """Number of batches of an epoch, those of the critic included."""
-        turns = self.training.adversarial.ratio + 1 if self.is_adversarial else 1
+        turns = self.training.adversarial.critic_steps + 1 if self.is_adversarial else 1
         return self.training.run.steps_per_epoch * turns
 
     @property
@@ -232,9 +232,9 @@ def _check_loss(objective: Objective, training: TrainingConfig, pair: TrainingPa
     objective.image_part(image, pair.target)
     if not training.adversarial.weight:
         return
-    if training.adversarial.removed_labels and pair.labels.shape[2:] != pair.target.shape[2:]:
+    if training.adversarial.masked_labels and pair.labels.shape[2:] != pair.target.shape[2:]:
         raise SynthSRError(
-            "adversarial.removed_labels need targets on the grid of the label maps, got"
+            "adversarial.masked_labels need targets on the grid of the label maps, got"
             f" {tuple(pair.target.shape[2:])} for labels of {tuple(pair.labels.shape[2:])}. Leave"
             " them out, or the step that resamples the target."
         )
@@ -270,7 +270,7 @@ def _real_pairs(training: TrainingConfig, model: ModelConfig) -> RealPairs | Non
     if settings.images is None or settings.labels is None or not settings.every_epochs:
         return None
     pairs = read_real_pairs(settings.images, settings.labels)
-    return RealPairs(pairs, model, spacings_mm=settings.spacings_mm)
+    return RealPairs(pairs, model, spacings_mm=settings.slice_spacings_mm)
 
 
 def _channel_notes(objective: Objective, network: UNetConfig) -> list[str]:

@@ -120,7 +120,7 @@ def _record(plan: RunPlan, prepared: Prepared, device: torch.device) -> RunFile:
     """What `config.yaml` holds."""
     training = dataclasses.replace(
         with_absolute_paths(prepared.training),
-        held_out=[subject.record() for subject in plan.held_out],
+        validation_sources=[subject.record() for subject in plan.held_out],
     )
     settings = JobSettings(
         synthsr_version=version("synthsr"),
@@ -137,11 +137,11 @@ def _record(plan: RunPlan, prepared: Prepared, device: torch.device) -> RunFile:
 def with_absolute_paths(training: TrainingConfig) -> TrainingConfig:
     """Settings whose files are found from any working folder; short lists take their place."""
     segmentation, validation = training.loss.segmentation, training.validation
-    labels = segmentation.equivalency
+    labels = segmentation.output_labels
     segmentation = dataclasses.replace(
         segmentation,
         model=_absolute(segmentation.model),
-        equivalency=read_integers(Path(labels)) if isinstance(labels, str) else labels,
+        output_labels=read_integers(Path(labels)) if isinstance(labels, str) else labels,
     )
     return dataclasses.replace(
         training,
