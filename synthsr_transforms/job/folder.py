@@ -16,7 +16,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from synthsr_transforms.io.volumes import Volume, read_volume, stem, write_volume
+from synthsr_transforms.io.files import stem
+from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.io.volumes import read_volume, write_volume
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.atomic import nearest_folder, replacing, why_unwritable
 from synthsr_transforms.support.config import read_yaml, to_yaml

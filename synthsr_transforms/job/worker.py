@@ -14,7 +14,7 @@ import numpy.typing as npt
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
-from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.subjects.files import SubjectFiles, read_subject, subject_affine
 from synthsr_transforms.support.threads import num_cores, threads
 from synthsr_transforms.transforms.images import find_labels

@@ -17,17 +17,9 @@ import numpy.typing as npt
 import torch
 from torchio import LabelMap, ScalarImage, Subject
 
-from synthsr_transforms.io.volumes import (
-    Volume,
-    VolumeError,
-    list_volumes,
-    read_image,
-    read_labels,
-    read_volume,
-    reorient,
-    same_grid,
-    stem,
-)
+from synthsr_transforms.io.files import VolumeError, list_volumes, stem
+from synthsr_transforms.io.grids import Volume, reorient, same_grid
+from synthsr_transforms.io.volumes import read_image, read_labels, read_volume
 from synthsr_transforms.labels.table import LabelTable, listed
 from synthsr_transforms.support.messages import SynthSRError
 

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from synthsr_net.prediction.resampling import Grid, reslice
-from synthsr_transforms.io.extents import ScanError
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.io.volumes import Volume
 
 BLEND_MM = 2.0
 """Outside the mask, the rendering fades into the prediction over this distance."""
@@ -62,7 +62,7 @@ def keep_lesion(prediction: Volume, scan: Scan, mask: Volume) -> Volume:
         `(X, Y, Z)` float32 on the grid of the prediction, within its range of intensities.
 
     Raises:
-        ScanError: If the mask is not 3-D, or its lesions lie outside the prediction or the scan.
+        VolumeError: If the mask is not 3-D, or its lesions lie outside the prediction or the scan.
 
     Warns:
         LesionWarning: If the mask is empty, or lesions lie partly outside.
@@ -100,7 +100,7 @@ def _lesions_on_grid(prediction: Volume, scan: Scan, mask: Volume) -> Array | No
     """Boolean lesions on the grid of the prediction, or None if the mask is empty."""
     data = np.asarray(mask.data)
     if data.ndim != 3:
-        raise ScanError(f"the lesion mask must be 3-D, got shape {data.shape}. Split it.")
+        raise VolumeError(f"the lesion mask must be 3-D, got shape {data.shape}. Split it.")
     marked = np.nan_to_num(data.astype(np.float32)) > 0.5
     if not marked.any():
         _warn("the lesion mask is empty: the prediction is not changed.")
@@ -110,7 +110,7 @@ def _lesions_on_grid(prediction: Volume, scan: Scan, mask: Volume) -> Array | No
     inside = [_is_inside(points, volume) for volume in (prediction, scan.volume)]
     for what, where in zip(("prediction", f"scan {scan.name}"), inside, strict=True):
         if not where.any():
-            raise ScanError(
+            raise VolumeError(
                 f"the lesion mask must overlap with the {what}, but its lesions lie outside. Check"
                 " its header: it must lie on the scan in world space."
             )
