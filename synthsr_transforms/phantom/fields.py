@@ -1,4 +1,4 @@
-"""Smooth fields of a head, on a lattice that does not depend on the voxels, and the folded cortex."""
+"""Smooth fields of a head, on a lattice that no voxel size changes, and the folded cortex."""
 
 from __future__ import annotations
 
