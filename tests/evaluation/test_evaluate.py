@@ -239,6 +239,9 @@ class TestCommand:
         assert command(*self.words(folders), "--out", out, "--overwrite").exit_code == 0
         assert (out / "metrics.csv").read_text() != "mine"
 
-    def test_npz_files_are_read(self, save: Callable[[str, Volume], Path], t1: Volume):
-        (found,) = evaluate(save("p.npz", t1), save("r.npz", t1))
+    def test_npz_files_are_read(
+        self, save: Callable[[str, Volume], Path], t1: Volume, labels: Volume
+    ):
+        files = save("p.npz", t1), save("r.npz", t1)
+        (found,) = evaluate(*files, labels=save("l.npz", labels))
         assert found.metrics["brain/ssim"] == pytest.approx(1)
