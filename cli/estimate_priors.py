@@ -124,7 +124,7 @@ def estimate_priors(folder: Path, plot: bool, overwrite: bool, **options: Any) -
     check_writable(folder)
     workers = options.pop("workers")
     job = _job(keep_samples=plot, **options)
-    estimate = _run(job, min(workers, len(job.cases)))
+    estimate = _run(job, min(workers, len(job.subjects)))
     files = write_estimate(estimate, folder, plot=plot, overwrite=overwrite)
     _print_table(estimate)
     for warning in estimate.warnings():
@@ -171,14 +171,14 @@ def _run(job: PriorEstimation, workers: int) -> PriorEstimate:
     maps = job.num_maps_to_look_at
     with progress("label maps looked at", maps, quiet=not maps) as on_map:
         ready = job.choose_table(workers, on_map)
-    with progress("scans measured", len(ready.cases)) as on_scan:
+    with progress("scans measured", len(ready.subjects)) as on_scan:
         return ready.run(workers, on_scan)
 
 
 def _print_table(estimate: PriorEstimate) -> None:
     number = len(estimate.channels)
     channels = "1 channel" if number == 1 else f"{number} channels"
-    scans = sum(len(data_set.cases) for data_set in estimate.data_sets)
+    scans = sum(len(data_set.subjects) for data_set in estimate.data_sets)
     of = "1 scan" if scans == 1 else f"{scans} scans"
     title = f"Priors of {channels} from {of}, table {estimate.table_name or 'of your own'}"
     if sys.stdout.isatty():

@@ -11,12 +11,12 @@ import click
 
 from synthsr_cli.common.options import (
     Shard,
-    case_options,
     device_option,
     format_option,
     overwrite_option,
     seed_option,
     set_option,
+    subject_options,
     threads_option,
     traceback_option,
 )
@@ -52,7 +52,7 @@ list_presets_option = click.option(
 @click.command()
 @click.argument("source", metavar="PRESET|CONFIG.yaml")
 @list_presets_option
-@case_options
+@subject_options
 @click.option("-n", "num_samples", type=int, metavar="N", help="Number of samples.  [default: 1]")
 @click.option(
     "-o",
@@ -101,9 +101,9 @@ def generate(source: str, assignments: tuple[str, ...], **options: Any) -> None:
     from synthsr_transforms.job.job import GenerationJob
 
     job = GenerationJob.from_source(source, assignments, **options)
-    with progress("label maps checked", len(job.cases)) as advance:
+    with progress("label maps checked", len(job.subjects)) as advance:
         started = job.start(
-            on_case=lambda case: advance(),
+            on_subject=lambda subject: advance(),
             on_phantom=lambda: click.echo("making the built-in head phantom", err=True),
         )
     number, made, begin = len(started.samples), 0, time.perf_counter()

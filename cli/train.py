@@ -12,10 +12,10 @@ import click
 
 from synthsr_cli.common.describing import counted
 from synthsr_cli.common.options import (
-    case_options,
     device_option,
     overwrite_option,
     set_option,
+    subject_options,
     threads_option,
     traceback_option,
 )
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source", metavar="[PRESET|CONFIG.yaml]", required=False)
 @list_presets_option
-@case_options
+@subject_options
 @click.option(
     "-o",
     "--out",
@@ -125,7 +125,7 @@ def _start(source: str | None, assignments: tuple[str, ...], **options: Any) -> 
         advance: list[Callable[[], None]] = []
 
         def on_plan(plan: RunPlan) -> None:
-            total = len(plan.cases) + len(plan.held_out)
+            total = len(plan.subjects) + len(plan.held_out)
             shown = progress("label maps read", total, quiet=not is_first_process())
             advance.append(stack.enter_context(shown))
 
@@ -139,7 +139,7 @@ def _start(source: str | None, assignments: tuple[str, ...], **options: Any) -> 
             resume=options["resume"],
             overwrite=options["overwrite"],
             on_plan=on_plan,
-            on_case=lambda case: advance[0](),
+            on_subject=lambda subject: advance[0](),
         )
 
 

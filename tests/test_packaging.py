@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,3 +64,11 @@ def test_every_other_file_is_package_data(setuptools):
         "synthsr_net/example/flair_5mm.nii.gz",
     ):
         assert wanted in names
+
+
+def test_the_tour_for_newcomers_names_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    tour = text.partition("### Where do I change")[2].partition("\n## ")[0]
+    paths = re.findall(r"`([\w/.]+)` \|$", tour, re.MULTILINE)
+    assert len(paths) >= 10
+    assert [path for path in paths if not (ROOT / path).exists()] == []

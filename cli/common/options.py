@@ -43,7 +43,7 @@ def seed_option(command: Command) -> Command:
     )(command)
 
 
-def case_options(command: Command) -> Command:
+def subject_options(command: Command) -> Command:
     """Add `--labels` and `--images`, what pairs are made from."""
     images = click.option(
         "--images",

@@ -24,7 +24,7 @@ COMMON = {
     "validation.held_out": "[training_seg_01.nii.gz,training_seg_02.nii.gz]",
     "validation.samples": 16,
     "loss.name": "l1_ssim3d",
-    "optimiser.average_decay": 0.999,
+    "optimiser.ema_decay": 0.999,
 }
 
 
@@ -97,29 +97,29 @@ RECIPES = {
         {"network.num_features": 24},
         [
             stage(128, 4, 8000, 5e-4) | FIRST,
-            stage(192, 1, 200, 2e-4, optimiser__warm_up_steps=200, **WIDER) | FIRST,
-            stage(128, 2, 4000, 8e-4, optimiser__warm_up_steps=300, run__batch_size=8) | THEN,
-            stage(192, 1, 2493, 3e-4, optimiser__warm_up_steps=100, run__batch_size=2, **WIDER)
+            stage(192, 1, 200, 2e-4, optimiser__warmup_steps=200, **WIDER) | FIRST,
+            stage(128, 2, 4000, 8e-4, optimiser__warmup_steps=300, run__batch_size=8) | THEN,
+            stage(192, 1, 2493, 3e-4, optimiser__warmup_steps=100, run__batch_size=2, **WIDER)
             | THEN,
-            stage(128, 2, 7000, 8e-4, optimiser__warm_up_steps=300, run__batch_size=8)
+            stage(128, 2, 7000, 8e-4, optimiser__warmup_steps=300, run__batch_size=8)
             | LAST
             | {"run.seed": 2},
-            stage(192, 1, 4383, 3e-4, optimiser__warm_up_steps=100, run__batch_size=2, **WIDER)
+            stage(192, 1, 4383, 3e-4, optimiser__warmup_steps=100, run__batch_size=2, **WIDER)
             | LAST
             | {"run.seed": 3},
-            stage(128, 1, 12800, 8e-4, optimiser__warm_up_steps=300, run__batch_size=8)
+            stage(128, 1, 12800, 8e-4, optimiser__warmup_steps=300, run__batch_size=8)
             | LAST
             | WIDE
-            | {"optimiser.final_ratio": 0.4, "run.seed": 6},
-            stage(192, 1, 5626, 4e-4, optimiser__warm_up_steps=50, run__batch_size=2, **WIDER)
+            | {"optimiser.final_learning_rate_ratio": 0.4, "run.seed": 6},
+            stage(192, 1, 5626, 4e-4, optimiser__warmup_steps=50, run__batch_size=2, **WIDER)
             | LAST
             | WIDE
             | {"run.seed": 7},
-            stage(128, 1, 4300, 7e-4, optimiser__warm_up_steps=300, run__batch_size=8)
+            stage(128, 1, 4300, 7e-4, optimiser__warmup_steps=300, run__batch_size=8)
             | PRESET
             | WIDE
-            | {"optimiser.final_ratio": 0.5, "run.seed": 8},
-            stage(192, 1, 4055, 4e-4, optimiser__warm_up_steps=50, run__batch_size=2, **WIDER)
+            | {"optimiser.final_learning_rate_ratio": 0.5, "run.seed": 8},
+            stage(192, 1, 4055, 4e-4, optimiser__warmup_steps=50, run__batch_size=2, **WIDER)
             | PRESET
             | WIDE
             | {"run.seed": 9},
@@ -130,12 +130,12 @@ RECIPES = {
         {"network.num_features": 12, "model.scan.flip": "false"},
         [
             stage(128, 4, 6500, 8e-4, run__batch_size=2) | FIRST,
-            stage(192, 1, 200, 3.2e-4, optimiser__warm_up_steps=200, **WIDER) | FIRST,
-            stage(128, 1, 6000, 8e-4, optimiser__warm_up_steps=300, run__batch_size=8)
+            stage(192, 1, 200, 3.2e-4, optimiser__warmup_steps=200, **WIDER) | FIRST,
+            stage(128, 1, 6000, 8e-4, optimiser__warmup_steps=300, run__batch_size=8)
             | LAST
             | MORE
-            | {"optimiser.final_ratio": 0.4, "run.seed": 4},
-            stage(192, 1, 2347, 4e-4, optimiser__warm_up_steps=50, run__batch_size=2, **WIDER)
+            | {"optimiser.final_learning_rate_ratio": 0.4, "run.seed": 4},
+            stage(192, 1, 2347, 4e-4, optimiser__warmup_steps=50, run__batch_size=2, **WIDER)
             | LAST
             | MORE
             | {"run.seed": 5},

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from synthsr_transforms.functional.layout import bounding_box
-from synthsr_transforms.io.volumes import VolumeError
+from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.labels.table import LabelTable
 
 from .volumes import MEASURES, SSIM_WINDOW, measure

@@ -12,8 +12,8 @@ from torch import Tensor
 from synthsr_net.losses.laplace import SMALLEST_SCALE, UNIT_SCALE
 from synthsr_net.models.checkpoint import ModelConfig, ScanConfig
 from synthsr_net.prediction.refinement.data_consistency import Operators, consistent
-from synthsr_transforms.io.extents import ScanError
-from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import Volume, reorient
 
 from .intensities import clip_, replace_nonfinite, scaled, sharpened
 from .preprocess import ScanSpace, scan_config
@@ -125,7 +125,7 @@ def _num_images(config: ModelConfig) -> int:
 def _check_output(output: Tensor, space: ScanSpace, config: ModelConfig) -> None:
     channels, shape = config.network.out_channels, space.aligned_grid[0]
     if _num_images(config) != 1:
-        raise ScanError(
+        raise VolumeError(
             f"model {config.name!r} must predict one image, but its network has {channels} output"
             " channels. Choose another model."
         )

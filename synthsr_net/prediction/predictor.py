@@ -20,8 +20,9 @@ from synthsr_net.models.checkpoint import Model
 from synthsr_net.prediction.refinement.contrast_inversion import second_input
 from synthsr_net.prediction.refinement.lesions import keep_lesion
 from synthsr_net.prediction.runs.inputs import find_scans, plan_outputs, refuse_inputs
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan, read_scan, scan_of
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.volumes import nifti_of, write_volume
 from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.memory import left_of, parse_size
 from synthsr_transforms.support.messages import SynthSRError
@@ -30,7 +31,6 @@ from .postprocess import Prediction, from_network_space, pass_finisher
 from .preprocess import ScanSpace, scan_config, to_network_space
 from .provenance import PredictionRecord
 from .settings import PredictorSettings, check_inverse_contrast
-from .writing import nifti_of, write_prediction
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
@@ -257,7 +257,7 @@ class Predictor:
         return dataclasses.replace(prediction, image=image, warnings=tuple(doubts))
 
     def write(self, path: str | os.PathLike[str], volume: Volume, description: str = "") -> None:
-        """Write a prediction, or its Laplace scale, atomically; see `write_prediction`.
+        """Write a prediction, or its Laplace scale, atomically; see `write_volume`.
 
         Args:
             path: File ending in `.nii`, `.nii.gz`, `.mgz` or `.npz`.
@@ -265,9 +265,7 @@ class Predictor:
             description: Text for the header; by default that of the record.
         """
         legacy = self.settings.legacy is not None
-        write_prediction(
-            path, volume, legacy=legacy, description=description or self.record.describe()
-        )
+        write_volume(path, volume, legacy=legacy, description=description or self.record.describe())
 
     def _about_tiles(self, plan: Plan | None) -> Iterator[str]:
         if plan is None or plan.tile is None:

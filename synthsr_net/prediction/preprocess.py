@@ -12,9 +12,9 @@ from torch import Tensor
 
 from synthsr_net.models.checkpoint import ModelConfig, ScanConfig
 from synthsr_net.prediction.refinement.data_consistency import slices_between
-from synthsr_transforms.io.extents import MIN_SHEAR_DEGREES, ScanError, shear_degrees
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import MIN_SHEAR_DEGREES, Volume, ras_axes, reorient, shear_degrees
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.io.volumes import Volume, ras_axes, reorient
 from synthsr_transforms.support.messages import SynthSRError
 
 from .ct import ct_warnings
@@ -122,7 +122,7 @@ def to_network_space(
         leads back.
 
     Raises:
-        ScanError: If the number of scans is not that of the inputs, scans do not overlap, or CT
+        VolumeError: If the number of scans is not that of the inputs, scans do not overlap, or CT
             shows nothing within 0 and 80 HU.
     """
     settings = scan_config(config, legacy)
@@ -222,7 +222,7 @@ def _reversed_axes(affine: npt.NDArray[np.float64]) -> list[bool]:
 
 def _doubts_of_overlap(share: float, scan: Scan, first: Scan) -> list[str]:
     if share == 0:
-        raise ScanError(
+        raise VolumeError(
             f"{scan.name} must overlap with {first.name} in world space, but lies elsewhere. Check"
             " their headers: scans must be of one session, or registered."
         )
@@ -236,7 +236,7 @@ def _doubts_of_contrast(rescaling: Rescaling, scan: Scan, ct: bool) -> list[str]
         return []
     if ct:
         low, high = CT_WINDOW_HU
-        raise ScanError(
+        raise VolumeError(
             f"{scan.name} must show something within {low:g} and {high:g} HU, but is constant"
             " there. Correct its offset, or leave out --ct if it is not CT."
         )

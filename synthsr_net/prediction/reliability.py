@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.grids import Volume
 
 from .resampling import FACTOR_TOLERANCE, Grid
 

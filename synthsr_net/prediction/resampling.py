@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 
 from synthsr_transforms.functional.operators import apply_separable
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.grids import Volume
 
 SIZE_TOLERANCE = 1e-3
 """A grid need not reach the last thousandth of a voxel: spacings in headers are rounded."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from synthsr_net.models.checkpoint import ScanConfig
 from synthsr_net.networks.unet import WIDENED, UNetConfig
-from synthsr_transforms.job.record import SourceRecord
+from synthsr_transforms.subjects.files import SubjectRecord
 
 SECTION = "training"
 """Section of a configuration that holds a `TrainingConfig`."""
@@ -15,7 +16,7 @@ SECTION = "training"
 OPTIMISERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine", "inverse_time")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
-BANKS = ("auto", "device", "host")
+LABEL_MAP_MEMORIES = ("auto", "device", "host")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Modes of `torch.compile`."""
 METRICS = tuple(
@@ -26,39 +27,40 @@ METRICS = tuple(
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationConfig:
-    """A frozen segmentation network that judges the prediction, see `losses.SegmentationLoss`."""
+    """Regularisation by a frozen segmentation network, see `losses.SegmentationLoss`."""
 
     model: Optional[str] = None  # noqa: UP045 - read at run time by OmegaConf
     """Model file or Keras file of the network; null means none."""
-    equivalency: Any = None
+    output_labels: Any = None
     """For each output channel of the network, the label of the label maps that it stands for, or
-    -1 for none: a list, or a `.npy` file."""
+    -1 for none: a list or a `.npy` file (`segmentation_label_equivalency` of the original)."""
     weight: float = 0.25
     """Weight of the Dice loss; the image loss keeps 1."""
-    fs_header: bool = False
+    freesurfer_axes: bool = False
     """Whether the network expects the axes of FreeSurfer's volumes (left, inferior, anterior)."""
-    percentiles: Optional[tuple[float, float]] = None  # noqa: UP045
+    clip_percentiles: Optional[tuple[float, float]] = None  # noqa: UP045
     """Lower and upper percentile of the real targets, in percent, that the prediction is clipped
     to and rescaled from; null means none. The original has [2, 98] for real targets."""
 
     def __post_init__(self) -> None:
-        _check(self.weight >= 0, "loss.segmentation.weight", "at least 0", self.weight)
-        low, high = self.percentiles or (0.0, 100.0)
-        name = "loss.segmentation.percentiles"
-        _check(0 <= low < high <= 100, name, "two rising numbers from 0 to 100", self.percentiles)
+        _check(self, "loss.segmentation", "weight", *_AT_LEAST_0)
+        rising = lambda pair: pair is None or 0 <= pair[0] < pair[1] <= 100  # noqa: E731
+        expected = "two rising numbers from 0 to 100"
+        _check(self, "loss.segmentation", "clip_percentiles", rising, expected)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """What training makes small."""
+    """Training loss."""
 
     name: str = "l1"
     """One of `synthsr_net.losses.LOSSES`."""
     params: dict[str, Any] = field(default_factory=dict)
     """Arguments of its constructor."""
     crop: Any = None
-    """Size in voxels of the central box that the loss reads, one number or three; null means all.
-    Label maps are padded so that the box can lie anywhere in them, see `padding_voxels`."""
+    """Size in voxels of the central box in which the loss is computed, one number or three; null
+    means the whole patch. Label maps are padded so that the box reaches all of their voxels, see
+    `padding_voxels`."""
     padding_voxels: Any = None
     """Zeros added to each side of the label maps, one number or three; null means half of what
     `crop` leaves out."""
@@ -70,60 +72,52 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """How weights follow gradients."""
+    """Optimiser, learning rate schedule and averaging of weights."""
 
     name: str = "adam"
     """One of `OPTIMISERS`."""
     learning_rate: float = 1e-4
-    """Largest step size."""
+    """Learning rate after warm-up."""
     schedule: str = "constant"
-    """`constant`; `cosine`, which falls to `final_ratio` by the end of the run; or `inverse_time`,
-    1 / (1 + decay * step), as in Keras."""
-    decay: float = 0.0
-    """Constant of `inverse_time`."""
-    final_ratio: float = 0.01
+    """`constant`; `cosine`, which falls to `final_learning_rate_ratio` by the end of the run; or
+    `inverse_time`, 1 / (1 + inverse_time_decay * step), as in Keras."""
+    inverse_time_decay: float = 0.0
+    """Decay of the schedule `inverse_time`."""
+    final_learning_rate_ratio: float = 0.01
     """Learning rate at the end of `cosine`, as a ratio of `learning_rate`."""
-    warm_up_steps: int = 0
-    """Number of steps in which the learning rate rises from 0."""
+    warmup_steps: int = 0
+    """Number of steps in which the learning rate rises linearly from 0."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the running means of gradients and of their squares."""
+    """Decay of the running means of gradients and of their squares (`betas` of Adam)."""
     epsilon: float = 1e-7
-    """Added to the root of the second."""
+    """Term added to the denominator (`eps` of Adam)."""
     weight_decay: float = 0.0
-    """Decay of weights per step and learning rate."""
+    """Weight decay of the optimiser: an L2 penalty for `adam`, decoupled for `adamw`."""
     clip_norm: Optional[float] = None  # noqa: UP045
-    """Largest norm of the gradient of all weights; null means no limit."""
-    accumulate: int = 1
-    """Number of batches whose gradients make one step."""
-    average_decay: float = 0.0
+    """Norm to which the gradient of all weights is clipped; null means no clipping."""
+    accumulate_batches: int = 1
+    """Number of batches whose gradients are accumulated for one step."""
+    ema_decay: float = 0.0
     """Decay per step of the exponential moving average of weights that is validated and saved,
     such as 0.999; 0 means the weights themselves."""
 
     def __post_init__(self) -> None:
-        _choice("optimiser.name", self.name, OPTIMISERS)
-        _choice("optimiser.schedule", self.schedule, SCHEDULES)
-        _check(self.learning_rate > 0, "optimiser.learning_rate", "above 0", self.learning_rate)
-        _check(0 <= self.final_ratio <= 1, "optimiser.final_ratio", "in [0, 1]", self.final_ratio)
-        for name in ("decay", "epsilon", "weight_decay"):
-            _check(getattr(self, name) >= 0, f"optimiser.{name}", "at least 0", getattr(self, name))
-        in_range = all(0 <= beta < 1 for beta in self.betas)
-        _check(in_range, "optimiser.betas", "two numbers in [0, 1)", self.betas)
-        _check(self.warm_up_steps >= 0, "optimiser.warm_up_steps", "at least 0", self.warm_up_steps)
-        _check(self.accumulate >= 1, "optimiser.accumulate", "at least 1", self.accumulate)
-        _check(
-            0 <= self.average_decay < 1, "optimiser.average_decay", "in [0, 1)", self.average_decay
-        )
-        _check(
-            self.clip_norm is None or self.clip_norm > 0,
-            "optimiser.clip_norm",
-            "above 0 or null",
-            self.clip_norm,
-        )
+        _check(self, "optimiser", "name", *_one_of(OPTIMISERS))
+        _check(self, "optimiser", "schedule", *_one_of(SCHEDULES))
+        _check(self, "optimiser", "learning_rate", *_ABOVE_0)
+        names = ("inverse_time_decay", "epsilon", "weight_decay", "warmup_steps")
+        _check(self, "optimiser", names, *_AT_LEAST_0)
+        _check(self, "optimiser", "accumulate_batches", *_AT_LEAST_1)
+        _check(self, "optimiser", "final_learning_rate_ratio", lambda v: 0 <= v <= 1, "in [0, 1]")
+        _check(self, "optimiser", "ema_decay", lambda v: 0 <= v < 1, "in [0, 1)")
+        in_range = lambda betas: all(0 <= beta < 1 for beta in betas)  # noqa: E731
+        _check(self, "optimiser", "betas", in_range, "two numbers in [0, 1)")
+        _check(self, "optimiser", "clip_norm", lambda v: v is None or v > 0, "above 0 or null")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Length, chance and hardware of a run."""
+    """Length, seed, precision and speed of a run."""
 
     epochs: int = 100
     """Number of epochs."""
@@ -133,59 +127,51 @@ class RunConfig:
     batch_size: int = 1
     """Number of samples in a batch, on each device."""
     seed: int = 0
-    """Seed of all chance."""
+    """Seed of all random numbers of the run."""
     precision: str = "auto"
     """One of `PRECISIONS`; `auto` is bf16 on GPUs that multiply it natively, else fp32."""
-    freeze_statistics: Optional[float] = None  # noqa: UP045
-    """Share of the run, in [0, 1], after which batch normalisation uses its running statistics in
-    training as in prediction and no longer changes them, so that the network gets used to them;
-    null means never. With few samples in a batch, its own statistics differ much from these."""
+    freeze_batch_norm_after: Optional[float] = None  # noqa: UP045
+    """Fraction of the run, in [0, 1], after which batch normalisation is frozen: it uses its
+    running statistics in training as in prediction and no longer updates them, so that the network
+    adapts to them; null means never. Statistics of small batches differ much from them."""
     compile: Any = False
     """Whether network and image loss are compiled (`torch.compile`), which takes a minute at the
-    beginning. One of `COMPILE_MODES` is for the network. With `reduce-overhead` and `max-autotune`,
-    a GPU repeats the kernels of a step from a recording (CUDA graphs), for which the host has next
-    to nothing to do."""
+    beginning; or one of `COMPILE_MODES`, for the network. `reduce-overhead` and `max-autotune` use
+    CUDA graphs, which spare the host."""
     feature_multiple: int = 1
-    """Multiple that numbers of features are padded to with zeros in computing, with normalisation
-    `instance` or `none`: GPUs multiply 32 channels sooner than 24. The weights stay as they are."""
+    """Multiple to which numbers of features are padded with zeros in computing, with normalisation
+    `instance` or `none`: GPUs are faster with 32 channels than 24. The weights are the same."""
     deterministic: bool = False
     """Whether only deterministic algorithms are used, slower on GPUs."""
-    bank: str = "auto"
-    """Where label maps are kept: on the `device`, on the `host`, or `auto`: on the device if they
+    label_map_memory: str = "auto"
+    """Where label maps are held: on the `device`, on the `host`, or `auto`: on the device if they
     take less than half of its memory."""
     save_every_minutes: float = 5.0
     """Time after which the state of the run is saved, besides the end of each epoch."""
     save_every_steps: Optional[int] = None  # noqa: UP045
     """Number of batches after which it is saved, instead of the time."""
     keep_models: int = -1
-    """Number of epochs whose model files are kept, besides the best and the last; -1 means all."""
+    """Number of last epochs whose model files stay, besides the best and the last; -1 means all."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "steps_per_epoch", "batch_size", "feature_multiple"):
-            _check(getattr(self, name) >= 1, f"run.{name}", "at least 1", getattr(self, name))
-        _check(self.seed >= 0, "run.seed", "at least 0", self.seed)
-        _choice("run.precision", self.precision, PRECISIONS)
-        _choice("run.bank", self.bank, BANKS)
-        modes = f"true, false or one of {', '.join(COMPILE_MODES)}"
-        known = isinstance(self.compile, bool) or self.compile in COMPILE_MODES
-        _check(known, "run.compile", modes, self.compile)
-        every = self.save_every_steps
-        _check(every is None or every >= 1, "run.save_every_steps", "at least 1 or null", every)
-        _check(
-            self.save_every_minutes > 0,
-            "run.save_every_minutes",
-            "above 0",
-            self.save_every_minutes,
-        )
-        share = self.freeze_statistics
-        in_range = share is None or 0 <= share <= 1
-        _check(in_range, "run.freeze_statistics", "in [0, 1] or null", share)
-        _check(self.keep_models >= -1, "run.keep_models", "at least -1", self.keep_models)
+        names = ("epochs", "steps_per_epoch", "batch_size", "feature_multiple")
+        _check(self, "run", names, *_AT_LEAST_1)
+        _check(self, "run", "seed", *_AT_LEAST_0)
+        _check(self, "run", "precision", *_one_of(PRECISIONS))
+        _check(self, "run", "label_map_memory", *_one_of(LABEL_MAP_MEMORIES))
+        is_mode = lambda v: isinstance(v, bool) or v in COMPILE_MODES  # noqa: E731
+        _check(self, "run", "compile", is_mode, f"true, false or {_one_of(COMPILE_MODES)[1]}")
+        is_count = lambda v: v is None or v >= 1  # noqa: E731
+        _check(self, "run", "save_every_steps", is_count, "at least 1 or null")
+        _check(self, "run", "save_every_minutes", *_ABOVE_0)
+        is_fraction = lambda v: v is None or 0 <= v <= 1  # noqa: E731
+        _check(self, "run", "freeze_batch_norm_after", is_fraction, "in [0, 1] or null")
+        _check(self, "run", "keep_models", lambda v: v >= -1, "at least -1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """What is measured after each epoch, on the same samples every time."""
+    """Validation after each epoch, on the same samples every time."""
 
     every_epochs: int = 1
     """Number of epochs between validations; the last epoch is always validated. 0 means never."""
@@ -195,48 +181,47 @@ class ValidationConfig:
     samples: int = 8
     """Number of validation samples, on all devices together."""
     previews: int = 4
-    """Number of them that are drawn."""
+    """Number of them that are shown in pictures."""
     seed: int = 1000
     """Seed of the validation samples."""
     images: Optional[str] = None  # noqa: UP045
     """Folder of real scans to validate on, see `real_pairs`."""
     labels: Optional[str] = None  # noqa: UP045
     """Folder of their label maps."""
-    spacings_mm: list[float] = field(default_factory=lambda: [1.0, 3.0, 5.0])
+    slice_spacings_mm: list[float] = field(default_factory=lambda: [1.0, 3.0, 5.0])
     """Slice spacings, in mm, that the real scans are degraded to."""
     metric: str = "brain/l1"
     """Metric of the samples by which the best model is chosen; of errors (l1) the smallest, else
     the largest is best."""
 
     def __post_init__(self) -> None:
-        _check(self.every_epochs >= 0, "validation.every_epochs", "at least 0", self.every_epochs)
-        _check(self.samples >= 1, "validation.samples", "at least 1", self.samples)
-        _check(self.previews >= 0, "validation.previews", "at least 0", self.previews)
-        _check(self.seed >= 0, "validation.seed", "at least 0", self.seed)
+        _check(self, "validation", ("every_epochs", "previews", "seed"), *_AT_LEAST_0)
+        _check(self, "validation", "samples", *_AT_LEAST_1)
         if (self.images is None) != (self.labels is None):
             raise ValueError(
                 "validation.images and validation.labels must be given together, got"
                 f" {self.images!r} and {self.labels!r}. Real scans need label maps to measure in."
             )
-        usable = len(self.spacings_mm) > 0 and all(mm > 0 for mm in self.spacings_mm)
-        _check(usable, "validation.spacings_mm", "numbers above 0", self.spacings_mm)
-        real = [] if self.images is None else [f"real/{mm:g}mm/" for mm in self.spacings_mm]
-        known = self.metric in METRICS or self.metric.startswith(tuple(real))
-        choices = ", ".join([*METRICS, *(f"{name}..." for name in real)])
-        _check(known, "validation.metric", f"one of {choices}", self.metric)
+        usable = lambda mm: len(mm) > 0 and min(mm) > 0  # noqa: E731
+        _check(self, "validation", "slice_spacings_mm", usable, "numbers above 0")
+        spacings = [] if self.images is None else self.slice_spacings_mm
+        real = tuple(f"real/{mm:g}mm/" for mm in spacings)
+        is_known = lambda name: name in METRICS or name.startswith(real)  # noqa: E731
+        expected = _one_of([*METRICS, *(f"{name}..." for name in real)])[1]
+        _check(self, "validation", "metric", is_known, expected)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialConfig:
-    """Fine-tuning against a critic that tells predictions from targets (WGAN with penalty)."""
+    """Adversarial fine-tuning (Wasserstein GAN with gradient penalty)."""
 
     weight: float = 0.0
     """Weight of the critic's score in the loss; 0 means no critic. The original has 0.01."""
-    penalty_weight: float = 10.0
+    gradient_penalty_weight: float = 10.0
     """Weight of the gradient penalty in the loss of the critic."""
-    first_ratio: int = 100
+    first_critic_steps: int = 100
     """Number of updates of the critic before the first of the network."""
-    ratio: int = 10
+    critic_steps: int = 10
     """Number of updates of the critic before each other one."""
     learning_rate: float = 1e-4
     """Learning rate of the critic."""
@@ -244,26 +229,20 @@ class AdversarialConfig:
     """Features of the critic's first level."""
     num_levels: int = 4
     """Levels of the critic."""
-    removed_labels: list[int] = field(default_factory=list)
-    """Labels where the critic sees zeros, in predictions and targets."""
+    masked_labels: list[int] = field(default_factory=list)
+    """Labels whose voxels are set to zero for the critic, in predictions and targets."""
 
     def __post_init__(self) -> None:
-        _check(0 <= self.weight < 1, "adversarial.weight", "in [0, 1)", self.weight)
-        for name in ("first_ratio", "ratio", "num_features", "num_levels"):
-            value = getattr(self, name)
-            _check(value >= 1, f"adversarial.{name}", "at least 1", value)
-        _check(
-            self.penalty_weight >= 0,
-            "adversarial.penalty_weight",
-            "at least 0",
-            self.penalty_weight,
-        )
-        _check(self.learning_rate > 0, "adversarial.learning_rate", "above 0", self.learning_rate)
+        _check(self, "adversarial", "weight", lambda v: 0 <= v < 1, "in [0, 1)")
+        names = ("first_critic_steps", "critic_steps", "num_features", "num_levels")
+        _check(self, "adversarial", names, *_AT_LEAST_1)
+        _check(self, "adversarial", "gradient_penalty_weight", *_AT_LEAST_0)
+        _check(self, "adversarial", "learning_rate", *_ABOVE_0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """What the model file says to `synthsr predict`."""
+    """Description in the model file, which `synthsr predict` reads."""
 
     name: Optional[str] = None  # noqa: UP045
     """Name of the model; null means that of the run's folder."""
@@ -298,8 +277,8 @@ class TrainingConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     model: ModelSettings = field(default_factory=ModelSettings)
-    held_out: list[SourceRecord] = field(default_factory=list)
-    """Label maps, and their images, that validation samples are made from; set by the run."""
+    validation_sources: list[SubjectRecord] = field(default_factory=list)
+    """Label maps of validation and their images, recorded by the run."""
 
     def __post_init__(self) -> None:
         segmentation, critic = self.loss.segmentation, self.adversarial.weight
@@ -309,16 +288,16 @@ class TrainingConfig:
                 "adversarial.weight and loss.segmentation.weight must be at most 1 together, as the"
                 f" image loss has the rest, got {critic:g} and {segmentation.weight:g}."
             )
-        if critic and self.optimiser.accumulate > 1:
+        if critic and self.optimiser.accumulate_batches > 1:
             raise ValueError(
-                "optimiser.accumulate must be 1 in adversarial training, got"
-                f" {self.optimiser.accumulate}. Raise run.batch_size instead."
+                "optimiser.accumulate_batches must be 1 in adversarial training, got"
+                f" {self.optimiser.accumulate_batches}. Raise run.batch_size instead."
             )
         recorded = self.run.compile in ("reduce-overhead", "max-autotune")
-        if recorded and (critic or self.optimiser.accumulate > 1):
+        if recorded and (critic or self.optimiser.accumulate_batches > 1):
             raise ValueError(
-                "run.compile must be true or false with a critic or optimiser.accumulate above 1,"
-                f" as a recording keeps one step in memory, got {self.run.compile!r}. Set"
+                "run.compile must be true or false with a critic or optimiser.accumulate_batches"
+                f" above 1, as CUDA graphs record one step, got {self.run.compile!r}. Set"
                 " run.compile=true."
             )
         normalisation = self.network.normalisation
@@ -345,10 +324,27 @@ def triple(value: Any, name: str) -> tuple[int, int, int] | None:
     return None if not any(sizes) else (sizes[0], sizes[1], sizes[2])
 
 
-def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    _check(value in choices, name, f"one of {', '.join(choices)}", value)
+Condition = tuple[Callable[[Any], bool], str]
+"""Whether a value is allowed, and how to say so."""
+
+_AT_LEAST_0: Condition = (lambda value: value >= 0, "at least 0")
+_AT_LEAST_1: Condition = (lambda value: value >= 1, "at least 1")
+_ABOVE_0: Condition = (lambda value: value > 0, "above 0")
 
 
-def _check(holds: bool, name: str, expected: str, got: object) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {expected}, got {got!r}.")
+def _one_of(choices: Sequence[str]) -> Condition:
+    return lambda value: value in choices, f"one of {', '.join(choices)}"
+
+
+def _check(
+    config: Any, section: str, names: str | tuple[str, ...], holds: Callable[[Any], bool], text: str
+) -> None:
+    """Check settings of one section against one condition.
+
+    Raises:
+        ValueError: If a value does not hold.
+    """
+    for name in (names,) if isinstance(names, str) else names:
+        value = getattr(config, name)
+        if not holds(value):
+            raise ValueError(f"{section}.{name} must be {text}, got {value!r}.")

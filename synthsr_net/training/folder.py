@@ -46,16 +46,16 @@ MAY_CHANGE = {
     "optimiser": (
         "learning_rate",
         "schedule",
-        "decay",
-        "final_ratio",
-        "warm_up_steps",
+        "inverse_time_decay",
+        "final_learning_rate_ratio",
+        "warmup_steps",
         "clip_norm",
     ),
     "run": (
         "epochs",
         "precision",
         "compile",
-        "bank",
+        "label_map_memory",
         "save_every_minutes",
         "save_every_steps",
         "keep_models",
@@ -66,7 +66,7 @@ MAY_CHANGE = {
         "previews",
         "images",
         "labels",
-        "spacings_mm",
+        "slice_spacings_mm",
         "metric",
     ),
     "model": None,
@@ -237,7 +237,8 @@ def _comparable(config: Any) -> dict[str, Any]:
         "sources": [_names(source) for source in job.get("sources") or []],
     }
     training = {k: dict(v) if isinstance(v, dict) else v for k, v in plain["training"].items()}
-    training["held_out"] = [_names(source) for source in training.get("held_out") or []]
+    names = [_names(source) for source in training.get("validation_sources") or []]
+    training["validation_sources"] = names
     for section, names in MAY_CHANGE.items():
         for name in list(training.get(section) or {}) if names is None else names:
             training[section].pop(name, None)
@@ -246,6 +247,6 @@ def _comparable(config: Any) -> dict[str, Any]:
 
 
 def _names(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Names of the files of a case; folders may move."""
+    """Names of the files of a subject; folders may move."""
     image = source.get("image")
     return {"labels": Path(source["labels"]).name, "image": image and Path(image).name}

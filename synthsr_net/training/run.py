@@ -119,7 +119,7 @@ class TrainingRun:
             strategy=_strategy(manual) if several else "auto",
             precision="bf16-mixed" if self.prepared.precision == "bf16" else "32-true",
             max_epochs=config.run.epochs,
-            accumulate_grad_batches=1 if manual else settings.accumulate,
+            accumulate_grad_batches=1 if manual else settings.accumulate_batches,
             gradient_clip_val=None if manual else settings.clip_norm,
             check_val_every_n_epoch=max(config.validation.every_epochs, 1),
             limit_val_batches=None if config.validation.every_epochs else 0,

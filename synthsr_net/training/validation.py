@@ -20,9 +20,10 @@ from synthsr_net.metrics.comparison import Reference, compare, mean_of, referenc
 from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_net.prediction.preprocess import to_network_space
 from synthsr_net.prediction.resampling import resample
+from synthsr_transforms.io.files import stem
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.io.volumes import Volume, stem
-from synthsr_transforms.subjects.files import find_cases, read_case
+from synthsr_transforms.subjects.files import find_subjects, read_subject
 from synthsr_transforms.transforms import SliceAcquisition
 
 Predict = Callable[[Tensor], Tensor]
@@ -66,7 +67,7 @@ def read_real_pairs(
     """Read scans and their label maps.
 
     Args:
-        images: Folder of scans, or one; see `synthsr_transforms.subjects.files.find_cases`
+        images: Folder of scans, or one; see `synthsr_transforms.subjects.files.find_subjects`
             for names.
         labels: Folder of label maps with values of FreeSurfer, or one.
 
@@ -74,13 +75,13 @@ def read_real_pairs(
         VolumeError: If files do not go together or cannot be used.
     """
     pairs = []
-    for case in find_cases(labels, images):
-        volumes = read_case(case, target="image").images
+    for subject in find_subjects(labels, images):
+        volumes = read_subject(subject, target="image").images
         image, label_map = (
             Volume(volumes[name].data[0].numpy(), np.asarray(volumes[name].affine.data))
             for name in ("image", "labels")
         )
-        pairs.append(RealPair(stem(case.labels), image, label_map))
+        pairs.append(RealPair(stem(subject.labels), image, label_map))
     return pairs
 
 

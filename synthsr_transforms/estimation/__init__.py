@@ -8,12 +8,11 @@ from .estimate import ChannelEstimate, ClassRow, PriorEstimate
 from .files import output_names, write_estimate
 from .measuring import EstimationSettings
 from .run import PriorEstimation, estimate_priors
-from .scans import MATCHES, DataSet, find_data_sets
+from .scans import DataSet, find_data_sets
 from .statistics import class_statistics, rescale_intensities
 from .t2_cropping import t2_cropping_stats, t2_extent
 
 __all__ = [
-    "MATCHES",
     "ChannelEstimate",
     "ClassRow",
     "DataSet",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from synthsr_transforms.io.volumes import stem
+from synthsr_transforms.io.files import stem
 from synthsr_transforms.labels.files import write_rows
 from synthsr_transforms.priors.arrays import as_rows
 from synthsr_transforms.support.atomic import replacing
@@ -179,7 +179,10 @@ def _provenance(estimate: PriorEstimate) -> dict[str, Any]:
                 {
                     "images": os.path.abspath(data_set.images),
                     "labels": os.path.abspath(data_set.labels),
-                    "pairs": {stem(case.image or ""): case.labels.name for case in data_set.cases},
+                    "pairs": {
+                        stem(subject.image or ""): subject.labels.name
+                        for subject in data_set.subjects
+                    },
                 }
                 for data_set in estimate.data_sets
             ],

@@ -14,9 +14,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from synthsr_transforms.io.volumes import Volume, VolumeError, read_labels, reorient
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_transforms.io.volumes import read_labels
 from synthsr_transforms.labels.table import LabelTable, listed
-from synthsr_transforms.subjects.files import Case
+from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.messages import WorkFailedError
 
 from .scans import classes_of, read_pair
@@ -57,12 +59,12 @@ class ScanStatistics(NamedTuple):
 
 
 def measure_scan(
-    case: Case, *, table: LabelTable, settings: EstimationSettings, num_samples: int = 0
+    subject: SubjectFiles, *, table: LabelTable, settings: EstimationSettings, num_samples: int = 0
 ) -> ScanStatistics:
     """Read a scan and its label map, and measure every class in every channel.
 
     Args:
-        case: The files.
+        subject: The files.
         table: Labels and their classes.
         settings: How to measure.
         num_samples: How many intensities of each class to keep, see `class_statistics`.
@@ -70,18 +72,18 @@ def measure_scan(
     Raises:
         VolumeError: If a file is not what it should be; the message names it.
     """
-    image, labels = read_pair(case, resample_labels=settings.resample_labels)
+    image, labels = read_pair(subject, resample_labels=settings.resample_labels)
     classes = classes_of(labels.data, table)
     if not settings.legacy:
-        _refuse_unknown(case, labels.data[classes < 0])
-    extent = _extent(case, image, settings) if settings.t2_cropping else None
+        _refuse_unknown(subject, labels.data[classes < 0])
+    extent = _extent(subject, image, settings) if settings.t2_cropping else None
     waiting = list(np.moveaxis(image.data, 3, 0))
     del labels, image
     channels = []
     while waiting:
         channel = np.ascontiguousarray(waiting.pop(0))  # the last one sets the scan free
         if settings.rescale:
-            channel = _rescaled(channel, f"{case.image}", settings)
+            channel = _rescaled(channel, f"{subject.image}", settings)
         channels.append(
             class_statistics(channel, classes, table.num_classes, num_samples=num_samples)
         )
@@ -99,31 +101,33 @@ def _rescaled(channel: np.ndarray, name: str, settings: EstimationSettings) -> n
     return scaled
 
 
-def _refuse_unknown(case: Case, unknown: np.ndarray) -> None:
+def _refuse_unknown(subject: SubjectFiles, unknown: np.ndarray) -> None:
     if unknown.size:
         raise VolumeError(
-            f"{case.labels} must hold labels of the label table, got"
+            f"{subject.labels} must hold labels of the label table, got"
             f" {listed(np.unique(unknown).tolist())}. Add rows for them to a table of your own"
             " (synthsr labels --write-table)."
         )
 
 
-def _extent(case: Case, image: Volume, settings: EstimationSettings) -> tuple[float, float]:
+def _extent(
+    subject: SubjectFiles, image: Volume, settings: EstimationSettings
+) -> tuple[float, float]:
     if image.data.shape[3] != 2:
         raise VolumeError(
-            f"{case.image} must have two channels, T1 and T2, to measure T2 cropping, got"
+            f"{subject.image} must have two channels, T1 and T2, to measure T2 cropping, got"
             f" {image.data.shape[3]}. Leave out --t2-cropping, or stack the scans."
         )
     volume = image if settings.legacy else reorient(image)
     try:
         return t2_extent(volume.data[..., 1], legacy=settings.legacy)
     except ValueError as error:
-        raise VolumeError(f"{case.image}: {error}") from error
+        raise VolumeError(f"{subject.image}: {error}") from error
 
 
-def label_values(case: Case) -> set[int]:
+def label_values(subject: SubjectFiles) -> set[int]:
     """All values of a label map."""
-    return set(np.unique(read_labels(case.labels).data).tolist())
+    return set(np.unique(read_labels(subject.labels).data).tolist())
 
 
 # Sharing the work --------------------------------------------------------------------------------

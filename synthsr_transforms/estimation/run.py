@@ -9,7 +9,7 @@ from functools import partial
 from synthsr_transforms.labels.summary import best_ready_table
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.priors.tissue_priors import TissuePriors
-from synthsr_transforms.subjects.files import Case
+from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.messages import SynthSRError
 
 from .estimate import PriorEstimate, channels_of
@@ -59,9 +59,9 @@ class PriorEstimation:
     """Whether to keep some intensities, to draw histograms from."""
 
     @property
-    def cases(self) -> list[Case]:
+    def subjects(self) -> list[SubjectFiles]:
         """All pairs of files."""
-        return [case for data_set in self.data_sets for case in data_set.cases]
+        return [subject for data_set in self.data_sets for subject in data_set.subjects]
 
     @property
     def num_maps_to_look_at(self) -> int:
@@ -109,16 +109,16 @@ class PriorEstimation:
             scans = self._measure(measure, table, on_scan or _nothing)
         return self._estimate(table, scans)
 
-    def _distinct_maps(self) -> list[Case]:
-        return list({case.labels: case for case in self.cases}.values())
+    def _distinct_maps(self) -> list[SubjectFiles]:
+        return list({subject.labels: subject for subject in self.subjects}.values())
 
     def _measure(
         self, measure: Mapper, table: LabelTable, on_scan: Callable[[], object]
     ) -> list[ScanStatistics]:
-        number = max(_SAMPLES // len(self.cases), _FEWEST_SAMPLES) if self.keep_samples else 0
+        number = max(_SAMPLES // len(self.subjects), _FEWEST_SAMPLES) if self.keep_samples else 0
         function = partial(measure_scan, table=table, settings=self.settings, num_samples=number)
         found: dict[int, ScanStatistics] = {}
-        for k, scan in measure(function, self.cases):
+        for k, scan in measure(function, self.subjects):
             found[k] = scan
             on_scan()
         return [found[k] for k in range(len(found))]
@@ -127,7 +127,7 @@ class PriorEstimation:
         remaining = iter(scans)
         channels = []
         for number, data_set in enumerate(self.data_sets, start=1):
-            mine = [next(remaining) for _ in data_set.cases]
+            mine = [next(remaining) for _ in data_set.subjects]
             _check_channels(data_set, [len(scan.channels) for scan in mine])
             channels += channels_of(number, mine)
         name = table.to_spec()
@@ -145,12 +145,12 @@ class PriorEstimation:
 
 
 def _check_channels(data_set: DataSet, numbers: Sequence[int]) -> None:
-    for case, number in zip(data_set.cases, numbers, strict=True):
+    for subject, number in zip(data_set.subjects, numbers, strict=True):
         if number != numbers[0]:
             raise SynthSRError(
                 f"scans of a data set must have as many channels as each other, got {numbers[0]} in"
-                f" {data_set.cases[0].image} and {number} in {case.image}. Keep them in two folders"
-                " and give each with --images."
+                f" {data_set.subjects[0].image} and {number} in {subject.image}. Keep them in two"
+                " folders and give each with --images."
             )
 
 

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import affine_transform
 
-from synthsr_transforms.io.volumes import (
-    Volume,
-    VolumeError,
-    list_volumes,
-    read_labels,
-    read_volume,
-    reorient,
-    same_grid,
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import Volume, reorient, same_grid
+from synthsr_transforms.io.volumes import read_labels, read_volume
+from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.subjects.files import (
+    Match,
+    PairingError,
+    PathSpec,
+    SubjectFiles,
+    find_subjects,
 )
-from synthsr_transforms.labels.table import LabelTable, listed
-from synthsr_transforms.subjects.files import Case, find_cases
 
-PathSpec = str | os.PathLike[str]
-Match = Literal["names", "order"]
-MATCHES: tuple[Match, ...] = get_args(Match)
 MAX_CHANNELS = 10
 """Largest number of channels of a scan; a longer fourth axis is a time series."""
 
@@ -38,12 +33,12 @@ class DataSet:
     Attributes:
         images: Folder of the scans, or one scan.
         labels: Folder of the label maps, or one.
-        cases: The pairs of files.
+        subjects: The pairs of files.
     """
 
     images: Path
     labels: Path
-    cases: tuple[Case, ...]
+    subjects: tuple[SubjectFiles, ...]
 
 
 def find_data_sets(
@@ -54,14 +49,11 @@ def find_data_sets(
     Args:
         images: One folder of scans (or one scan) per data set.
         labels: One folder of label maps per data set, or one for all.
-        match: `names` pairs files by name, as `find_cases` does; `order` pairs them in the order
-            of their sorted names.
+        match: See `find_subjects`.
 
     Raises:
         VolumeError: If a folder is missing or empty, or a file has no partner.
     """
-    if match not in MATCHES:
-        raise ValueError(f"match must be one of {', '.join(MATCHES)}, got {match!r}.")
     if len(labels) not in (1, len(images)):
         raise VolumeError(
             "folders of label maps must be one for all data sets or one for each, got"
@@ -69,40 +61,17 @@ def find_data_sets(
             " as --images."
         )
     everywhere = list(labels) * len(images) if len(labels) == 1 else labels
-    pair = _pairs_by_name if match == "names" else _pairs_by_order
-    return [
-        DataSet(images=Path(i), labels=Path(m), cases=tuple(pair(i, m)))
-        for i, m in zip(images, everywhere, strict=True)
-    ]
-
-
-def _pairs_by_name(images: PathSpec, labels: PathSpec) -> list[Case]:
     try:
-        cases = find_cases(labels, images)
-    except VolumeError as error:
-        if "Name each image" not in str(error):
-            raise
-        raise VolumeError(f"{error} Or pair sorted names with --match order.") from error
-    taken = {os.path.realpath(case.labels) for case in cases}
-    taken |= {os.path.realpath(case.image) for case in cases if case.image is not None}
-    left = [path for path in list_volumes(images) if os.path.realpath(path) not in taken]
-    if left:
-        raise VolumeError(
-            f"each image must have a label map in {labels}, got none for"
-            f" {listed([path.name for path in left], 4)}. Name it like its image, with the same"
-            " sub- and ses- or leading name, or move the image away."
-        )
-    return cases
-
-
-def _pairs_by_order(images: PathSpec, labels: PathSpec) -> list[Case]:
-    scans, maps = list_volumes(images), list_volumes(labels)
-    if len(scans) != len(maps):
-        raise VolumeError(
-            f"images and label maps must be as many to be paired in order, got {len(scans)} in"
-            f" {images} and {len(maps)} in {labels}. Remove those without partner."
-        )
-    return [Case(m, i) for i, m in zip(scans, maps, strict=True)]
+        return [
+            DataSet(
+                images=Path(i),
+                labels=Path(m),
+                subjects=tuple(find_subjects(m, i, match=match, all_images=True)),
+            )
+            for i, m in zip(images, everywhere, strict=True)
+        ]
+    except PairingError as error:
+        raise PairingError(f"{error} Or pair sorted names with --match order.") from error
 
 
 # Reading -----------------------------------------------------------------------------------------
@@ -135,11 +104,11 @@ def read_scan(path: PathSpec) -> Volume:
     return volume._replace(data=numbers)
 
 
-def read_pair(case: Case, *, resample_labels: bool = False) -> tuple[Volume, Volume]:
+def read_pair(subject: SubjectFiles, *, resample_labels: bool = False) -> tuple[Volume, Volume]:
     """Read a scan and its label map on one grid.
 
     Args:
-        case: The files.
+        subject: The files.
         resample_labels: Whether to bring a label map on another grid to that of its scan, by
             nearest neighbour.
 
@@ -149,32 +118,32 @@ def read_pair(case: Case, *, resample_labels: bool = False) -> tuple[Volume, Vol
     Raises:
         VolumeError: If a file is not what it should be, or the grids differ.
     """
-    assert case.image is not None
-    image, labels = read_scan(case.image), read_labels(case.labels)
+    assert subject.image is not None
+    image, labels = read_scan(subject.image), read_labels(subject.labels)
     if same_grid(image, labels):
         return image, labels
     turned, turned_labels = reorient(image), reorient(labels)
     if same_grid(turned, turned_labels):
         return turned, turned_labels
     if not resample_labels:
-        raise VolumeError(_grids_differ(case, turned, turned_labels))
+        raise VolumeError(_grids_differ(subject, turned, turned_labels))
     resampled = labels_on_grid(labels, image)
     if labels.data.any() and not resampled.data.any():
         raise VolumeError(
-            f"{case.labels} must overlap {case.image}, got places that have nothing in common."
-            " Check the affines of both."
+            f"{subject.labels} must overlap {subject.image}, got places that have nothing in"
+            " common. Check the affines of both."
         )
     return image, resampled
 
 
-def _grids_differ(case: Case, image: Volume, labels: Volume) -> str:
+def _grids_differ(subject: SubjectFiles, image: Volume, labels: Volume) -> str:
     shapes = image.data.shape[:3], labels.data.shape
     got = "places in the world that differ"
     if shapes[0] != shapes[1]:
         got = f"shapes {shapes[0]} and {shapes[1]} (right, anterior, superior)"
     return (
-        f"{case.image} must be on the grid of {case.labels}, got {got}. Resample one to the other,"
-        " or add --resample-labels if they show the same place in the world."
+        f"{subject.image} must be on the grid of {subject.labels}, got {got}. Resample one to the"
+        " other, or add --resample-labels if they show the same place in the world."
     )
 
 

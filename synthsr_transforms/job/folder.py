@@ -16,7 +16,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from synthsr_transforms.io.volumes import Volume, read_volume, stem, write_volume
+from synthsr_transforms.io.files import stem
+from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.io.volumes import read_volume, write_volume
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.atomic import nearest_folder, replacing, why_unwritable
 from synthsr_transforms.support.config import read_yaml, to_yaml
@@ -30,7 +32,6 @@ from .record import (
     difference,
     fingerprint,
     sample_json,
-    source_record,
 )
 
 CONFIG, MANIFEST, OVERVIEW = "config.yaml", "manifest.csv", "overview.png"
@@ -142,10 +143,10 @@ class JobFolder:
         kinds = self.kinds()
         writer.writerow(["sample", "seed", "source_labels", "source_image", *kinds, "record"])
         for sample in samples:
-            source = source_record(sample.case)
+            source = sample.subject.record()
             files = [self.volume_path(sample, kind).name for kind in kinds]
             files.append(self.record_path(sample).name)
-            writer.writerow([sample.stem, sample.seed, source.labels, source.image, *files])
+            writer.writerow([sample.stem, sample.seed, source["labels"], source["image"], *files])
         return text.getvalue()
 
     # Samples
@@ -193,7 +194,7 @@ class JobFolder:
         """Draw the picture of a sample, from its files unless its volumes are given."""
         from .preview import save_preview
 
-        title = f"{sample.stem}   from {stem(sample.case.labels)}"
+        title = f"{sample.stem}   from {stem(sample.subject.labels)}"
         with writing_to(self.path):
             save_preview(
                 self.preview_path(sample), volumes or self.read_sample(sample), title=title

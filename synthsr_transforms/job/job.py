@@ -1,6 +1,6 @@
 """Generation jobs: many samples on disk, each of which can be made again.
 
-Sample k has a seed of its own, from which its case and all its other chance follow. It does not
+Sample k has a seed of its own, from which its subject and all its other chance follow. It does not
 depend on the samples before it, so shards and resumed jobs make what one process makes.
 """
 
@@ -25,14 +25,14 @@ from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import derive_seed
 from synthsr_transforms.subjects.files import (
-    PHANTOM,
-    Case,
-    PhantomCase,
-    case_shape,
-    check_cases,
-    find_cases,
-    phantom_case,
-    read_case,
+    PhantomSubject,
+    SubjectFiles,
+    check_subjects,
+    find_subjects,
+    phantom_subject,
+    read_subject,
+    restore_subject,
+    subject_shape,
 )
 from synthsr_transforms.support.config import from_mapping, read_yaml
 from synthsr_transforms.support.devices import available_device
@@ -40,13 +40,13 @@ from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.transforms import PatchCrop, TissueMixture
 
 from .folder import CONFIG, FORMATS, JobFolder, check_space, check_writable
-from .record import JobSettings, Sample, SourceRecord, job_config, source_record
+from .record import JobSettings, Sample, job_config
 from .worker import StartedJob
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationJob:
-    """Samples to make from cases, and where to write them.
+    """Samples to make from subjects, and where to write them.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -54,17 +54,17 @@ class GenerationJob:
     Examples:
         >>> import tempfile
         >>> config = load_config("all_purpose", ["crop.shape=32"])
-        >>> case = phantom_case(LabelTable.ready("synthseg"), spacing_mm=4)
+        >>> subject = phantom_subject(LabelTable.ready("synthseg"), spacing_mm=4)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     job = GenerationJob(config=config, cases=[case], folder=folder, num_samples=2)
+        ...     job = GenerationJob(config=config, subjects=[subject], folder=folder, num_samples=2)
         ...     [sample.stem for sample in job.run()]
         ['sample_000000', 'sample_000001']
     """
 
     config: GeneratorConfig
     """The generator."""
-    cases: Sequence[Case]
-    """What samples are made from, see `find_cases`."""
+    subjects: Sequence[SubjectFiles]
+    """Label maps that samples are made from, see `find_subjects`."""
     folder: str | os.PathLike[str]
     """Output folder."""
     num_samples: int = 1
@@ -100,13 +100,16 @@ class GenerationJob:
                 f"shard must be I/N with I from 1 to N, got {number}/{total}."
                 " The first of eight shards is 1/8.",
             ),
-            (len(self.cases) > 0, "cases must be at least one, got none. Give label maps."),
+            (
+                len(self.subjects) > 0,
+                "label maps must be at least one, got none. Give some with --labels.",
+            ),
         )
         for holds, message in expectations:
             if not holds:
                 raise SynthSRError(message)
-        _check_folder(self.folder, self.cases)
-        check_images(self.config, self.cases)
+        _check_folder(self.folder, self.subjects)
+        check_images(self.config, self.subjects)
 
     @classmethod
     def from_source(
@@ -126,7 +129,7 @@ class GenerationJob:
             assignments: Changes of settings, see `load_config`.
             labels: Folder of label maps, or one. None means those of the earlier job, or else the
                 built-in head phantom.
-            images: Folder of images, or one, see `find_cases`.
+            images: Folder of images, or one, see `find_subjects`.
             settings: Other fields of the job; those that are None are as in the earlier job, or
                 have their defaults.
 
@@ -142,24 +145,24 @@ class GenerationJob:
             chosen.update({name: getattr(earlier, name) for name in names})
         chosen.update({name: value for name, value in settings.items() if value is not None})
         chosen["device"] = available_device(chosen["device"])
-        return cls(config=config, cases=_find(config, earlier, labels, images), **chosen)
+        return cls(config=config, subjects=_find(config, earlier, labels, images), **chosen)
 
     def sample(self, number: int) -> Sample:
         """The sample of that number, the same whatever else the job makes."""
         seed = derive_seed(self.seed, number)
         generator = torch.Generator().manual_seed(derive_seed(seed, 1))
-        index = int(torch.randint(len(self.cases), (1,), generator=generator))
-        return Sample(number, seed, self.cases[index])
+        index = int(torch.randint(len(self.subjects), (1,), generator=generator))
+        return Sample(number, seed, self.subjects[index])
 
     def start(
         self,
-        on_case: Callable[[Case], object] | None = None,
+        on_subject: Callable[[SubjectFiles], object] | None = None,
         on_phantom: Callable[[], object] | None = None,
     ) -> StartedJob:
         """Check everything, then write the records of the job.
 
         Args:
-            on_case: Called with each case after it was read and checked.
+            on_subject: Called with each subject after it was read and checked.
             on_phantom: Called once before the built-in head phantom is made.
 
         Returns:
@@ -170,11 +173,13 @@ class GenerationJob:
         """
         disk = check_writable(self.folder)
         check_buildable(self.config)
-        phantom = any(isinstance(case, PhantomCase) for case in self.cases)
+        phantom = any(isinstance(subject, PhantomSubject) for subject in self.subjects)
         checked = self._checked_before()
         if phantom and checked is None and on_phantom is not None:
             on_phantom()
-        generator = checked or Generator.for_labels(self.config, check_cases(self.cases, on_case))
+        generator = checked or Generator.for_labels(
+            self.config, check_subjects(self.subjects, on_subject)
+        )
         folder = self._folder(generator)
         if not self.overwrite:
             folder.refuse_other_job()
@@ -199,12 +204,12 @@ class GenerationJob:
             num_samples=self.num_samples,
             file_format=self.file_format,
             device=torch.device(self.device).type,
-            sources=[source_record(case) for case in self.cases],
+            sources=[subject.record() for subject in self.subjects],
         )
         return JobFolder(self.folder, job_config(generator, settings), generator.label_table)
 
     def _checked_before(self) -> Generator | None:
-        """The generator, if this very job checked its cases before and no file changed since.
+        """The generator, if this very job checked its subjects before and no file changed since.
 
         A thousand label maps take minutes to read, which each shard of a job would repeat.
         """
@@ -216,17 +221,17 @@ class GenerationJob:
             named = read_yaml(record)["label_table"] if table == "auto" else table
             generator = Generator(dataclasses.replace(self.config, label_table=named))
             folder = self._folder(generator)
-            newest = max(_time_of_change(case) for case in self.cases)
+            newest = max(_time_of_change(subject) for subject in self.subjects)
         except (KeyError, OSError, ValueError):
             return None
         folder.refuse_other_job()
         return generator if newest < record.stat().st_mtime else None
 
     def _expected_bytes(self, generator: Generator, samples: Sequence[Sample]) -> float:
-        number = Counter(sample.case for sample in samples)
-        sizes = {case: expected_bytes(generator, case_shape(case)) for case in number}
+        number = Counter(sample.subject for sample in samples)
+        sizes = {subject: expected_bytes(generator, subject_shape(subject)) for subject in number}
         ratio = 1.0 if self.file_format == "nii" else 0.6  # skull-stripped 0.35, whole heads 0.85
-        return ratio * sum(sizes[case] * count for case, count in number.items())
+        return ratio * sum(sizes[subject] * count for subject, count in number.items())
 
 
 def expected_bytes(generator: Generator, shape: Sequence[int]) -> float:
@@ -261,7 +266,7 @@ def remake_sample(record: str | os.PathLike[str], device: str = "cpu") -> Subjec
     path = Path(record)
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
-        steps, source = recorded["steps"], SourceRecord(**recorded["source"])
+        steps, source = dict(recorded["steps"]), dict(recorded["source"])
     except FileNotFoundError:
         raise SynthSRError(f"{path} does not exist. Check the path.") from None
     except (KeyError, TypeError, ValueError) as error:
@@ -269,12 +274,13 @@ def remake_sample(record: str | os.PathLike[str], device: str = "cpu") -> Subjec
             f"{path} must be the JSON file of a sample, got something else."
         ) from error
     generator = Generator(load_config(path.parent / CONFIG))
-    subject = read_case(_case_of(source, generator.label_table), target=generator.config.target)
+    files = restore_subject(source, generator.label_table)
+    subject = read_subject(files, target=generator.config.target)
     batch = SubjectsBatch.from_subjects([subject]).to(available_device(device))
     return generator.replay(batch, steps)
 
 
-# Cases -------------------------------------------------------------------------------------------
+# Subjects ----------------------------------------------------------------------------------------
 
 
 def _refuse_record(source: str | os.PathLike[str]) -> None:
@@ -301,20 +307,14 @@ def _find(
     earlier: JobSettings | None,
     labels: str | os.PathLike[str] | None,
     images: str | os.PathLike[str] | None,
-) -> list[Case]:
+) -> list[SubjectFiles]:
     if labels is not None:
-        return find_cases(labels, images)
+        return find_subjects(labels, images)
     if images is not None:
         raise SynthSRError(f"images need label maps, got {images} alone. Give --labels as well.")
-    table = LabelTable.resolve("synthseg" if config.label_table == "auto" else config.label_table)
-    sources = [SourceRecord(labels=str(PHANTOM))] if earlier is None else earlier.sources
-    return [_case_of(source, table) for source in sources]
-
-
-def _case_of(source: SourceRecord, table: LabelTable) -> Case:
-    if source.labels == str(PHANTOM):
-        return phantom_case(table)
-    return Case(Path(source.labels), None if source.image is None else Path(source.image))
+    if earlier is None:
+        return [phantom_subject(config.label_table)]
+    return [restore_subject(source, config.label_table) for source in earlier.sources]
 
 
 def check_buildable(config: GeneratorConfig) -> None:
@@ -334,12 +334,9 @@ def check_buildable(config: GeneratorConfig) -> None:
     raise errors[0]
 
 
-def _check_folder(folder: str | os.PathLike[str], cases: Sequence[Case]) -> None:
+def _check_folder(folder: str | os.PathLike[str], subjects: Sequence[SubjectFiles]) -> None:
     """Refuse to write where the label maps or images are."""
-    files = [
-        f for case in cases if not isinstance(case, PhantomCase) for f in (case.labels, case.image)
-    ]
-    inputs = {os.path.realpath(path) for path in {file.parent for file in files if file}}
+    inputs = {os.path.realpath(path.parent) for subject in subjects for path in subject.paths}
     if os.path.realpath(folder) in inputs:
         raise SynthSRError(
             f"output folder must be another than that of label maps and images, got {folder}."
@@ -347,21 +344,21 @@ def _check_folder(folder: str | os.PathLike[str], cases: Sequence[Case]) -> None
         )
 
 
-def check_images(config: GeneratorConfig, cases: Sequence[Case]) -> None:
+def check_images(config: GeneratorConfig, subjects: Sequence[SubjectFiles]) -> None:
     """Real targets need images, and synthetic ones none."""
-    alone = [case for case in cases if case.image is None]
+    alone = [subject for subject in subjects if subject.image is None]
     if config.real_target and alone:
         raise SynthSRError(
             "real targets need an image with each label map, got label maps alone. Give the folder"
             " of images with --images (and that of their label maps with --labels)."
         )
-    if not config.real_target and len(alone) < len(cases):
+    if not config.real_target and len(alone) < len(subjects):
         raise SynthSRError(
             "images serve generators with a real target, got one that makes its own. Leave out"
             " --images, or choose another preset (see --list-presets)."
         )
 
 
-def _time_of_change(case: Case) -> float:
-    files = [path for path in (case.labels, case.image) if path is not None and path != PHANTOM]
-    return max((max(s.st_mtime, s.st_ctime) for s in map(os.stat, files)), default=0.0)
+def _time_of_change(subject: SubjectFiles) -> float:
+    stats = [path.stat() for path in subject.paths]
+    return max((max(s.st_mtime, s.st_ctime) for s in stats), default=0.0)

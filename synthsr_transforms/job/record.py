@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -17,23 +17,13 @@ from synthsr_transforms.generator.config import GeneratorConfig
 from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.labels.table import LabelTable, read_npy
 from synthsr_transforms.priors.files import read_prior_file
-from synthsr_transforms.subjects.files import PHANTOM, Case, PhantomCase
+from synthsr_transforms.subjects.files import SubjectFiles, SubjectRecord
 from synthsr_transforms.support.config import to_yaml
 
 TABLE = "label_table.tsv"
 """Name of the label table beside a configuration, where it is not a ready one."""
 
 _NOT_COMPARED = ("description", "citation")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceRecord:
-    """Files of one case."""
-
-    labels: str
-    """Label map, or `phantom` for the built-in head phantom."""
-    image: Optional[str] = None  # noqa: UP045 - read at run time by OmegaConf
-    """Image that goes with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +40,8 @@ class JobSettings:
     """Ending of the volumes."""
     device: str = "cpu"
     """Type of the device, on which noise depends."""
-    sources: list[SourceRecord] = field(default_factory=list)
-    """Label maps and images that samples are made from."""
+    sources: list[SubjectRecord] = field(default_factory=list)
+    """Subjects that samples are made from; label map `phantom` is the built-in head phantom."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +59,12 @@ class Sample:
     Attributes:
         number: Position in the job, from 0.
         seed: Seed of all its chance.
-        case: What it is made from.
+        subject: What it is made from.
     """
 
     number: int
     seed: int
-    case: Case
+    subject: SubjectFiles
 
     @property
     def stem(self) -> str:
@@ -83,17 +73,7 @@ class Sample:
 
     def record(self) -> dict[str, Any]:
         """What its JSON file says of it besides the parameters of the steps."""
-        source = source_record(self.case)
-        names = {"labels": source.labels, "image": source.image}
-        return {"sample": self.stem, "seed": self.seed, "source": names}
-
-
-def source_record(case: Case) -> SourceRecord:
-    """Files of a case, by absolute path."""
-    if isinstance(case, PhantomCase):
-        return SourceRecord(labels=str(PHANTOM))
-    image = None if case.image is None else os.path.abspath(case.image)
-    return SourceRecord(labels=os.path.abspath(case.labels), image=image)
+        return {"sample": self.stem, "seed": self.seed, "source": self.subject.record()}
 
 
 def job_config(generator: Generator, settings: JobSettings) -> JobConfig:

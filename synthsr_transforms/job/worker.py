@@ -14,8 +14,8 @@ import numpy.typing as npt
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
-from synthsr_transforms.io.volumes import Volume, reorient
-from synthsr_transforms.subjects.files import Case, case_affine, read_case
+from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_transforms.subjects.files import SubjectFiles, read_subject, subject_affine
 from synthsr_transforms.support.threads import num_cores, threads
 from synthsr_transforms.transforms.images import find_labels
 
@@ -25,16 +25,16 @@ from .record import Sample
 if TYPE_CHECKING:
     from .job import GenerationJob
 
-CACHED_CASES = 4
-"""Cases kept in memory; a label map of 256^3 voxels takes 32 MiB."""
+CACHED_SUBJECTS = 4
+"""Subjects kept in memory; a label map of 256^3 voxels takes 32 MiB."""
 WRITERS, WRITERS_BESIDE_GPU = 2, 8
 """Threads that compress and write while the next samples are made; a GPU leaves them the CPU."""
 OVERVIEW_SAMPLES = 4
 """Samples that the overview shows."""
 
 
-class _Source(NamedTuple):
-    """A case in memory: on the device, and how its label map was oriented."""
+class _Loaded(NamedTuple):
+    """A subject in memory: on the device, and how its label map was oriented."""
 
     batch: SubjectsBatch
     affine: npt.NDArray[np.float64]
@@ -68,13 +68,13 @@ class StartedJob:
             Each sample once it is complete. After an error, or when the iteration is given up,
             samples that are being written are finished and nothing is left of the others.
         """
-        load = lru_cache(maxsize=CACHED_CASES)(self._load)
+        load = lru_cache(maxsize=CACHED_SUBJECTS)(self._load)
         number = WRITERS if self.job.device == "cpu" else min(WRITERS_BESIDE_GPU, num_cores())
         waiting: deque[Future[Sample]] = deque()
         with threads(1) as reader, threads(number) as writers:
             if self.job.preview:
                 self._draw_missing_previews()
-            sources = _ahead(reader, load, [sample.case for sample in self.samples])
+            sources = _ahead(reader, load, [sample.subject for sample in self.samples])
             for sample, source in zip(self.samples, sources, strict=True):
                 batch, steps = self.generator.run(source.batch, sample.seed)
                 volumes = self._volumes(batch)
@@ -86,12 +86,12 @@ class StartedJob:
         if self.job.preview:
             self._draw_overview()
 
-    def _load(self, case: Case) -> _Source:
-        subject = read_case(case, target=self.generator.config.target)
+    def _load(self, files: SubjectFiles) -> _Loaded:
+        subject = read_subject(files, target=self.generator.config.target)
         batch = SubjectsBatch.from_subjects([subject]).to(self.job.device)
         if self.generator.needs_brain_box():
             batch.metadata[BRAIN_BOX] = self.generator.brain_box(batch).tolist()
-        return _Source(batch, case_affine(case))
+        return _Loaded(batch, subject_affine(files))
 
     def _volumes(self, batch: SubjectsBatch) -> dict[str, Volume]:
         """What a sample consists of, on the CPU, oriented as it was generated."""
@@ -129,7 +129,7 @@ class StartedJob:
             self.folder.write_overview(complete)
 
 
-# Volumes and cases -------------------------------------------------------------------------------
+# Volumes and subjects ----------------------------------------------------------------------------
 
 
 def _to_volume(image: ImagesBatch) -> Volume:
@@ -139,12 +139,14 @@ def _to_volume(image: ImagesBatch) -> Volume:
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, load: Callable[[Case], _Source], cases: Sequence[Case]
-) -> Iterator[_Source]:
-    """Load cases in order, each while the one before is worked on."""
-    upcoming: Future[_Source] | None = None
-    for case, following in zip_longest(cases, cases[1:]):
-        current = upcoming or pool.submit(load, case)
+    pool: ThreadPoolExecutor,
+    load: Callable[[SubjectFiles], _Loaded],
+    subjects: Sequence[SubjectFiles],
+) -> Iterator[_Loaded]:
+    """Load subjects in order, each while the one before is worked on."""
+    upcoming: Future[_Loaded] | None = None
+    for subject, following in zip_longest(subjects, subjects[1:]):
+        current = upcoming or pool.submit(load, subject)
         source = current.result()
         upcoming = None if following is None else pool.submit(load, following)
         yield source

@@ -1,4 +1,4 @@
-"""Cases: the label maps, and the images that go with them, that samples are made from."""
+"""Subjects: label maps, and the images that go with them, found, recorded and read as files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Optional, get_args
 
 import nibabel as nib
 import numpy as np
@@ -17,18 +17,18 @@ import numpy.typing as npt
 import torch
 from torchio import LabelMap, ScalarImage, Subject
 
-from synthsr_transforms.io.volumes import (
-    Volume,
-    VolumeError,
-    list_volumes,
-    read_image,
-    read_labels,
-    read_volume,
-    reorient,
-    same_grid,
-    stem,
-)
+from synthsr_transforms.io.files import VolumeError, list_volumes, stem
+from synthsr_transforms.io.grids import Volume, reorient, same_grid
+from synthsr_transforms.io.volumes import read_image, read_labels, read_volume
 from synthsr_transforms.labels.table import LabelTable, listed
+from synthsr_transforms.support.messages import SynthSRError
+
+Match = Literal["names", "order"]
+MATCHES: tuple[Match, ...] = get_args(Match)
+"""Ways to pair label maps with images, see `find_subjects`."""
+SubjectRecord = dict[str, Optional[str]]  # noqa: UP045 - read at run time by OmegaConf
+"""Paths of `labels` and `image` of a subject, for YAML and JSON."""
+PathSpec = str | os.PathLike[str]
 
 PHANTOM = Path("phantom")
 """Stands for the built-in head phantom where a label map is named."""
@@ -37,8 +37,12 @@ _STAND_INS = {25: 2, 30: 2, 136: 31, 137: 31}
 _ENTITIES = re.compile(r"(?:^|_)(sub|ses)-([^_]+)")
 
 
+class PairingError(VolumeError):
+    """Label maps and images that cannot be paired."""
+
+
 @dataclass(frozen=True)
-class Case:
+class SubjectFiles:
     """A label map and the image that goes with it, as files.
 
     Attributes:
@@ -49,10 +53,22 @@ class Case:
     labels: Path
     image: Path | None = None
 
+    @property
+    def paths(self) -> list[Path]:
+        """The files; none for the built-in head phantom."""
+        return [p for p in (self.labels, self.image) if p is not None and p != PHANTOM]
+
+    def record(self) -> SubjectRecord:
+        """The absolute paths, from which `restore_subject` makes the subject again."""
+        if self.labels == PHANTOM:
+            return {"labels": str(PHANTOM), "image": None}
+        image = None if self.image is None else os.path.abspath(self.image)
+        return {"labels": os.path.abspath(self.labels), "image": image}
+
 
 @dataclass(frozen=True)
-class PhantomCase(Case):
-    """The built-in head phantom, as a case; see `phantom_case`.
+class PhantomSubject(SubjectFiles):
+    """The built-in head phantom in place of files; see `phantom_subject`.
 
     Attributes:
         table: Label table that the values of the phantom are reduced to.
@@ -65,74 +81,109 @@ class PhantomCase(Case):
     spacing_mm: float = 1.0
 
 
+def restore_subject(record: SubjectRecord, table: LabelTable | str = "auto") -> SubjectFiles:
+    """Make a subject from its record.
+
+    Args:
+        record: What `SubjectFiles.record` returned.
+        table: Label table of the generator, see `phantom_subject`.
+    """
+    labels, image = record.get("labels"), record.get("image")
+    if labels is None:
+        raise SynthSRError(f"subject must name its label map under 'labels', got {record}.")
+    if labels == str(PHANTOM):
+        return phantom_subject(table)
+    return SubjectFiles(Path(labels), None if image is None else Path(image))
+
+
 # Finding -----------------------------------------------------------------------------------------
 
 
-def find_cases(
-    labels: str | os.PathLike[str], images: str | os.PathLike[str] | None = None
-) -> list[Case]:
+def find_subjects(
+    labels: PathSpec,
+    images: PathSpec | None = None,
+    *,
+    match: Match = "names",
+    all_images: bool = False,
+) -> list[SubjectFiles]:
     """List label maps, each with its image if images are given.
 
-    An image goes with a label map if both have the same name; or the same subject and session
-    (`sub-01_ses-1_dseg` and `sub-01_ses-1_T1w`); or the same leading name (`brain1_labels` and
-    `brain1_T1w`). Two single files always go together. Images that no label map needs are left
-    out, and so are the label maps themselves where they lie among the images.
+    By name, an image goes with a label map if both have the same name; or the same subject and
+    session (`sub-01_ses-1_dseg` and `sub-01_ses-1_T1w`); or the same leading name
+    (`brain1_labels` and `brain1_T1w`). Label maps among the images are left out. Two single files
+    always go together.
 
     Args:
         labels: Folder of label maps, or one.
         images: Folder of images, or one.
+        match: `names` or `order`, which pairs sorted names one to one.
+        all_images: Whether each image must have a label map; otherwise those without are left out.
 
     Returns:
-        Cases, sorted by the name of the label map.
+        Subjects, sorted by the name of the label map.
 
     Raises:
-        VolumeError: If a folder is missing or empty, or a label map has no image or several.
+        VolumeError: If a folder is missing or empty, or a file has no partner or several.
     """
+    if match not in MATCHES:
+        raise SynthSRError(f"match must be one of {', '.join(MATCHES)}, got {match!r}.")
     label_maps = list_volumes(labels)
     if images is None:
-        return [Case(path) for path in label_maps]
+        return [SubjectFiles(path) for path in label_maps]
     if os.path.realpath(labels) == os.path.realpath(images):
         raise VolumeError(
             f"label maps and images must be in two folders, got {labels} for both. Move the"
             " images to a folder of their own."
         )
     candidates = list_volumes(images)
-    if Path(labels).is_file() and Path(images).is_file():
-        return [Case(label_maps[0], candidates[0])]
-    return _match(label_maps, candidates, images)
-
-
-def _match(
-    label_maps: Sequence[Path], images: Sequence[Path], where: str | os.PathLike[str]
-) -> list[Case]:
+    if match == "order" or (Path(labels).is_file() and Path(images).is_file()):
+        if len(label_maps) != len(candidates):
+            raise VolumeError(
+                "images and label maps must be as many to be paired in order, got"
+                f" {len(candidates)} in {images} and {len(label_maps)} in {labels}. Remove those"
+                " without partner."
+            )
+        return [SubjectFiles(*pair) for pair in zip(label_maps, candidates, strict=True)]
     own = {os.path.realpath(path) for path in label_maps}
-    images = [image for image in images if os.path.realpath(image) not in own]
+    candidates = [image for image in candidates if os.path.realpath(image) not in own]
+    image_of = _match_names(label_maps, candidates, images)
+    left = [image.name for image in candidates if image not in image_of.values()]
+    if all_images and left:
+        raise PairingError(
+            f"each image must have a label map in {labels}, got none for {listed(left, 4)}. Name it"
+            " like its image, with the same sub- and ses- or leading name, or move the image away."
+        )
+    return [SubjectFiles(*pair) for pair in image_of.items()]
+
+
+def _match_names(
+    label_maps: Sequence[Path], images: Sequence[Path], where: PathSpec
+) -> dict[Path, Path]:
+    """The image of each label map."""
+    image_of: dict[Path, Path] = {}
     chosen = {path: _images_of(path, images) for path in label_maps}
     lonely = [path.name for path, found in chosen.items() if not found]
     if lonely:
-        raise VolumeError(
+        raise PairingError(
             f"each label map must have an image in {where}, got none for {listed(lonely, 4)}."
             " Name each image like its label map, with the same sub- and ses- or leading name."
         )
     for path, found in chosen.items():
         if len(found) > 1:
-            raise VolumeError(
+            raise PairingError(
                 f"each label map must have one image in {where}, got"
                 f" {listed([image.name for image in found], 4)} for {path.name}."
                 " Keep one of them, or name it exactly like the label map."
             )
-    _check_used_once({path: found[0] for path, found in chosen.items()})
-    return [Case(path, found[0]) for path, found in chosen.items()]
-
-
-def _check_used_once(image_of: dict[Path, Path]) -> None:
-    user: dict[Path, Path] = {}
-    for labels, image in image_of.items():
-        if user.setdefault(image, labels) != labels:
-            raise VolumeError(
-                f"each image must go with one label map, got {user[image].name} and {labels.name}"
-                f" for {image.name}. Name each image like its label map."
+        image_of[path] = found[0]
+    label_map_of: dict[Path, Path] = {}
+    for path, image in image_of.items():
+        if label_map_of.setdefault(image, path) != path:
+            raise PairingError(
+                f"each image must go with one label map, got {label_map_of[image].name} and"
+                f" {path.name} for {image.name}. Name each image like its label map."
             )
+    return image_of
 
 
 def _images_of(labels: Path, images: Sequence[Path]) -> list[Path]:
@@ -169,27 +220,27 @@ def _belong_together(labels: str, image: str) -> bool:
 # Reading -----------------------------------------------------------------------------------------
 
 
-def read_case(case: Case, *, target: str = "target") -> Subject:
-    """Read a case, oriented to right, anterior, superior.
+def read_subject(subject: SubjectFiles, *, target: str = "target") -> Subject:
+    """Read a subject, oriented to right, anterior, superior.
 
     Args:
-        case: What to read.
+        subject: What to read.
         target: Name to give the image.
 
     Returns:
-        Subject with a label map `labels` (int16 or int32) and, if the case has one, the image
+        Subject with a label map `labels` (int16 or int32) and, if the subject has one, the image
         (float32).
 
     Raises:
         VolumeError: If a file is not what it should be, or the two are not on one grid.
     """
-    if isinstance(case, PhantomCase):
-        return Subject(labels=_phantom_labels(case))
-    labels = reorient(read_labels(case.labels))
-    if case.image is None:
+    if isinstance(subject, PhantomSubject):
+        return Subject(labels=_phantom_labels(subject))
+    labels = reorient(read_labels(subject.labels))
+    if subject.image is None:
         return Subject(labels=_to_image(LabelMap, labels))
-    image = reorient(read_image(case.image))
-    _check_grids(case, labels, image)
+    image = reorient(read_image(subject.image))
+    _check_grids(subject, labels, image)
     return Subject(labels=_to_image(LabelMap, labels), **{target: _to_image(ScalarImage, image)})
 
 
@@ -198,7 +249,7 @@ def _to_image(kind: type[ScalarImage] | type[LabelMap], volume: Volume) -> Scala
     return kind(data[None], affine=volume.affine)
 
 
-def _check_grids(case: Case, labels: Volume, image: Volume) -> None:
+def _check_grids(subject: SubjectFiles, labels: Volume, image: Volume) -> None:
     if same_grid(labels, image):
         return
     if labels.data.shape == image.data.shape:
@@ -206,24 +257,24 @@ def _check_grids(case: Case, labels: Volume, image: Volume) -> None:
     else:
         got = f"shapes {labels.data.shape} and {image.data.shape} (right, anterior, superior)"
     raise VolumeError(
-        f"{case.image} must be on the grid of {case.labels}, got {got}. Resample the image to the"
-        " label map."
+        f"{subject.image} must be on the grid of {subject.labels}, got {got}. Resample the image to"
+        " the label map."
     )
 
 
-def case_affine(case: Case) -> npt.NDArray[np.float64]:
-    """Voxel-to-world matrix of the label map of a case as stored, `(4, 4)`; reads no voxels."""
-    if isinstance(case, PhantomCase):
-        return np.asarray(_phantom_labels(case).affine.data, dtype=np.float64)
-    return _header(case.labels).affine
+def subject_affine(subject: SubjectFiles) -> npt.NDArray[np.float64]:
+    """Voxel-to-world matrix of the label map of a subject as stored, `(4, 4)`; reads no voxels."""
+    if isinstance(subject, PhantomSubject):
+        return np.asarray(_phantom_labels(subject).affine.data, dtype=np.float64)
+    return _header(subject.labels).affine
 
 
-def case_shape(case: Case) -> tuple[int, int, int]:
-    """Size of the label map of a case along right, anterior and superior; reads no voxels."""
-    if isinstance(case, PhantomCase):
-        x, y, z = _phantom_labels(case).spatial_shape
+def subject_shape(subject: SubjectFiles) -> tuple[int, int, int]:
+    """Size of the label map of a subject along right, anterior and superior; reads no voxels."""
+    if isinstance(subject, PhantomSubject):
+        x, y, z = _phantom_labels(subject).spatial_shape
     else:
-        x, y, z = reorient(_header(case.labels)).data.shape[:3]
+        x, y, z = reorient(_header(subject.labels)).data.shape[:3]
     return int(x), int(y), int(z)
 
 
@@ -242,12 +293,14 @@ def _header(path: Path) -> Volume:
     return Volume(np.broadcast_to(np.int8(0), shape), affine)
 
 
-def check_cases(cases: Iterable[Case], on_case: Callable[[Case], object] | None = None) -> set[int]:
+def check_subjects(
+    subjects: Iterable[SubjectFiles], on_subject: Callable[[SubjectFiles], object] | None = None
+) -> set[int]:
     """Read every label map and image once, so that a bad file is found before the work begins.
 
     Args:
-        cases: What to check.
-        on_case: Called with each case after it was checked, to show progress.
+        subjects: What to check.
+        on_subject: Called with each subject after it was checked, to show progress.
 
     Returns:
         All label values that occur.
@@ -256,15 +309,15 @@ def check_cases(cases: Iterable[Case], on_case: Callable[[Case], object] | None 
         VolumeError: If a file is not what it should be; the message names it.
     """
     values: set[int] = set()
-    for case in cases:
-        found = _values_in(read_case(case).images["labels"].data.numpy())
+    for subject in subjects:
+        found = _values_in(read_subject(subject).images["labels"].data.numpy())
         if found == {0}:
             raise VolumeError(
-                f"{case.labels} must hold labels, got background 0 alone. Remove or replace it."
+                f"{subject.labels} must hold labels, got background 0 alone. Remove or replace it."
             )
         values |= found
-        if on_case is not None:
-            on_case(case)
+        if on_subject is not None:
+            on_subject(subject)
     return values
 
 
@@ -280,7 +333,7 @@ def _values_in(labels: npt.NDArray[np.integer]) -> set[int]:
 # Phantom -----------------------------------------------------------------------------------------
 
 
-def phantom_case(table: LabelTable, *, spacing_mm: float = 1.0) -> PhantomCase:
+def phantom_subject(table: LabelTable | str = "auto", *, spacing_mm: float = 1.0) -> PhantomSubject:
     """The built-in head phantom, for a first run without label maps.
 
     Values that the table lacks take their left partner (so that a table without sides works). What
@@ -288,31 +341,32 @@ def phantom_case(table: LabelTable, *, spacing_mm: float = 1.0) -> PhantomCase:
     vessels inside the brain become white matter, and parts of the choroid plexus the whole.
 
     Args:
-        table: Label table of the generator.
+        table: Label table of the generator; `auto` means `synthseg`.
         spacing_mm: Voxel spacing.
     """
-    return PhantomCase(table=table, spacing_mm=spacing_mm)
+    resolved = LabelTable.resolve("synthseg" if table == "auto" else table)
+    return PhantomSubject(table=resolved, spacing_mm=spacing_mm)
 
 
 @lru_cache(maxsize=1)
-def _phantom_labels(case: PhantomCase) -> LabelMap:
+def _phantom_labels(subject: PhantomSubject) -> LabelMap:
     from synthsr_transforms.phantom import head_phantom
 
-    head = head_phantom(spacing_mm=case.spacing_mm)
-    if case.table is None:
+    head = head_phantom(spacing_mm=subject.spacing_mm)
+    if subject.table is None:
         return head
     data = head.data
     lookup = torch.arange(int(data.max()) + 1)
     known = LabelTable.ready("synthseg")
-    for value in case.table.unknown_values(_values_in(data.numpy())):
+    for value in subject.table.unknown_values(_values_in(data.numpy())):
         right = value in known and known.row(value).side == "right"
         left = known.swapped_values()[value] if right else value
         stand_ins = (left, _STAND_INS.get(left, 0))
-        lookup[value] = next((v for v in stand_ins if v in case.table), 0)
+        lookup[value] = next((v for v in stand_ins if v in subject.table), 0)
     merged = lookup[data.long()].to(data.dtype)
     if not merged.any():
         raise VolumeError(
             "label table must hold labels of the head phantom (FreeSurfer values), got"
-            f" {listed(case.table.values)}. Give label maps of your own with --labels."
+            f" {listed(subject.table.values)}. Give label maps of your own with --labels."
         )
     return LabelMap(merged, affine=head.affine)

@@ -29,7 +29,7 @@ from synthsr_transforms.generator.config import preset_names
 from synthsr_transforms.job import folder as job_folder
 from synthsr_transforms.job import job as job_module
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.subjects.files import phantom_case
+from synthsr_transforms.subjects.files import phantom_subject
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,7 +92,7 @@ class TestGenerate:
         assert "3/3 samples" in result.stderr
 
     def test_a_preset_on_the_phantom_with_pictures(self, folder, monkeypatch):
-        monkeypatch.setattr(job_module, "phantom_case", partial(phantom_case, spacing_mm=4))
+        monkeypatch.setattr(job_module, "phantom_subject", partial(phantom_subject, spacing_mm=4))
         arguments = ("all_purpose", "--set", "crop.shape=32", "--out", "p", "--preview")
         result = run("generate", *arguments)
         assert result.exit_code == 0, result.stderr
@@ -272,7 +272,7 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
             *("own.yaml", "--labels"),
             (folder / "a.nii.gz").write_bytes(b"no volume") and "a.nii.gz",
         ),
-        "a.nii.gz cannot be read as a volume",
+        "a.nii.gz must be a gzip file",
     ),
     "label not in the table": (
         lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", label_map() + 5000)),
@@ -299,11 +299,11 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
             *("own.yaml", "--labels"),
             save(folder / "a.nii", label_map(shape=(8, 8, 8, 2))),
         ),
-        "a.nii must be a 3-D label map, got shape (8, 8, 8, 2)",
+        "a.nii must be a 3-D volume, got shape (8, 8, 8, 2)",
     ),
     "spacing of zero": (
         lambda folder: ("own.yaml", "--labels", zero_spacing(folder / "a.nii")),
-        "a.nii must have a voxel spacing above 0 mm",
+        "a.nii must have an invertible affine",
     ),
     "no images for real targets": (
         lambda folder: ("real.yaml", "--labels", "maps"),

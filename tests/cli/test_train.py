@@ -34,7 +34,7 @@ from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.io.scans import scan_of
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
-from synthsr_transforms.subjects.files import find_cases, phantom_case
+from synthsr_transforms.subjects.files import find_subjects, phantom_subject
 
 pytestmark = pytest.mark.usefixtures("one_thread", "without_curves")
 
@@ -172,7 +172,9 @@ class TestOverfitting:
         assert losses[-1] < losses[0] / 4
 
         generator = Generator(load_config("own.yaml"))
-        stream = PairStream(generator, Bank(read_bank(find_cases("maps"), target="target")), seed=9)
+        stream = PairStream(
+            generator, Bank(read_bank(find_subjects("maps"), target="target")), seed=9
+        )
         pair = stream.pair(0)
         shown = stream.bank.entries[stream.plan(0).entries[0]].affine.numpy()
         image, target = pair.image[0, 0].numpy(), 255 * pair.target[0, 0].numpy()
@@ -369,7 +371,7 @@ class TestSources:
         assert torch.equal(first.head.weight, second.head.weight)
 
     def test_the_phantom_where_there_are_no_label_maps(self, folder, monkeypatch):
-        monkeypatch.setattr(plan_module, "phantom_case", partial(phantom_case, spacing_mm=4))
+        monkeypatch.setattr(plan_module, "phantom_subject", partial(phantom_subject, spacing_mm=4))
         for table in ("synthseg", "freesurfer_aseg"):  # the second lacks what is outside the brain
             sets = settings(f"label_table={table}", "run.epochs=1")
             result = run("train", "own.yaml", "--out", table, "--device", "cpu", *sets)
@@ -394,7 +396,7 @@ class TestSources:
         result = run("generate", "run/config.yaml", "-n", 1, "--out", "samples", "--device", "cpu")
         assert result.exit_code == 0, result.stderr
         image = nib.load("samples/sample_000000_image.nii.gz").get_fdata(dtype=np.float32)
-        entries = read_bank(find_cases("maps"), target="target")
+        entries = read_bank(find_subjects("maps"), target="target")
         stream = PairStream(Generator(load_config("run/config.yaml")), Bank(entries))
         np.testing.assert_array_equal(image, stream.pair(0).image[0, 0].numpy())
 
@@ -491,7 +493,7 @@ class TestBadInput:
         Path("run").rename("first")
         model = "loss.segmentation.model=first/models/last.safetensors"
         refused(train(*settings(model)), "for each of the 1 outputs", "got nothing")
-        wrong = "loss.segmentation.equivalency=[0, 2]"
+        wrong = "loss.segmentation.output_labels=[0, 2]"
         refused(train(*settings(model, wrong)), "for each of the 1 outputs", "got 2 labels")
 
     def test_weights_of_another_architecture(self):

@@ -27,8 +27,8 @@ from synthsr_net.prediction.refinement.data_consistency import (
     wider_slices,
 )
 from synthsr_net.prediction.resampling import along_axes
+from synthsr_transforms.io.grids import reorient
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.io.volumes import reorient
 
 SHAPE = (44, 48, 40)
 AS_IT_IS = [None] * 3

@@ -14,9 +14,10 @@ from scipy.spatial.transform import Rotation
 
 from synthsr_net.prediction.refinement.lesions import BLEND_MM, keep_lesion
 from synthsr_net.prediction.resampling import resample
-from synthsr_transforms.io.extents import ScanError
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan, read_scan
-from synthsr_transforms.io.volumes import Volume, read_volume
+from synthsr_transforms.io.volumes import read_volume
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -193,7 +194,7 @@ def test_a_mask_elsewhere_is_refused(which: str):
     far[0, 3] += 300
     prediction = Volume(tissue(), far if which == "prediction" else GRID)
     scan = Scan(tissue(1), far if which == "scan" else GRID, "t2.nii")
-    with pytest.raises(ScanError, match=f"must overlap with the {which}"):
+    with pytest.raises(VolumeError, match=f"must overlap with the {which}"):
         keep_lesion(prediction, scan, ball(6, CENTRE))
 
 
@@ -208,7 +209,7 @@ def test_a_mask_partly_elsewhere_is_told():
 
 
 def test_a_mask_must_be_3d():
-    with pytest.raises(ScanError, match="must be 3-D"):
+    with pytest.raises(VolumeError, match="must be 3-D"):
         keep_lesion(
             Volume(tissue(), GRID), Scan(tissue(), GRID), Volume(np.ones((2, 2, 2, 2)), GRID)
         )

@@ -22,7 +22,7 @@ from synthsr_net.prediction.resampling import (
     resample,
     reslice,
 )
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.grids import Volume
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

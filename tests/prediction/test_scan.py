@@ -17,9 +17,9 @@ from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNetConfig
 from synthsr_net.prediction.postprocess import Prediction, from_network_space, pass_finisher
 from synthsr_net.prediction.preprocess import ScanSpace, scan_config, to_network_space
-from synthsr_transforms.io.extents import ScanError
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.io.scans import Scan, read_scan
-from synthsr_transforms.io.volumes import Volume, reorient
 from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -412,7 +412,7 @@ class TestOutput:
             with pytest.raises(ValueError, match="output must have 1 channel"):
                 from_network_space(wrong, space, config)
         many = ModelConfig(network=UNetConfig(out_channels=3))
-        with pytest.raises(ScanError, match="must predict one image"):
+        with pytest.raises(VolumeError, match="must predict one image"):
             from_network_space(torch.zeros(3, 32, 32, 32), space, many)
         with pytest.raises(ValueError, match="legacy must be one of v1, v2, got 'v3'"):
             scan_config(config, "v3")
@@ -460,7 +460,7 @@ class TestSeveralInputs:
         np.testing.assert_allclose(results[1] - results[0], lowest, rtol=1e-3)
 
     def test_scans_that_do_not_overlap_are_refused(self):
-        with pytest.raises(ScanError, match=r"t2\.nii must overlap with t1\.nii"):
+        with pytest.raises(VolumeError, match=r"t2\.nii must overlap with t1\.nii"):
             to_network_space(self.pair(shift=500), TWO)
 
     def test_partial_overlap_is_told(self):
@@ -509,7 +509,7 @@ class TestDoubts:
     @pytest.mark.parametrize("after", [False, True])
     def test_ct_that_shows_no_soft_tissue_is_refused(self, after: bool):
         scan = Scan(noise((32, 32, 32)) - 2000, affine_of(), "ct.nii")
-        with pytest.raises(ScanError, match=r"ct\.nii must show something within 0 and 80 HU"):
+        with pytest.raises(VolumeError, match=r"ct\.nii must show something within 0 and 80 HU"):
             to_network_space([scan], model(normalise_after_padding=after), ct=True)
 
     def test_a_scan_that_is_constant_after_resampling_is_told(self):

@@ -24,8 +24,8 @@ from synthsr_net.prediction.intensities import percentile
 from synthsr_net.prediction.predictor import Predictor, Prepared
 from synthsr_net.prediction.preprocess import to_network_space
 from synthsr_transforms.generator.config import load_config
+from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.io.volumes import VolumeError
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.transforms import SliceAcquisition
@@ -257,8 +257,8 @@ class TestContrasts:
 
 class TestHeads:
     def test_files_are_read_cropped_and_scaled(self, file: Path):
-        (case,) = find_label_maps([file, file.parent])
-        head = read_head(case, SPACING, 8, "cpu")
+        (subject,) = find_label_maps([file, file.parent])
+        head = read_head(subject, SPACING, 8, "cpu")
         assert all(size % 8 == 0 for size in head.target.shape)
         brain = head.reference.image[head.reference.tissues > 0]
         np.testing.assert_allclose(np.percentile(brain.numpy(), (1, 99)), [0, 1], atol=1e-5)
@@ -267,14 +267,14 @@ class TestHeads:
     def test_other_voxels_and_heads_without_brain_are_refused(
         self, file: Path, labels: tio.LabelMap, tmp_path: Path
     ):
-        (case,) = find_label_maps([file])
+        (subject,) = find_label_maps([file])
         with pytest.raises(EvaluationError, match=r"voxels of 1 mm, as the model, got 4 x 4 x 4"):
-            read_head(case, 1.0, 8, "cpu")
+            read_head(subject, 1.0, 8, "cpu")
         skull = torch.where(labels.data == 515, 515, 0).to(labels.data.dtype)
         tio.LabelMap(skull, affine=labels.affine).save(tmp_path / "skull.nii.gz")
-        (case,) = find_label_maps([tmp_path])
+        (subject,) = find_label_maps([tmp_path])
         with pytest.raises(VolumeError, match="must label a brain"):
-            read_head(case, SPACING, 8, "cpu")
+            read_head(subject, SPACING, 8, "cpu")
 
 
 class TestHeldOut:
@@ -283,9 +283,9 @@ class TestHeldOut:
     )
 
     def test_the_truth_is_found_to_be_perfect_and_interpolation_is_not(self, file: Path):
-        cases = find_label_maps([file])
-        truth = read_head(cases[0], SPACING, 8, "cpu").target
-        rows = evaluate_label_maps(cases, Oracle(truth), self.plan)  # type: ignore[arg-type]
+        subjects = find_label_maps([file])
+        truth = read_head(subjects[0], SPACING, 8, "cpu").target
+        rows = evaluate_label_maps(subjects, Oracle(truth), self.plan)  # type: ignore[arg-type]
         assert len(rows) == num_predictions(self.plan, 1, SPACING) == (1 + 3) + 6 + 3
         for row in rows:
             for scores in (row["network"], row["raw"]):
@@ -295,10 +295,10 @@ class TestHeldOut:
             assert row["raw"]["psnr"] > row["interpolation"]["psnr"] + 10
 
     def test_an_inverted_truth_is_perfect_only_after_mapping(self, file: Path):
-        cases = find_label_maps([file])
-        truth = read_head(cases[0], SPACING, 8, "cpu").target
+        subjects = find_label_maps([file])
+        truth = read_head(subjects[0], SPACING, 8, "cpu").target
         (row,) = evaluate_label_maps(
-            cases,
+            subjects,
             Oracle(110 - truth),  # type: ignore[arg-type]
             HeldOutPlan(contrasts=["T1"], stripped=[], spacings_mm=[12], axes=[2]),
         )
@@ -352,8 +352,8 @@ class TestHeadLesions:
     def rows(self, oracle: Oracle, file: Path, pictures: Any = None) -> list[dict[str, Any]]:
         oracle.spacing_mm = 2.0
         plan = HeldOutPlan(lesions_mm=4)
-        cases = find_label_maps([file])
-        rows = evaluate_head_lesions(cases, oracle, plan, pictures)  # type: ignore[arg-type]
+        subjects = find_label_maps([file])
+        rows = evaluate_head_lesions(subjects, oracle, plan, pictures)  # type: ignore[arg-type]
         assert len(oracle.seen) == num_lesion_predictions(plan, 1) == 6
         assert len(rows) == 3 * 2
         return rows

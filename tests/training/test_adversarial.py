@@ -46,7 +46,8 @@ training:
   run: {epochs: 1, steps_per_epoch: 2}
   validation: {every_epochs: 0, held_out: 0}
   adversarial:
-    {weight: 0.25, first_ratio: 3, ratio: 1, learning_rate: 5.0e-3, num_features: 2, num_levels: 2}
+    {weight: 0.25, first_critic_steps: 3, critic_steps: 1, learning_rate: 5.0e-3,
+     num_features: 2, num_levels: 2}
 """
 
 
@@ -108,14 +109,14 @@ def assert_close(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
 class TestTurns:
     @pytest.mark.parametrize(("first", "ratio"), [(1, 1), (3, 2), (100, 10), (2, 5)])
     def test_the_critic_comes_first_then_so_many_times_between(self, first, ratio):
-        config = AdversarialConfig(first_ratio=first, ratio=ratio)
+        config = AdversarialConfig(first_critic_steps=first, critic_steps=ratio)
         turns = [n for n in range(first + 5 * (ratio + 1)) if is_network_turn(n, config)]
         assert turns[0] == first
         assert {b - a - 1 for a, b in itertools.pairwise(turns)} == {ratio}
         assert len(turns) == 5
 
     def test_each_batch_serves_one_of_the_two(self, begin, monkeypatch):
-        run = begin("run.steps_per_epoch=4", "optimiser.average_decay=0.5")
+        run = begin("run.steps_per_epoch=4", "optimiser.ema_decay=0.5")
         seen = watched(run, monkeypatch)
         assert run.prepared.batches_per_epoch == run.prepared.num_batches == 8
         changed = {
@@ -130,7 +131,7 @@ class TestTurns:
 
     def test_statistics_freeze_after_their_share_of_all_turns(self, begin, monkeypatch):
         sets = ("network.normalisation=batch", "run.steps_per_epoch=4")
-        run = begin(*sets, "run.freeze_statistics=0.75")
+        run = begin(*sets, "run.freeze_batch_norm_after=0.75")
         found: list[Tensor] = []
         end = AdversarialTask.on_train_batch_end
 
@@ -144,7 +145,9 @@ class TestTurns:
         assert moved == [True] * 5 + [False] * 2  # of eight batches, six are before
 
     def test_the_learning_rate_follows_the_turns_of_the_network(self, begin, monkeypatch):
-        run = begin("run.epochs=2", "optimiser.schedule=inverse_time", "optimiser.decay=1")
+        run = begin(
+            "run.epochs=2", "optimiser.schedule=inverse_time", "optimiser.inverse_time_decay=1"
+        )
         rates = watched(run, monkeypatch)["rate"]
         turns, expected = 0, []
         for number in range(9):
@@ -156,7 +159,11 @@ class TestTurns:
 class TestLearning:
     """Updates equal those that are computed by hand."""
 
-    SETS = ("adversarial.first_ratio=1", "adversarial.removed_labels=[0, 2]", "run.batch_size=2")
+    SETS = (
+        "adversarial.first_critic_steps=1",
+        "adversarial.masked_labels=[0, 2]",
+        "run.batch_size=2",
+    )
 
     def pairs(self, run: TrainingRun) -> PairStream:
         data = run.prepared.data()
@@ -199,7 +206,7 @@ class TestLearning:
             "loss.crop=8",
             "loss.padding_voxels=0",
             f"loss.segmentation.model={path}",
-            "loss.segmentation.equivalency=[0, 2]",
+            "loss.segmentation.output_labels=[0, 2]",
         )
         task = copy.deepcopy(run.prepared.task()).train()
         pair = self.pairs(run).pair(1)
@@ -222,7 +229,7 @@ class TestLearning:
 
     def test_the_critic_learns_to_tell(self, begin, monkeypatch):
         run = begin(
-            "adversarial.first_ratio=1000",
+            "adversarial.first_critic_steps=1000",
             "run.steps_per_epoch=30",
             "adversarial.learning_rate=2.0e-2",
         )
@@ -246,11 +253,11 @@ class TestRuns:
         run.fit()
         first, second = MetricsFile(run.folder.metrics_path).rows()
         assert {"train/loss", "train/critic_loss"} <= set(first)
-        assert (first["step"], second["step"]) == (4, 8)
+        assert (first["global_step"], second["global_step"]) == (4, 8)
         assert first["train/critic_loss"] != second["train/critic_loss"]
 
     def test_an_epoch_of_the_critic_alone_has_no_loss_of_the_network(self, begin):
-        run = begin("adversarial.first_ratio=7", "run.epochs=2")
+        run = begin("adversarial.first_critic_steps=7", "run.epochs=2")
         told: list[Any] = []
         run.fit(on_epoch=told.append)
         first, second = MetricsFile(run.folder.metrics_path).rows()
@@ -269,7 +276,7 @@ class TestRuns:
         sets = (
             "run.epochs=2",
             "network.dropout=0.2",
-            "optimiser.average_decay=0.8",
+            "optimiser.ema_decay=0.8",
             "optimiser.schedule=cosine",
             "run.deterministic=true",
             "run.steps_per_epoch=3",
@@ -324,10 +331,10 @@ class TestBadInput:
         text = text.replace("  acquisition:", f"  coarse: {step}\n  acquisition:")
         text = text.replace("spacing_mm: [4, 4, 9]", "spacing_mm: 8")
         (tmp_path / "coarse.yaml").write_text(text.replace("shape: 12", "shape: 16"))
-        with pytest.raises(ValueError, match="removed_labels need targets on the grid"):
+        with pytest.raises(ValueError, match="masked_labels need targets on the grid"):
             start(
                 tmp_path / "coarse.yaml",
-                ["adversarial.removed_labels=[0]"],
+                ["adversarial.masked_labels=[0]"],
                 folder=tmp_path / "run",
                 labels=folder / "maps",
             )

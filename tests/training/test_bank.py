@@ -27,8 +27,8 @@ from synthsr_net.training.data.bank import (
 )
 from synthsr_transforms.generator.config import GeneratorConfig, StepConfig
 from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
-from synthsr_transforms.io.volumes import VolumeError
-from synthsr_transforms.subjects.files import Case, read_case
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.subjects.files import SubjectFiles, read_subject
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -60,7 +60,7 @@ def make_entry(tmp_path: Path) -> Callable[..., Entry]:
         number = len(list(tmp_path.glob("labels*")))
         path = save(tmp_path / f"labels{number}.nii", labels, affine)
         other = None if image is None else save(tmp_path / f"image{number}.nii", image, affine)
-        return read_entry(Case(path, other), target="target")
+        return read_entry(SubjectFiles(path, other), target="target")
 
     return make
 
@@ -96,7 +96,7 @@ class TestPacking:
     def test_axes_are_those_of_every_other_reader(self, make_entry):
         labels = labels_of([0, 2, 3, 41])
         entry = make_entry(labels, labels.astype(np.float32) / 3, TURNED)
-        subject = read_case(entry.case)
+        subject = read_subject(entry.subject)
         assert torch.equal(entry.labels(), subject.images["labels"].data.int())
         assert torch.equal(entry.image, subject.images["target"].data)
         np.testing.assert_array_equal(entry.affine, np.asarray(subject.images["labels"].affine))
@@ -186,7 +186,7 @@ class TestBatches:
             )
             for seed in range(3)
         ]
-        subjects = [read_case(entries[k].case) for k in (2, 0)]
+        subjects = [read_subject(entries[k].subject) for k in (2, 0)]
         expected = SubjectsBatch.from_subjects(subjects)
         expected.images["labels"].data = expected.images["labels"].data.int()
         assert_same(Bank(entries).batch([2, 0]), expected)
@@ -233,23 +233,23 @@ class TestBatches:
 
 
 class TestReading:
-    def test_the_order_is_that_of_the_cases(self, tmp_path):
-        cases = [
-            Case(save(tmp_path / f"{n}.nii", labels_of([0, n + 1]).astype(np.int16)))
+    def test_the_order_is_that_of_the_subjects(self, tmp_path):
+        subjects = [
+            SubjectFiles(save(tmp_path / f"{n}.nii", labels_of([0, n + 1]).astype(np.int16)))
             for n in (3, 1, 2)
         ]
         seen: list[Any] = []
-        entries = read_bank(cases, target="target", on_case=seen.append)
-        assert seen == cases
-        assert [entry.case for entry in entries] == cases
-        assert names_of(cases) == ["3.nii", "1.nii", "2.nii"]
+        entries = read_bank(subjects, target="target", on_subject=seen.append)
+        assert seen == subjects
+        assert [entry.subject for entry in entries] == subjects
+        assert names_of(subjects) == ["3.nii", "1.nii", "2.nii"]
         assert [max(entry.present()) for entry in entries] == [4, 2, 3]
 
     def test_a_bad_file_is_named(self, tmp_path):
         good = save(tmp_path / "good.nii", labels_of([0, 2]).astype(np.int16))
         bad = save(tmp_path / "bad.nii", np.full(SHAPE, 0.5, np.float32))
         with pytest.raises(VolumeError, match=r"bad\.nii must hold whole numbers"):
-            read_bank([Case(good), Case(bad)], target="target")
+            read_bank([SubjectFiles(good), SubjectFiles(bad)], target="target")
 
 
 class TestPlace:

@@ -21,7 +21,7 @@ from synthsr_net.training.callbacks.previews import (
 )
 from synthsr_transforms.drawing.panels import figure_array
 from synthsr_transforms.drawing.slices import intensity_window
-from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.io.grids import Volume, reorient
 
 SHAPE = (20, 24, 16)
 AFFINE = np.array([[1.0, 0, 0, -9], [0, 1.5, 0, -17], [0, 0, 2, -13], [0, 0, 0, 1]])
@@ -203,7 +203,7 @@ def row(epoch: int, *, real: bool = True, steps: int = 1000) -> dict[str, float]
     left = math.exp(-epoch / 8)
     values = {
         "epoch": epoch,
-        "step": (epoch + 1) * steps,
+        "global_step": (epoch + 1) * steps,
         "seconds": 12.0,
         "learning_rate": 1e-4 * left,
         "train/loss": 0.02 + 0.4 * left,
@@ -249,7 +249,7 @@ class TestCurves:
             found = lines(figure, name)
             assert len(found) == len(wanted)
             for points, column in zip(found, wanted, strict=True):
-                np.testing.assert_allclose(points, [(r["step"], r[column]) for r in rows])
+                np.testing.assert_allclose(points, [(r["global_step"], r[column]) for r in rows])
 
     def test_values_that_are_missing_or_no_numbers_are_left_out(self):
         rows = [row(epoch, real=False) for epoch in range(6)]
@@ -260,10 +260,10 @@ class TestCurves:
         assert lines(figure, "PSNR (dB)")[0][:, 0].tolist() == [1000, 2000, 3000, 5000, 6000]
 
     def test_words_are_no_values(self):
-        assert lines(curve_figure([{"step": 1, "train/loss": "high"}]), "loss") == []
+        assert lines(curve_figure([{"global_step": 1, "train/loss": "high"}]), "loss") == []
 
     def test_without_steps_epochs_are_counted(self):
-        rows = [{k: v for k, v in row(epoch).items() if k != "step"} for epoch in range(3)]
+        rows = [{k: v for k, v in row(epoch).items() if k != "global_step"} for epoch in range(3)]
         figure = curve_figure(rows)
         assert lines(figure, "loss")[0][:, 0].tolist() == [0, 1, 2]
         assert figure.axes[-1].get_xlabel() == "epoch"
@@ -279,7 +279,7 @@ class TestCurves:
         ],
     )
     def test_losses_over_more_than_a_decade_have_a_logarithmic_axis(self, losses, scale):
-        rows = [{"step": k, "train/loss": loss} for k, loss in enumerate(losses)]
+        rows = [{"global_step": k, "train/loss": loss} for k, loss in enumerate(losses)]
         assert curve_figure(rows).axes[0].get_yscale() == scale
 
     def test_panels_are_those_that_have_values(self):
@@ -288,7 +288,7 @@ class TestCurves:
 
         both = ["PSNR (dB)", "SSIM"]
         assert names([]) == ["loss"]
-        assert names([{"step": 1, "train/loss": 1.0}]) == ["loss"]
+        assert names([{"global_step": 1, "train/loss": 1.0}]) == ["loss"]
         assert names([row(0, real=False)]) == ["loss", "learning rate", *both]
         assert names([row(0)]) == ["loss", "learning rate", *both, *both]
 

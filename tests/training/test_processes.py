@@ -299,7 +299,7 @@ class TestSeveralProcesses:
         validation = ("validation.every_epochs=1", "validation.samples=3")
         first, second = self.train(server, folder, tmp_path / "two", *validation)
         assert all(torch.equal(first[name], second[name]) for name in first)
-        accumulate = ("run.steps_per_epoch=2", "optimiser.accumulate=2")
+        accumulate = ("run.steps_per_epoch=2", "optimiser.accumulate_batches=2")
         alone = begin(*self.SETS, *accumulate, *validation)
         before = copy.deepcopy(alone.prepared.network.state_dict())
         alone.fit()
@@ -312,19 +312,19 @@ class TestSeveralProcesses:
             MetricsFile(place / "metrics.csv").rows()
             for place in (alone.folder.path, tmp_path / "two")
         )
-        assert one["step"] == 2 * two["step"]
+        assert one["global_step"] == 2 * two["global_step"]
         for name in [*(n for n in one if n.startswith("validation/")), "train/loss"]:
             assert two[name] == pytest.approx(one[name], rel=1e-3)
 
     def test_a_critic_learns_from_the_batches_of_all(self, server, folder, tmp_path, begin):
         sets = (
             "adversarial.weight=0.5",
-            "adversarial.first_ratio=1",
-            "adversarial.ratio=1",
+            "adversarial.first_critic_steps=1",
+            "adversarial.critic_steps=1",
             "adversarial.learning_rate=0.05",
             "adversarial.num_features=2",
             "adversarial.num_levels=2",
-            "adversarial.removed_labels=[0]",
+            "adversarial.masked_labels=[0]",
             "validation.every_epochs=1",
             "validation.samples=1",  # fewer than processes
         )

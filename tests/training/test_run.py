@@ -104,7 +104,7 @@ class TestFolder:
             model = read_model(run.folder.model_path(name))
             assert all(torch.equal(expected[k], v) for k, v in saved(run.folder, name).items())
             assert model.config.name == "run"
-        assert read_model(run.folder.model_path("last")).config.training["steps"] == 15
+        assert read_model(run.folder.model_path("last")).config.training["global_step"] == 15
         assert not torch.equal(*(e["head.weight"] for e in epochs[:2]))
 
     @pytest.mark.parametrize(("keep", "left"), [(-1, [1, 2, 3, 4]), (0, []), (1, [4]), (2, [3, 4])])
@@ -121,7 +121,7 @@ class TestFolder:
         run = begin(source=whole.folder.config_path, labels=None, name="again")
         run.fit()
         assert_same_run(whole.folder, run.folder)
-        assert read_yaml(run.folder.config_path)["training"]["held_out"]
+        assert read_yaml(run.folder.config_path)["training"]["validation_sources"]
 
     @pytest.mark.parametrize(
         ("assignment", "same"),
@@ -333,13 +333,16 @@ class TestGoingOn:
     @pytest.mark.parametrize(
         ("assignment", "named"),
         [
-            ("optimiser.accumulate=3", "training.optimiser.accumulate is 1 there and 3 here"),
+            (
+                "optimiser.accumulate_batches=3",
+                "training.optimiser.accumulate_batches is 1 there and 3 here",
+            ),
             ("run.seed=1", "seed is 0 there and 1 here"),
             ("run.batch_size=2", "training.run.batch_size"),
             ("crop.shape=8", "steps.crop.params.shape"),
             ("loss.name=l2", "training.loss.name is 'l1' there and 'l2' here"),
             ("network.num_features=5", "training.network.num_features"),
-            ("optimiser.average_decay=0.5", "training.optimiser.average_decay"),
+            ("optimiser.ema_decay=0.5", "training.optimiser.ema_decay"),
         ],
     )
     def test_other_settings_are_refused_by_name(self, begin, assignment, named):
@@ -408,14 +411,14 @@ class TestGoingOn:
         sets = [
             "initial_weights=w.safetensors",
             "loss.segmentation.model=s.safetensors",
-            "loss.segmentation.equivalency=labels.npy",
+            "loss.segmentation.output_labels=labels.npy",
         ]
         run = begin(*sets, "run.epochs=1")
         run.fit()
         monkeypatch.chdir(tmp_path)
         recorded = read_yaml(run.folder.config_path)["training"]
         assert recorded["initial_weights"] == str(tmp_path / "here" / "w.safetensors")
-        assert recorded["loss"]["segmentation"]["equivalency"] == [0, 2]
+        assert recorded["loss"]["segmentation"]["output_labels"] == [0, 2]
         begin(source=run.folder.config_path, labels=None, name="again").fit()
         assert_same_run(run.folder, tmp_path / "again")
         (tmp_path / "here" / "w.safetensors").unlink()  # weights are in the state by now

@@ -44,7 +44,7 @@ from synthsr_net.training.setup.plan import RunPlan, hold_out
 from synthsr_net.training.setup.recipe import Recipe, load_recipe
 from synthsr_transforms.generator.config import StepConfig, load_config, preset_names
 from synthsr_transforms.generator.generator import Generator
-from synthsr_transforms.subjects.files import Case
+from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.config import to_yaml
 from synthsr_transforms.support.messages import SynthSRError
 
@@ -75,19 +75,19 @@ def own(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def save_maps(tmp_path: Path, make_labels: Callable) -> Callable[..., list[Case]]:
+def save_maps(tmp_path: Path, make_labels: Callable) -> Callable[..., list[SubjectFiles]]:
     """Maker of label maps of given shapes and voxel spacings."""
 
-    def save(*shapes: tuple[int, ...], spacings_mm: Sequence[float] = ()) -> list[Case]:
-        cases = []
+    def save(*shapes: tuple[int, ...], spacings_mm: Sequence[float] = ()) -> list[SubjectFiles]:
+        subjects = []
         for k, shape in enumerate(shapes):
             spacing = spacings_mm[k] if spacings_mm else 4.0
             image = nib.Nifti1Image(make_labels(shape, k)[0].numpy(), np.diag([*[spacing] * 3, 1]))
             (tmp_path / "maps").mkdir(exist_ok=True)
             path = tmp_path / "maps" / f"sub-{k}.nii"
             nib.save(image, path)
-            cases.append(Case(path))
-        return cases
+            subjects.append(SubjectFiles(path))
+        return subjects
 
     return save
 
@@ -114,21 +114,21 @@ class TestConfig:
             (OptimiserConfig, "name", "sgd"),
             (OptimiserConfig, "schedule", "linear"),
             (OptimiserConfig, "learning_rate", 0.0),
-            (OptimiserConfig, "final_ratio", 1.5),
-            (OptimiserConfig, "decay", -1.0),
+            (OptimiserConfig, "final_learning_rate_ratio", 1.5),
+            (OptimiserConfig, "inverse_time_decay", -1.0),
             (OptimiserConfig, "epsilon", -1.0),
             (OptimiserConfig, "weight_decay", -0.1),
             (OptimiserConfig, "betas", (0.9, 1.0)),
-            (OptimiserConfig, "warm_up_steps", -1),
+            (OptimiserConfig, "warmup_steps", -1),
             (OptimiserConfig, "clip_norm", 0.0),
-            (OptimiserConfig, "accumulate", 0),
-            (OptimiserConfig, "average_decay", 1.0),
+            (OptimiserConfig, "accumulate_batches", 0),
+            (OptimiserConfig, "ema_decay", 1.0),
             (RunConfig, "epochs", 0),
             (RunConfig, "steps_per_epoch", 0),
             (RunConfig, "batch_size", 0),
             (RunConfig, "seed", -1),
             (RunConfig, "precision", "fp16"),
-            (RunConfig, "bank", "disk"),
+            (RunConfig, "label_map_memory", "disk"),
             (RunConfig, "save_every_steps", 0),
             (RunConfig, "save_every_minutes", 0.0),
             (RunConfig, "keep_models", -2),
@@ -136,14 +136,14 @@ class TestConfig:
             (ValidationConfig, "samples", 0),
             (ValidationConfig, "previews", -1),
             (ValidationConfig, "seed", -1),
-            (ValidationConfig, "spacings_mm", []),
-            (ValidationConfig, "spacings_mm", [3.0, 0.0]),
+            (ValidationConfig, "slice_spacings_mm", []),
+            (ValidationConfig, "slice_spacings_mm", [3.0, 0.0]),
             (ValidationConfig, "metric", "brain/l2"),
             (ValidationConfig, "metric", "real/5mm/brain/ssim"),
             (AdversarialConfig, "weight", 1.0),
-            (AdversarialConfig, "penalty_weight", -1.0),
+            (AdversarialConfig, "gradient_penalty_weight", -1.0),
             (AdversarialConfig, "learning_rate", 0.0),
-            (AdversarialConfig, "first_ratio", 0),
+            (AdversarialConfig, "first_critic_steps", 0),
             (AdversarialConfig, "num_levels", 0),
         ],
     )
@@ -157,7 +157,7 @@ class TestConfig:
         for name in METRICS:
             assert ValidationConfig(metric=name).metric == name
         real = ValidationConfig(images="i", labels="l", metric="real/5mm/brain/dice_wm")
-        assert real.spacings_mm[-1] == 5
+        assert real.slice_spacings_mm[-1] == 5
         with pytest.raises(ValueError, match="must be given together"):
             ValidationConfig(images="i")
 
@@ -169,9 +169,12 @@ class TestConfig:
             TrainingConfig(loss=loss, adversarial=AdversarialConfig(weight=0.8))
 
     def test_a_critic_does_not_accumulate(self):
-        with pytest.raises(ValueError, match=r"accumulate must be 1 in adversarial training"):
+        with pytest.raises(
+            ValueError, match=r"accumulate_batches must be 1 in adversarial training"
+        ):
             TrainingConfig(
-                adversarial=AdversarialConfig(weight=0.1), optimiser=OptimiserConfig(accumulate=2)
+                adversarial=AdversarialConfig(weight=0.1),
+                optimiser=OptimiserConfig(accumulate_batches=2),
             )
 
     @pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
@@ -179,7 +182,7 @@ class TestConfig:
         run = RunConfig(compile=mode)
         TrainingConfig(run=run)
         with pytest.raises(ValueError, match=r"run.compile must be true or false with a critic"):
-            TrainingConfig(run=run, optimiser=OptimiserConfig(accumulate=2))
+            TrainingConfig(run=run, optimiser=OptimiserConfig(accumulate_batches=2))
         with pytest.raises(ValueError, match=r"run.compile must be true or false with a critic"):
             TrainingConfig(run=run, adversarial=AdversarialConfig(weight=0.1))
 
@@ -266,7 +269,7 @@ class TestRecipe:
             load_recipe(own)
 
 
-CASES = [Case(Path(f"sub-{n:02}.nii")) for n in range(10)]
+SUBJECTS = [SubjectFiles(Path(f"sub-{n:02}.nii")) for n in range(10)]
 
 
 class TestHoldingOut:
@@ -274,40 +277,40 @@ class TestHoldingOut:
         ("wish", "number"), [(0, 0), (0.1, 1), (0.19, 1), (0.35, 3), (1, 1), (9, 9), (4.0, 4)]
     )
     def test_every_case_is_on_one_side(self, wish, number):
-        rest, held = hold_out(CASES, wish, seed=0)
+        rest, held = hold_out(SUBJECTS, wish, seed=0)
         assert len(held) == number
-        assert sorted([*rest, *held], key=str) == CASES
+        assert sorted([*rest, *held], key=str) == SUBJECTS
 
     def test_the_choice_follows_from_the_seed(self):
-        choices = [tuple(hold_out(CASES, 3, seed)[1]) for seed in (0, 0, 1, 2, 3)]
+        choices = [tuple(hold_out(SUBJECTS, 3, seed)[1]) for seed in (0, 0, 1, 2, 3)]
         assert choices[0] == choices[1]
         assert len(set(choices)) > 2
 
     def test_cases_are_named(self):
-        _, held = hold_out(CASES, ["sub-07.nii", "sub-02.nii"], seed=0)
-        assert {case.labels.name for case in held} == {"sub-07.nii", "sub-02.nii"}
+        _, held = hold_out(SUBJECTS, ["sub-07.nii", "sub-02.nii"], seed=0)
+        assert {subject.labels.name for subject in held} == {"sub-07.nii", "sub-02.nii"}
 
     @pytest.mark.parametrize("wish", [10, 12, 1.0e9, [f"sub-{n:02}.nii" for n in range(10)]])
     def test_something_is_left_for_training(self, wish):
         with pytest.raises(SynthSRError, match=r"held_out must leave label maps for training"):
-            hold_out(CASES, wish, seed=0)
+            hold_out(SUBJECTS, wish, seed=0)
 
     @pytest.mark.parametrize("wish", [-1, -0.1, 1.5, "sub-01.nii", None, True])
     def test_a_wish_must_be_a_ratio_a_number_or_names(self, wish):
         with pytest.raises(SynthSRError, match=r"held_out must be a ratio below 1"):
-            hold_out(CASES, wish, seed=0)
+            hold_out(SUBJECTS, wish, seed=0)
 
     def test_an_unknown_name_is_told(self):
         with pytest.raises(SynthSRError, match=r"got sub-11.nii, which is not among sub-00.nii"):
-            hold_out(CASES, ["sub-11.nii"], seed=0)
+            hold_out(SUBJECTS, ["sub-11.nii"], seed=0)
 
 
 class TestPlan:
     def test_label_maps_of_a_folder_are_shared_out(self, own, save_maps):
-        cases = save_maps(*[SHAPE] * 3)
-        plan = RunPlan.from_source(own, ["validation.held_out=1"], labels=cases[0].labels.parent)
-        assert (len(plan.cases), len(plan.held_out)) == (2, 1)
-        assert {*plan.cases, *plan.held_out} == set(cases)
+        subjects = save_maps(*[SHAPE] * 3)
+        plan = RunPlan.from_source(own, ["validation.held_out=1"], labels=subjects[0].labels.parent)
+        assert (len(plan.subjects), len(plan.held_out)) == (2, 1)
+        assert {*plan.subjects, *plan.held_out} == set(subjects)
 
     def test_real_targets_need_images_and_others_none(self, own, save_maps, tmp_path):
         labels = save_maps(SHAPE)[0].labels.parent
@@ -321,18 +324,18 @@ class TestPlan:
             RunPlan.from_source(own, ["real_target=true"], images=tmp_path / "images")
 
     def test_a_run_brings_its_label_maps_along(self, own, save_maps, tmp_path):
-        cases = save_maps(*[SHAPE] * 4)
-        sources = [f"  - labels: {case.labels}\n" for case in cases]
+        subjects = save_maps(*[SHAPE] * 4)
+        sources = [f"  - labels: {subject.labels}\n" for subject in subjects]
         job = f"job:\n  sources:\n{''.join(sources[:3])}"
-        held = f"  validation: {{held_out: 1}}\n  held_out:\n{sources[3]}"
+        held = f"  validation: {{held_out: 1}}\n  validation_sources:\n{sources[3]}"
         (tmp_path / "run.yaml").write_text(OWN.lstrip() + held + job)
         plan = RunPlan.from_source(tmp_path / "run.yaml")
-        assert (plan.cases, plan.held_out) == (cases[:3], cases[3:])
+        assert (plan.subjects, plan.held_out) == (subjects[:3], subjects[3:])
         plan = RunPlan.from_source(tmp_path / "run.yaml", ["validation.held_out=2"])
-        assert (plan.cases, plan.held_out) == hold_out(cases, 2, seed=0)
+        assert (plan.subjects, plan.held_out) == hold_out(subjects, 2, seed=0)
         (tmp_path / "job.yaml").write_text(OWN.split("training:")[0] + job)
         plan = RunPlan.from_source(tmp_path / "job.yaml", ["validation.held_out=1"])
-        assert (plan.cases, plan.held_out) == hold_out(cases[:3], 1, seed=0)
+        assert (plan.subjects, plan.held_out) == hold_out(subjects[:3], 1, seed=0)
 
     def test_steps_are_built_before_label_maps_are_read(self, own, tmp_path):
         (tmp_path / "broken.nii").write_bytes(b"no label map")

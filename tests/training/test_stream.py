@@ -24,7 +24,7 @@ from synthsr_net.training.data.stream import (
 from synthsr_transforms.generator.config import load_config
 from synthsr_transforms.generator.generator import Generator, TrainingPair
 from synthsr_transforms.job.job import GenerationJob
-from synthsr_transforms.subjects.files import find_cases
+from synthsr_transforms.subjects.files import find_subjects
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,7 +68,7 @@ def make_stream(folder: Path) -> Callable[..., PairStream]:
     def make(name: str = "synthetic", **kwargs: int) -> PairStream:
         images = folder / "images" if name == "real" else None
         generator = Generator(load_config(folder / f"{name}.yaml"))
-        entries = read_bank(find_cases(folder / "maps", images), target="target")
+        entries = read_bank(find_subjects(folder / "maps", images), target="target")
         return PairStream(generator, Bank(with_brain_boxes(entries, generator)), **kwargs)
 
     return make
@@ -128,7 +128,7 @@ class TestPairs:
             pair = stream.pair(sample.number)
             record = json.loads((tmp_path / f"{sample.stem}.json").read_text())
             entry = stream.plan(sample.number).entries[0]
-            assert record["source"]["labels"] == str(stream.bank.entries[entry].case.labels)
+            assert record["source"]["labels"] == str(stream.bank.entries[entry].subject.labels)
             used.add(entry)
             for kind, tensor in pair._asdict().items():
                 written = nib.load(tmp_path / f"{sample.stem}_{kind}.nii").get_fdata()

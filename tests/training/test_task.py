@@ -33,13 +33,13 @@ from synthsr_net.training.task.objective import (
     make_segmentation,
 )
 from synthsr_net.training.task.optimisers import learning_rate_factor, make_optimiser
-from synthsr_net.training.task.regression import TrainingTask, freeze_statistics
+from synthsr_net.training.task.regression import TrainingTask, freeze_batch_norm
 from synthsr_net.training.task.watch import LossWatch, NonFiniteLossError, Reading
 from synthsr_transforms.generator.config import GeneratorConfig
 from synthsr_transforms.generator.generator import TrainingPair
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
-from synthsr_transforms.subjects.files import Case
+from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread", "without_curves")
@@ -195,7 +195,7 @@ class TestSegmentation:
         state = UNet3d(network).state_dict()
         path = tmp_path / "segmentation.safetensors"
         save_model(path, ModelConfig(network=network), state)
-        return SegmentationConfig(model=str(path), equivalency=[0, 2, -1], weight=0.5)
+        return SegmentationConfig(model=str(path), output_labels=[0, 2, -1], weight=0.5)
 
     def test_its_dice_is_added_with_its_weight(self, settings):
         segmentation = make_segmentation(settings, TABLE, crop=4)
@@ -211,25 +211,29 @@ class TestSegmentation:
 
     def test_labels_can_come_from_a_file(self, settings, tmp_path):
         np.save(tmp_path / "labels.npy", np.array([0, 2, -1]))
-        made = make_segmentation(replace(settings, equivalency=str(tmp_path / "labels.npy")), TABLE)
+        made = make_segmentation(
+            replace(settings, output_labels=str(tmp_path / "labels.npy")), TABLE
+        )
         assert made.merges == make_segmentation(settings, TABLE).merges
 
     @pytest.mark.parametrize("wrong", [None, [0, 2], [0, 2, 3, 4], "none.npy"])
     def test_a_label_for_each_output_is_needed(self, settings, wrong):
         expected = r"outputs of .*segmentation|none\.npy"
         with pytest.raises((ValueError, FileNotFoundError), match=expected):
-            make_segmentation(replace(settings, equivalency=wrong), TABLE)
+            make_segmentation(replace(settings, output_labels=wrong), TABLE)
 
     def test_labels_that_the_table_lacks_are_refused(self, settings):
         with pytest.raises(ValueError, match="got 999"):
-            make_segmentation(replace(settings, equivalency=[0, 2, 999]), TABLE)
+            make_segmentation(replace(settings, output_labels=[0, 2, 999]), TABLE)
 
     def test_intensities_come_from_the_real_targets(self, settings, folder):
         entries = [
-            read_entry(Case(folder / "maps" / name, folder / "images" / name), target="target")
+            read_entry(
+                SubjectFiles(folder / "maps" / name, folder / "images" / name), target="target"
+            )
             for name in ("sub-00.nii", "sub-01.nii")
         ]
-        chosen = replace(settings, percentiles=(2.0, 98.0))
+        chosen = replace(settings, clip_percentiles=(2.0, 98.0))
         low, high = make_segmentation(chosen, TABLE, targets=entries).intensity_range
         expected = []
         for entry in entries:
@@ -243,7 +247,7 @@ class TestSegmentation:
     def test_in_a_run_it_falls_and_its_network_stays(self, settings, begin):
         run = begin(
             f"loss.segmentation.model={settings.model}",
-            "loss.segmentation.equivalency=[0, 2, -1]",
+            "loss.segmentation.output_labels=[0, 2, -1]",
             "loss.segmentation.weight=50",
             "run.steps_per_epoch=40",
         )
@@ -306,7 +310,7 @@ class TestAverage:
         assert not any(parameter.requires_grad for parameter in average.parameters())
 
     def test_a_run_saves_it(self, begin):
-        run = begin("optimiser.average_decay=0.7", "run.steps_per_epoch=6")
+        run = begin("optimiser.ema_decay=0.7", "run.steps_per_epoch=6")
         expected = {name: tensor.double() for name, tensor in weights(run.prepared.network).items()}
 
         def step(now: Any) -> None:
@@ -355,7 +359,7 @@ class TestFrozenStatistics:
 
     def test_they_follow_until_their_time_and_stay_from_then_on(self, begin, monkeypatch):
         steps = ("run.epochs=2", "run.steps_per_epoch=3", "network.normalisation=batch")
-        run = begin(*steps, "network.normalise_last=true", "run.freeze_statistics=0.34")
+        run = begin(*steps, "network.normalise_last=true", "run.freeze_batch_norm_after=0.34")
         means = self._running_means(run, monkeypatch)
         moved = [not torch.equal(a, b) for a, b in itertools.pairwise(means)]
         assert moved == [True, True, False, False, False]  # frozen from the fourth step on
@@ -363,7 +367,7 @@ class TestFrozenStatistics:
     def test_training_uses_them_then(self):
         norm = nn.BatchNorm3d(2).train()
         x = torch.rand(1, 2, 3, 3, 3)
-        freeze_statistics(nn.Sequential(norm))
+        freeze_batch_norm(nn.Sequential(norm))
         torch.testing.assert_close(norm(x), x / math.sqrt(1 + norm.eps))
         assert norm.weight.requires_grad
 
@@ -377,15 +381,15 @@ class TestLearningRate:
         assert self.factors(5) == [1.0] * 5
 
     def test_it_rises_in_warm_up(self):
-        assert self.factors(6, warm_up_steps=4) == [0.25, 0.5, 0.75, 1, 1, 1]
+        assert self.factors(6, warmup_steps=4) == [0.25, 0.5, 0.75, 1, 1, 1]
 
     def test_inverse_time_is_that_of_keras(self):
-        found = self.factors(50, schedule="inverse_time", decay=0.1)
+        found = self.factors(50, schedule="inverse_time", inverse_time_decay=0.1)
         np.testing.assert_allclose(found, 1 / (1 + 0.1 * np.arange(50)))
 
     @pytest.mark.parametrize("warm_up", [0, 10])
     def test_cosine_falls_from_all_to_its_end(self, warm_up):
-        schedule = {"schedule": "cosine", "final_ratio": 0.1, "warm_up_steps": warm_up}
+        schedule = {"schedule": "cosine", "final_learning_rate_ratio": 0.1, "warmup_steps": warm_up}
         found = self.factors(101, **schedule)[warm_up:]
         turn = np.linspace(0, np.pi, 101, endpoint=False)[: 101 - warm_up] * 101 / (101 - warm_up)
         np.testing.assert_allclose(found, 0.1 + 0.9 * (1 + np.cos(turn)) / 2, rtol=1e-12)
@@ -397,9 +401,9 @@ class TestLearningRate:
         run = begin(
             "run.epochs=2",
             "run.steps_per_epoch=6",
-            f"optimiser.accumulate={accumulate}",
+            f"optimiser.accumulate_batches={accumulate}",
             "optimiser.schedule=cosine",
-            "optimiser.final_ratio=0",
+            "optimiser.final_learning_rate_ratio=0",
         )
         run.fit()
         half, end = (row["learning_rate"] for row in MetricsFile(run.folder.metrics_path).rows())
@@ -427,7 +431,7 @@ class TestOptimiser:
         run = begin(
             "run.epochs=2",
             "run.steps_per_epoch=3",
-            f"optimiser.accumulate={accumulate}",
+            f"optimiser.accumulate_batches={accumulate}",
             "optimiser.clip_norm=0.1",
             "optimiser.learning_rate=0.1",
             "optimiser.epsilon=0.1",  # so that the order of sums matters little
@@ -589,7 +593,7 @@ class TestValidation:
 
     @pytest.mark.parametrize("decay", [0, 0.5])
     def test_metrics_are_those_of_the_model_that_is_saved(self, begin, decay):
-        run = begin(*self.SETS, f"optimiser.average_decay={decay}", "run.steps_per_epoch=5")
+        run = begin(*self.SETS, f"optimiser.ema_decay={decay}", "run.steps_per_epoch=5")
         run.fit()
         (row,) = MetricsFile(run.folder.metrics_path).rows()
         network = read_model(run.folder.model_path("last")).network
@@ -652,7 +656,7 @@ class TestValidation:
             "validation.every_epochs=1",
             f"validation.images={tmp_path / 'images'}",
             f"validation.labels={tmp_path / 'labels'}",
-            "validation.spacings_mm=[9]",
+            "validation.slice_spacings_mm=[9]",
             f"validation.metric={metric}",
             "run.epochs=2",
         )

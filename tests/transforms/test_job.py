@@ -31,7 +31,12 @@ from synthsr_transforms.job import job as job_module
 from synthsr_transforms.job import worker as job_run
 from synthsr_transforms.job.job import GenerationJob, expected_bytes, remake_sample
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.subjects.files import Case, find_cases, phantom_case, read_case
+from synthsr_transforms.subjects.files import (
+    SubjectFiles,
+    find_subjects,
+    phantom_subject,
+    read_subject,
+)
 from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -95,7 +100,11 @@ def make_job(maps: Path, config: GeneratorConfig, tmp_path: Path) -> Callable[..
     """Maker of jobs of four samples in the folder `out`."""
 
     def make(**changes: Any) -> GenerationJob:
-        fields: dict[str, Any] = {"config": config, "cases": find_cases(maps), "num_samples": 4}
+        fields: dict[str, Any] = {
+            "config": config,
+            "subjects": find_subjects(maps),
+            "num_samples": 4,
+        }
         return GenerationJob(**{**fields, "folder": tmp_path / "out", **changes})
 
     return make
@@ -191,10 +200,10 @@ class TestSameSamples:
         assert files(tmp_path / "out") == files(tmp_path / "at_once")
         assert before.items() <= files(tmp_path / "out").items()
 
-    def test_the_first_draw_does_not_depend_on_the_choice_of_the_case(self, make_job):
+    def test_the_first_draw_does_not_depend_on_the_choice_of_the_subject(self, make_job):
         """Case and rotation must not come from the same random numbers."""
         job = make_job()
-        chosen = np.array([job.cases.index(job.sample(k).case) for k in range(300)])
+        chosen = np.array([job.subjects.index(job.sample(k).subject) for k in range(300)])
         first = [
             torch.rand(1, generator=torch.Generator().manual_seed(job.sample(k).seed)).item()
             for k in range(300)
@@ -226,7 +235,7 @@ class TestSameSamples:
         run(make_job(num_samples=1))
         record = json.loads((tmp_path / "out" / "sample_000000.json").read_text())
         generator = Generator.from_preset(tmp_path / "out" / "config.yaml")
-        subject = read_case(Case(Path(record["source"]["labels"])))
+        subject = read_subject(SubjectFiles(Path(record["source"]["labels"])))
         again, drawn = generator.run(subject, record["seed"])
         assert json.loads(json.dumps(drawn)) == record["steps"]
         replayed = generator.replay(subject, record["steps"])
@@ -243,7 +252,7 @@ class TestSameSamples:
         again = GenerationJob.from_source(
             tmp_path / "out/config.yaml", labels=maps / "c_labels.nii.gz", folder="x", seed=9
         )
-        assert (again.seed, again.num_samples, len(again.cases)) == (9, 4, 1)
+        assert (again.seed, again.num_samples, len(again.subjects)) == (9, 4, 1)
 
     def test_the_configuration_needs_no_table_or_priors_from_elsewhere(self, maps, tmp_path):
         own = tmp_path / "own"
@@ -319,16 +328,16 @@ class TestResume:
         assert files(tmp_path / "out") == whole
 
     def test_label_maps_that_differ_are_counted_and_named(self, make_job, maps):
-        run(make_job(cases=find_cases(maps)[:2]))
+        run(make_job(subjects=find_subjects(maps)[:2]))
         message = r"job.sources has 2 label maps there and 3 here, \S+c_labels.nii.gz is new here\."
         with pytest.raises(SynthSRError, match=message):
             make_job().start()
         with pytest.raises(
             SynthSRError, match=r"2 .* there and 2 here, \S+a_labels.nii.gz is missing"
         ):
-            make_job(cases=find_cases(maps)[1:]).start()
+            make_job(subjects=find_subjects(maps)[1:]).start()
         with pytest.raises(SynthSRError, match="in another order"):
-            make_job(cases=find_cases(maps)[1::-1]).start()
+            make_job(subjects=find_subjects(maps)[1::-1]).start()
 
     @pytest.mark.parametrize(
         ("change", "named"),
@@ -350,7 +359,7 @@ class TestResume:
             crop = StepConfig(name="PatchCrop", params={"shape": 8})
             change = {"config": dataclasses.replace(config, steps={**config.steps, "crop": crop})}
         elif "fewer" in change:
-            change = {"cases": find_cases(maps)[:2]}
+            change = {"subjects": find_subjects(maps)[:2]}
         elif "order" in change:
             names = [*config.steps]
             names[0], names[1] = names[1], names[0]
@@ -388,7 +397,7 @@ class TestResume:
 
     def test_label_maps_are_not_checked_again_unless_they_changed(self, make_job, maps):
         run(make_job())
-        seen: list[Case] = []
+        seen: list[SubjectFiles] = []
         time.sleep(0.02)
         run(make_job())
         make_job().start(seen.append)
@@ -539,7 +548,7 @@ class TestWriting:
         def refuse(**_: Any) -> None:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
-        seen: list[Case] = []
+        seen: list[SubjectFiles] = []
         monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
         with pytest.raises(SynthSRError, match=r"must be writable, got .*no file can be made in"):
             make_job().start(seen.append)
@@ -553,11 +562,13 @@ class TestWriting:
         with pytest.raises(SynthSRError, match=r"must be writable, got .*Permission denied"):
             make_job().start()
 
-    def test_few_cases_are_in_memory(self, make_job, monkeypatch):
-        reads: list[Case] = []
-        read = job_run.read_case
+    def test_few_subjects_are_in_memory(self, make_job, monkeypatch):
+        reads: list[SubjectFiles] = []
+        read = job_run.read_subject
         monkeypatch.setattr(
-            job_run, "read_case", lambda case, **k: (reads.append(case), read(case, **k))[1]
+            job_run,
+            "read_subject",
+            lambda subject, **k: (reads.append(subject), read(subject, **k))[1],
         )
         run(make_job(num_samples=10))
         assert len(reads) == 3
@@ -599,7 +610,7 @@ class TestPlaceInTheWorld:
         }
         job = GenerationJob(
             config=GeneratorConfig(label_table="freesurfer_aseg", steps=steps),
-            cases=[Case(tmp_path / "map.nii.gz")],
+            subjects=[SubjectFiles(tmp_path / "map.nii.gz")],
             folder=tmp_path / "out",
             file_format="nii",
         )
@@ -640,7 +651,7 @@ class TestPlaceInTheWorld:
         }
         job = GenerationJob(
             config=GeneratorConfig(label_table="freesurfer_aseg", steps=steps, real_target=True),
-            cases=find_cases(tmp_path / "labels", tmp_path / "images"),
+            subjects=find_subjects(tmp_path / "labels", tmp_path / "images"),
             folder=tmp_path / "out",
         )
         run(job)
@@ -662,7 +673,7 @@ class TestSettings:
             ({"file_format": "png"}, "format must be one of"),
             ({"shard": (0, 2)}, "got 0/2"),
             ({"shard": (3, 2)}, "got 3/2"),
-            ({"cases": []}, "cases must be at least one"),
+            ({"subjects": []}, "label maps must be at least one"),
         ],
     )
     def test_values_out_of_range_are_refused(self, change, message, make_job):
@@ -679,12 +690,12 @@ class TestSettings:
 
     def test_the_phantom_is_announced_when_it_is_made(self, config, tmp_path):
         config = dataclasses.replace(config, label_table="synthseg")
-        case = phantom_case(LabelTable.ready("synthseg"), spacing_mm=4)
+        subject = phantom_subject(LabelTable.ready("synthseg"), spacing_mm=4)
         calls: list[int] = []
         for number, expected in ((1, 1), (1, 1), (2, 2)):
             time.sleep(0.02)
             job = GenerationJob(
-                config=config, cases=[case], folder=tmp_path / "out", num_samples=number
+                config=config, subjects=[subject], folder=tmp_path / "out", num_samples=number
             )
             list(job.start(on_phantom=lambda: calls.append(1)).run())
             assert len(calls) == expected
@@ -695,10 +706,10 @@ class TestSettings:
 
     def test_images_need_a_real_target(self, make_job, maps):
         with pytest.raises(SynthSRError, match="Leave out --images"):
-            make_job(cases=find_cases(maps / "a_labels.nii.gz", maps / "c_labels.nii.gz"))
+            make_job(subjects=find_subjects(maps / "a_labels.nii.gz", maps / "c_labels.nii.gz"))
 
     def test_mistakes_in_steps_are_found_before_label_maps_are_read(self, make_job, config):
-        seen: list[Case] = []
+        seen: list[SubjectFiles] = []
         wrong = StepConfig(name="PatchCropp")
         steps = {**config.steps, "crop": wrong}
         for table in ("auto", "freesurfer_aseg"):
@@ -722,8 +733,10 @@ class TestSettings:
         for name in ("all_purpose", "tutorial_2_sr_synthetic"):
             config = load_config(name, ["crop.shape=32"])
             table = "synthseg" if config.label_table == "auto" else config.label_table
-            case = phantom_case(LabelTable.resolve(table), spacing_mm=4)
-            job = GenerationJob(config=config, cases=[case], folder=tmp_path / name, preview=True)
+            subject = phantom_subject(LabelTable.resolve(table), spacing_mm=4)
+            job = GenerationJob(
+                config=config, subjects=[subject], folder=tmp_path / name, preview=True
+            )
             assert run(job) == ["sample_000000"]
             assert (tmp_path / name / "overview.png").exists()
 

@@ -1,4 +1,4 @@
-"""Promises of cases: how files are matched, read and checked."""
+"""Promises of subjects: how files are matched, read and checked."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 import torch
 from torchio import LabelMap, ScalarImage
 
-from synthsr_transforms.io.volumes import VolumeError
+from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.subjects.files import (
     PHANTOM,
-    Case,
-    case_affine,
-    case_shape,
-    check_cases,
-    find_cases,
-    phantom_case,
-    read_case,
+    SubjectFiles,
+    check_subjects,
+    find_subjects,
+    phantom_subject,
+    read_subject,
+    subject_affine,
+    subject_shape,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,10 +48,10 @@ def labels(*values: int, shape: tuple[int, int, int] = (4, 5, 6)) -> np.ndarray:
     return data
 
 
-class TestFindCases:
+class TestFindSubjects:
     def test_label_maps_are_sorted_by_name(self, tmp_path):
         touch(tmp_path / "labels", "b.nii.gz", "a.mgz", "c.NII", "notes.txt", ".hidden.nii")
-        assert [c.labels.name for c in find_cases(tmp_path / "labels")] == [
+        assert [c.labels.name for c in find_subjects(tmp_path / "labels")] == [
             "a.mgz",
             "b.nii.gz",
             "c.NII",
@@ -73,8 +73,8 @@ class TestFindCases:
         others = ("other_x.nii", "sub-02_norm.mgz", "brain11.nii", "11_T2.nii")
         touch(tmp_path / "labels", label_map)
         touch(tmp_path / "images", image, *others)
-        (case,) = find_cases(tmp_path / "labels", tmp_path / "images")
-        assert (case.labels.name, case.image.name) == (label_map, image)
+        (subject,) = find_subjects(tmp_path / "labels", tmp_path / "images")
+        assert (subject.labels.name, subject.image.name) == (label_map, image)
 
     @pytest.mark.parametrize(
         ("label_map", "image"),
@@ -94,69 +94,69 @@ class TestFindCases:
         touch(tmp_path / "labels", label_map)
         touch(tmp_path / "images", image)
         with pytest.raises(VolumeError, match=f"got none for {label_map}"):
-            find_cases(tmp_path / "labels", tmp_path / "images")
+            find_subjects(tmp_path / "labels", tmp_path / "images")
 
     def test_order_never_matches(self, tmp_path):
         touch(tmp_path / "labels", "a_labels.nii", "b_labels.nii")
         touch(tmp_path / "images", "b_T1w.nii", "a_T1w.nii")
-        cases = find_cases(tmp_path / "labels", tmp_path / "images")
-        assert [c.image.name for c in cases] == ["a_T1w.nii", "b_T1w.nii"]
+        subjects = find_subjects(tmp_path / "labels", tmp_path / "images")
+        assert [c.image.name for c in subjects] == ["a_T1w.nii", "b_T1w.nii"]
 
     def test_the_same_name_wins_over_a_similar_one(self, tmp_path):
         touch(tmp_path / "labels", "sub-01_x.nii")
         touch(tmp_path / "images", "sub-01_a.nii", "sub-01_x.mgz")
-        (case,) = find_cases(tmp_path / "labels", tmp_path / "images")
-        assert case.image.name == "sub-01_x.mgz"
+        (subject,) = find_subjects(tmp_path / "labels", tmp_path / "images")
+        assert subject.image.name == "sub-01_x.mgz"
 
     def test_several_images_for_a_label_map_are_named(self, tmp_path):
         touch(tmp_path / "labels", "sub-01_dseg.nii")
         touch(tmp_path / "images", "sub-01_T1w.nii", "sub-01_T2w.nii")
         with pytest.raises(VolumeError, match=r"sub-01_T1w.nii, sub-01_T2w.nii for sub-01_dseg"):
-            find_cases(tmp_path / "labels", tmp_path / "images")
+            find_subjects(tmp_path / "labels", tmp_path / "images")
 
     def test_an_image_that_serves_two_label_maps_is_named(self, tmp_path):
         touch(tmp_path / "labels", "sub-01_a.nii", "sub-01_b.nii")
         touch(tmp_path / "images", "sub-01_T1w.nii")
         with pytest.raises(VolumeError, match=r"sub-01_a.nii and sub-01_b.nii for sub-01_T1w"):
-            find_cases(tmp_path / "labels", tmp_path / "images")
+            find_subjects(tmp_path / "labels", tmp_path / "images")
 
     def test_label_maps_without_image_are_counted_when_they_are_many(self, tmp_path):
         touch(tmp_path / "labels", *(f"brain{k}_labels.nii" for k in range(9)))
         touch(tmp_path / "images", "brain3_T1w.nii")
         with pytest.raises(VolumeError, match=r"brain0_labels.nii, .* and 4 more"):
-            find_cases(tmp_path / "labels", tmp_path / "images")
+            find_subjects(tmp_path / "labels", tmp_path / "images")
 
     def test_two_single_files_go_together_whatever_their_names(self, tmp_path):
         touch(tmp_path / "x", "aseg.mgz", "T1.mgz")
-        (case,) = find_cases(tmp_path / "x" / "aseg.mgz", tmp_path / "x" / "T1.mgz")
-        assert (case.labels.name, case.image.name) == ("aseg.mgz", "T1.mgz")
+        (subject,) = find_subjects(tmp_path / "x" / "aseg.mgz", tmp_path / "x" / "T1.mgz")
+        assert (subject.labels.name, subject.image.name) == ("aseg.mgz", "T1.mgz")
 
     def test_label_maps_among_the_images_are_no_images(self, tmp_path):
         name = "paired_T1_labels.nii"
         folder = touch(tmp_path / "both", name, "paired_T1.nii", "other.nii")
-        (case,) = find_cases(folder / name, folder)
-        assert case.image.name == "paired_T1.nii"
+        (subject,) = find_subjects(folder / name, folder)
+        assert subject.image.name == "paired_T1.nii"
         (folder / name).write_bytes(b"labels")
         touch(tmp_path / "labels", name)
         (tmp_path / "labels" / name).write_bytes(b"labels")
-        (case,) = find_cases(tmp_path / "labels", folder)
-        assert case.image.name == "paired_T1.nii"
+        (subject,) = find_subjects(tmp_path / "labels", folder)
+        assert subject.image.name == "paired_T1.nii"
         (folder / "paired_T1_norm.nii").touch()
         with pytest.raises(VolumeError, match=r"paired_T1.nii, paired_T1_norm.nii for paired_T1_l"):
-            find_cases(folder / name, folder)
+            find_subjects(folder / name, folder)
 
     def test_one_folder_for_both_is_refused(self, tmp_path):
         touch(tmp_path / "x", "sub-01_labels.nii", "sub-01_norm.nii")
         with pytest.raises(VolumeError, match="two folders"):
-            find_cases(tmp_path / "x", tmp_path / "x")
+            find_subjects(tmp_path / "x", tmp_path / "x")
 
 
-class TestReadCase:
+class TestReadSubject:
     def test_both_images_come_in_ras_and_metadata_stays_empty(self, tmp_path):
         lia = np.array([[-1, 0, 0, 5], [0, 0, 2, -3], [0, -1.5, 0, 9], [0, 0, 0, 1]], float)
         a = save(tmp_path / "a.nii", labels(2, 41), lia)
         b = save(tmp_path / "b.nii", np.random.default_rng(0).random((4, 5, 6)), lia)
-        subject = read_case(Case(a, b))
+        subject = read_subject(SubjectFiles(a, b))
         assert isinstance(subject.images["labels"], LabelMap)
         assert isinstance(subject.images["target"], ScalarImage)
         assert subject.labels.data.dtype == torch.int16
@@ -173,22 +173,22 @@ class TestReadCase:
             np.array([[2, -1], [0, 1], [1, -1]], float)
         )
         nib.save(turned, tmp_path / "b.nii")
-        subject = read_case(Case(a, tmp_path / "b.nii"))
+        subject = read_subject(SubjectFiles(a, tmp_path / "b.nii"))
         np.testing.assert_array_equal(subject.target.data[0].numpy(), data)
 
     def test_large_labels_take_int32(self, tmp_path):
         path = save(tmp_path / "a.nii", labels(2).astype(np.int32) + 40000)
-        assert read_case(Case(path)).labels.data.dtype == torch.int32
+        assert read_subject(SubjectFiles(path)).labels.data.dtype == torch.int32
 
     def test_the_image_can_have_another_name(self, tmp_path):
         a, b = (save(tmp_path / f"{n}.nii", labels(2)) for n in "ab")
-        assert set(read_case(Case(a, b), target="real").images) == {"labels", "real"}
+        assert set(read_subject(SubjectFiles(a, b), target="real").images) == {"labels", "real"}
 
     def test_shapes_that_differ_are_named_with_both_files(self, tmp_path):
         a = save(tmp_path / "a.nii", labels(2))
         b = save(tmp_path / "b.nii", np.zeros((4, 5, 7), np.float32))
         with pytest.raises(VolumeError, match=r"b.nii .*a.nii.*\(4, 5, 6\) and \(4, 5, 7\)"):
-            read_case(Case(a, b))
+            read_subject(SubjectFiles(a, b))
 
     def test_an_image_beside_its_label_map_is_refused(self, tmp_path):
         a = save(tmp_path / "a.nii", labels(2))
@@ -196,40 +196,43 @@ class TestReadCase:
         moved[0, 3] = 1
         b = save(tmp_path / "b.nii", np.zeros((4, 5, 6), np.float32), moved)
         with pytest.raises(VolumeError, match=r"places in the world"):
-            read_case(Case(a, b))
+            read_subject(SubjectFiles(a, b))
 
 
 class TestChecks:
     def test_values_are_those_of_all_label_maps(self, tmp_path):
-        cases = [
-            Case(save(tmp_path / "a.nii", labels(2, 41))),
-            Case(save(tmp_path / "b.nii", labels(4, 4464, shape=(4, 4, 4)))),
+        subjects = [
+            SubjectFiles(save(tmp_path / "a.nii", labels(2, 41))),
+            SubjectFiles(save(tmp_path / "b.nii", labels(4, 4464, shape=(4, 4, 4)))),
         ]
-        seen: list[Case] = []
-        assert check_cases(cases, seen.append) == {0, 2, 41, 4, 4464}
-        assert seen == cases
+        seen: list[SubjectFiles] = []
+        assert check_subjects(subjects, seen.append) == {0, 2, 41, 4, 4464}
+        assert seen == subjects
 
     def test_bad_images_are_found_early(self, tmp_path):
         a = save(tmp_path / "a.nii", labels(2))
         b = save(tmp_path / "b.nii", np.full((4, 5, 6), np.nan, np.float32))
         with pytest.raises(VolumeError, match=r"b.nii must hold finite numbers"):
-            check_cases([Case(a, b)])
+            check_subjects([SubjectFiles(a, b)])
 
     def test_label_maps_of_background_alone_are_named(self, tmp_path):
-        cases = [Case(save(tmp_path / f"{n}.nii", labels(*v))) for n, v in (("a", [2]), ("b", []))]
+        subjects = [
+            SubjectFiles(save(tmp_path / f"{n}.nii", labels(*v)))
+            for n, v in (("a", [2]), ("b", []))
+        ]
         with pytest.raises(VolumeError, match=r"b.nii must hold labels, got background 0 alone"):
-            check_cases(cases)
+            check_subjects(subjects)
 
     def test_arrays_of_another_name_are_named(self, tmp_path):
         np.savez(tmp_path / "a.npz", seg=labels(2), x=1)
         with pytest.raises(VolumeError, match=r"must hold an array named vol_data, got seg, x\."):
-            read_case(Case(tmp_path / "a.npz"))
+            read_subject(SubjectFiles(tmp_path / "a.npz"))
 
     def test_affine_and_shape_need_no_voxels(self, tmp_path):
         lia = np.array([[-1, 0, 0, 5], [0, 0, 2, -3], [0, -1.5, 0, 9], [0, 0, 0, 1]], float)
         path = save(tmp_path / "a.nii", labels(2)[..., None], lia)
-        assert case_shape(Case(path)) == (4, 6, 5)
-        np.testing.assert_array_equal(case_affine(Case(path)), lia)
+        assert subject_shape(SubjectFiles(path)) == (4, 6, 5)
+        np.testing.assert_array_equal(subject_affine(SubjectFiles(path)), lia)
 
     @pytest.mark.parametrize("name", ["a.npz", "a.mgz"])
     def test_other_formats_have_affine_and_shape(self, name, tmp_path):
@@ -238,38 +241,42 @@ class TestChecks:
             np.savez(path, vol_data=labels(2))
         else:
             nib.save(nib.MGHImage(labels(2), np.eye(4)), path)
-        assert case_shape(Case(path)) == (4, 5, 6)
-        np.testing.assert_array_equal(case_affine(Case(path)), np.eye(4))
+        assert subject_shape(SubjectFiles(path)) == (4, 5, 6)
+        np.testing.assert_array_equal(subject_affine(SubjectFiles(path)), np.eye(4))
 
     def test_what_is_wrong_with_a_file_is_said(self, tmp_path):
         path = tmp_path / "a.nii"
         path.write_bytes(b"no volume")
         with pytest.raises(VolumeError, match=r"a.nii cannot be read as a volume"):
-            case_affine(Case(path))
+            subject_affine(SubjectFiles(path))
 
 
 class TestPhantom:
     @pytest.mark.parametrize("name", ["synthseg", "synthsr", "freesurfer_aseg"])
     def test_every_value_is_in_the_table(self, name):
         table = LabelTable.ready(name)
-        values = check_cases([phantom_case(table, spacing_mm=4)])
+        values = check_subjects([phantom_subject(table, spacing_mm=4)])
         assert not table.unknown_values(values)
         assert {2, 3, 4} <= values
 
     def test_a_table_without_sides_merges_right_into_left(self):
-        sided = read_case(phantom_case(LabelTable.ready("synthseg"), spacing_mm=4)).labels.data
-        merged = read_case(phantom_case(LabelTable.ready("synthsr"), spacing_mm=4)).labels.data
+        sided = read_subject(
+            phantom_subject(LabelTable.ready("synthseg"), spacing_mm=4)
+        ).labels.data
+        merged = read_subject(
+            phantom_subject(LabelTable.ready("synthsr"), spacing_mm=4)
+        ).labels.data
         assert (merged == 10).sum() == (sided == 10).sum() + (sided == 49).sum()
         assert not merged[sided == 515].any()
 
-    def test_it_is_a_case_without_files(self):
-        case = phantom_case(LabelTable.ready("synthseg"), spacing_mm=4)
-        assert (case.labels, case.image) == (PHANTOM, None)
-        assert case_shape(case) == tuple(read_case(case).labels.spatial_shape)
+    def test_it_is_a_subject_without_files(self):
+        subject = phantom_subject(LabelTable.ready("synthseg"), spacing_mm=4)
+        assert (subject.labels, subject.image) == (PHANTOM, None)
+        assert subject_shape(subject) == tuple(read_subject(subject).labels.spatial_shape)
         np.testing.assert_array_equal(
-            case_affine(case), np.asarray(read_case(case).labels.affine.data)
+            subject_affine(subject), np.asarray(read_subject(subject).labels.affine.data)
         )
 
     def test_a_table_of_other_labels_is_refused(self):
         with pytest.raises(VolumeError, match="must hold labels of the head phantom"):
-            read_case(phantom_case(LabelTable.from_values([0, 1001]), spacing_mm=4))
+            read_subject(phantom_subject(LabelTable.from_values([0, 1001]), spacing_mm=4))

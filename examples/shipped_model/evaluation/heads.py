@@ -24,8 +24,8 @@ from synthsr_net.metrics.comparison import (
 from synthsr_net.prediction.intensities import percentile
 from synthsr_transforms.functional.layout import bounding_box
 from synthsr_transforms.generator.generator import Generator
-from synthsr_transforms.io.volumes import VolumeError, list_volumes, stem
-from synthsr_transforms.subjects.files import Case, read_case
+from synthsr_transforms.io.files import VolumeError, list_volumes, stem
+from synthsr_transforms.subjects.files import SubjectFiles, read_subject
 
 from .contrasts import lesion_generator, scan_generator, target_generator
 from .network import EvaluationError
@@ -105,17 +105,19 @@ class Head:
         return data
 
 
-def find_label_maps(paths: Sequence[str | os.PathLike[str]]) -> list[Case]:
+def find_label_maps(paths: Sequence[str | os.PathLike[str]]) -> list[SubjectFiles]:
     """Label maps of files and folders, each file once."""
     found = [file for path in paths for file in list_volumes(path)]
-    return [Case(file) for file in dict.fromkeys(found)]
+    return [SubjectFiles(file) for file in dict.fromkeys(found)]
 
 
-def read_head(case: Case, spacing_mm: float, multiple_of: int, device: torch.device | str) -> Head:
+def read_head(
+    subject: SubjectFiles, spacing_mm: float, multiple_of: int, device: torch.device | str
+) -> Head:
     """Read a label map and crop it to a field of view around the brain.
 
     Args:
-        case: The file.
+        subject: The file.
         spacing_mm: Voxel spacing that it must have, in mm.
         multiple_of: The field of view is made a multiple of this, where the label map reaches so
             far.
@@ -125,21 +127,21 @@ def read_head(case: Case, spacing_mm: float, multiple_of: int, device: torch.dev
         EvaluationError: If its voxels have another spacing.
         VolumeError: If it cannot be read, or shows no brain.
     """
-    image = read_case(case).images["labels"]
+    image = read_subject(subject).images["labels"]
     labels, affine = image.data[0], np.asarray(image.affine.data, dtype=np.float64)
     own = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.allclose(own, spacing_mm, rtol=_SAME_SPACING, atol=0):
         raise EvaluationError(
-            f"{case.labels} must have voxels of {spacing_mm:g} mm, as the model, got"
+            f"{subject.labels} must have voxels of {spacing_mm:g} mm, as the model, got"
             f" {' x '.join(f'{mm:.3g}' for mm in own)} mm. Resample it."
         )
     tissues = tissue_map(labels)
     inside = (tissues > OUTSIDE) & (tissues != _FLUID)
     if not bool(inside.any()):
-        raise VolumeError(f"{case.labels} must label a brain, but does not. Leave it out.")
+        raise VolumeError(f"{subject.labels} must label a brain, but does not. Leave it out.")
     box = field_of_view(inside, MARGIN_MM / spacing_mm, multiple_of)
     affine[:3, 3] += affine[:3, :3] @ [part.start for part in box]
-    return Head(stem(case.labels), labels[box].contiguous(), affine, device)
+    return Head(stem(subject.labels), labels[box].contiguous(), affine, device)
 
 
 def field_of_view(inside: Tensor, margin: float, multiple_of: int) -> tuple[slice, ...]:

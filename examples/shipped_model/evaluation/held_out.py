@@ -11,8 +11,8 @@ from torch import Tensor
 
 from synthsr_net.metrics.comparison import measure_inside
 from synthsr_net.prediction.intensities import CT_WINDOW_HU
-from synthsr_transforms.io.volumes import Volume
-from synthsr_transforms.subjects.files import Case
+from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.subjects.files import SubjectFiles
 
 from .contrasts import CONTRASTS
 from .heads import Head, read_head
@@ -87,7 +87,7 @@ def check_slices(spacings_mm: Sequence[float], axes: Sequence[int]) -> None:
 
 
 def evaluate_label_maps(
-    cases: Sequence[Case],
+    subjects: Sequence[SubjectFiles],
     network: HeadNetwork,
     plan: HeldOutPlan,
     pictures: Pictures | None = None,
@@ -97,7 +97,7 @@ def evaluate_label_maps(
     """Predict from simulated scans and compare with the standard T1.
 
     Args:
-        cases: Label maps, from `find_label_maps`.
+        subjects: Label maps, from `find_label_maps`.
         network: The model.
         plan: Which scans to simulate.
         pictures: Where to draw the first label map, at the thickest slices of each contrast.
@@ -109,9 +109,9 @@ def evaluate_label_maps(
         and of cubic interpolation of the same scan (`interpolation`, mapped).
     """
     rows = []
-    for number, case in enumerate(cases):
+    for number, subject in enumerate(subjects):
         divisor = network.config.scan.divisor
-        head = read_head(case, network.spacing_mm, divisor, network.device)
+        head = read_head(subject, network.spacing_mm, divisor, network.device)
         for setting, image in _images(head, plan, network.spacing_mm):
             scan = scan_of_head(head, setting, image, plan.seed)
             prediction = network(linear(scan), slices=operators(scan))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from synthsr_net.prediction.refinement.brain_mask import Regions, dilated
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.subjects.files import Case
+from synthsr_transforms.subjects.files import SubjectFiles
 
 from .contrasts import CONTRASTS, LATERAL_VENTRICLES
 from .heads import Head, read_head
@@ -34,7 +34,7 @@ _TABLE = "synthseg"  # of tissues; other labels belong to none
 
 
 def evaluate_head_lesions(
-    cases: Sequence[Case],
+    subjects: Sequence[SubjectFiles],
     network: HeadNetwork,
     plan: HeldOutPlan,
     pictures: Pictures | None = None,
@@ -44,7 +44,7 @@ def evaluate_head_lesions(
     """Predict from scans of heads with and without lesions, and compare the lesions' contrasts.
 
     Args:
-        cases: Label maps, from `heads.find_label_maps`.
+        subjects: Label maps, from `heads.find_label_maps`.
         network: The model.
         plan: Contrasts `with_lesions`, their slices, and the seed.
         pictures: Where to draw the first label map in each contrast.
@@ -57,8 +57,8 @@ def evaluate_head_lesions(
         see `evaluation.lesions.contrast`. One that cannot be measured is left out.
     """
     rows = []
-    for number, case in enumerate(cases):
-        head = read_head(case, network.spacing_mm, network.config.scan.divisor, network.device)
+    for number, subject in enumerate(subjects):
+        head = read_head(subject, network.spacing_mm, network.config.scan.divisor, network.device)
         weights = head.lesion_weights(seed_of(plan.seed, head.name, "lesions"))
         regions = _regions(head, weights > _TRACE, network.spacing_mm)
         places = _places(head, weights > 0.5, network.spacing_mm)

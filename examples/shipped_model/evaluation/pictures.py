@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from synthsr_net.prediction.report.picture import write_picture
 from synthsr_transforms.drawing.panels import draw_grid, save_figure, write
 from synthsr_transforms.drawing.planes import panels_through, view_of
-from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.support.threads import threads
 
 _PIXELS_PER_MM = 2.0

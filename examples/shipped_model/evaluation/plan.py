@@ -30,7 +30,7 @@ class EvaluationData:
     images: PathLike | None = None
     """Real T1-weighted scans, or one."""
     image_labels: PathLike | None = None
-    """Their label maps, see `synthsr_transforms.subjects.files.find_cases` for names."""
+    """Their label maps, see `synthsr_transforms.subjects.files.find_subjects` for names."""
     scans: Sequence[PathLike] = ()
     """Real scans, or folders of them."""
     patient: Sequence[PathLike] = ()

@@ -9,7 +9,7 @@ import numpy as np
 
 from synthsr_net.metrics.comparison import Reference, reference_of
 from synthsr_net.training.validation import RealPair, on_grid_of_network
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.grids import Volume
 
 from .held_out import AXES, check_slices
 from .likeness import mapped_scores

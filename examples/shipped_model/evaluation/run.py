@@ -16,8 +16,10 @@ import numpy as np
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.training.environment import environment
 from synthsr_net.training.validation import read_real_pairs
+from synthsr_transforms.io.files import list_volumes
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import read_scan
-from synthsr_transforms.io.volumes import Volume, list_volumes, read_volume
+from synthsr_transforms.io.volumes import read_volume
 from synthsr_transforms.support.atomic import replacing
 
 from .bright_lesions import find_bright_lesions
@@ -148,14 +150,14 @@ class Evaluation:
             self._say(f"  {self._done}{f'/{self._of}' if self._of else ''} predictions")
 
     def _held_out(self, pictures: Pictures) -> list[dict[str, Any]]:
-        cases, plan = find_label_maps(self.data.labels), self.settings.held_out
-        self._of = num_predictions(plan, len(cases), self.network.spacing_mm)
-        return evaluate_label_maps(cases, self.network, plan, pictures, on_row=self._count)
+        subjects, plan = find_label_maps(self.data.labels), self.settings.held_out
+        self._of = num_predictions(plan, len(subjects), self.network.spacing_mm)
+        return evaluate_label_maps(subjects, self.network, plan, pictures, on_row=self._count)
 
     def _held_out_lesions(self, pictures: Pictures) -> list[dict[str, Any]]:
-        cases, plan = find_label_maps(self.data.labels), self.settings.held_out
-        self._of = num_lesion_predictions(plan, len(cases))
-        return evaluate_head_lesions(cases, self.network, plan, pictures, on_row=self._count)
+        subjects, plan = find_label_maps(self.data.labels), self.settings.held_out
+        self._of = num_lesion_predictions(plan, len(subjects))
+        return evaluate_head_lesions(subjects, self.network, plan, pictures, on_row=self._count)
 
     def _real_pairs(self, pictures: Pictures) -> list[dict[str, Any]]:
         assert self.data.images is not None

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from synthsr_net.prediction.resampling import Grid, reslice
-from synthsr_transforms.io.extents import ScanError
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.io.volumes import Volume
 
 BLEND_MM = 2.0
 """Outside the mask, the rendering fades into the prediction over this distance."""
@@ -58,7 +58,7 @@ def keep_lesion(prediction: Volume, scan: Scan, mask: Volume) -> tuple[Volume, l
         warnings: that the mask is empty, or lesions lie partly outside.
 
     Raises:
-        ScanError: If the mask is not 3-D, or its lesions lie outside the prediction or the scan.
+        VolumeError: If the mask is not 3-D, or its lesions lie outside the prediction or the scan.
     """
     lesions, warnings = _lesions_on_grid(prediction, scan, mask)
     if not lesions.any():
@@ -93,7 +93,7 @@ def _lesions_on_grid(prediction: Volume, scan: Scan, mask: Volume) -> tuple[Arra
     """Boolean lesions on the grid of the prediction, and warnings."""
     data = np.asarray(mask.data)
     if data.ndim != 3:
-        raise ScanError(f"the lesion mask must be 3-D, got shape {data.shape}. Split it.")
+        raise VolumeError(f"the lesion mask must be 3-D, got shape {data.shape}. Split it.")
     marked = np.nan_to_num(data.astype(np.float32)) > 0.5
     if not marked.any():
         nothing = np.zeros(prediction.data.shape, bool)
@@ -103,7 +103,7 @@ def _lesions_on_grid(prediction: Volume, scan: Scan, mask: Volume) -> tuple[Arra
     inside = [_is_inside(points, volume) for volume in (prediction, scan.volume)]
     for what, where in zip(("prediction", f"scan {scan.name}"), inside, strict=True):
         if not where.any():
-            raise ScanError(
+            raise VolumeError(
                 f"the lesion mask must overlap with the {what}, but its lesions lie outside. Check"
                 " its header: it must lie on the scan in world space."
             )

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from synthsr_transforms.drawing.panels import draw_grid, save_figure, write_caption
 from synthsr_transforms.drawing.planes import IN_PLANE, View, panels_through, scan_window, view_of
 from synthsr_transforms.drawing.slices import range_in_words, size_in_words
-from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.io.grids import Volume, reorient
 
 _WIDTH, _MIN_WIDTH = 1000, 660  # pixels: usual width, all details
 _PLACE, _LETTER = 240, 8.5  # pixels: place of the slices, letter of the title

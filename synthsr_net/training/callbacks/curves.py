@@ -80,7 +80,7 @@ def curve_figure(rows: Rows) -> Figure:
         A figure outside the state of pyplot.
 
     Examples:
-        >>> rows = [{"step": 10, "train/loss": 0.5}, {"step": 20, "train/loss": 0.3}]
+        >>> rows = [{"global_step": 10, "train/loss": 0.5}, {"global_step": 20, "train/loss": 0.3}]
         >>> [axes.get_ylabel() for axes in curve_figure(rows).axes]
         ['loss']
     """
@@ -97,7 +97,7 @@ def curve_figure(rows: Rows) -> Figure:
     for number, group in enumerate(groups, start=above):
         _draw_metrics(figure, grid, number, group, metrics)
     lowest = [figure.axes[bool(rate)], *figure.axes[-len(AXES) * bool(groups) :]]
-    _label_steps(figure, lowest, "step" if "step" in _names(rows) else "epoch")
+    _label_steps(figure, lowest, "step" if "global_step" in _names(rows) else "epoch")
     return figure
 
 
@@ -108,7 +108,7 @@ def _points(rows: Rows, name: str) -> list[tuple[float, float]]:
     """Steps and values of a column, where it has finite ones."""
     points = []
     for number, row in enumerate(rows):
-        step, value = row.get("step", row.get("epoch", number)), row.get(name)
+        step, value = row.get("global_step", row.get("epoch", number)), row.get(name)
         if all(isinstance(x, int | float) and math.isfinite(x) for x in (step, value)):
             points.append((float(step), float(value)))  # type: ignore[arg-type]
     return points

@@ -178,7 +178,7 @@ class RunLog(Callback):
         mean = trainer.strategy.reduce(mean, reduce_op="mean")
         row = {
             "epoch": epoch,
-            "step": task.position.done,
+            "global_step": task.position.done,
             "train/loss": float(mean),
             "learning_rate": _learning_rate(trainer),
             **task.results,
@@ -210,7 +210,7 @@ class RunLog(Callback):
     ) -> None:
         done = task.position.done
         for name, value in row.items():
-            if name not in ("epoch", "step"):
+            if name not in ("epoch", "global_step"):
                 self._event(trainer, f"epoch/{name}", float(value), done)
         if not task.shown:
             return

@@ -83,7 +83,7 @@ class SaveState(Callback):
         assert isinstance(pl_module, TrainingTask)
         done = pl_module.position.done
         stopping = self._is_stopping(trainer, done, batch_idx)
-        if batch_idx % self.config.optimiser.accumulate:
+        if batch_idx % self.config.optimiser.accumulate_batches:
             return  # gradients of the batches before wait for their step
         if stopping:
             self.save(trainer, done)
@@ -113,7 +113,7 @@ class SaveState(Callback):
             return done - self._saved_position >= every or batch_idx == 0
         passed = time.monotonic() - self._saved_at > 60 * self.config.run.save_every_minutes
         if trainer.world_size > 1:  # clocks differ, and all processes save or none
-            talk = done % STEPS_BETWEEN_TALKS < self.config.optimiser.accumulate
+            talk = done % STEPS_BETWEEN_TALKS < self.config.optimiser.accumulate_batches
             passed = trainer.strategy.reduce_boolean_decision(passed) if talk else False
         return passed or batch_idx == 0
 
@@ -167,7 +167,7 @@ class SaveModels(Callback):
                 " optimiser.clip_norm=1."
             )
         path = self.folder.epoch_model_path(epoch)
-        about = {**self.config.training, "epochs": epoch, "steps": task.position.done}
+        about = {**self.config.training, "epochs": epoch, "global_step": task.position.done}
         about["results"] = {name: float(f"{value:.4g}") for name, value in task.results.items()}
         with saving(self.folder):
             save_model(path, replace(self.config, training=about), state)

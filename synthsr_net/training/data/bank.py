@@ -15,8 +15,8 @@ from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
-from synthsr_transforms.io.volumes import VolumeError
-from synthsr_transforms.subjects.files import Case, read_case
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.subjects.files import SubjectFiles, read_subject
 from synthsr_transforms.support.threads import num_cores, threads
 
 SHARE_OF_DEVICE = 0.5
@@ -29,10 +29,10 @@ Size = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Entry:
-    """One case in memory, with axes right, anterior, superior.
+    """One subject in memory, with axes right, anterior, superior.
 
     Attributes:
-        case: Files it was read from.
+        subject: Files it was read from.
         indices: `(1, X, Y, Z)` uint8 positions in `values`, or the labels themselves (int32) if
             there are more than 256.
         values: `(N,)` int32 labels, or None.
@@ -41,7 +41,7 @@ class Entry:
         brain_box: Box around the brain in voxels, first voxel and voxel after the last, or None.
     """
 
-    case: Case
+    subject: SubjectFiles
     indices: Tensor
     values: Tensor | None
     image: Tensor | None
@@ -108,36 +108,39 @@ class Entry:
 
 
 def read_bank(
-    cases: Sequence[Case], *, target: str, on_case: Callable[[Case], object] | None = None
+    subjects: Sequence[SubjectFiles],
+    *,
+    target: str,
+    on_subject: Callable[[SubjectFiles], object] | None = None,
 ) -> list[Entry]:
-    """Read and check all cases.
+    """Read and check all subjects.
 
     Args:
-        cases: What to read, see `synthsr_transforms.subjects.files.find_cases`.
+        subjects: What to read, see `synthsr_transforms.subjects.files.find_subjects`.
         target: Name of the image that comes with each label map.
-        on_case: Called with each case after it was read.
+        on_subject: Called with each subject after it was read.
 
     Raises:
         VolumeError: If a file is not what it should be; the message names it.
     """
     entries = []
     with threads(min(_READERS, 2 * num_cores())) as pool:
-        for entry in pool.map(lambda case: read_entry(case, target=target), cases):
+        for entry in pool.map(lambda subject: read_entry(subject, target=target), subjects):
             entries.append(entry)
-            if on_case is not None:
-                on_case(entry.case)
+            if on_subject is not None:
+                on_subject(entry.subject)
     return entries
 
 
-def read_entry(case: Case, *, target: str) -> Entry:
-    """Read one case, see `read_bank`."""
-    subject = read_case(case, target=target)
+def read_entry(files: SubjectFiles, *, target: str) -> Entry:
+    """Read one subject, see `read_bank`."""
+    subject = read_subject(files, target=target)
     labels = subject.images["labels"]
     data = labels.data.numpy()
     values = _values(data)
     if values.tolist() == [0]:
         raise VolumeError(
-            f"{case.labels} must hold labels, got background 0 alone. Remove or replace it."
+            f"{files.labels} must hold labels, got background 0 alone. Remove or replace it."
         )
     image = subject.images[target].data if target in subject.images else None
     affine = torch.as_tensor(np.asarray(labels.affine.data, dtype=np.float64))
@@ -146,7 +149,7 @@ def read_entry(case: Case, *, target: str) -> Entry:
     else:
         indices = torch.from_numpy(_positions(data, values))
         table = torch.from_numpy(values.astype(np.int32))
-    return Entry(case, indices, table, None if image is None else _packed(image), affine)
+    return Entry(files, indices, table, None if image is None else _packed(image), affine)
 
 
 def _values(labels: np.ndarray) -> np.ndarray:
@@ -181,7 +184,7 @@ class Bank:
     """Entries from which batches are put together.
 
     Args:
-        entries: The cases, of one shape if batches hold several.
+        entries: The subjects, of one shape if batches hold several.
         target: Name that the image of an entry gets.
         device: Where batches are wanted.
         kept: Where the entries are kept: that device, or the CPU, from where each batch is copied.
@@ -266,7 +269,7 @@ def place_of(entries: Sequence[Entry], device: torch.device, wish: str) -> torch
     Args:
         entries: What it holds.
         device: Where batches are generated.
-        wish: `device`, `host`, or `auto`, see `RunConfig.bank`.
+        wish: `device`, `host`, or `auto`, see `RunConfig.label_map_memory`.
     """
     if wish == "host" or device.type != "cuda":
         return torch.device("cpu") if device.type == "cuda" else device
@@ -275,6 +278,6 @@ def place_of(entries: Sequence[Entry], device: torch.device, wish: str) -> torch
     return device if wish == "device" or fits else torch.device("cpu")
 
 
-def names_of(cases: Sequence[Case]) -> list[str]:
-    """Names of the label maps of cases, for messages."""
-    return [Path(case.labels).name for case in cases]
+def names_of(subjects: Sequence[SubjectFiles]) -> list[str]:
+    """Names of the label maps of subjects, for messages."""
+    return [Path(subject.labels).name for subject in subjects]

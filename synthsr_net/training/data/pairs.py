@@ -57,7 +57,7 @@ class PairData(LightningDataModule):
             num_ranks: Number of processes.
         """
         run = self.config.run
-        kept = place_of([*self.entries, *self.held_out], device, run.bank)
+        kept = place_of([*self.entries, *self.held_out], device, run.label_map_memory)
         self.stream = PairStream(
             self.generator,
             self._bank(self.entries, device, kept),

@@ -201,7 +201,7 @@ def _check_reach(name: str, crop: PatchCrop, entry: Entry, margin: Size) -> None
         )
         raise SynthSRError(
             f"{name}.shape must be at most the size of each label map, got {_times(crop.shape)} for"
-            f" {entry.case.labels} of {_times(whole)} voxels. Use --set {name}.shape={least} or"
+            f" {entry.subject.labels} of {_times(whole)} voxels. Use --set {name}.shape={least} or"
             f" less, or pad label maps with zeros by --set loss.padding_voxels={missing}."
         )
 
@@ -264,7 +264,7 @@ def check_spacing(entries: Sequence[Entry]) -> float:
     high = max(max(spacing) for spacing in spacings)
     if high > 1.05 * low:
         odd = [
-            e.case.labels.name
+            e.subject.labels.name
             for e, s in zip(entries, spacings, strict=True)
             if max(s) > 1.05 * low
         ]

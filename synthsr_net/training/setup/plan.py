@@ -12,9 +12,14 @@ import torch
 
 from synthsr_net.training.config import SECTION
 from synthsr_transforms.job.job import check_buildable, check_images
-from synthsr_transforms.job.record import JobSettings, SourceRecord
-from synthsr_transforms.labels.table import LabelTable, listed
-from synthsr_transforms.subjects.files import PHANTOM, Case, find_cases, phantom_case
+from synthsr_transforms.job.record import JobSettings
+from synthsr_transforms.labels.table import listed
+from synthsr_transforms.subjects.files import (
+    SubjectFiles,
+    find_subjects,
+    phantom_subject,
+    restore_subject,
+)
 from synthsr_transforms.support.config import from_mapping, read_yaml
 from synthsr_transforms.support.messages import SynthSRError
 
@@ -27,9 +32,9 @@ class RunPlan:
 
     recipe: Recipe
     """Settings."""
-    cases: Sequence[Case]
+    subjects: Sequence[SubjectFiles]
     """Label maps of training, with their images."""
-    held_out: Sequence[Case]
+    held_out: Sequence[SubjectFiles]
     """Label maps of validation."""
 
     @classmethod
@@ -49,7 +54,7 @@ class RunPlan:
             assignments: Changes of settings.
             labels: Folder of label maps, or one; None means those of the earlier run, or else the
                 built-in head phantom.
-            images: Folder of real targets, see `find_cases`.
+            images: Folder of real targets, see `find_subjects`.
 
         Raises:
             ValueError: If a file, name or value is not usable.
@@ -58,32 +63,34 @@ class RunPlan:
         earlier = None if labels is not None else _recorded(source)
         if earlier is not None:
             table = recipe.generator.label_table
-            cases = [_case(record, table) for record in earlier.sources]
-            held_out = [_case(record, table) for record in recipe.training.held_out]
+            subjects = [restore_subject(record, table) for record in earlier.sources]
+            held = recipe.training.validation_sources
+            held_out = [restore_subject(record, table) for record in held]
             wish = recipe.training.validation.held_out
             if wish != _wish_before(source):
-                together = sorted([*cases, *held_out], key=lambda case: case.labels.name)
-                cases, held_out = hold_out(together, wish, _seed(recipe))
+                together = sorted([*subjects, *held_out], key=lambda subject: subject.labels.name)
+                subjects, held_out = hold_out(together, wish, _seed(recipe))
         elif labels is not None:
-            found = find_cases(labels, images)
-            cases, held_out = hold_out(found, recipe.training.validation.held_out, _seed(recipe))
+            found = find_subjects(labels, images)
+            subjects, held_out = hold_out(found, recipe.training.validation.held_out, _seed(recipe))
         else:
-            phantom = SourceRecord(labels=str(PHANTOM))
-            cases, held_out = [_case(phantom, recipe.generator.label_table)], []
+            subjects, held_out = [phantom_subject(recipe.generator.label_table)], []
         if images is not None and labels is None:
             raise SynthSRError(
                 f"images need label maps, got {images} alone. Give --labels as well."
             )
-        check_images(recipe.generator, [*cases, *held_out])
+        check_images(recipe.generator, [*subjects, *held_out])
         check_buildable(recipe.generator)
-        return cls(recipe=recipe, cases=cases, held_out=held_out)
+        return cls(recipe=recipe, subjects=subjects, held_out=held_out)
 
 
-def hold_out(cases: Sequence[Case], wish: Any, seed: int) -> tuple[list[Case], list[Case]]:
+def hold_out(
+    subjects: Sequence[SubjectFiles], wish: Any, seed: int
+) -> tuple[list[SubjectFiles], list[SubjectFiles]]:
     """Split label maps into those of training and those of validation.
 
     Args:
-        cases: All of them.
+        subjects: All of them.
         wish: See `ValidationConfig.held_out`.
         seed: Seed of the choice.
 
@@ -91,22 +98,23 @@ def hold_out(cases: Sequence[Case], wish: Any, seed: int) -> tuple[list[Case], l
         SynthSRError: If none is left for training, or a name is unknown.
 
     Examples:
-        >>> cases = [Case(Path(f"{number}.nii")) for number in range(20)]
-        >>> [len(part) for part in hold_out(cases, 0.1, seed=0)]
+        >>> subjects = [SubjectFiles(Path(f"{number}.nii")) for number in range(20)]
+        >>> [len(part) for part in hold_out(subjects, 0.1, seed=0)]
         [18, 2]
     """
     if isinstance(wish, (list, tuple)):
-        chosen = _named(cases, [str(name) for name in wish])
+        chosen = _named(subjects, [str(name) for name in wish])
     else:
-        number = _number(wish, len(cases))
-        order = torch.randperm(len(cases), generator=torch.Generator().manual_seed(seed))
+        number = _number(wish, len(subjects))
+        order = torch.randperm(len(subjects), generator=torch.Generator().manual_seed(seed))
         chosen = set(order[:number].tolist())
-    rest = [case for index, case in enumerate(cases) if index not in chosen]
+    rest = [subject for index, subject in enumerate(subjects) if index not in chosen]
     if not rest:
         raise SynthSRError(
-            f"validation.held_out must leave label maps for training, got {wish} of {len(cases)}."
+            f"validation.held_out must leave label maps for training, got {wish} of"
+            f" {len(subjects)}."
         )
-    return rest, [case for index, case in enumerate(cases) if index in chosen]
+    return rest, [subject for index, subject in enumerate(subjects) if index in chosen]
 
 
 def _number(wish: Any, count: int) -> int:
@@ -119,8 +127,8 @@ def _number(wish: Any, count: int) -> int:
     return int(wish * count) if wish < 1 else int(wish)
 
 
-def _named(cases: Sequence[Case], names: Sequence[str]) -> set[int]:
-    known = {case.labels.name: index for index, case in enumerate(cases)}
+def _named(subjects: Sequence[SubjectFiles], names: Sequence[str]) -> set[int]:
+    known = {subject.labels.name: index for index, subject in enumerate(subjects)}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise SynthSRError(
@@ -146,9 +154,3 @@ def _wish_before(source: str | os.PathLike[str]) -> Any:
     """What a recorded run held out; None if a file is no run, but a job of `synthsr generate`."""
     is_run = SECTION in read_yaml(source)
     return load_recipe(source).training.validation.held_out if is_run else None
-
-
-def _case(record: SourceRecord, table: str) -> Case:
-    if record.labels == str(PHANTOM):
-        return phantom_case(LabelTable.resolve("synthseg" if table == "auto" else table))
-    return Case(Path(record.labels), None if record.image is None else Path(record.image))

@@ -27,7 +27,7 @@ from synthsr_net.training.task.objective import (
 from synthsr_net.training.task.regression import TrainingTask
 from synthsr_net.training.validation import RealPairs, read_real_pairs
 from synthsr_transforms.generator.generator import TrainingPair
-from synthsr_transforms.subjects.files import Case
+from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.messages import SynthSRError
 
 from .fitting import Fitted, check_spacing, fit, output_shapes, probe
@@ -70,7 +70,7 @@ class Prepared:
     @property
     def batches_per_epoch(self) -> int:
         """Number of batches of an epoch, those of the critic included."""
-        turns = self.training.adversarial.ratio + 1 if self.is_adversarial else 1
+        turns = self.training.adversarial.critic_steps + 1 if self.is_adversarial else 1
         return self.training.run.steps_per_epoch * turns
 
     @property
@@ -126,7 +126,7 @@ def prepare(
     *,
     device: torch.device,
     folder_name: str,
-    on_case: Callable[[Case], object] | None = None,
+    on_subject: Callable[[SubjectFiles], object] | None = None,
     resumed: bool = False,
 ) -> Prepared:
     """Read label maps, make the first pair and the network, and check that all fit.
@@ -135,7 +135,7 @@ def prepare(
         plan: What to train.
         device: Where it will be trained.
         folder_name: Name of the model where the settings name none.
-        on_case: Called with each case after it was read.
+        on_subject: Called with each subject after it was read.
         resumed: Whether weights come from a saved state, so that initial ones are not needed.
 
     Raises:
@@ -144,8 +144,8 @@ def prepare(
     recipe = plan.recipe
     training = recipe.training
     loss = build_loss(training.loss.name, training.loss.params)
-    cases = [*plan.cases, *plan.held_out]
-    entries = read_bank(cases, target=recipe.generator.target, on_case=on_case)
+    subjects = [*plan.subjects, *plan.held_out]
+    entries = read_bank(subjects, target=recipe.generator.target, on_subject=on_subject)
     spacing = check_spacing(entries)
     fitted = fit(recipe.generator, training, entries)
     pair = probe(fitted, training)
@@ -174,7 +174,7 @@ def prepare(
         config,
         spacing_mm=spacing,
         folder_name=folder_name,
-        num_maps=len(plan.cases),
+        num_maps=len(plan.subjects),
     )
     with seeded(training.run.seed):
         network = UNet3d(config)
@@ -184,7 +184,7 @@ def prepare(
     return Prepared(
         training=training,
         fitted=fitted,
-        num_training=len(plan.cases),
+        num_training=len(plan.subjects),
         model=model,
         precision=resolve_precision(training.run.precision, device),
         network=network,
@@ -232,9 +232,9 @@ def _check_loss(objective: Objective, training: TrainingConfig, pair: TrainingPa
     objective.image_part(image, pair.target)
     if not training.adversarial.weight:
         return
-    if training.adversarial.removed_labels and pair.labels.shape[2:] != pair.target.shape[2:]:
+    if training.adversarial.masked_labels and pair.labels.shape[2:] != pair.target.shape[2:]:
         raise SynthSRError(
-            "adversarial.removed_labels need targets on the grid of the label maps, got"
+            "adversarial.masked_labels need targets on the grid of the label maps, got"
             f" {tuple(pair.target.shape[2:])} for labels of {tuple(pair.labels.shape[2:])}. Leave"
             " them out, or the step that resamples the target."
         )
@@ -270,7 +270,7 @@ def _real_pairs(training: TrainingConfig, model: ModelConfig) -> RealPairs | Non
     if settings.images is None or settings.labels is None or not settings.every_epochs:
         return None
     pairs = read_real_pairs(settings.images, settings.labels)
-    return RealPairs(pairs, model, spacings_mm=settings.spacings_mm)
+    return RealPairs(pairs, model, spacings_mm=settings.slice_spacings_mm)
 
 
 def _channel_notes(objective: Objective, network: UNetConfig) -> list[str]:

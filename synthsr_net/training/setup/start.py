@@ -16,9 +16,9 @@ from synthsr_net.training.folder import RunFile, RunFolder
 from synthsr_net.training.processes import is_first_process, is_launched
 from synthsr_net.training.run import Hardware, TrainingRun
 from synthsr_transforms.job.folder import check_space, check_writable
-from synthsr_transforms.job.record import JobSettings, job_config, source_record
+from synthsr_transforms.job.record import JobSettings, job_config
 from synthsr_transforms.labels.files import read_integers
-from synthsr_transforms.subjects.files import Case, PhantomCase
+from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.messages import SynthSRError
 
@@ -36,7 +36,7 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
     hardware: Hardware | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    on_case: Callable[[Case], object] | None = None,
+    on_subject: Callable[[SubjectFiles], object] | None = None,
     on_plan: Callable[[RunPlan], object] | None = None,
 ) -> TrainingRun:
     """Check everything, then write the records of a run.
@@ -50,7 +50,7 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
         hardware: What to compute on; the CPU by default.
         resume: Whether to go on with the run in the folder.
         overwrite: Whether to replace it.
-        on_case: Called with each case after it was read.
+        on_subject: Called with each subject after it was read.
         on_plan: Called once the settings were read, before label maps are.
 
     Returns:
@@ -75,7 +75,9 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
     _check_nodes(hardware.num_nodes)
     name = place.path.resolve().name
     resumed = resume and place.state_path.exists()
-    prepared = prepare(plan, device=device, folder_name=name, on_case=on_case, resumed=resumed)
+    prepared = prepare(
+        plan, device=device, folder_name=name, on_subject=on_subject, resumed=resumed
+    )
     if resume and not resumed:
         prepared.notes.append(f"nothing is saved in {place.path} yet: the run starts anew")
     record = _record(plan, prepared, device)
@@ -118,14 +120,14 @@ def _record(plan: RunPlan, prepared: Prepared, device: torch.device) -> RunFile:
     """What `config.yaml` holds."""
     training = dataclasses.replace(
         with_absolute_paths(prepared.training),
-        held_out=[source_record(case) for case in plan.held_out],
+        validation_sources=[subject.record() for subject in plan.held_out],
     )
     settings = JobSettings(
         synthsr_version=version("synthsr"),
         seed=training.run.seed,
         num_samples=prepared.num_batches,
         device=device.type,
-        sources=[source_record(case) for case in plan.cases],
+        sources=[subject.record() for subject in plan.subjects],
     )
     job = job_config(prepared.fitted.generator, settings)
     fields = {f.name: getattr(job, f.name) for f in dataclasses.fields(job)}
@@ -135,11 +137,11 @@ def _record(plan: RunPlan, prepared: Prepared, device: torch.device) -> RunFile:
 def with_absolute_paths(training: TrainingConfig) -> TrainingConfig:
     """Settings whose files are found from any working folder; short lists take their place."""
     segmentation, validation = training.loss.segmentation, training.validation
-    labels = segmentation.equivalency
+    labels = segmentation.output_labels
     segmentation = dataclasses.replace(
         segmentation,
         model=_absolute(segmentation.model),
-        equivalency=read_integers(Path(labels)) if isinstance(labels, str) else labels,
+        output_labels=read_integers(Path(labels)) if isinstance(labels, str) else labels,
     )
     return dataclasses.replace(
         training,
@@ -185,8 +187,8 @@ def _check_nodes(num_nodes: int) -> None:
 
 def _check_place(folder: Path, plan: RunPlan) -> None:
     """Refuse to write where the label maps or images are."""
-    cases = [c for c in (*plan.cases, *plan.held_out) if not isinstance(c, PhantomCase)]
-    inputs = {os.path.realpath(f.parent) for c in cases for f in (c.labels, c.image) if f}
+    subjects = [*plan.subjects, *plan.held_out]
+    inputs = {os.path.realpath(path.parent) for subject in subjects for path in subject.paths}
     if os.path.realpath(folder) in inputs:
         raise SynthSRError(
             f"the folder of a run must be another than that of label maps and images, got {folder}."

@@ -26,12 +26,12 @@ def is_network_turn(number: int, config: AdversarialConfig) -> bool:
         config: Settings with the ratios.
 
     Examples:
-        >>> config = AdversarialConfig(first_ratio=3, ratio=2)
+        >>> config = AdversarialConfig(first_critic_steps=3, critic_steps=2)
         >>> [number for number in range(12) if is_network_turn(number, config)]
         [3, 6, 9]
     """
-    after = number - config.first_ratio
-    return after >= 0 and after % (config.ratio + 1) == 0
+    after = number - config.first_critic_steps
+    return after >= 0 and after % (config.critic_steps + 1) == 0
 
 
 class AdversarialTask(TrainingTask):
@@ -114,13 +114,13 @@ class AdversarialTask(TrainingTask):
             pair.target,
             fake,
             mask=self.mask(pair),
-            penalty_weight=self.adversarial.penalty_weight,
+            penalty_weight=self.adversarial.gradient_penalty_weight,
             generator=torch.Generator().manual_seed(step),
         ).total
 
     def mask(self, pair: TrainingPair) -> Tensor | None:
         """Where the critic sees images; None means everywhere."""
-        removed = self.adversarial.removed_labels
+        removed = self.adversarial.masked_labels
         return mask_of(pair.labels, removed) if removed else None
 
     def take_readings(self, *, wait: bool = False) -> list[Reading]:

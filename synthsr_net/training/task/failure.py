@@ -13,7 +13,8 @@ from synthsr_net.training.data.bank import names_of
 from synthsr_net.training.data.pairs import PairData
 from synthsr_net.training.folder import FAILED, RunFolder
 from synthsr_transforms.generator.generator import TrainingPair
-from synthsr_transforms.io.volumes import Volume, write_volume
+from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.io.volumes import write_volume
 from synthsr_transforms.support.messages import WorkFailedError
 
 from .watch import NonFiniteLossError
@@ -36,7 +37,7 @@ def report_failure(
     plan = data.stream.plan(error.step)
     pair = data.stream.pair(error.step)
     place = folder.path / FAILED / f"step_{error.step:06d}"
-    names = names_of([data.stream.bank.entries[index].case for index in plan.entries])
+    names = names_of([data.stream.bank.entries[index].subject for index in plan.entries])
     record = {"step": error.step, "batch": plan.number, "seed": plan.seed, "label_maps": names}
     try:
         _write(place, pair, spacing_mm, record)

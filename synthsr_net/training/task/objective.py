@@ -150,7 +150,7 @@ def make_segmentation(
         network,
         equivalency,
         list(table.values),
-        fs_header=config.fs_header,
+        fs_header=config.freesurfer_axes,
         intensity_range=_intensity_range(config, targets),
         crop=triple(crop, "loss.crop"),
     )
@@ -163,13 +163,13 @@ def _softmax(config: Any) -> Any:
 
 
 def _equivalency(config: SegmentationConfig, channels: int) -> list[int]:
-    given = config.equivalency
+    given = config.output_labels
     if isinstance(given, str):
         given = read_integers(Path(given))
     if not isinstance(given, list) or len(given) != channels:
         got = "nothing" if given is None else f"{len(given)} labels"
         raise SynthSRError(
-            "loss.segmentation.equivalency must name a label, or -1, for each of the"
+            "loss.segmentation.output_labels must name a label, or -1, for each of the"
             f" {channels} outputs of {config.model}, got {got}. Give a list or a .npy file."
         )
     return [int(value) for value in given]
@@ -180,12 +180,14 @@ def _intensity_range(
 ) -> tuple[float, float] | None:
     """Mean percentiles of real targets, each rescaled to [0, 1] as in training."""
     images = [entry.image.float() for entry in targets if entry.image is not None]
-    if config.percentiles is None or not images:
+    if config.clip_percentiles is None or not images:
         return None
     bounds = []
     for image in images:
         values = (image - image.min()) / (image.max() - image.min())
-        ranks = torch.tensor(config.percentiles, dtype=torch.float64) / 100 * (values.numel() - 1)
+        ranks = (
+            torch.tensor(config.clip_percentiles, dtype=torch.float64) / 100 * (values.numel() - 1)
+        )
         bounds.append(values.flatten().sort().values[ranks.round().long()])
     low, high = torch.stack(bounds).mean(0).tolist()
     return low, high

@@ -41,23 +41,26 @@ def learning_rate_factor(config: OptimiserConfig, num_steps: int) -> Callable[[i
         num_steps: Number of steps of the whole run.
 
     Examples:
-        >>> factor = learning_rate_factor(OptimiserConfig(schedule="cosine", final_ratio=0), 100)
+        >>> config = OptimiserConfig(schedule="cosine", final_learning_rate_ratio=0)
+        >>> factor = learning_rate_factor(config, 100)
         >>> factor(0), round(factor(50), 6), factor(100)
         (1.0, 0.5, 0.0)
     """
 
     def factor(step: int) -> float:
         if config.schedule == "cosine":
-            passed = min(max(step - config.warm_up_steps, 0) / _left(config, num_steps), 1.0)
+            passed = min(max(step - config.warmup_steps, 0) / _left(config, num_steps), 1.0)
             wave = 0.5 * (1 + math.cos(math.pi * passed))
-            value = config.final_ratio + (1 - config.final_ratio) * wave
+            value = config.final_learning_rate_ratio + (1 - config.final_learning_rate_ratio) * wave
         else:
-            value = 1 / (1 + (config.decay * step if config.schedule == "inverse_time" else 0))
-        rising = min(1.0, (step + 1) / config.warm_up_steps) if config.warm_up_steps else 1.0
+            value = 1 / (
+                1 + (config.inverse_time_decay * step if config.schedule == "inverse_time" else 0)
+            )
+        rising = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
         return value * rising
 
     return factor
 
 
 def _left(config: OptimiserConfig, num_steps: int) -> int:
-    return max(1, num_steps - config.warm_up_steps)
+    return max(1, num_steps - config.warmup_steps)

@@ -49,7 +49,7 @@ def channels_last(network: UNet3d) -> UNet3d:
     return network
 
 
-def freeze_statistics(network: torch.nn.Module) -> None:
+def freeze_batch_norm(network: torch.nn.Module) -> None:
     """Let batch normalisation use its running statistics, and keep them, until `train` is called.
 
     Args:
@@ -86,7 +86,7 @@ class TrainingTask(LightningModule):
         self.network = channels_last(network)
         self.objective, self.config, self.position = objective, config, position
         self.table = table
-        decay = config.optimiser.average_decay
+        decay = config.optimiser.ema_decay
         self.average = MovingAverage(network, decay) if decay else None
         self.metrics = VolumeMetrics()
         self.watch = LossWatch()
@@ -123,9 +123,9 @@ class TrainingTask(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Freeze the statistics of batch normalisation once it is time."""
         run = self.config.run
-        share, batches = run.freeze_statistics, run.epochs * self.trainer.num_training_batches
+        share, batches = run.freeze_batch_norm_after, run.epochs * self.trainer.num_training_batches
         if share is not None and self.position.done >= share * batches:
-            freeze_statistics(self.network)
+            freeze_batch_norm(self.network)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count, and begin to make the next pair."""
@@ -147,7 +147,7 @@ class TrainingTask(LightningModule):
         settings = self.config.optimiser
         optimiser = make_optimiser(self.network.parameters(), settings)
         run = self.config.run
-        steps = run.epochs * -(-run.steps_per_epoch // settings.accumulate)
+        steps = run.epochs * -(-run.steps_per_epoch // settings.accumulate_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, learning_rate_factor(settings, steps)
         )

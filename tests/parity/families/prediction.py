@@ -16,8 +16,8 @@ from synthsr_net.networks.unet import UNet3d
 from synthsr_net.prediction.postprocess import Prediction, from_network_space, pass_finisher
 from synthsr_net.prediction.preprocess import ScanSpace, scan_config, to_network_space
 from synthsr_net.prediction.resampling import resample, reslice
+from synthsr_transforms.io.grids import Volume, ras_axes, reorient
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.io.volumes import Volume, ras_axes, reorient
 
 from ..vectors import (
     INTENSITY,
