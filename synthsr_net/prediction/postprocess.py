@@ -12,12 +12,16 @@ from torch import Tensor
 from synthsr_net.losses.laplace import SMALLEST_SCALE, UNIT_SCALE
 from synthsr_net.models.checkpoint import ModelConfig, ScanConfig
 from synthsr_net.prediction.refinement.data_consistency import Operators, consistent
+from synthsr_transforms.functional.operators import (
+    along_axes,
+    axis_operator,
+)
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import Volume, reorient
 
 from .intensities import clip_, replace_nonfinite, scaled, sharpened
 from .preprocess import ScanSpace, scan_config
-from .resampling import along_axes, as_tensor, axis_operator, reslice
+from .resampling import as_tensor, reslice
 
 GRIDS = ("1mm", "input")
 """Grids of predictions: with the network's spacing, or the grid of the scan."""
@@ -195,7 +199,10 @@ def _place(image: Tensor, space: ScanSpace, grid: str) -> Volume:
         return Volume(reslice(volume, space.input_grid, outside=None)[0], affine)
     matrix = np.linalg.inv(space.grid[1]) @ affine  # diagonal but for the last column
     operators = [
-        axis_operator(volume.data.shape[axis], np.arange(n) * matrix[axis, axis] + matrix[axis, 3])
+        axis_operator(
+            volume.data.shape[axis],
+            torch.from_numpy(np.arange(n) * matrix[axis, axis] + matrix[axis, 3]),
+        )
         for axis, n in enumerate(shape)
     ]
     data = along_axes(as_tensor(volume.data), operators).numpy()
