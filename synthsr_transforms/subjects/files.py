@@ -217,6 +217,20 @@ def _belong_together(labels: str, image: str) -> bool:
     return other[: len(words)] == words and not any(word.isdigit() for word in rest)
 
 
+def refuse_input_folder(folder: PathSpec, subjects: Iterable[SubjectFiles]) -> None:
+    """Refuse to write where label maps or images are.
+
+    Raises:
+        SynthSRError: If an output folder holds files of a subject.
+    """
+    inputs = {os.path.realpath(path.parent) for subject in subjects for path in subject.paths}
+    if os.path.realpath(folder) in inputs:
+        raise SynthSRError(
+            f"output folder must be another than that of label maps and images, got {folder}."
+            " Choose another with --out."
+        )
+
+
 # Reading -----------------------------------------------------------------------------------------
 
 
