@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from synthsr_cli.common.describing import network_in_words, outline, use_in_words
-from synthsr_cli.common.options import overwrite_option, traceback_option
+from synthsr_cli.common.options import traceback_option
 from synthsr_transforms.support.messages import WorkFailedError
 
 if TYPE_CHECKING:
@@ -58,9 +58,8 @@ def list_command() -> None:
     help="Web folder that holds the file, or the file itself (a mirror).  [default: the environment"
     " variable SYNTHSR_MODELS_URL, else where the model was published]",
 )
-@overwrite_option
-def download(names: tuple[str, ...], url: str | None, overwrite: bool) -> None:
-    """Download models, checked by their SHA-256. A download that broke off goes on."""
+def download(names: tuple[str, ...], url: str | None) -> None:
+    """Download models, checked by their SHA-256; a damaged file is replaced."""
     from synthsr_net.models import (
         KNOWN_MODELS,
         DownloadError,
@@ -76,7 +75,7 @@ def download(names: tuple[str, ...], url: str | None, overwrite: bool) -> None:
     failures = []
     for name in names:
         try:
-            path = download_model(name, base_url=url, overwrite=overwrite, progressbar=True)
+            path = download_model(name, base_url=url, progressbar=True)
         except DownloadError as error:
             failures.append(str(error))
             continue
@@ -124,7 +123,7 @@ def show(model: str, as_yaml: bool) -> None:
 def _look_up(model: str) -> tuple[ModelConfig, dict[str, str]]:
     """Config of a model, and what else is known of its file."""
     from synthsr_net.models import KNOWN_MODELS, load_model_config, resolve_model
-    from synthsr_net.models.zoo.configs import config_of_known
+    from synthsr_net.models.zoo.registry import config_of_known
 
     if model in KNOWN_MODELS:
         known = KNOWN_MODELS[model]
@@ -135,7 +134,7 @@ def _look_up(model: str) -> tuple[ModelConfig, dict[str, str]]:
 
 def _stored(path: Path) -> Iterator[tuple[str, str]]:
     from synthsr_net.models import default_model, shipped_models, stored_precision
-    from synthsr_net.models.zoo.shipped import alias_of, checksums
+    from synthsr_net.models.zoo.files import alias_of, checksums
 
     name = path.stem
     shipped = shipped_models().get(name) == path

@@ -16,7 +16,9 @@ from matplotlib.figure import Figure
 
 from synthsr_transforms.drawing.panels import Panel, draw_grid, save_figure, write
 from synthsr_transforms.drawing.planes import panels_through, view_of
-from synthsr_transforms.io.volumes import Volume, VolumeError, read_volume, reorient
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_transforms.io.volumes import read_volume
 
 SAGITTAL, AXIAL = 0, 2
 PIXELS_PER_MM = 1.4

@@ -28,7 +28,7 @@ from synthsr_transforms import (
     SpatialDeformation,
     TissueContrast,
 )
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.phantom import head_phantom
 
 TABLE = "synthseg"

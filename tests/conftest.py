@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import copy
 import csv
+import gc
 import hashlib
 import json
 import signal
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +251,7 @@ def ship(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     Those that follow are given by their aliases.
     """
-    from synthsr_net.models.zoo import shipped
+    from synthsr_net.models.zoo import files as shipped
 
     def pretend(default: Path, **aliases: Path) -> None:
         paths = [default, *aliases.values()]
@@ -259,6 +264,69 @@ def ship(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         (default.parent / shipped.CHECKSUMS).write_text("".join(sums), encoding="utf-8")
 
     return pretend
+
+
+# Web server --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Web:
+    """What a web server offers, and what it was asked for."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    cuts: list[int] = field(default_factory=list)
+    """Bytes that each of the next answers sends before the connection breaks."""
+    asked: list[str] = field(default_factory=list)
+    """Files asked for, in order."""
+    url: str = ""
+    close: Callable[[], None] = lambda: None
+    """Stops the server before the end of the test."""
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    """A web server on 127.0.0.1; downloads that fail are tried once more, at once."""
+    from synthsr_transforms.support import downloads
+
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(variable, "127.0.0.1")
+    monkeypatch.setattr(downloads, "RETRIES", 1)
+    monkeypatch.setattr("pooch.core.time.sleep", lambda _: None)
+    state = Web()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.lstrip("/")
+            state.asked.append(name)
+            body = state.files.get(name)
+            if body is None:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: state.cuts.pop(0)] if state.cuts else body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{http.server_port}"
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+
+    def close() -> None:
+        if thread.is_alive():
+            http.shutdown()
+            http.server_close()
+            thread.join()
+
+    state.close = close
+    yield state
+    close()
+    with warnings.catch_warnings():  # pooch leaves connections that broke to the collector
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 # Training runs -----------------------------------------------------------------------------------

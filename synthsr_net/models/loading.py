@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from synthsr_net.models.zoo.configs import config_of_keras
-from synthsr_net.models.zoo.downloads import resolve_model
+from synthsr_net.models.zoo.files import resolve_model
+from synthsr_net.models.zoo.registry import config_of_keras
 
 from .checkpoint import Model, ModelConfig, network_of, read_config, read_model
 from .keras import read_keras

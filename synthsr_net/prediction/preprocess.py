@@ -12,9 +12,10 @@ from torch import Tensor
 
 from synthsr_net.models.checkpoint import ModelConfig, ScanConfig
 from synthsr_net.prediction.refinement.data_consistency import slices_between
-from synthsr_transforms.io.extents import MIN_SHEAR_DEGREES, ScanError, shear_degrees
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import MIN_SHEAR_DEGREES, Volume, ras_axes, reorient, shear_degrees
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.io.volumes import Volume, ras_axes, reorient
+from synthsr_transforms.support.messages import SynthSRError
 
 from .ct import ct_warnings
 from .intensities import CT_WINDOW_HU, Rescaling, network_input_, padded, padding
@@ -67,7 +68,7 @@ class ScanSpace:
         return slices_between(self.aligned_grid, self.input_grid)
 
 
-def settings_of(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
+def scan_config(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
     """How scans are treated: as the model says, or as an original program does.
 
     Args:
@@ -78,7 +79,7 @@ def settings_of(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
         ValueError: If `legacy` is another word.
 
     Examples:
-        >>> settings_of(ModelConfig(), "v2").sharpen
+        >>> scan_config(ModelConfig(), "v2").sharpen
         True
     """
     if legacy is None:
@@ -121,11 +122,11 @@ def to_network_space(
         leads back.
 
     Raises:
-        ScanError: If the number of scans is not that of the inputs, scans do not overlap, or CT
+        VolumeError: If the number of scans is not that of the inputs, scans do not overlap, or CT
             shows nothing within 0 and 80 HU.
     """
-    settings = settings_of(config, legacy)
-    _check_number(scans, config)
+    settings = scan_config(config, legacy)
+    check_number(config, len(scans))
     first, clips_first = scans[0], ct and not settings.normalise_after_padding
     sheared = shear_degrees(first.affine) >= MIN_SHEAR_DEGREES and legacy is None
     native = _on_own_grid(_clipped(first, clips_first), settings.spacing_mm, legacy, sheared)
@@ -168,18 +169,28 @@ def to_network_space(
     return channels[0][None] if len(channels) == 1 else torch.stack(channels), space
 
 
+def check_number(config: ModelConfig, number: int) -> None:
+    """Refuse another number of scans than a model has inputs.
+
+    Raises:
+        SynthSRError: If so; the message names the inputs.
+    """
+    names = [image.name for image in config.inputs]
+    if number == len(names):
+        return
+    advice = "Choose another model with --model, or give as many scans"
+    if len(names) > 1:
+        advice += f", such as --with {names[-1]}=FILE, or use synthsr predict-hyperfine"
+    plural = "s" if len(names) > 1 else ""
+    raise SynthSRError(
+        f"model {config.name} takes {len(names)} scan{plural} ({', '.join(names)}), got {number}."
+        f" {advice}."
+    )
+
+
 def _grid(volume: Volume) -> Grid:
     x, y, z = volume.data.shape
     return (x, y, z), volume.affine
-
-
-def _check_number(scans: Sequence[Scan], config: ModelConfig) -> None:
-    if len(scans) != len(config.inputs):
-        names = ", ".join(image.name for image in config.inputs)
-        raise ScanError(
-            f"model {config.name!r} needs {len(config.inputs)} scan(s) ({names}), got"
-            f" {len(scans)}. Give that many, or choose another model."
-        )
 
 
 def _clipped(scan: Scan, clips: bool) -> Volume:
@@ -211,7 +222,7 @@ def _reversed_axes(affine: npt.NDArray[np.float64]) -> list[bool]:
 
 def _doubts_of_overlap(share: float, scan: Scan, first: Scan) -> list[str]:
     if share == 0:
-        raise ScanError(
+        raise VolumeError(
             f"{scan.name} must overlap with {first.name} in world space, but lies elsewhere. Check"
             " their headers: scans must be of one session, or registered."
         )
@@ -225,7 +236,7 @@ def _doubts_of_contrast(rescaling: Rescaling, scan: Scan, ct: bool) -> list[str]
         return []
     if ct:
         low, high = CT_WINDOW_HU
-        raise ScanError(
+        raise VolumeError(
             f"{scan.name} must show something within {low:g} and {high:g} HU, but is constant"
             " there. Correct its offset, or leave out --ct if it is not CT."
         )

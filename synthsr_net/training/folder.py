@@ -24,18 +24,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from synthsr_transforms.job.record import TABLE, difference
+from synthsr_transforms.job.record import CONFIG, TABLE, difference, plain_config
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.support.atomic import write_text
 from synthsr_transforms.support.config import read_yaml, to_yaml
 from synthsr_transforms.support.messages import SynthSRError
 
 from .config import SECTION, Experiment
 
-CONFIG, ENVIRONMENT, METRICS, CURVE = (
-    "config.yaml",
+ENVIRONMENT, METRICS, CURVE = (
     "environment.json",
     "metrics.csv",
     "curve.png",
@@ -168,8 +165,7 @@ class RunFolder:
             SynthSRError: If so; the message names the first setting that differs.
         """
         found = _comparable(self.recorded or {})
-        wanted = _comparable(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
-        differs = difference(found, wanted)
+        differs = difference(found, _comparable(config))
         if differs:
             raise SynthSRError(
                 f"{self.path} holds another run: {differs}. Resume it with its own settings, or"
@@ -215,13 +211,12 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, atomically."""
-        with replacing(self.path / name) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
+        write_text(self.path / name, text)
 
 
 def _comparable(config: Any) -> dict[str, Any]:
     """Everything that makes a run another, as plain data."""
-    plain = {str(k): v for k, v in config.items() if k not in ("description", "citation")}
+    plain = plain_config(config)
     job = dict(plain.get("job") or {})
     plain["job"] = {
         "seed": job.get("seed"),

@@ -25,9 +25,8 @@ from synthsr_net.training.setup.experiment import RunPlan
 from synthsr_net.training.setup.prepare import Prepared, prepare
 from synthsr_net.training.task.failure import report_failure
 from synthsr_net.training.task.watch import NonFiniteLossError
-from synthsr_transforms.job.folder import check_space, check_writable
-from synthsr_transforms.job.job import check_folder
-from synthsr_transforms.subjects.files import SubjectFiles
+from synthsr_transforms.subjects.files import SubjectFiles, refuse_input_folder
+from synthsr_transforms.support.atomic import check_space, check_writable
 from synthsr_transforms.support.messages import SynthSRError
 
 from .environment import Hardware, environment, is_first_process
@@ -72,7 +71,7 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
     """
     place, hardware = RunFolder(folder), hardware or Hardware()
     writes = is_first_process()  # others come when the records are written
-    disk = check_writable(place.path)
+    check_writable(place.path)
     if resume and overwrite:
         raise SynthSRError("resume and overwrite exclude each other. Choose one of them.")
     if source is None and not resume:
@@ -81,7 +80,7 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
         place.check(resume=resume, overwrite=overwrite)
     config = place.config_path if source is None else source
     plan = RunPlan.from_source(config, assignments, labels=labels, images=images)
-    check_folder(place.path, [*plan.subjects, *plan.held_out])
+    refuse_input_folder(place.path, [*plan.subjects, *plan.held_out])
     if on_plan is not None:
         on_plan(plan)
     device = hardware.available()
@@ -103,7 +102,7 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
             prepared.check_state(place.state_path)
         if overwrite:
             place.clear()
-        check_space(disk, prepared.expected_bytes)
+        check_space(place.path, prepared.expected_bytes)
         about = environment(device, hardware.devices, hardware.num_nodes)
         place.open(record, prepared.fitted.generator.label_table, about)
     return TrainingRun(prepared, place, hardware, resume=resumed)

@@ -20,8 +20,9 @@ from synthsr_net.metrics.comparison import Reference, compare, mean_of, referenc
 from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_net.prediction.preprocess import to_network_space
 from synthsr_net.prediction.resampling import resample
+from synthsr_transforms.io.files import stem
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.io.volumes import Volume, stem
 from synthsr_transforms.subjects.files import find_subjects, read_subject
 from synthsr_transforms.transforms import SliceAcquisition
 

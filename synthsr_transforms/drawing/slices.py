@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.grids import Volume
 
 from .colours import label_colours
 from .panels import Panel

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from synthsr_transforms.io.volumes import stem
+from synthsr_transforms.io.files import stem
 from synthsr_transforms.labels.files import write_rows
 from synthsr_transforms.priors.arrays import as_rows
 from synthsr_transforms.support.atomic import replacing

@@ -14,7 +14,9 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from synthsr_transforms.io.volumes import Volume, VolumeError, read_labels, reorient
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_transforms.io.volumes import read_labels
 from synthsr_transforms.labels.table import LabelTable, listed
 from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.messages import WorkFailedError

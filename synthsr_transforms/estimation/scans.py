@@ -10,14 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import affine_transform
 
-from synthsr_transforms.io.volumes import (
-    Volume,
-    VolumeError,
-    read_labels,
-    read_volume,
-    reorient,
-    same_grid,
-)
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import Volume, reorient, same_grid
+from synthsr_transforms.io.volumes import read_labels, read_volume
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.subjects.files import (
     Match,

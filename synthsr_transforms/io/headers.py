@@ -1,79 +1,103 @@
-"""What the header of a scan must say, and what of it to doubt.
+"""Headers of volumes: what they must say, and what of it to doubt.
 
-Errors stop a scan that cannot be used. Doubts become warnings, one line each: the scan is used, but
-somebody should look at its header.
+`check_header` is the one list of what is refused before voxels are read. Of scans, more is asked:
+`scan_affine` decides between the forms of their affine, `check_extent` bounds their extent, and
+what is odd becomes a warning of one line: the scan is used, but somebody should look at its header.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from nibabel.spatialimages import HeaderDataError
 
-from .extents import (
-    HEAD_MM,
-    MIN_SHEAR_DEGREES,
-    Affine,
-    ScanError,
-    check_affine,
-    difference,
-    shear_degrees,
-    spacings,
-)
+from synthsr_transforms.support.memory import available_bytes
 
+from .files import VolumeError, check_holds
+from .grids import MIN_SHEAR_DEGREES, Affine, difference, shear_degrees, spacing_of, spacings
+
+MAX_VOXELS = 10**9
+"""Most voxels after resampling: a cube of 1 m at 1 mm."""
+HEAD_MM = (80.0, 400.0)
+"""Fields of view that are plausible for a head, per axis."""
+VOXEL_MM = (0.15, 15.0)
+"""Voxel spacings outside this range are doubted."""
 FORMS_MM = 0.5
 """Largest displacement between qform and sform that needs no warning."""
 UNITS_MM = {"meter": 1000.0, "micron": 0.001}
 """Units other than mm that a NIfTI header may name."""
 
 
-def spatial_shape(shape: Sequence[int], name: str) -> tuple[tuple[int, int, int], list[str]]:
-    """Shape of the first volume of a scan, by the dimensions of its header.
+class Header(NamedTuple):
+    """What is known of a volume before its voxels are read.
 
-    Args:
-        shape: All dimensions, in the order of the header.
-        name: What to call the scan in messages.
+    Attributes:
+        name: Path or description, for messages.
+        shape: All sizes, without single trailing axes.
+        dtype: Type of a voxel as stored.
+        affine: `(4, 4)` voxel-to-world matrix as NiBabel gives it; the identity for `.npz` files.
+        fields: NiBabel header as stored, before NiBabel corrects it; None for `.npz` files and
+            arrays.
+    """
 
-    Returns:
-        Three sizes, and warnings.
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    affine: Affine
+    fields: Any = None
 
-    Raises:
-        ScanError: If the scan is not 3-D.
+    @property
+    def num_bytes(self) -> int:
+        """Size of all voxels as stored."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def num_volumes(self) -> int:
+        """Number of 3-D volumes."""
+        return math.prod(self.shape[3:])
+
+
+def spatial_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Sizes without single trailing axes behind the third.
 
     Examples:
-        >>> spatial_shape((256, 256, 8, 1), "a.nii")
-        ((256, 256, 8), [])
-        >>> spatial_shape((64, 64, 30, 120), "a.nii")[1]
-        ['4-D scan with 120 volumes: the first one is used.']
+        >>> spatial_shape((256, 256, 8, 1)), spatial_shape((64, 64, 30, 120))
+        ((256, 256, 8), (64, 64, 30, 120))
     """
     sizes = tuple(int(n) for n in shape)
-    if len(sizes) < 3 or min(sizes[:3]) < 2:
-        kind = "a 2-D image" if len(sizes) < 3 else "a single slice"
-        kind = "an empty one" if min(sizes, default=0) < 1 else kind
-        raise ScanError(
-            f"{name} must be a 3-D scan, got {kind} of shape {sizes}. Give the whole stack of"
-            " slices as one file."
-        )
-    volumes = math.prod(sizes[3:])
-    if volumes < 1:
-        raise ScanError(f"{name} must hold a volume, got shape {sizes}. Get the file again.")
-    warnings = []
-    if volumes > 1:
-        warnings.append(f"{len(sizes)}-D scan with {volumes} volumes: the first one is used.")
-    return (sizes[0], sizes[1], sizes[2]), warnings
+    while len(sizes) > 3 and sizes[-1] == 1:
+        sizes = sizes[:-1]
+    return sizes
 
 
-def check_type(dtype: npt.DTypeLike, name: str) -> None:
-    """Refuse voxels that are not real numbers.
+# What is refused ---------------------------------------------------------------------------------
+
+
+def check_header(header: Header, path: Path | None = None) -> None:
+    """Refuse, by its header, a volume of any kind that cannot be used.
+
+    Args:
+        header: The header.
+        path: Its file, if there is one.
 
     Raises:
-        ScanError: For colours, complex numbers and other kinds.
+        VolumeError: If voxels are not real numbers, or the volume is not 3-D or larger than its
+            file or memory, or has a spacing of 0 mm or an affine without an inverse.
     """
-    dtype = np.dtype(dtype)
+    _check_type(header)
+    _check_shape(header)
+    if path is not None:
+        check_holds(header.num_bytes, path)
+    check_memory(header.num_bytes, header)
+    _check_affine(header)
+
+
+def _check_type(header: Header) -> None:
+    dtype = header.dtype
     if dtype.kind in "fiub":
         return
     kind, advice = f"data of type {dtype}", "Save it as numbers."
@@ -82,98 +106,180 @@ def check_type(dtype: npt.DTypeLike, name: str) -> None:
         advice = "Give the scan itself, not a picture or colour map made from it."
     elif dtype.kind == "c":
         kind, advice = f"complex numbers ({dtype})", "Give the magnitude image."
-    raise ScanError(f"{name} must hold one real number per voxel, got {kind}. {advice}")
+    raise VolumeError(f"{header.name} must hold one real number per voxel, got {kind}. {advice}")
 
 
-def affine_of(image: Any, header: Any, name: str) -> tuple[Affine, list[str]]:
+def _check_shape(header: Header) -> None:
+    sizes = header.shape
+    kind = None
+    if min(sizes, default=0) < 1:
+        kind = "an empty one"
+    elif len(sizes) < 3:
+        kind = "a 2-D image"
+    elif min(sizes[:3]) < 2:
+        kind = "a single slice"
+    if kind is not None:
+        raise VolumeError(
+            f"{header.name} must be a 3-D volume, got {kind} of shape {sizes}. Give the whole stack"
+            " of slices as one file."
+        )
+
+
+def check_memory(num_bytes: float, header: Header) -> None:
+    """Refuse a volume that needs more memory than is free.
+
+    Raises:
+        VolumeError: If it does.
+    """
+    free = available_bytes()
+    if num_bytes > free:
+        raise VolumeError(
+            f"{header.name} must fit into memory, but needs about {num_bytes / 1e9:.1f} GB of"
+            f" {free / 1e9:.1f} GB that are free ({_size(header)}). Crop it to the head, or use a"
+            " larger machine."
+        )
+
+
+def _check_affine(header: Header) -> None:
+    zooms = _zooms(header)
+    if zooms.size < 3 or not np.isfinite(zooms).all() or zooms.min() <= 0:
+        raise VolumeError(
+            f"{header.name} must have a voxel spacing above 0 mm, got {spacings(zooms)} in its"
+            " header. Correct the header, or convert the file again."
+        )
+    axes = header.affine[:3, :3]
+    if np.isfinite(header.affine).all():
+        lengths = spacing_of(header.affine)
+        if lengths.min() > 0 and abs(np.linalg.det(axes / lengths)) > 1e-4:
+            return
+    rows = "all zeros" if not axes.any() else str(axes.round(4).tolist())
+    raise VolumeError(
+        f"{header.name} must have an invertible affine, got {rows}. Correct the sform or qform of"
+        " its header, or convert the file again."
+    )
+
+
+def check_extent(header: Header, affine: Affine) -> None:
+    """Refuse a scan that cannot be a head, or does not fit into memory at 1 mm.
+
+    Args:
+        header: Its header.
+        affine: `(4, 4)` voxel-to-world matrix in mm.
+
+    Raises:
+        VolumeError: If more than `MAX_VOXELS` or the free memory would be needed.
+    """
+    extent = [float(n * mm) for n, mm in zip(header.shape, spacing_of(affine), strict=False)]
+    resampled = math.prod(max(mm, 1.0) for mm in extent)
+    if resampled > MAX_VOXELS:
+        raise VolumeError(
+            f"{header.name} must hold at most {MAX_VOXELS:,} voxels at 1 mm, got {resampled:.2g}"
+            f" ({_size(header)}). Correct the spacing in its header, or crop it to the head."
+        )
+    check_memory(8.0 * math.prod(header.shape[:3]) + 8 * resampled, header)
+
+
+def _size(header: Header) -> str:
+    sizes = "x".join(str(n) for n in header.shape)
+    return f"{sizes} voxels of {spacings(spacing_of(header.affine))}"
+
+
+# What is doubted ---------------------------------------------------------------------------------
+
+
+def geometry_warnings(shape: Sequence[int], affine: Affine) -> list[str]:
+    """Doubts about spacing, field of view and angles, one line each.
+
+    Args:
+        shape: Three sizes.
+        affine: `(4, 4)` voxel-to-world matrix in mm.
+    """
+    warnings = []
+    spacing = spacing_of(affine)
+    extent = spacing * np.asarray(shape[:3])
+    if extent.min() < HEAD_MM[0] or extent.max() > HEAD_MM[1]:
+        size = " x ".join(f"{mm:.0f}" for mm in extent)
+        warnings.append(
+            f"field of view of {size} mm, heads need {HEAD_MM[0]:.0f} to {HEAD_MM[1]:.0f} mm:"
+            " check the spacing in the header."
+        )
+    if spacing.min() <= VOXEL_MM[0] or spacing.max() >= VOXEL_MM[1]:
+        warnings.append(f"unusual voxels of {spacings(spacing)}: check the spacing in the header.")
+    if (angle := shear_degrees(affine)) >= MIN_SHEAR_DEGREES:
+        warnings.append(
+            f"axes are {angle:.1f} degrees off a right angle (gantry tilt of CT): this is allowed"
+            " for, but not with --legacy."
+        )
+    return warnings
+
+
+def scan_affine(header: Header) -> tuple[Affine, list[str]]:
     """Voxel-to-world matrix of a scan in mm, and what to doubt in it.
 
     The sform counts if its code is above 0, else the qform, as in NiBabel. A unit matrix beside
     other voxel spacings is replaced by these spacings.
 
     Args:
-        image: NiBabel image.
-        header: Its header as stored, before NiBabel corrects it.
-        name: What to call the scan in messages.
+        header: A header that `check_header` accepts.
 
     Returns:
         `(4, 4)` matrix and warnings.
-
-    Raises:
-        ScanError: If the header has a spacing of 0 mm, or a matrix without an inverse.
     """
-    stored = header.get_zooms() if hasattr(header, "get_zooms") else ()
-    zooms = np.abs(np.asarray(stored[:3], dtype=np.float64))
-    if zooms.size < 3 or not np.isfinite(zooms).all() or zooms.min() <= 0:
-        raise ScanError(
-            f"{name} must have a voxel spacing above 0 mm, got {spacings(zooms)} in its header."
-            " Correct the header, or convert the scan again."
-        )
-    affine = image.affine if image.affine is not None else image.header.get_best_affine()
-    affine = np.array(affine, dtype=np.float64)
-    check_affine(affine, name)
-    codes = _codes(header)
-    warnings = []
+    codes = _codes(header.fields)
+    affine = header.affine
     if codes == (0, 0):
-        warnings.append(
+        warnings = [
             "no orientation in the header (qform and sform codes are 0): axes are taken to run to"
             " the left, front and top. Check left and right of the prediction."
-        )
+        ]
     elif np.allclose(affine, np.eye(4), atol=1e-6):
-        affine, warnings = _unit_form(header, codes, zooms)
+        affine, warnings = _unit_form(header, codes)
     else:
-        warnings = _doubts_of_forms(header, codes, affine, zooms)
-    affine, converted = _in_mm(affine, header, _sizes(image))
+        warnings = _form_warnings(header, codes, affine)
+    affine, converted = _in_mm(affine, header)
     return affine, warnings + converted
 
 
-def _unit_form(
-    header: Any, codes: tuple[int, int] | None, zooms: Affine
-) -> tuple[Affine, list[str]]:
+def _unit_form(header: Header, codes: tuple[int, int] | None) -> tuple[Affine, list[str]]:
     """What a unit affine stands for: beside other spacings, a qform knows better than it."""
-    qform = _qform(header) if codes is not None and min(codes) > 0 else None
-    if qform is None:
-        return without_orientation(zooms)
-    if not np.allclose(zooms, 1, atol=1e-3):
+    zooms = _zooms(header)
+    unit_zooms = np.allclose(zooms, 1, atol=1e-3)
+    qform = _qform(header.fields) if codes is not None and min(codes) > 0 else None
+    if qform is not None and not unit_zooms:
         return qform, [f"unit sform, but voxels of {spacings(zooms)}: the qform is used."]
-    if not np.allclose(qform, np.eye(4), atol=1e-3):
-        return np.eye(4), _doubts_of_forms(header, codes, np.eye(4), zooms)
-    return without_orientation(zooms)
-
-
-def without_orientation(zooms: Affine) -> tuple[Affine, list[str]]:
-    """Matrix with which a unit affine is replaced, and what to doubt in it.
-
-    Args:
-        zooms: Voxel spacings in mm, as far as they are known besides.
-    """
+    if qform is not None and not np.allclose(qform, np.eye(4), atol=1e-3):
+        return np.eye(4), _form_warnings(header, codes, np.eye(4))
+    if header.name.lower().endswith(".npz"):
+        text = (
+            "no affine in .npz files: voxels of 1 mm, axes to the right, front and top are taken."
+        )
+        return np.eye(4), [text]
     where = "axes are taken to run to the right, front and top. Check the orientation."
-    if np.allclose(zooms, 1, atol=1e-3):
+    if unit_zooms:
         return np.eye(4), [f"unit affine, as of files without orientation: {where}"]
     text = f"unit affine, but voxels of {spacings(zooms)}: these spacings are used, and {where}"
     return np.diag([*zooms, 1.0]), [text]
 
 
-def _codes(header: Any) -> tuple[int, int] | None:
-    """Codes of qform and sform, or None for other formats than NIfTI."""
-    if not hasattr(header, "get_sform"):
-        return (0, 0) if _no_ras(header) else None
-    return int(header["qform_code"]), int(header["sform_code"])
+def _zooms(header: Header) -> Affine:
+    """Voxel spacings beside the affine, without their signs."""
+    if header.fields is None:
+        return spacing_of(header.affine)
+    stored = header.fields.get_zooms() if hasattr(header.fields, "get_zooms") else ()
+    return np.abs(np.asarray(stored[:3], dtype=np.float64))
 
 
-def _no_ras(header: Any) -> bool:
-    """Whether an MGH header says that it holds no orientation."""
-    try:
-        return int(header["goodRASFlag"]) == 0
-    except (KeyError, ValueError, TypeError, IndexError):
-        return False
+def _codes(fields: Any) -> tuple[int, int] | None:
+    """Codes of qform and sform; None for other formats than NIfTI."""
+    if hasattr(fields, "get_sform"):
+        return int(fields["qform_code"]), int(fields["sform_code"])
+    of_mgh = "goodRASFlag" in getattr(fields, "keys", tuple)()
+    return (0, 0) if of_mgh and int(fields["goodRASFlag"]) == 0 else None
 
 
-def _doubts_of_forms(
-    header: Any, codes: tuple[int, int] | None, affine: Affine, zooms: Affine
-) -> list[str]:
+def _form_warnings(header: Header, codes: tuple[int, int] | None, affine: Affine) -> list[str]:
     warnings = []
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    zooms, spacing = _zooms(header), spacing_of(affine)
     if not np.allclose(spacing, zooms, rtol=0.01):
         warnings.append(
             f"voxels of {spacings(spacing)} by the affine, but {spacings(zooms)} by the header:"
@@ -181,10 +287,10 @@ def _doubts_of_forms(
         )
     if codes is None or min(codes) < 1 or shear_degrees(affine) >= MIN_SHEAR_DEGREES:
         return warnings  # a qform cannot hold shear: nothing to compare
-    sform, qform = header.get_sform(), _qform(header)
+    sform, qform = header.fields.get_sform(), _qform(header.fields)
     if qform is None:
         return [*warnings, "the qform is invalid: the sform is used."]
-    apart, turned = difference(qform, sform, header.get_data_shape())
+    apart, turned = difference(qform, sform, header.shape)
     if np.linalg.det(qform[:3, :3]) * np.linalg.det(sform[:3, :3]) < 0:
         warnings.append(
             f"sform and qform disagree by up to {apart:.1f} mm and mirror each other: the sform is"
@@ -198,28 +304,25 @@ def _doubts_of_forms(
     return warnings
 
 
-def _qform(header: Any) -> Affine | None:
+def _qform(fields: Any) -> Affine | None:
     """Matrix of the qform, by spacings without their signs; None if there can be none."""
-    header = header.copy()
-    header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
+    fields = fields.copy()
+    fields["pixdim"][1:4] = np.abs(fields["pixdim"][1:4])
     try:
-        return np.asarray(header.get_qform(), dtype=np.float64)
+        return np.asarray(fields.get_qform(), dtype=np.float64)
     except (HeaderDataError, ValueError):
         return None
 
 
-def _in_mm(affine: Affine, header: Any, shape: Sequence[int]) -> tuple[Affine, list[str]]:
+def _in_mm(affine: Affine, header: Header) -> tuple[Affine, list[str]]:
     """Convert from the unit that the header names, where the result can be a head."""
-    unit = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "mm"
+    fields = header.fields
+    unit = fields.get_xyzt_units()[0] if hasattr(fields, "get_xyzt_units") else "mm"
     factor = UNITS_MM.get(unit)
     if factor is None:
         return affine, []
-    extent = np.linalg.norm(affine[:3, :3], axis=0) * np.asarray(shape[:3])
-    if HEAD_MM[0] / 4 <= (extent * factor).min() and (extent * factor).max() <= 4 * HEAD_MM[1]:
+    extent = spacing_of(affine) * np.asarray(header.shape[:3]) * factor
+    if HEAD_MM[0] / 4 <= extent.min() and extent.max() <= 4 * HEAD_MM[1]:
         converted = np.diag([factor, factor, factor, 1.0]) @ affine
         return converted, [f"the header's unit is {unit}: converted to mm."]
     return affine, [f"the header's unit is {unit}, which cannot be true: taken as mm."]
-
-
-def _sizes(image: Any) -> tuple[int, ...]:
-    return tuple(int(n) for n in image.shape[:3])

@@ -1,159 +1,211 @@
-"""Volumes on disk: reading with checks, orientation, atomic writing."""
+"""Volumes on disk: one reader for all kinds of them, and one writer.
+
+Every file goes through `check_file` and `check_header` before its voxels are read, and through its
+checksum while they are.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.imageglobals import logger
 
 from synthsr_transforms.support.atomic import replacing
-from synthsr_transforms.support.messages import SynthSRError
 
-EXTENSIONS = (".nii.gz", ".nii", ".mgz", ".npz")
-"""Endings of the files that are read, in lower or upper case."""
+from .files import VolumeError, check_file, has_known_extension, is_zipped, naming_damage
+from .grids import Volume
+from .headers import Header, check_header, spatial_shape
+
+DESCRIPTION_BYTES = 79
+"""Room for text in a NIfTI header."""
+
+# Opening -----------------------------------------------------------------------------------------
 
 
-class Volume(NamedTuple):
-    """Voxels and where they lie.
+class Opened(NamedTuple):
+    """A volume whose header was read and checked.
 
     Attributes:
-        data: `(X, Y, Z)` array, or `(X, Y, Z, C)`.
-        affine: `(4, 4)` voxel-to-world matrix in mm, float64.
+        header: Its header.
+        voxels: Reads the voxels as stored, or with `True` those of the first of several volumes as
+            float32.
     """
 
-    data: npt.NDArray[Any]
-    affine: npt.NDArray[np.float64]
-
-    @property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        """Voxel spacing in mm, rounded to a thousandth."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0).round(3).tolist()
-        return x, y, z
+    header: Header
+    voxels: Callable[[bool], npt.NDArray[Any]]
 
 
-class VolumeError(SynthSRError):
-    """A file that does not hold what it should; the message names it and says what to do."""
+def open_volume(path: str | os.PathLike[str]) -> Opened:
+    """Read and check the header of a file.
 
-
-def has_known_extension(path: str | os.PathLike[str]) -> bool:
-    """Whether a file name ends as those of volumes do.
-
-    Examples:
-        >>> has_known_extension("scan.NII.GZ"), has_known_extension("scan.dcm")
-        (True, False)
-    """
-    return Path(path).name.lower().endswith(EXTENSIONS)
-
-
-def stem(path: str | os.PathLike[str]) -> str:
-    """File name without its extension.
-
-    Examples:
-        >>> stem("folder.nii/sub-01_T1w.nii.gz")
-        'sub-01_T1w'
-    """
-    name = Path(path).name
-    for extension in EXTENSIONS:
-        if name.lower().endswith(extension):
-            return name[: -len(extension)]
-    return name
-
-
-def list_volumes(path: str | os.PathLike[str]) -> list[Path]:
-    """Volumes in a folder, sorted by name, or the one file given.
+    Args:
+        path: File ending in `.nii`, `.nii.gz`, `.mgz` or `.npz` (an array `vol_data`).
 
     Raises:
-        VolumeError: If the path does not exist or holds no volume.
+        VolumeError: If it is missing, damaged or no volume, or what `check_header` refuses.
     """
     path = Path(path)
-    if path.is_file():
-        if not has_known_extension(path):
-            raise VolumeError(
-                f"{path} must end in one of {', '.join(EXTENSIONS)}. Convert it first."
-            )
-        return [path]
-    if not path.is_dir():
-        raise VolumeError(f"{path} must be a file or folder, but does not exist. Check the path.")
-    found = sorted(
-        p for p in path.iterdir() if has_known_extension(p) and not p.name.startswith(".")
+    with naming_damage(path):
+        check_file(path)
+        if path.name.lower().endswith(".npz"):
+            with _array_in(path) as file:
+                shape, dtype = _array_header(file)
+            header = Header(str(path), spatial_shape(shape), dtype, np.eye(4))
+            voxels = partial(_voxels_of_array, path)
+        else:
+            with _without_messages():
+                image: Any = nib.load(path)
+                header = header_of(image, str(path), _fields_as_stored(image, path))
+            voxels = partial(voxels_of_file, path, image.dataobj)
+    check_header(header, path)
+    return Opened(header, voxels)
+
+
+def header_of(image: Any, name: str, fields: Any) -> Header:
+    """Header of a NiBabel image, with its fields as stored."""
+    affine = getattr(image, "affine", None)
+    affine = image.header.get_best_affine() if affine is None else affine
+    dtype = getattr(image.dataobj, "dtype", None) or image.get_data_dtype()
+    return Header(
+        name, spatial_shape(image.shape), np.dtype(dtype), np.array(affine, float), fields
     )
-    if not found:
-        raise VolumeError(
-            f"{path} must hold label maps or images ({', '.join(EXTENSIONS)}), but holds none."
-        )
-    return found
 
 
-def read_volume(path: str | os.PathLike[str]) -> Volume:
+@contextmanager
+def _without_messages() -> Iterator[None]:
+    """Without NiBabel's messages in this thread about headers that it corrects: ours say more."""
+    here = threading.get_ident()
+
+    def of_others(record: Any) -> bool:
+        return bool(record.thread != here)
+
+    logger.addFilter(of_others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(of_others)
+
+
+def _fields_as_stored(image: Any, path: Path) -> Any:
+    """Header fields of a file, without what NiBabel corrects in those of NIfTI."""
+    if not hasattr(image.header, "get_sform"):
+        return image.header
+    with nib.openers.ImageOpener(str(path)) as file:
+        return image.header_class.from_fileobj(file, check=False)
+
+
+@contextmanager
+def _array_in(path: Path) -> Iterator[Any]:
+    """The array `vol_data` of an `.npz` file, opened."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if "vol_data" not in names:
+            raise VolumeError(
+                f"{path} must hold an array named vol_data, got {', '.join(names) or 'none'}."
+                " Save it with numpy.savez(path, vol_data=array)."
+            )
+        with archive.open("vol_data.npy") as file:
+            yield file
+
+
+def _array_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array in a `.npy` file."""
+    version = np.lib.format.read_magic(file)
+    old = version == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return shape, dtype
+
+
+# Voxels ------------------------------------------------------------------------------------------
+
+
+def voxels_of_file(path: Path, dataobj: Any, first: bool) -> npt.NDArray[Any]:
+    """Voxels of a file; where it is zipped, with a look at its checksum."""
+    with naming_damage(path):
+        if not is_zipped(path):
+            return voxels_of(dataobj, first)
+        fields = (dataobj.shape, dataobj.dtype, dataobj.offset, dataobj.slope, dataobj.inter)
+        with nib.openers.ImageOpener(str(path)) as file:
+            data = voxels_of(type(dataobj)(file, fields, mmap=False), first)
+            _read_to_end(file)
+        return data
+
+
+def _voxels_of_array(path: Path, first: bool) -> npt.NDArray[Any]:
+    with naming_damage(path), _array_in(path) as file:
+        data = np.lib.format.read_array(file, allow_pickle=False)
+        _read_to_end(file)
+    return voxels_of(data, first)
+
+
+def _read_to_end(file: Any) -> None:
+    """Checksums are verified at the end of a file."""
+    while file.read(1 << 20):
+        pass
+
+
+def voxels_of(dataobj: Any, first: bool) -> npt.NDArray[Any]:
+    """Voxels of an array or a NiBabel proxy, with the scaling of the header."""
+    if not first:
+        return np.asanyarray(dataobj)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if len(dataobj.shape) == 3 and hasattr(dataobj, "get_scaled"):
+            return np.asarray(dataobj.get_scaled(np.float32), dtype=np.float32)
+        volume = dataobj[(..., *(0,) * (len(dataobj.shape) - 3))]
+        return np.asarray(volume, dtype=np.float32)
+
+
+# Kinds -------------------------------------------------------------------------------------------
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read and check the header of a file, but no voxels.
+
+    Raises:
+        VolumeError: As for `open_volume`.
+    """
+    return open_volume(path).header
+
+
+def read_volume(path: str | os.PathLike[str], *, max_axes: int = 4) -> Volume:
     """Read a volume as stored, with single trailing axes removed.
 
     `.npz` files hold an array `vol_data` and lie on the identity affine.
 
+    Args:
+        path: The file.
+        max_axes: 3 for one volume, 4 to allow channels.
+
     Raises:
-        VolumeError: If the file cannot be read, is not 3-D, or its affine has no extent.
+        VolumeError: As for `open_volume`, or if it has more axes.
     """
-    path = Path(path)
-    try:
-        if path.name.lower().endswith(".npz"):
-            with np.load(path) as arrays:
-                if "vol_data" not in arrays:
-                    names = ", ".join(arrays) or "none"
-                    raise VolumeError(
-                        f"{path} must hold an array named vol_data, got {names}."
-                        " Save it with numpy.savez(path, vol_data=array)."
-                    )
-                data, affine = arrays["vol_data"], np.eye(4)
-        else:
-            image: Any = nib.load(path)
-            data, affine = np.asanyarray(image.dataobj), image.affine
-    except FileNotFoundError:
-        raise VolumeError(f"{path} does not exist. Check the path.") from None
-    except VolumeError:
-        raise
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise VolumeError(f"{path} cannot be read as a volume: {reason}.") from error
-    while data.ndim > 3 and data.shape[-1] == 1:
-        data = data[..., 0]
-    if data.ndim not in (3, 4):
+    header, voxels = open_volume(path)
+    if len(header.shape) > max_axes:
         raise VolumeError(
-            f"{path} must be a 3-D volume, got shape {data.shape}. Choose a 3-D file."
+            f"{path} must be a 3-D volume, got shape {header.shape}. Split it into 3-D files."
         )
-    volume = Volume(data, np.asarray(affine, dtype=np.float64))
-    _check_affine(volume, path)
-    return volume
-
-
-def _check_affine(volume: Volume, path: Path) -> None:
-    spacing = volume.spacing_mm
-    flat = abs(np.linalg.det(volume.affine[:3, :3])) < 1e-9
-    if not np.isfinite(volume.affine).all() or min(spacing) <= 0 or flat:
-        raise VolumeError(
-            f"{path} must have a voxel spacing above 0 mm and an invertible affine, got spacing"
-            f" {spacing}. Correct its header."
-        )
+    return Volume(voxels(False).reshape(header.shape), header.affine)
 
 
 def read_labels(path: str | os.PathLike[str]) -> Volume:
     """Read a label map with whole numbers, as int16 or int32.
 
     Raises:
-        VolumeError: If it is not 3-D, holds NaN, fractions or negative numbers.
+        VolumeError: If it is several volumes, or holds NaN, fractions or negative numbers.
     """
-    volume = read_volume(path)
+    volume = read_volume(path, max_axes=3)
     data = volume.data
-    if data.ndim != 3:
-        raise VolumeError(
-            f"{path} must be a 3-D label map, got shape {data.shape}. Split it into 3-D files."
-        )
-    if min(data.shape) < 2:
-        raise VolumeError(
-            f"{path} must be a 3-D label map, got a single slice of shape {data.shape}."
-        )
     if np.issubdtype(data.dtype, np.floating):
         if not np.isfinite(data).all():
             raise VolumeError(f"{path} must hold whole numbers, got NaN or infinity. Replace them.")
@@ -176,93 +228,71 @@ def read_image(path: str | os.PathLike[str]) -> Volume:
     """Read a 3-D image as float32.
 
     Raises:
-        VolumeError: If it is not 3-D or holds NaN or infinity.
+        VolumeError: If it is several volumes, or holds NaN or infinity.
     """
-    volume = read_volume(path)
-    if volume.data.ndim != 3:
-        raise VolumeError(
-            f"{path} must be a 3-D image, got shape {volume.data.shape}. Split it into 3-D files."
-        )
+    volume = read_volume(path, max_axes=3)
     data = np.ascontiguousarray(volume.data, dtype=np.float32)
     if not np.isfinite(data).all():
         raise VolumeError(f"{path} must hold finite numbers, got NaN or infinity. Replace them.")
     return volume._replace(data=data)
 
 
-def ras_axes(affine: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Voxel axis closest to each world axis (right, anterior, superior).
-
-    Where two world axes claim one voxel axis, the later claim gives way to the axis left over.
-
-    Args:
-        affine: `(4, 4)` voxel-to-world matrix.
-
-    Returns:
-        `(3,)` a permutation of 0, 1, 2.
-
-    Examples:
-        >>> ras_axes([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]).tolist()
-        [2, 0, 1]
-    """
-    inverse = np.linalg.inv(np.asarray(affine, dtype=np.float64))
-    axes = np.abs(inverse[:3, :3]).argmax(axis=0)
-    for axis in range(3):
-        if axis not in axes:
-            values, counts = np.unique(axes, return_counts=True)
-            repeated = values[counts.argmax()]
-            axes[np.flatnonzero(axes == repeated)[-1]] = axis
-    return axes.astype(np.int64)
+# Writing -----------------------------------------------------------------------------------------
 
 
-def reorient(volume: Volume, reference: npt.ArrayLike | None = None) -> Volume:
-    """Permute and reverse axes so that they run as those of a reference; nothing is interpolated.
+def nifti_of(volume: Volume, *, legacy: bool = False, description: str = "") -> nib.Nifti1Image:
+    """A NIfTI image of a volume.
 
     Args:
-        volume: `(X, Y, Z)` or `(X, Y, Z, C)` and its affine.
-        reference: `(4, 4)` affine whose axes to follow; None means right, anterior, superior.
-
-    Returns:
-        The same voxels at the same places in the world. Oblique parts stay in the affine.
-    """
-    reference = np.eye(4) if reference is None else np.asarray(reference, dtype=np.float64)
-    source, goal = ras_axes(volume.affine), ras_axes(reference)
-    order = [0, 0, 0]
-    for world in range(3):
-        order[goal[world]] = int(source[world])
-    data = volume.data.transpose(*order, *range(3, volume.data.ndim))
-    affine = volume.affine.copy()
-    affine[:, :3] = volume.affine[:, order]
-    for axis in range(3):
-        if affine[:3, axis] @ reference[:3, axis] < 0:
-            affine[:3, 3] += (data.shape[axis] - 1) * affine[:3, axis]
-            affine[:3, axis] *= -1
-            data = np.flip(data, axis)
-    return Volume(data, affine)
-
-
-def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
-    """Write a volume atomically, with both coordinate forms set and millimetres as unit.
-
-    Args:
-        path: File ending in `.nii`, `.nii.gz` or `.mgz`.
         volume: Voxels and affine.
+        legacy: Whether the header is that of the original: an sform with code 2, no qform and no
+            unit. Else both forms have code 1 (scanner) and the unit is mm; a sheared affine, which
+            a qform cannot hold, goes into the sform alone.
+        description: Text for the header; cut at 79 bytes.
+    """
+    image = nib.Nifti1Image(volume.data, volume.affine)
+    header: Any = image.header
+    header["descrip"] = description.encode("ascii", "replace")[:DESCRIPTION_BYTES]
+    if legacy:
+        return image
+    image.set_sform(volume.affine, code="scanner")
+    image.set_qform(volume.affine, code="scanner")
+    if not np.allclose(image.get_qform(), volume.affine, atol=1e-3):
+        image.set_qform(None, code=0)
+    header.set_xyzt_units("mm")
+    return image
+
+
+def write_volume(
+    path: str | os.PathLike[str], volume: Volume, *, legacy: bool = False, description: str = ""
+) -> None:
+    """Write a volume atomically; folders that are missing are made.
+
+    `.nii.gz` files are compressed at level 1, as nibabel does by default: higher levels take
+    several times as long and save a few percent. `.npz` files hold an array `vol_data` and no
+    affine, as those of the original.
+
+    Args:
+        path: File ending in `.nii`, `.nii.gz`, `.mgz` or `.npz`.
+        volume: Voxels and affine.
+        legacy: See `nifti_of`.
+        description: See `nifti_of`.
+
+    Raises:
+        VolumeError: If the ending is another.
+        OSError: If the file cannot be written; nothing is left of it then.
     """
     path = Path(path)
-    data = np.ascontiguousarray(volume.data)
-    if path.name.lower().endswith(".mgz"):
-        image: Any = nib.MGHImage(data, volume.affine.astype(np.float32))
-    else:
-        image = nib.Nifti1Image(data, volume.affine)
-        image.set_sform(volume.affine, code="scanner")
-        image.set_qform(volume.affine, code="scanner")
-        image.header.set_xyzt_units("mm")
+    name = path.name.lower()
+    if not has_known_extension(path):
+        raise VolumeError(
+            f"{path} must end in .nii, .nii.gz, .mgz or .npz. Choose one of these for the output."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        nib.save(image, temporary)
-
-
-def same_grid(first: Volume, second: Volume, tolerance_mm: float = 1e-2) -> bool:
-    """Whether two volumes have one shape and lie on one place, to a hundredth of a mm."""
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in first.data.shape[:3]])).reshape(3, -1)
-    points = np.vstack([corners, np.ones(corners.shape[1])])
-    apart = np.abs((first.affine - second.affine) @ points)[:3].max()
-    return first.data.shape[:3] == second.data.shape[:3] and bool(apart <= tolerance_mm)
+        if name.endswith(".npz"):
+            np.savez_compressed(temporary, vol_data=volume.data)
+        elif name.endswith(".mgz"):
+            nib.save(nib.MGHImage(volume.data, volume.affine.astype(np.float32)), temporary)
+        else:
+            nib.save(nifti_of(volume, legacy=legacy, description=description), temporary)

@@ -26,7 +26,7 @@ from synthsr_transforms.drawing.slices import (
     size_in_words,
     slice_panel,
 )
-from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.io.grids import Volume, reorient
 
 _MIN_WIDTH, _NAME = 540, 18  # pixels: all details, name of a sample
 _KINDS: Mapping[str, Kind] = {"labels": "labels", "reliability": "reliability"}

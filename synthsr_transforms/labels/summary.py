@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from synthsr_transforms.io.volumes import VolumeError, list_volumes, read_labels
+from synthsr_transforms.io.files import VolumeError, list_volumes
+from synthsr_transforms.io.volumes import read_labels
 from synthsr_transforms.support.messages import SynthSRError
 
 from .table import LabelRow, LabelTable, Side, Tissue, listed, side_of

@@ -29,7 +29,8 @@ from synthsr_net.inference.forward import predict_volume
 from synthsr_net.inference.memory import Plan
 from synthsr_net.models.checkpoint import ModelConfig, save_model
 from synthsr_net.networks.unet import UNet3d
-from synthsr_transforms.io.volumes import Volume, write_volume
+from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.io.volumes import write_volume
 from synthsr_transforms.phantom import head_phantom
 
 SHAPE = (192, 256, 160)

@@ -25,7 +25,7 @@ from synthsr_net.models.checkpoint import (
 )
 from synthsr_net.models.keras import read_keras, write_keras
 from synthsr_net.models.keras.converted import PRESETS, config_of_converted
-from synthsr_net.models.zoo.configs import config_of_known
+from synthsr_net.models.zoo.registry import config_of_known
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")

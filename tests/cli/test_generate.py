@@ -272,7 +272,7 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
             *("own.yaml", "--labels"),
             (folder / "a.nii.gz").write_bytes(b"no volume") and "a.nii.gz",
         ),
-        "a.nii.gz cannot be read as a volume",
+        "a.nii.gz must be a gzip file",
     ),
     "label not in the table": (
         lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", label_map() + 5000)),
@@ -299,11 +299,11 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
             *("own.yaml", "--labels"),
             save(folder / "a.nii", label_map(shape=(8, 8, 8, 2))),
         ),
-        "a.nii must be a 3-D label map, got shape (8, 8, 8, 2)",
+        "a.nii must be a 3-D volume, got shape (8, 8, 8, 2)",
     ),
     "spacing of zero": (
         lambda folder: ("own.yaml", "--labels", zero_spacing(folder / "a.nii")),
-        "a.nii must have a voxel spacing above 0 mm",
+        "a.nii must have an invertible affine",
     ),
     "no images for real targets": (
         lambda folder: ("real.yaml", "--labels", "maps"),

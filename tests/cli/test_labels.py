@@ -145,8 +145,8 @@ class TestWarnings:
         [
             (np.full((4, 4, 4), 0.5, np.float32), "whole numbers, got 0.5"),
             (np.full((4, 4, 4), np.nan, np.float32), "got NaN"),
-            (np.zeros((4, 4), np.int16), "must be a 3-D volume, got shape (4, 4)"),
-            (np.zeros((4, 4, 4, 2), np.int16), "must be a 3-D label map, got shape (4, 4, 4, 2)"),
+            (np.zeros((4, 4), np.int16), "must be a 3-D volume, got a 2-D image of shape (4, 4)"),
+            (np.zeros((4, 4, 4, 2), np.int16), "must be a 3-D volume, got shape (4, 4, 4, 2)"),
             (np.full((4, 4, 4), -3, np.int16), "got -3 to -3"),
         ],
     )
@@ -224,10 +224,18 @@ class TestBadInput:
         (tmp_path / "notes.txt").write_text("hello")
         self.check(run(tmp_path / "notes.txt"), f"{tmp_path / 'notes.txt'} must end in one of")
 
-    @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mgz", "a.npz"])
-    def test_damaged_file(self, name, tmp_path):
+    @pytest.mark.parametrize(
+        ("name", "fault"),
+        [
+            ("a.nii", "cannot be read"),
+            ("a.nii.gz", "must be a gzip file"),
+            ("a.mgz", "must be a gzip file"),
+            ("a.npz", "cannot be read"),
+        ],
+    )
+    def test_damaged_file(self, name, fault, tmp_path):
         (tmp_path / name).write_bytes(b"not an image")
-        self.check(run(tmp_path / name), f"{tmp_path / name} cannot be read")
+        self.check(run(tmp_path / name), f"{tmp_path / name} {fault}")
 
     def test_damaged_file_among_good_ones(self, tmp_path):
         save(tmp_path / "a.nii", cube(2, 41))
@@ -239,7 +247,7 @@ class TestBadInput:
         whole = save(tmp_path / "whole.nii", rng.integers(0, 50, (20, 20, 20), np.int16))
         packed = gzip.compress(whole.read_bytes())
         (tmp_path / "a.nii.gz").write_bytes(packed[: len(packed) // 2])
-        self.check(run(tmp_path / "a.nii.gz"), "cannot be read")
+        self.check(run(tmp_path / "a.nii.gz"), "ends early")
 
     def test_no_label_map_among_the_files(self, tmp_path):
         self.check(run(save(tmp_path / "a.nii", np.zeros((4, 4)))), "must be a 3-D volume")

@@ -543,7 +543,7 @@ BAD_SCANS: dict[str, tuple[Make, str]] = {
         "a.nii.gz must be a complete gzip file",
     ),
     "zero bytes": (lambda f: (write(f / "a.nii.gz", b""),), "empty file (0 bytes)"),
-    "two dimensions": (lambda f: (save(f / "a.nii", voxels()[0]),), "must be a 3-D scan"),
+    "two dimensions": (lambda f: (save(f / "a.nii", voxels()[0]),), "must be a 3-D volume"),
     "constant": (lambda f: (save(f / "a.nii", voxels() * 0 + 3),), "but all voxels are 3"),
     "NaN alone": (lambda f: (save(f / "a.nii", voxels() * np.nan),), "only NaN or infinity"),
     "affine of zeros": (
@@ -561,7 +561,7 @@ BAD_SCANS: dict[str, tuple[Make, str]] = {
     "colours": (lambda f: (save(f / "a.nii", RGB),), "a.nii must hold"),
     "DICOM": (lambda f: (write(f / "a.dcm", b"x"),), "DICOM"),
     "DICOM without ending": (lambda f: (write(f / "a", bytes(128) + b"DICM"),), "DICOM"),
-    "other format": (lambda f: (write(f / "a.nrrd", b"x"),), "ending in .nii.gz, .nii"),
+    "other format": (lambda f: (write(f / "a.nrrd", b"x"),), "must end in one of .nii.gz, .nii"),
     "CT with an offset": (
         lambda f: (save(f / "a.nii", 100 * voxels() - 2000), "--ct"),
         "within 0 and 80 HU",
@@ -603,7 +603,7 @@ BAD_SCANS: dict[str, tuple[Make, str]] = {
     ),
     "mask of several volumes": (
         lambda f: ("scan.nii.gz", "--lesion-mask", save(f / "m.nii", voxels(0, (*SHAPE, 2)))),
-        "m.nii must be a 3-D image",
+        "m.nii must be a 3-D volume",
     ),
     "unnamed input": (
         lambda f: ("scan.nii.gz", "--with", "x.nii"),

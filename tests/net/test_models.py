@@ -1,21 +1,12 @@
-"""Promises of downloads that go on where they broke off, and of models by name."""
+"""Models by name: shipped, published, found on disk, downloaded and loaded."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,342 +31,27 @@ from synthsr_net.models import (
     web_file,
 )
 from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, save_model
-from synthsr_net.models.zoo import downloads as model_downloads
+from synthsr_net.models.zoo import files as model_files
 from synthsr_net.models.zoo import registry as model_registry
-from synthsr_net.models.zoo import shipped as shipped_module
-from synthsr_net.models.zoo.configs import config_of_keras, config_of_known
+from synthsr_net.models.zoo.registry import config_of_keras, config_of_known
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.predictor import Predictor
-from synthsr_transforms.support import downloads
-from synthsr_transforms.support.downloads import DownloadError, WebFile, fetch
 from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BODY = bytes(range(256)) * 2000
-CHUNK = downloads._CHUNK_BYTES  # what arrived of the last chunk is lost when a connection breaks
 SMALL = UNetConfig(num_levels=2, num_features=2)
 
 
-@dataclass
-class Server:
-    """What the server offers, how it misbehaves, and what it was asked for."""
-
-    files: dict[str, bytes] = field(default_factory=lambda: {"a.h5": BODY})
-    ranges: bool = True
-    cuts: list[int] = field(default_factory=list)
-    """How many bytes each of the next answers sends before the connection breaks."""
-    pause: threading.Event | None = None
-    """If set, answers stop half way until the event happens."""
-    redirect: bool = False
-    asked: list[str] = field(default_factory=list)
-    """The `Range` header of each request, or an empty text."""
-    url: str = ""
-    close: Callable[[], None] = lambda: None
-
-
-def answer(state: Server, request: BaseHTTPRequestHandler) -> None:
-    name = request.path.lstrip("/")
-    if state.redirect and not name.startswith("moved/"):
-        request.send_response(302)
-        request.send_header("Location", f"/moved/{name}")
-        request.send_header("Content-Length", "0")
-        request.end_headers()
-        return
-    wanted = request.headers.get("Range", "")
-    state.asked.append(wanted)
-    body = state.files.get(name.removeprefix("moved/"))
-    if body is None:
-        request.send_error(404)
-        return
-    start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and state.ranges else 0
-    if start >= len(body) and start:
-        request.send_error(416)
-        return
-    request.send_response(206 if start else 200)
-    if start:
-        request.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-    rest = body[start:]
-    request.send_header("Content-Length", str(len(rest)))
-    request.end_headers()
-    if state.pause is not None:
-        request.wfile.write(rest[: len(rest) // 2])
-        request.wfile.flush()
-        state.pause.wait(30)
-        rest = rest[len(rest) // 2 :]
-    request.wfile.write(rest[: state.cuts.pop(0)] if state.cuts else rest)
+@pytest.fixture
+def server(web: Any) -> Any:
+    web.files["a.h5"] = BODY
+    return web
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A web server on 127.0.0.1; `close` stops it before the end of the test."""
-    for variable in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(variable, "127.0.0.1")
-    monkeypatch.setattr(downloads, "SECONDS_BETWEEN_ATTEMPTS", 0)
-    state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            with suppress(ConnectionError):
-                answer(state, self)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-
-    def close() -> None:
-        if state.pause is not None:
-            state.pause.set()
-        if thread.is_alive():
-            http.shutdown()
-            http.server_close()
-            thread.join()
-
-    state.close = close
-    yield state
-    close()
-
-
-@pytest.fixture
-def file(server: Server, tmp_path: Path) -> WebFile:
-    sha256 = hashlib.sha256(BODY).hexdigest()
-    path = tmp_path / "models" / "a.h5"
-    return WebFile(url=f"{server.url}/a.h5", path=path, sha256=sha256, size_bytes=len(BODY))
-
-
-def files_in(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in folder.iterdir()}
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def failure(file: WebFile, **options: Any) -> str:
-    """Message of a download that must fail."""
-    with pytest.raises(DownloadError) as caught:
-        fetch(file, resumable=True, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-class TestResume:
-    def test_a_broken_connection_is_taken_up_where_it_broke(self, server, file):
-        server.cuts = [2 * CHUNK, CHUNK]
-        assert fetch(file, resumable=True).read_bytes() == BODY
-        assert server.asked == ["", f"bytes={2 * CHUNK}-", f"bytes={3 * CHUNK}-"]
-        assert files_in(file.path.parent) == {"a.h5": len(BODY)}
-
-    def test_a_later_call_goes_on(self, server, file):
-        server.cuts = [CHUNK] * downloads.ATTEMPTS
-        message = failure(file)
-        assert "broke off" in message
-        assert "goes on" in message
-        assert files_in(file.path.parent) == {".a.h5.part": CHUNK * downloads.ATTEMPTS}
-        fetch(file, resumable=True)
-        assert server.asked[-1] == f"bytes={CHUNK * downloads.ATTEMPTS}-"
-        assert file.path.read_bytes() == BODY
-
-    def test_a_killed_process_is_taken_up(self, server, file):
-        server.pause = threading.Event()
-        process = subprocess.Popen([sys.executable, "-c", script(file)])
-        part = file.path.with_name(".a.h5.part")
-        wait_for(lambda: part.exists() and part.stat().st_size > 0)
-        process.kill()
-        process.wait()
-        arrived = part.stat().st_size
-        server.pause.set()
-        fetch(file, resumable=True)
-        assert server.asked == ["", f"bytes={arrived}-"]
-        assert file.path.read_bytes() == BODY
-
-    def test_a_server_without_ranges_begins_again(self, server, file):
-        server.ranges = False
-        server.cuts = [CHUNK]
-        assert fetch(file, resumable=True).read_bytes() == BODY
-        assert server.asked == ["", f"bytes={CHUNK}-"]
-
-    def test_a_server_that_brings_no_more_is_given_up(self, server, file):
-        server.ranges = False
-        server.cuts = [CHUNK] * 9
-        assert "broke off" in failure(file)
-        assert len(server.asked) == 2
-
-    def test_a_part_of_another_file_is_thrown_away(self, server, file):
-        leave_part(file, b"another file")
-        assert fetch(file, resumable=True).read_bytes() == BODY
-        assert server.asked == ["bytes=12-", ""]
-
-    def test_a_part_that_is_too_long_is_thrown_away(self, server, file):
-        leave_part(file, BODY + b"more")
-        assert fetch(file, resumable=True).read_bytes() == BODY
-
-    def test_a_part_that_is_complete_needs_no_server(self, server, file):
-        leave_part(file, BODY)
-        server.close()
-        assert fetch(file, resumable=True).read_bytes() == BODY
-        assert server.asked == []
-
-    def test_redirections_do_not_lose_the_part(self, server, file):
-        leave_part(file, BODY[:5000])
-        server.redirect = True
-        assert fetch(file, resumable=True).read_bytes() == BODY
-        assert server.asked == ["bytes=5000-"]
-
-    def test_the_bar_counts_what_was_there(self, server, file, capsys):
-        leave_part(file, BODY[: len(BODY) // 2])
-        fetch(file, resumable=True, progressbar=True)
-        captured = capsys.readouterr()
-        assert "512.0/512.0 kB" in captured.err
-        assert captured.out == ""
-
-
-def leave_part(file: WebFile, content: bytes) -> None:
-    file.path.parent.mkdir(parents=True)
-    file.path.with_name(".a.h5.part").write_bytes(content)
-
-
-def script(file: WebFile) -> str:
-    return (
-        "from pathlib import PosixPath\n"
-        "from synthsr_transforms.support.downloads import WebFile, fetch\n"
-        f"fetch({file!r}, resumable=True)"
-    )
-
-
-class TestConcurrency:
-    def test_of_several_processes_one_downloads(self, server, file):
-        server.pause = threading.Event()
-        command = [sys.executable, "-c", script(file)]
-        processes = [subprocess.Popen(command) for _ in range(3)]
-        wait_for(lambda: len(server.asked) > 0)
-        time.sleep(0.5)
-        server.pause.set()
-        assert [process.wait(60) for process in processes] == [0, 0, 0]
-        assert server.asked == [""]
-        assert files_in(file.path.parent) == {"a.h5": len(BODY)}
-
-    def test_whoever_waits_is_told_and_takes_over(self, server, file, capsys):
-        """The first to come fails; the one that waits goes on with its part."""
-        server.pause = threading.Event()
-        server.cuts = [10_000]
-        server.ranges = False
-        with ThreadPoolExecutor(2) as pool:
-            first = pool.submit(fetch, replace(file, sha256="0" * 64), resumable=True)
-            wait_for(lambda: len(server.asked) > 0)
-            second = pool.submit(fetch, file, resumable=True, progressbar=True)
-            time.sleep(0.3)
-            assert not second.done()
-            server.pause.set()
-            assert second.result(60).read_bytes() == BODY
-            assert isinstance(first.exception(60), DownloadError)
-        assert "waiting for another process" in capsys.readouterr().err
-        assert files_in(file.path.parent) == {"a.h5": len(BODY)}
-
-    def test_file_systems_without_locks_do(self, file, monkeypatch):
-        def refuse(*_: object) -> None:
-            raise OSError(errno.ENOLCK, "No locks available")
-
-        monkeypatch.setattr(downloads.fcntl, "flock", refuse)
-        assert fetch(file, resumable=True).read_bytes() == BODY
-
-
-class TestFailure:
-    def test_a_wrong_checksum_keeps_nothing(self, server, file):
-        server.files["a.h5"] = b"x" * len(BODY)
-        message = failure(file)
-        assert file.sha256 in message
-        assert hashlib.sha256(server.files["a.h5"]).hexdigest() in message
-        assert files_in(file.path.parent) == {}
-
-    def test_a_page_in_place_of_the_file_is_called_one(self, server, file):
-        server.files["a.h5"] = b"\n<!DOCTYPE html><title>Log in</title>"
-        assert "a web page" in failure(file)
-
-    def test_a_missing_file_is_a_404(self, server, file):
-        server.files.clear()
-        message = failure(file)
-        assert "404" in message
-        assert file.url in message
-        assert str(file.path.parent) in message
-        assert len(server.asked) == 1
-
-    def test_no_connection(self, server, file):
-        server.close()
-        assert "no connection" in failure(file)
-
-    def test_no_answer(self, server, file, monkeypatch):
-        server.pause = threading.Event()
-        monkeypatch.setattr(downloads, "_TIMEOUT_SECONDS", 0.2)
-        monkeypatch.setattr(downloads, "ATTEMPTS", 1)
-        assert "no answer" in failure(file)
-
-    def test_an_address_that_is_none(self, file):
-        assert "No scheme supplied" in failure(replace(file, url="somewhere"))
-
-    def test_proxies_are_those_of_the_environment(self, server, file, monkeypatch):
-        for variable in ("NO_PROXY", "no_proxy"):
-            monkeypatch.delenv(variable)
-        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-        assert "proxy" in failure(file)
-        assert server.asked == []
-
-    def test_too_small_a_disk_is_found_before(self, server, file, monkeypatch):
-        usage = SimpleNamespace(free=len(BODY) - 1)
-        monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage)
-        message = failure(file)
-        assert "No space left" in message
-        assert f"{len(BODY):,} bytes" in message
-        assert "SYNTHSR_DATA" in message
-        assert server.asked == []
-
-    def test_a_disk_that_gets_full_keeps_nothing(self, file, monkeypatch):
-        def fill(self: object, url: str, output_file: Any, pooch: object) -> None:
-            output_file.write(b"x" * CHUNK)
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        monkeypatch.setattr(downloads.pooch.HTTPDownloader, "__call__", fill)
-        message = failure(file)
-        assert "No space left" in message
-        assert "Free some space" in message
-        assert files_in(file.path.parent) == {}
-
-    def test_a_folder_that_cannot_be_written(self, server, file, monkeypatch):
-        def refuse(self: Path, *args: object, **kwargs: object) -> None:
-            raise PermissionError(errno.EACCES, "Permission denied", str(self))
-
-        monkeypatch.setattr(Path, "mkdir", refuse)
-        message = failure(file)
-        assert "Permission denied" in message
-        assert "SYNTHSR_DATA" in message
-        assert server.asked == []
-
-    def test_a_file_that_was_there_stays(self, server, file):
-        fetch(file)
-        server.files["a.h5"] = b"something else"
-        failure(file, overwrite=True)
-        assert file.path.read_bytes() == BODY
-
-    def test_stopping_keeps_what_arrived(self, server, file, monkeypatch):
-        def stop(*_: object) -> None:
-            raise KeyboardInterrupt
-
-        server.cuts = [CHUNK]
-        monkeypatch.setattr(downloads.time, "sleep", stop)
-        with pytest.raises(KeyboardInterrupt):
-            fetch(file, resumable=True)
-        assert files_in(file.path.parent) == {".a.h5.part": CHUNK}
-
-
-@pytest.fixture
-def known(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnownModel:
+def known(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnownModel:
     """A published model that the server offers."""
     monkeypatch.setenv("SYNTHSR_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("SYNTHSR_MODELS_URL", raising=False)
@@ -400,15 +76,7 @@ class TestDownloadModel:
         assert state_of(known) == "cached"
         server.close()
         assert download_model("made-up") == resolve_model("made-up") == path
-        assert server.asked == [""]
-
-    def test_a_broken_download_goes_on(self, server, known):
-        server.cuts = [CHUNK] * downloads.ATTEMPTS
-        with pytest.raises(DownloadError):
-            download_model("made-up")
-        assert state_of(known) == "not downloaded"
-        download_model("made-up")
-        assert server.asked[-1] != ""
+        assert server.asked == ["a.h5"]
 
     @pytest.mark.parametrize("ending", ["", "/", "/a.h5"])
     @pytest.mark.parametrize("how", ["argument", "environment"])
@@ -445,11 +113,6 @@ class TestDownloadModel:
         path.parent.mkdir(parents=True)
         path.write_bytes(b"damaged")
         assert download_model("made-up").read_bytes() == BODY
-
-    def test_overwrite_downloads_again(self, server, known):
-        download_model("made-up")
-        download_model("made-up", overwrite=True)
-        assert server.asked == ["", ""]
 
     def test_what_cannot_be_downloaded_says_what_to_do(self):
         with pytest.raises(ModelError, match="--model FILE"):
@@ -586,8 +249,8 @@ class TestPackage:
     """The files that really ship."""
 
     def test_each_file_fits_its_checksum(self):
-        folder = shipped_module.SHIPPED_FOLDER
-        sums = shipped_module.checksums()
+        folder = model_files.SHIPPED_FOLDER
+        sums = model_files.checksums()
         assert set(sums) == {path.name for path in folder.glob("*.safetensors")}
         assert set(sums) == {path.name for path in shipped_models().values()}
         for name, expected in sums.items():
@@ -815,11 +478,3 @@ class TestRegistry:
         assert cached_path(known) == tmp_path / "models" / known.file
         assert cached_path(known, "other") == Path("other") / "models" / known.file
         assert os.path.isabs(cached_path(known))
-
-
-def test_downloads_of_models_are_kept_when_they_break_off(monkeypatch):
-    """Predicting code has one way to the web, and it resumes."""
-    seen = {}
-    monkeypatch.setattr(model_downloads, "fetch", lambda file, **options: seen.update(options))
-    download_model("synthsr-v1")
-    assert seen["resumable"]

@@ -22,7 +22,8 @@ from synthsr_net.networks.unet import ACTIVATIONS, MAX_LEVELS, NORMALISATIONS, U
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.refinement import contrast_inversion as inverse_contrast
 from synthsr_net.prediction.refinement import data_consistency as consistency
-from synthsr_transforms.io.volumes import Volume, read_volume, write_volume
+from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.io.volumes import read_volume, write_volume
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")

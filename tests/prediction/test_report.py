@@ -35,7 +35,8 @@ from synthsr_net.prediction.report.picture import write_picture
 from synthsr_transforms.drawing.panels import save_figure
 from synthsr_transforms.drawing.planes import View, frame_of, scan_window, slice_through, view_of
 from synthsr_transforms.drawing.slices import LETTERS
-from synthsr_transforms.io.volumes import Volume, read_volume, reorient
+from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_transforms.io.volumes import read_volume
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

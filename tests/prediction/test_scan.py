@@ -15,11 +15,12 @@ from scipy.spatial.transform import Rotation
 
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNetConfig
-from synthsr_net.prediction.postprocess import Prediction, finisher, from_network_space
-from synthsr_net.prediction.preprocess import ScanSpace, settings_of, to_network_space
-from synthsr_transforms.io.extents import ScanError
+from synthsr_net.prediction.postprocess import Prediction, from_network_space, pass_finisher
+from synthsr_net.prediction.preprocess import ScanSpace, scan_config, to_network_space
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.io.scans import Scan, read_scan
-from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -328,7 +329,7 @@ class TestOutput:
         for each in (False, True):
             config = model(clip_each_pass=each)
             _, space = self.space(config)
-            finish = finisher(space, config) or (lambda output: output)
+            finish = pass_finisher(config, scan_config(config)) or (lambda output: output)
             mean = 0.5 * (finish(passes[0]) + finish(passes[1]))
             results.append(from_network_space(mean, space, config).image.data)
         np.testing.assert_allclose(results[0], 0.5 * (-0.5 + 0.9) * 255, rtol=1e-5)
@@ -340,7 +341,7 @@ class TestOutput:
         output = torch.rand(1, 32, 32, 32)
         for legacy in (None, "v2"):
             _, space = self.space(config, legacy=legacy)
-            finished = (finisher(space, config) or (lambda o: o))(output)
+            finished = (pass_finisher(config, scan_config(config)) or (lambda o: o))(output)
             data = from_network_space(finished, space, config, sharpen=True).image.data
             plain = from_network_space(finished, space, config, sharpen=False).image.data
             assert plain.min() >= 0
@@ -362,8 +363,7 @@ class TestOutput:
         _, space = self.space(config)
         output = torch.randn(1, 32, 32, 32)
         before = output.clone()
-        finish = finisher(space, config)
-        assert finish is not None
+        finish = pass_finisher(config, scan_config(config))
         from_network_space(finish(output), space, config)
         from_network_space(output, space, config)
         assert torch.equal(output, before)
@@ -395,9 +395,7 @@ class TestOutput:
 
     def test_finisher_leaves_log_spreads(self):
         config = model(out=2, clip_each_pass=True)
-        _, space = self.space(config)
-        finish = finisher(space, config)
-        assert finish is not None
+        finish = pass_finisher(config, scan_config(config))
         output = torch.full((2, 4, 4, 4), -3.0)
         finished = finish(output)
         assert finished[0].unique().tolist() == [0]
@@ -414,10 +412,10 @@ class TestOutput:
             with pytest.raises(ValueError, match="output must have 1 channel"):
                 from_network_space(wrong, space, config)
         many = ModelConfig(network=UNetConfig(out_channels=3))
-        with pytest.raises(ScanError, match="must predict one image"):
+        with pytest.raises(VolumeError, match="must predict one image"):
             from_network_space(torch.zeros(3, 32, 32, 32), space, many)
         with pytest.raises(ValueError, match="legacy must be one of v1, v2, got 'v3'"):
-            settings_of(config, "v3")
+            scan_config(config, "v3")
 
 
 class TestSeveralInputs:
@@ -462,7 +460,7 @@ class TestSeveralInputs:
         np.testing.assert_allclose(results[1] - results[0], lowest, rtol=1e-3)
 
     def test_scans_that_do_not_overlap_are_refused(self):
-        with pytest.raises(ScanError, match=r"t2\.nii must overlap with t1\.nii"):
+        with pytest.raises(VolumeError, match=r"t2\.nii must overlap with t1\.nii"):
             to_network_space(self.pair(shift=500), TWO)
 
     def test_partial_overlap_is_told(self):
@@ -471,9 +469,9 @@ class TestSeveralInputs:
         assert text.startswith("T2: t2.nii covers 69%")
 
     def test_their_number_must_be_that_of_the_inputs(self):
-        with pytest.raises(ScanError, match=r"needs 2 scan\(s\) \(T1, T2\), got 1"):
+        with pytest.raises(SynthSRError, match=r"takes 2 scans \(T1, T2\), got 1"):
             to_network_space(self.pair()[:1], TWO)
-        with pytest.raises(ScanError, match="got 2"):
+        with pytest.raises(SynthSRError, match="got 2"):
             to_network_space(self.pair(), SAME)
 
     def test_warnings_name_the_input(self):
@@ -511,7 +509,7 @@ class TestDoubts:
     @pytest.mark.parametrize("after", [False, True])
     def test_ct_that_shows_no_soft_tissue_is_refused(self, after: bool):
         scan = Scan(noise((32, 32, 32)) - 2000, affine_of(), "ct.nii")
-        with pytest.raises(ScanError, match=r"ct\.nii must show something within 0 and 80 HU"):
+        with pytest.raises(VolumeError, match=r"ct\.nii must show something within 0 and 80 HU"):
             to_network_space([scan], model(normalise_after_padding=after), ct=True)
 
     def test_a_scan_that_is_constant_after_resampling_is_told(self):

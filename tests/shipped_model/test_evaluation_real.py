@@ -38,8 +38,8 @@ from synthsr_net.prediction.refinement.brain_mask import (
 from synthsr_net.prediction.refinement.contrast_inversion import inverted
 from synthsr_net.prediction.refinement.data_consistency import Operators
 from synthsr_net.training.validation import RealPair, RealPairs
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan, scan_of
-from synthsr_transforms.io.volumes import Volume
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
 

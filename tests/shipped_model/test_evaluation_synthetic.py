@@ -24,8 +24,8 @@ from synthsr_net.prediction.intensities import percentile
 from synthsr_net.prediction.predictor import Predictor, Prepared
 from synthsr_net.prediction.preprocess import to_network_space
 from synthsr_transforms.generator.config import load_config
+from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.io.volumes import VolumeError
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.transforms import SliceAcquisition

@@ -27,7 +27,7 @@ from synthsr_net.training.data.bank import (
 )
 from synthsr_transforms.generator.config import GeneratorConfig, StepConfig
 from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
-from synthsr_transforms.io.volumes import VolumeError
+from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.subjects.files import SubjectFiles, read_subject
 
 pytestmark = pytest.mark.usefixtures("one_thread")

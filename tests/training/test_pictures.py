@@ -21,7 +21,7 @@ from synthsr_net.training.callbacks.previews import (
 )
 from synthsr_transforms.drawing.panels import figure_array
 from synthsr_transforms.drawing.slices import intensity_window
-from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.io.grids import Volume, reorient
 
 SHAPE = (20, 24, 16)
 AFFINE = np.array([[1.0, 0, 0, -9], [0, 1.5, 0, -17], [0, 0, 2, -13], [0, 0, 0, 1]])

@@ -19,8 +19,8 @@ from synthsr_net.networks.unet import UNetConfig
 from synthsr_net.prediction.preprocess import to_network_space
 from synthsr_net.training import validation as real_pairs
 from synthsr_net.training.validation import RealPair, RealPairs, read_real_pairs
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.io.volumes import Volume
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
 
@@ -221,7 +221,7 @@ class TestMeasure:
 
         found = scans.measure(predict)
         (scan,) = scans._scans
-        image, head, tissues = scan.reference
+        image, head, tissues = scan.reference[:3]
         output = seen[0][0, 0][scan.inside]
         for region, mask in (("brain", tissues > 0), ("head", head)):
             whole = torch.zeros(2, *image.shape)

@@ -12,7 +12,7 @@ import pytest
 
 from synthsr_transforms.drawing.colours import label_colours
 from synthsr_transforms.drawing.slices import LETTERS, intensity_window
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.job.preview import (
     overview_figure,
     preview_figure,

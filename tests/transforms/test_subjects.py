@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchio import LabelMap, ScalarImage
 
-from synthsr_transforms.io.volumes import VolumeError
+from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.subjects.files import (
     PHANTOM,

@@ -24,7 +24,7 @@ from synthsr_net.metrics.comparison import (
 from synthsr_net.prediction.intensities import percentile
 from synthsr_transforms.functional.layout import bounding_box
 from synthsr_transforms.generator.generator import Generator
-from synthsr_transforms.io.volumes import VolumeError, list_volumes, stem
+from synthsr_transforms.io.files import VolumeError, list_volumes, stem
 from synthsr_transforms.subjects.files import SubjectFiles, read_subject
 
 from .contrasts import lesion_generator, scan_generator, target_generator

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from synthsr_net.metrics.comparison import measure_inside
 from synthsr_net.prediction.intensities import CT_WINDOW_HU
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.subjects.files import SubjectFiles
 
 from .contrasts import CONTRASTS

@@ -19,7 +19,7 @@ from torch import Tensor
 from synthsr_net.metrics.comparison import RANGE_PERCENTILES
 from synthsr_net.prediction.intensities import percentile
 from synthsr_net.prediction.refinement.brain_mask import Regions, dilated, eroded
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.grids import Volume
 
 from .network import EvaluationError, HeadNetwork
 from .pictures import Pictures

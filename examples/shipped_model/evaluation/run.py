@@ -16,8 +16,10 @@ import numpy as np
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.training.environment import environment
 from synthsr_net.training.validation import read_real_pairs
+from synthsr_transforms.io.files import list_volumes
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import read_scan
-from synthsr_transforms.io.volumes import Volume, list_volumes, read_volume
+from synthsr_transforms.io.volumes import read_volume
 from synthsr_transforms.support.atomic import replacing
 
 from .bright_lesions import find_bright_lesions

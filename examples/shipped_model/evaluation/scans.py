@@ -17,8 +17,9 @@ from synthsr_net.prediction.refinement.data_consistency import Operators
 from synthsr_net.prediction.resampling import Grid
 from synthsr_transforms.functional.geometry import about_centre, affine_matrix
 from synthsr_transforms.functional.warp import affine_grid, sample_grid
+from synthsr_transforms.io.files import stem
+from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.io.volumes import Volume, reorient, stem
 
 from .held_out import AXES, check_slices
 from .network import HeadNetwork

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig
-from synthsr_net.models.zoo.configs import config_of_keras
-from synthsr_net.models.zoo.registry import KNOWN_MODELS, ModelError
+from synthsr_net.models.zoo.registry import KNOWN_MODELS, ModelError, config_of_keras
 from synthsr_net.networks.unet import UNetConfig
 
 PRESETS = {"v1": "synthsr-v1", "v2": "synthsr-v2", "hyperfine": "synthsr-hyperfine"}

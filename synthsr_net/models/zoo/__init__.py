@@ -1,4 +1,4 @@
-"""Models that have a name: those that ship with the package, and those on the web.
+"""Models that have a name: published ones and their settings, and the files of all on disk.
 
-Imports `models.checkpoint` and `synthsr_transforms.support`.
+Imports `models.checkpoint`, `networks` and `synthsr_transforms.support`.
 """

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from synthsr_transforms.io.volumes import stem
+from synthsr_transforms.io.files import stem
 from synthsr_transforms.support.atomic import replacing
 
 

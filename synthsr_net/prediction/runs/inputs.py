@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from synthsr_transforms.io.file_checks import check_file
-from synthsr_transforms.io.volumes import EXTENSIONS, has_known_extension, stem
+from synthsr_transforms.io.files import EXTENSIONS, check_file, has_known_extension, stem
 from synthsr_transforms.support.atomic import why_unwritable
 from synthsr_transforms.support.messages import SynthSRError
 

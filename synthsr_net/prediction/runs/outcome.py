@@ -11,7 +11,7 @@ import torch
 
 from synthsr_net.prediction.report.entries import ReportEntry, entry_path, picture_path, save_entry
 from synthsr_net.prediction.report.picture import write_picture
-from synthsr_transforms.io.volumes import Volume
+from synthsr_transforms.io.grids import Volume
 
 from .tasks import Task
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from synthsr_transforms.io.volumes import stem
+from synthsr_transforms.io.files import stem
 from synthsr_transforms.support.messages import SynthSRError
 
 from .inputs import Source

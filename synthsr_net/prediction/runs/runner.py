@@ -22,11 +22,11 @@ from torch import Tensor
 
 from synthsr_net.prediction.postprocess import Prediction
 from synthsr_net.prediction.predictor import Predictor, Prepared
-from synthsr_net.prediction.settings import check_number
+from synthsr_net.prediction.preprocess import check_number
 from synthsr_net.prediction.writing import read_description, write_json
-from synthsr_transforms.io.extents import spacings
+from synthsr_transforms.io.grids import Volume, spacings
 from synthsr_transforms.io.scans import read_scan
-from synthsr_transforms.io.volumes import Volume, read_image
+from synthsr_transforms.io.volumes import read_image
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
 from synthsr_transforms.support.threads import num_cores, threads
 

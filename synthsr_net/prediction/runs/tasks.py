@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synthsr_transforms.io.volumes import stem
+from synthsr_transforms.io.files import stem
 from synthsr_transforms.support.messages import SynthSRError
 
 from .bids import BidsScan, check_derivative, find_bids_scans, sidecar

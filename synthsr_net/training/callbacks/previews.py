@@ -32,7 +32,7 @@ from synthsr_transforms.drawing.slices import (
     range_in_words,
     slice_panel,
 )
-from synthsr_transforms.io.volumes import Volume, reorient
+from synthsr_transforms.io.grids import Volume, reorient
 
 _INPUTS_PER_LINE = 3  # of three slices each; 2 with reliability maps
 _NAME = 18  # pixels: room for the name of a sample

@@ -13,7 +13,8 @@ from synthsr_net.training.data.bank import names_of
 from synthsr_net.training.data.pairs import PairData
 from synthsr_net.training.folder import FAILED, RunFolder
 from synthsr_transforms.generator.generator import TrainingPair
-from synthsr_transforms.io.volumes import Volume, write_volume
+from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.io.volumes import write_volume
 from synthsr_transforms.support.messages import WorkFailedError
 
 from .watch import NonFiniteLossError

@@ -11,14 +11,9 @@ import numpy as np
 import pytest
 
 from synthsr_transforms import LabelTable
-from synthsr_transforms.io.volumes import (
-    Volume,
-    VolumeError,
-    ras_axes,
-    read_labels,
-    read_volume,
-    reorient,
-)
+from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.grids import Volume, ras_axes, reorient
+from synthsr_transforms.io.volumes import read_labels, read_volume
 from synthsr_transforms.labels.table import side_of
 
 from ..vectors import Agreement, Vector, family, near, numbered
