@@ -573,10 +573,10 @@ class TestFullDisk:
     def test_too_little_space_is_told_before_anything_is_written(
         self, begin, tmp_path, monkeypatch
     ):
-        from synthsr_transforms.job import folder as job_folder
+        from synthsr_transforms.support import atomic
 
-        usage = job_folder.shutil.disk_usage(tmp_path)
-        monkeypatch.setattr(job_folder.shutil, "disk_usage", lambda path: usage._replace(free=10))
+        usage = atomic.shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(atomic.shutil, "disk_usage", lambda path: usage._replace(free=10))
         with pytest.raises(ValueError, match="free"):
             begin()
         assert not (tmp_path / "run").exists()
