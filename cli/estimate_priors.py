@@ -113,7 +113,7 @@ def estimate_priors(folder: Path, plot: bool, overwrite: bool, **options: Any) -
             --set label_table=freesurfer_synthsr --set mixture.priors=priors/priors.yaml
     """  # noqa: D301 - click reads the character itself
     from synthsr_transforms.estimation import output_names, write_estimate
-    from synthsr_transforms.job.folder import check_writable
+    from synthsr_transforms.support.atomic import check_writable
 
     there = output_names(folder)
     if there and not overwrite:

@@ -1,4 +1,4 @@
-"""What training makes small; one file per loss, with torch alone.
+"""Training losses, one file per loss, with torch alone.
 
 Image losses take the prediction and the target of a batch and give one number; `build_loss` makes
 them by name. All sums are done in float32 at least, whatever the precision of the network.
@@ -10,7 +10,6 @@ from .cropping import central_crop
 from .registry import LOSSES, build_loss
 from .residual import add_residual
 from .segmentation import SegmentationLoss
-from .soft_dice import label_one_hot, soft_dice
 
 __all__ = [
     "LOSSES",
@@ -22,6 +21,4 @@ __all__ = [
     "central_crop",
     "critic_loss",
     "generator_total",
-    "label_one_hot",
-    "soft_dice",
 ]

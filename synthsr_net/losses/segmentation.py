@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from .cropping import central_crop, crop_sizes
 from .precision import at_least_float32, without_autocast
-from .soft_dice import SPACE, dice_of_sums
 
 IGNORED = -1
 """Stands for "no label" where a channel of a segmentation network is to be left out."""
+
+EPSILON = 1e-7
+"""Keeps labels that are empty in both finite: their loss is 0."""
+SPACE = (-3, -2, -1)
 
 Merges = dict[int, tuple[int, ...]]
 """Channels of a segmentation network that together stand for a label, by label."""
@@ -171,6 +174,20 @@ def merged_dice(probabilities: Tensor, labels: Tensor, merges: Merges) -> Tensor
             size = inside.sum(SPACE, dtype=probability.dtype)
             losses.append(dice_of_sums(overlap, size, probability.square().sum(SPACE)))
         return torch.stack(losses).mean()
+
+
+def dice_of_sums(overlap: Tensor, truth: Tensor, probabilities: Tensor) -> Tensor:
+    r"""Dice loss \(1 - (2 \sum g p + \epsilon) / (\sum g^2 + \sum p^2 + \epsilon)\) from its sums.
+
+    Milletari et al., "V-Net: Fully convolutional neural networks for volumetric medical image
+    segmentation", 3DV 2016.
+
+    Args:
+        overlap: Sum of products of truth and probability.
+        truth: Sum of squares of the truth.
+        probabilities: Sum of squares of the probabilities.
+    """
+    return 1 - (2 * overlap + EPSILON) / (truth + probabilities + EPSILON)
 
 
 def _check_prediction(prediction: Tensor, labels: Tensor) -> None:

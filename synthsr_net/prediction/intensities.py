@@ -12,8 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
 
 from synthsr_net.models.checkpoint import ScanConfig
-
-from .resampling import blurred
+from synthsr_transforms.functional.blur import mirrored_blur
 
 CT_WINDOW_HU = (0.0, 80.0)
 """Values of CT are clipped to this, in Hounsfield units."""
@@ -148,7 +147,7 @@ def sharpened(image: Tensor) -> Tensor:
     Args:
         image: `(X, Y, Z)` float32.
     """
-    return blurred(image, SHARPENING_SIGMA).neg_().add_(image, alpha=2)
+    return mirrored_blur(image, SHARPENING_SIGMA).neg_().add_(image, alpha=2)
 
 
 def replace_nonfinite(image: Tensor, value: float) -> tuple[Tensor, int]:

@@ -12,12 +12,16 @@ from torch import Tensor
 from synthsr_net.losses.laplace import SMALLEST_SCALE, UNIT_SCALE
 from synthsr_net.models.checkpoint import ModelConfig, ScanConfig
 from synthsr_net.prediction.refinement.data_consistency import Operators, consistent
+from synthsr_transforms.functional.operators import (
+    along_axes,
+    axis_operator,
+)
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import Volume, reorient
 
 from .intensities import clip_, replace_nonfinite, scaled, sharpened
-from .preprocess import ScanSpace, settings_of
-from .resampling import along_axes, as_tensor, axis_operator, reslice
+from .preprocess import ScanSpace, scan_config
+from .resampling import as_tensor, reslice
 
 GRIDS = ("1mm", "input")
 """Grids of predictions: with the network's spacing, or the grid of the scan."""
@@ -38,16 +42,19 @@ class Prediction:
     """What to look at, one line each."""
 
 
-def finisher(space: ScanSpace, config: ModelConfig) -> Callable[[Tensor], Tensor] | None:
-    """What to do with the output of each pass, before passes are averaged.
+def pass_finisher(config: ModelConfig, settings: ScanConfig) -> Callable[[Tensor], Tensor]:
+    """Function of the output of each pass, to apply before passes are averaged.
+
+    Args:
+        config: Of the model.
+        settings: From `scan_config`.
 
     Returns:
-        A function that scales and clips image channels (not log spreads), or None if that waits
-        for `from_network_space`.
+        A function that scales and clips image channels (not log scales), or, if that waits for
+        `from_network_space`, changes nothing.
     """
-    settings = settings_of(config, space.legacy)
     if not settings.clip_each_pass or settings.residual_input is not None:
-        return None
+        return lambda output: output
     images = _num_images(config)
 
     def finish(output: Tensor) -> Tensor:
@@ -71,7 +78,7 @@ def from_network_space(
     """Make a prediction of the output of a network.
 
     Args:
-        output: `(O, X, Y, Z)`, of passes that went through `finisher`, on any device.
+        output: `(O, X, Y, Z)`, of passes that went through `pass_finisher`, on any device.
         space: From `to_network_space`.
         config: Of the model.
         grid: `"1mm"` for the network's spacing along the axes of the scan (`legacy="v1"`: along
@@ -86,7 +93,7 @@ def from_network_space(
     """
     if grid not in GRIDS:
         raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {grid!r}.")
-    settings = settings_of(config, space.legacy)
+    settings = scan_config(config, space.legacy)
     images = _num_images(config)
     _check_output(output, space, config)
     inside = output[(slice(None), *space.inside)].detach().float()
@@ -192,7 +199,10 @@ def _place(image: Tensor, space: ScanSpace, grid: str) -> Volume:
         return Volume(reslice(volume, space.input_grid, outside=None)[0], affine)
     matrix = np.linalg.inv(space.grid[1]) @ affine  # diagonal but for the last column
     operators = [
-        axis_operator(volume.data.shape[axis], np.arange(n) * matrix[axis, axis] + matrix[axis, 3])
+        axis_operator(
+            volume.data.shape[axis],
+            torch.from_numpy(np.arange(n) * matrix[axis, axis] + matrix[axis, 3]),
+        )
         for axis, n in enumerate(shape)
     ]
     data = along_axes(as_tensor(volume.data), operators).numpy()

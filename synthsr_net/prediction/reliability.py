@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from synthsr_transforms.functional.reliability import slice_nearness
 from synthsr_transforms.io.grids import Volume
 
 from .resampling import FACTOR_TOLERANCE, Grid
@@ -42,15 +44,6 @@ def reliability(scan: Volume, grid: Grid, spacing_mm: float) -> npt.NDArray[np.f
         margin = 0.5 + 0.5 * spacing_mm / spacing - 1e-6  # voxels that the scan reaches into
         result *= (where > -margin) & (where < size - 1 + margin)
         if spacing > spacing_mm * (1 + FACTOR_TOLERANCE):
-            result *= _on_slices(where, size, spacing / spacing_mm).astype(np.float32)
+            near = slice_nearness(torch.from_numpy(where), size, spacing / spacing_mm)
+            result *= near.numpy().astype(np.float32)
     return result
-
-
-def _on_slices(where: npt.NDArray[np.float64], size: int, voxels: float) -> npt.NDArray[np.float64]:
-    """Sum of the hats of the two nearest slices; `voxels` is how far slices are apart."""
-    below = np.floor(where)
-    total = np.zeros_like(where)
-    for slice_ in (below, below + 1):
-        hat = (1 - np.abs(where - slice_) * voxels).clip(0)
-        total += np.where((slice_ >= 0) & (slice_ < size), hat, 0)
-    return total.clip(max=1)

@@ -16,7 +16,10 @@ import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 
-from synthsr_transforms.functional.operators import apply_separable
+from synthsr_transforms.functional.operators import (
+    along_axes,
+    axis_operator,
+)
 from synthsr_transforms.io.grids import Volume
 
 SIZE_TOLERANCE = 1e-3
@@ -71,7 +74,8 @@ def resample(
         if from_last[axis]:
             shift[axis] = size - len(where) / factor
         sigma = aliasing_sigma(factor, exact=exact) if blur else 0.0
-        operators.append(axis_operator(size, where + shift[axis], sigma))
+        where = torch.from_numpy(where + shift[axis])
+        operators.append(axis_operator(size, where, sigma))
     affine = volume.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ shift
     affine[:3, :3] /= factors
@@ -106,67 +110,6 @@ def aliasing_sigma(factor: float, *, exact: bool = False) -> float:
     """Width of the anti-aliasing Gaussian in old voxels, 0 where an axis gets finer."""
     finer = factor > 1 + (0 if exact else FACTOR_TOLERANCE)
     return 0.0 if finer else ALIASING_SIGMA / factor
-
-
-def axis_operator(size: int, coordinates: npt.ArrayLike, sigma: float = 0.0) -> Tensor:
-    """Matrix that blurs the samples of an axis and interpolates them linearly.
-
-    The Gaussian is cut at 4 sigma, and samples are mirrored at the borders, the border sample
-    repeated, as SciPy does by default.
-
-    Args:
-        size: Number N of samples.
-        coordinates: Where to read, `(M,)`, in samples; the border samples are repeated outside.
-        sigma: Standard deviation of the Gaussian in samples.
-
-    Returns:
-        `(M, N)` float32.
-    """
-    where = np.asarray(coordinates, dtype=np.float64).clip(0, size - 1)
-    low = np.minimum(where.astype(np.int64), max(size - 2, 0))
-    share, rows = where - low, np.arange(len(where))
-    radius = int(4 * sigma + 0.5)
-    offsets = np.arange(-radius, radius + 1)
-    weights = np.exp(-0.5 * (offsets / max(sigma, 1e-9)) ** 2)
-    weights /= weights.sum()
-    matrix = np.zeros((len(where), size))
-    for offset, weight in zip(offsets.tolist(), weights.tolist(), strict=True):
-        np.add.at(matrix, (rows, _mirrored(low + offset, size)), weight * (1 - share))
-        np.add.at(matrix, (rows, _mirrored(low + 1 + offset, size)), weight * share)
-    return torch.from_numpy(matrix).float()
-
-
-def blurred(data: Tensor, sigma: float) -> Tensor:
-    """Blur a volume `(X, Y, Z)` with a Gaussian of `sigma` voxels, see `axis_operator`."""
-    return along_axes(
-        data, [axis_operator(n, np.arange(n), sigma).to(data.device) for n in data.shape]
-    )
-
-
-def _mirrored(index: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
-    index = index % (2 * size)
-    return np.minimum(index, 2 * size - 1 - index)
-
-
-def along_axes(data: Tensor, operators: Sequence[Tensor | None]) -> Tensor:
-    """Apply one matrix per axis, the one that makes the volume smallest first.
-
-    Args:
-        data: `(X, Y, Z)` float32.
-        operators: Three matrices `(M, N)` on its device; None leaves an axis alone.
-
-    Returns:
-        `(Mx, My, Mz)`.
-    """
-    if data.stride(0) < data.stride(-1):  # the first axis runs fastest, as in NIfTI files
-        return along_axes(data.permute(2, 1, 0), operators[::-1]).permute(2, 1, 0)
-    sizes = {a: m.shape[0] / m.shape[1] for a, m in enumerate(operators) if m is not None}
-    for axis in sorted(sizes, key=lambda a: sizes[a]):
-        matrix = operators[axis]
-        assert matrix is not None
-        alone = [matrix[None, None] if a == axis else None for a in range(3)]
-        data = apply_separable(data[None, None], alone)[0, 0]
-    return data
 
 
 def as_tensor(data: Array) -> Tensor:

@@ -24,18 +24,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from synthsr_transforms.job.record import TABLE, JobConfig, difference
+from synthsr_transforms.job.record import CONFIG, TABLE, JobConfig, difference, plain_config
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.support.atomic import write_text
 from synthsr_transforms.support.config import read_yaml, to_yaml
 from synthsr_transforms.support.messages import SynthSRError
 
 from .config import SECTION, TrainingConfig
 
-CONFIG, ENVIRONMENT, METRICS, CURVE = (
-    "config.yaml",
+ENVIRONMENT, METRICS, CURVE = (
     "environment.json",
     "metrics.csv",
     "curve.png",
@@ -177,8 +174,7 @@ class RunFolder:
             SynthSRError: If so; the message names the first setting that differs.
         """
         found = _comparable(read_yaml(self.config_path))
-        wanted = _comparable(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
-        differs = difference(found, wanted)
+        differs = difference(found, _comparable(config))
         if differs:
             raise SynthSRError(
                 f"{self.path} holds another run: {differs}. Resume it with its own settings, or"
@@ -224,13 +220,12 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, atomically."""
-        with replacing(self.path / name) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
+        write_text(self.path / name, text)
 
 
 def _comparable(config: Any) -> dict[str, Any]:
     """Everything that makes a run another, as plain data."""
-    plain = {str(k): v for k, v in config.items() if k not in ("description", "citation")}
+    plain = plain_config(config)
     job = dict(plain.get("job") or {})
     plain["job"] = {
         "seed": job.get("seed"),

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .blur import SLICE_PROFILE
 from .checks import check_volume
 from .operators import (
     apply_separable,
+    axis_operator,
     bounded,
     full_precision,
     gaussian_radius,
@@ -19,6 +21,7 @@ from .operators import (
     kernel_reach,
     per_axis,
 )
+from .resample import centred_coordinates
 
 ALIGNMENTS = ("centre", "corner", "corner_open")
 
@@ -95,39 +98,33 @@ def thousandths(millimetres: Tensor) -> Tensor:
     return (millimetres.double() * 1000).round() / 1000
 
 
-def slice_positions(plan: SlicePlan, counts: Sequence[int]) -> list[Tensor]:
-    """Input voxel at which each slice is taken, one tensor `(B, C, count)` per axis.
+def slice_positions(plan: SlicePlan, counts: Sequence[int]) -> Tensor:
+    """Input voxel at which each slice is taken, along all axes.
 
-    Where an element has fewer slices than `count`, the spare ones repeat its last voxel.
+    Args:
+        plan: Where slices are taken.
+        counts: Number of slices along each axis. Where an element has fewer, the spare ones repeat
+            its last voxel.
+
+    Returns:
+        `(B, C, 3, largest count)`.
     """
-    where = _positions(plan, counts)
-    return [where[..., axis, :n] for axis, n in enumerate(counts)]
-
-
-def _positions(plan: SlicePlan, counts: Sequence[int]) -> Tensor:
-    """`slice_positions` of all axes, `(B, C, 3, largest count)`."""
     number, size = plan.low_shape[..., None].float(), torch.tensor(plan.shape)[:, None]
     index = torch.arange(max(counts), dtype=torch.float32)
     if plan.alignment == "centre":
-        return ((index + 0.5) * (size / number) - 0.5).minimum(size - 1)
+        return centred_coordinates(index, size / number).minimum(size - 1)
     return torch.round((index / (number / size)).minimum(size)).minimum(size - 1)
 
 
 def slice_coordinates(
     plan: SlicePlan, output_shape: Sequence[int], counts: Sequence[int]
-) -> list[Tensor]:
-    """Coordinate of each output voxel among the slices, one tensor `(B, C, size)` per axis."""
-    where = _coordinates(plan, output_shape, counts)
-    return [where[..., axis, :n] for axis, n in enumerate(output_shape)]
-
-
-def _coordinates(plan: SlicePlan, output_shape: Sequence[int], counts: Sequence[int]) -> Tensor:
-    """`slice_coordinates` of all axes, `(B, C, 3, largest size)`."""
+) -> Tensor:
+    """Coordinate of each output voxel among the slices of all axes, `(B, C, 3, largest size)`."""
     number = plan.low_shape[..., None].float()
     size = torch.tensor(list(output_shape))[:, None]
     index = torch.arange(max(output_shape), dtype=torch.float32)
     if plan.alignment == "centre":
-        return ((index + 0.5) * (number / size) - 0.5).clamp(min=0).minimum(number - 1)
+        return centred_coordinates(index, number / size).clamp(min=0).minimum(number - 1)
     open_end = torch.tensor(list(counts))[:, None] - 1
     last = number - 1 if plan.alignment == "corner" else open_end
     return (index / (size / number)).minimum(last)
@@ -155,7 +152,7 @@ def acquire_slices(
         output_shape: Three sizes of the output.
         window_sigma: Widths that set the size of the kernel window instead of `sigma`.
         truncate: Half width of the window in standard deviations.
-        boundary: `"renormalise"` or `"zero"`, see `operators.gaussian_operator`.
+        boundary: `"renormalise"` or `"zero"`, see `operators.gaussian_rows`.
         at_low_resolution: Called with the low-resolution slices `(B, C, x, y, z)`, where smaller
             elements are padded at the end; returns what replaces them (noise, for example).
 
@@ -173,7 +170,7 @@ def acquire_slices(
     counts = plan.low_shape.amax(dim=(0, 1)).tolist()
     if plan.alignment == "corner_open":
         counts = [min(m + 1, n) for m, n in zip(counts, plan.shape, strict=True)]
-    where, back = _positions(plan, counts), _coordinates(plan, output_shape, counts)
+    where, back = slice_positions(plan, counts), slice_coordinates(plan, output_shape, counts)
     ends = torch.tensor([[n - 1.0] for n in counts])
     sigma, radius = bounded(sigma.float(), radius.float())
     parts = [where, back.clamp(min=0).minimum(ends), sigma[..., None], radius[..., None]]
@@ -197,98 +194,29 @@ def _sent(parts: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     return list(together.split([row.shape[-1] for row in rows], -1))
 
 
-def reliability_map(
-    plan: SlicePlan, output_shape: Sequence[int], device: torch.device | str = "cpu"
-) -> Tensor:
-    """How much each voxel was acquired rather than interpolated: 1 on a slice, 0 between slices.
-
-    A slice between two voxels shares its weight among them; axes multiply. Plans that follow the
-    original (not `"centre"`) give 1 everywhere if every voxel is a slice, whatever the output; else
-    only the last slice within a voxel counts, where slices are finer than the output.
+def slice_operator(size: int, centres: Tensor, width: float) -> Tensor:
+    """Matrix that takes slices of an axis and interpolates linearly between them.
 
     Args:
-        plan: Where slices were taken.
-        output_shape: Three sizes of the output grid.
-        device: Device of the result.
+        size: Number N of voxels of the axis.
+        centres: Of the slices, in voxels, ascending.
+        width: Full width of a slice at half maximum, in voxels.
 
     Returns:
-        `(B, C, *output_shape)` float32.
+        `(N, N)` float32.
 
     Examples:
-        >>> plan = SlicePlan(torch.tensor([[[1, 1, 2]]]), (1, 1, 4), "corner")
-        >>> reliability_map(plan, (1, 1, 4)).flatten().tolist()
-        [1.0, 0.0, 1.0, 0.0]
+        >>> slice_operator(4, torch.tensor([0.5, 2.5]), 0).tolist()[1]
+        [0.375, 0.375, 0.125, 0.125]
     """
-    profiles = []
-    for axis, size in enumerate(output_shape):
-        number = plan.low_shape[..., axis]
-        rows = [_reliability_profile(int(d), size, plan.alignment) for d in number.flatten()]
-        profile = torch.stack(rows).view(*number.shape, size)
-        if plan.alignment != "centre":
-            whole = (plan.low_shape == torch.tensor(plan.shape)).all(-1, keepdim=True)
-            profile = torch.where(whole, 1.0, profile)
-        profiles.append(profile)
-    x, y, z = (p.to(device, non_blocking=True) for p in profiles)
-    return x[..., :, None, None] * y[..., None, :, None] * z[..., None, None, :]
-
-
-def _reliability_profile(number: int, size: int, alignment: str) -> Tensor:
-    """Profile along one axis: slices first assign their share, then add the rest next to it."""
-    if alignment == "centre" and number >= size:
-        return torch.ones(size)
-    index = torch.arange(number, dtype=torch.float64)
-    factor = size / number
-    positions = (index + 0.5) * factor - 0.5 if alignment == "centre" else index * factor
-    positions = positions.clamp(min=0)
-    low = positions.floor().long()
-    after, rest = (low + 1).clamp(max=size - 1), positions - low
-    profile = torch.zeros(size, dtype=torch.float64)
-    last = _last_of_each(low)
-    profile[low[last]] = 1 - rest[last]
-    last = _last_of_each(after)
-    profile[after[last]] += rest[last]
-    return profile.float()
-
-
-def _last_of_each(ordered: Tensor) -> Tensor:
-    """Which entries of an increasing list are not followed by their equal."""
-    return torch.cat([ordered[1:] != ordered[:-1], torch.ones(1, dtype=torch.bool)])
-
-
-def distance_map(
-    plan: SlicePlan,
-    output_shape: Sequence[int],
-    acquired_mm: Tensor,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Distance in mm from each voxel to the nearest acquired sample, 0 on a sample.
-
-    Args:
-        plan: Where slices were taken.
-        output_shape: Three sizes of the output grid.
-        acquired_mm: Distance between slices in mm, `(B, C, 3)`.
-        device: Device of the result.
-
-    Returns:
-        `(B, C, *output_shape)` float32.
-
-    Examples:
-        >>> plan = SlicePlan(torch.tensor([[[1, 1, 2]]]), (1, 1, 4), "corner")
-        >>> spacing = torch.tensor([[[1.0, 1.0, 2.0]]])
-        >>> distance_map(plan, (1, 1, 4), spacing).flatten().tolist()
-        [0.0, 1.0, 0.0, 1.0]
-    """
-    squares = []
-    for axis, size in enumerate(output_shape):
-        number = plan.low_shape[..., axis, None].float()
-        index = torch.arange(size, dtype=torch.float32)
-        where = index / (size / number)
-        if plan.alignment == "centre":
-            where = (index + 0.5) * (number / size) - 0.5
-        away = (where - torch.round(where)).abs() * acquired_mm[..., axis, None].float()
-        squares.append((away**2).to(device, non_blocking=True))
-    x, y, z = squares
-    return (x[..., :, None, None] + y[..., None, :, None] + z[..., None, None, :]).sqrt()
+    centres, count = centres.double(), len(centres)
+    index = torch.arange(size, dtype=torch.float64)
+    below = (torch.searchsorted(centres, index, right=True) - 1).clamp(0, max(count - 2, 0))
+    step = centres.diff().reciprocal() if count > 1 else torch.zeros(1, dtype=torch.float64)
+    between = step[below] * (index - centres[below]) + below
+    between = torch.where(index >= centres[-1], count - 1.0, between.clamp(min=0))
+    taken = axis_operator(size, centres, SLICE_PROFILE * width)
+    return axis_operator(count, between) @ taken
 
 
 def random_resolution(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from .checks import check_volume
-from .operators import apply_separable, blur_operators, gaussian_radius
+from .operators import (
+    along_axes,
+    apply_separable,
+    axis_operator,
+    blur_operators,
+)
 
 SLICE_PROFILE = 0.42
 """Standard deviation of a slice's profile as a share of its thickness, which is then about its full
@@ -46,7 +49,7 @@ def gaussian_blur(
         True
     """
     check_volume(volume)
-    operators = blur_matrices(
+    operators = blur_operators(
         volume.shape[2:],
         sigma,
         volume.device,
@@ -57,33 +60,15 @@ def gaussian_blur(
     return apply_separable(volume.float(), operators).to(volume.dtype)
 
 
-def blur_matrices(
-    shape: Sequence[int],
-    sigma: Tensor,
-    device: torch.device,
-    *,
-    window_sigma: Tensor | None = None,
-    truncate: float = 3.0,
-    boundary: str = "renormalise",
-) -> list[Tensor]:
-    """What `gaussian_blur` multiplies the three axes by, for `operators.apply_separable`.
+def mirrored_blur(volume: Tensor, sigma: float) -> Tensor:
+    """Blur one volume, mirrored at the borders, by a Gaussian that is cut at 4 sigma.
 
     Args:
-        shape: Three sizes of the volume.
-        sigma: Standard deviations in voxels, as there.
-        device: Where the volume is.
-        window_sigma: As there.
-        truncate: As there.
-        boundary: As there.
-
-    Raises:
-        ValueError: If the shape of `sigma` is wrong.
+        volume: `(X, Y, Z)` float32.
+        sigma: Standard deviation in voxels of all axes.
     """
-    if sigma.ndim != 3 or sigma.shape[-1] != 3:
-        raise ValueError(f"sigma must have shape (B, C, 3), got {tuple(sigma.shape)}.")
-    radius = gaussian_radius(sigma if window_sigma is None else window_sigma, truncate)
-    radius = radius.expand_as(sigma)
-    return blur_operators(tuple(shape), sigma, radius, device, boundary=boundary)
+    operators = [axis_operator(n, torch.arange(n), sigma).to(volume.device) for n in volume.shape]
+    return along_axes(volume, operators)
 
 
 def acquisition_sigma(

@@ -1,14 +1,12 @@
-"""Sizes of patches and outputs, crops and margins."""
+"""Sizes of patches and outputs, and crops."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .checks import check_volume
 
@@ -96,27 +94,6 @@ def _shape(sizes: Sequence[int]) -> Shape:
     return x, y, z
 
 
-def loss_margin(
-    output_shape: Sequence[int] | None, loss_crop: Sequence[int] | None
-) -> Shape | None:
-    """Padding that lets a loss on a central crop see the whole label map.
-
-    Args:
-        output_shape: Three sizes of the patch, or None.
-        loss_crop: Three sizes of the central box in which the loss is computed, or None.
-
-    Returns:
-        `trunc((patch - box) / 2)` per axis, or None if either is None.
-
-    Examples:
-        >>> loss_margin((128, 128, 128), (96, 96, 97))
-        (16, 16, 15)
-    """
-    if output_shape is None or loss_crop is None:
-        return None
-    return _shape([math.trunc((o - c) / 2) for o, c in zip(output_shape, loss_crop, strict=True)])
-
-
 def crop(volume: Tensor, start: Tensor, shape: Sequence[int]) -> Tensor:
     """Crop each element at its own place.
 
@@ -135,22 +112,6 @@ def crop(volume: Tensor, start: Tensor, shape: Sequence[int]) -> Tensor:
             element = element.narrow(axis, int(begin), size)
         elements.append(element)
     return torch.stack(elements)
-
-
-def pad(volume: Tensor, margin: Sequence[int], value: float = 0) -> Tensor:
-    """Pad both ends of every axis with a constant.
-
-    Args:
-        volume: `(B, C, X, Y, Z)`, any dtype.
-        margin: Voxels added at both ends of each of the three axes.
-        value: The constant.
-
-    Returns:
-        `(B, C, X + 2 mx, Y + 2 my, Z + 2 mz)`.
-    """
-    check_volume(volume)
-    widths = [m for axis_margin in reversed(list(margin)) for m in (axis_margin, axis_margin)]
-    return functional.pad(volume, widths, value=value)
 
 
 def crop_start(

@@ -1,4 +1,4 @@
-"""Separable linear operators: one small matrix per axis.
+"""Separable linear operators: one small matrix per axis, the only place where they are made.
 
 Blurring, resizing, slice sampling and their compositions are linear and separable, so each is a
 dense matrix per axis. Applying three of them is three matrix products, which run near the peak
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .cache import cached, voxel_indices
 from .checks import check_volume
@@ -60,89 +59,36 @@ def gaussian_radius(sigma: Tensor, truncate: float) -> Tensor:
     return torch.floor(torch.ceil(2 * truncate * sigma) / 2)
 
 
-def gaussian_operator(
-    positions: Tensor,
-    size: int,
-    sigma: Tensor,
-    radius: Tensor,
-    *,
-    boundary: str = "zero",
-) -> Tensor:
-    r"""Axis operator that reads a Gaussian-blurred signal at given positions.
-
-    Row m holds \(w_{mn} \propto \exp(-(n - p_m)^2 / 2\sigma^2)\) for \(|n - p_m| \le r\).
-
-    Args:
-        positions: Where to read, in voxels of the input axis, `(..., M)`.
-        size: Number N of input samples.
-        sigma: Standard deviations in voxels, `(...)`; 0 reads the nearest sample.
-        radius: Half widths of the window in voxels, `(...)`, see `gaussian_radius`.
-        boundary: `"zero"` reads zeros outside the volume, so that borders darken (the original);
-            `"renormalise"` divides by the weight inside the volume.
-
-    Returns:
-        Matrices `(..., M, N)`.
-
-    Raises:
-        ValueError: If `boundary` is another word.
-
-    Examples:
-        >>> where = torch.arange(4.0)
-        >>> k = gaussian_operator(where, 4, torch.tensor(0.5), torch.tensor(1.0))
-        >>> [round(w, 3) for w in k[1].tolist()]
-        [0.107, 0.787, 0.107, 0.0]
-    """
-    reach = kernel_reach(radius, boundary)
-    return gaussian_rows(positions, (size,), *bounded(sigma, radius), boundary, reach)
-
-
-def gaussian_operators(
-    positions: Sequence[Tensor],
-    shape: Sequence[int],
-    sigma: Tensor,
-    radius: Tensor,
-    *,
-    boundary: str = "zero",
-) -> list[Tensor]:
-    """The `gaussian_operator` of each of the three axes, computed together.
-
-    Args:
-        positions: Three tensors `(B or 1, C or 1, M)`, one per axis, on any device.
-        shape: Three sizes N of the input.
-        sigma: Standard deviations in voxels, `(B, C, 3)`, on the device to compute on.
-        radius: Half widths of the window in voxels, `(B, C, 3)`, on the CPU, or the host waits.
-        boundary: See `gaussian_operator`.
-
-    Returns:
-        Three matrices `(B, C, M, N)`.
-    """
-    together = _stacked(positions, sigma.device)
-    reach = kernel_reach(radius, boundary)
-    sigma, radius = bounded(sigma, radius.to(sigma, non_blocking=True))
-    weights = gaussian_rows(together, shape, sigma, radius, boundary, reach)
-    return per_axis(weights, [row.shape[-1] for row in positions], shape)
-
-
 def blur_operators(
     shape: Sequence[int],
     sigma: Tensor,
-    radius: Tensor,
     device: torch.device,
     *,
+    window_sigma: Tensor | None = None,
+    truncate: float = 3.0,
     boundary: str = "renormalise",
 ) -> list[Tensor]:
-    """The `gaussian_operators` that read a blurred volume at its own voxels.
+    """Axis operators that read a Gaussian-blurred volume at its own voxels.
 
     Args:
         shape: Three sizes of the volume.
-        sigma: Standard deviations in voxels, `(B, C, 3)`, best on the CPU.
-        radius: Half widths of the window in voxels, likewise.
+        sigma: Standard deviations in voxels, `(B or 1, C or 1, 3)`, best on the CPU; 0 leaves an
+            axis alone.
         device: Where to compute.
-        boundary: See `gaussian_operator`.
+        window_sigma: Standard deviations that set the window size instead of `sigma`.
+        truncate: Half width of the window in standard deviations.
+        boundary: One of `BLUR_BOUNDARIES`.
 
     Returns:
         Three matrices `(B, C, N, N)`.
+
+    Raises:
+        ValueError: If the shape of `sigma` is wrong, or `boundary` is another word.
     """
+    if sigma.ndim != 3 or sigma.shape[-1] != 3:
+        raise ValueError(f"sigma must have shape (B, C, 3), got {tuple(sigma.shape)}.")
+    radius = gaussian_radius(sigma if window_sigma is None else window_sigma, truncate)
+    radius, shape = radius.expand_as(sigma), tuple(shape)
     reach = kernel_reach(radius, boundary)
     both = torch.stack(bounded(sigma.float(), radius.to(sigma.device, torch.float32)))
     sigma, radius = both.to(device, non_blocking=True)
@@ -180,13 +126,28 @@ def gaussian_rows(
     reach: int,
     apart: Tensor | None = None,
 ) -> Tensor:
-    """Rows for positions `(..., M)`; with three sizes the last batch dimension is the axis.
+    r"""Rows that read a Gaussian-blurred signal at positions `(..., 3, M)` of three axes.
 
-    Widths and radii are those that `bounded` returns; `apart` holds the distances from positions to
-    samples, where they are known.
+    Row m holds \(w_{mn} \propto \exp(-(n - p_m)^2 / 2\sigma^2)\) for \(|n - p_m| \le r\).
+
+    Args:
+        positions: Where to read, in voxels.
+        sizes: Number of samples of each axis.
+        sigma: Standard deviations in voxels `(..., 3)`, from `bounded`.
+        radius: Half widths of the window in voxels, likewise.
+        boundary: `"zero"` reads zeros outside the volume, so that borders darken (the original);
+            `"renormalise"` divides by the weight inside the volume.
+        reach: See `kernel_reach`.
+        apart: Distances from positions to samples, where they are known.
+
+    Returns:
+        Weights `(..., 3, M, largest size)`.
+
+    Raises:
+        ValueError: If `boundary` is another word.
     """
-    if boundary not in ("zero", "renormalise"):
-        raise ValueError(f"boundary must be 'zero' or 'renormalise', got {boundary!r}.")
+    if boundary not in BLUR_BOUNDARIES:
+        raise ValueError(f"boundary must be one of {BLUR_BOUNDARIES}, got {boundary!r}.")
     device, size = positions.device, max(sizes)
     sigma, radius = sigma[..., None, None], radius[..., None, None]
     if apart is None:
@@ -204,37 +165,10 @@ def gaussian_rows(
     return weights / weights.sum(-1, True).clamp(min=1e-30)
 
 
-def interpolation_operators(coordinates: Sequence[Tensor], shape: Sequence[int]) -> list[Tensor]:
-    """The `interpolation_operator` of each of the three axes, computed together.
-
-    Args:
-        coordinates: Three tensors `(B or 1, C or 1, M)`, one per axis, all on one device.
-        shape: Three sizes N of the input.
-
-    Returns:
-        Three matrices `(B or 1, C or 1, M, N)`.
-    """
-    device = coordinates[0].device
-    together = _stacked(coordinates, device)
-    last = torch.tensor([[n - 1.0] for n in shape]).to(device, non_blocking=True)
-    weights = interpolation_weights(together.clamp(min=0).minimum(last), max(shape))
-    return per_axis(weights, [row.shape[-1] for row in coordinates], shape)
-
-
 def interpolation_weights(inside: Tensor, size: int) -> Tensor:
     """Rows `(..., M, N)` that interpolate an axis of N samples at coordinates `(..., M)` in it."""
     distance = (inside[..., None] - voxel_indices(size, inside.device)).abs_()
     return distance.neg_().add_(1).clamp_(min=0)
-
-
-def _stacked(rows: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Three tensors `(..., M)` of different M as one `(..., 3, max M)` tensor."""
-    longest = max(row.shape[-1] for row in rows)
-    padded = [
-        row if row.shape[-1] == longest else functional.pad(row, (0, longest - row.shape[-1]))
-        for row in rows
-    ]
-    return torch.stack(padded, dim=-2).to(device, torch.float32, non_blocking=True)
 
 
 def per_axis(weights: Tensor, lengths: Sequence[int], shape: Sequence[int]) -> list[Tensor]:
@@ -270,9 +204,44 @@ def interpolation_operator(coordinates: Tensor, size: int) -> Tensor:
         >>> interpolation_operator(torch.tensor([-1.0, 0.25, 9.0]), 3).tolist()
         [[1.0, 0.0, 0.0], [0.75, 0.25, 0.0], [0.0, 0.0, 1.0]]
     """
-    samples = torch.arange(size, device=coordinates.device, dtype=coordinates.dtype)
-    inside = coordinates.clamp(0, size - 1)
-    return (1 - (inside[..., None] - samples).abs()).clamp(min=0)
+    return interpolation_weights(coordinates.clamp(0, size - 1), size)
+
+
+def axis_operator(size: int, coordinates: Tensor, sigma: float = 0.0) -> Tensor:
+    """Matrix that blurs the samples of an axis and interpolates them linearly.
+
+    The Gaussian is taken at whole samples and cut at 4 sigma; samples are mirrored at the borders,
+    the border sample repeated, as SciPy does by default.
+
+    Args:
+        size: Number N of samples.
+        coordinates: Where to read, `(M,)`, in samples; the border samples are repeated outside.
+        sigma: Standard deviation of the Gaussian in samples; 0 does not blur.
+
+    Returns:
+        `(M, N)` float32.
+
+    Examples:
+        >>> axis_operator(3, torch.tensor([0.5, 9.0])).tolist()
+        [[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]
+    """
+    where = coordinates.double().clamp(0, size - 1)
+    low = where.long().clamp(max=max(size - 2, 0))
+    share, rows = where - low, torch.arange(len(where))
+    radius = int(4 * sigma + 0.5)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    weights = torch.exp(-0.5 * (offsets / max(sigma, 1e-9)) ** 2)
+    weights = weights / weights.sum()
+    matrix = torch.zeros(len(where), size, dtype=torch.float64)
+    for offset, weight in enumerate(weights.tolist(), start=-radius):
+        matrix[rows, _mirrored(low + offset, size)] += weight * (1 - share)
+        matrix[rows, _mirrored(low + 1 + offset, size)] += weight * share
+    return matrix.float()
+
+
+def _mirrored(index: Tensor, size: int) -> Tensor:
+    index = index % (2 * size)
+    return torch.minimum(index, 2 * size - 1 - index)
 
 
 def apply_separable(volume: Tensor, operators: Sequence[Tensor | None]) -> Tensor:
@@ -307,3 +276,24 @@ def apply_separable(volume: Tensor, operators: Sequence[Tensor | None]) -> Tenso
 def _along_last(volume: Tensor, operator: Tensor) -> Tensor:
     b, c, x, y, z = volume.shape
     return (volume.reshape(b, c, x * y, z) @ operator.transpose(-1, -2)).view(b, c, x, y, -1)
+
+
+def along_axes(volume: Tensor, operators: Sequence[Tensor | None]) -> Tensor:
+    """Apply one matrix per axis of one volume, the one that makes it smallest first.
+
+    Args:
+        volume: `(X, Y, Z)` float32.
+        operators: Three matrices `(M, N)` on its device; None leaves an axis alone.
+
+    Returns:
+        `(Mx, My, Mz)`.
+    """
+    if volume.stride(0) < volume.stride(-1):  # the first axis runs fastest, as in NIfTI files
+        return along_axes(volume.permute(2, 1, 0), operators[::-1]).permute(2, 1, 0)
+    growth = {a: m.shape[0] / m.shape[1] for a, m in enumerate(operators) if m is not None}
+    for axis in sorted(growth, key=lambda a: growth[a]):
+        matrix = operators[axis]
+        assert matrix is not None
+        alone = [matrix[None, None] if a == axis else None for a in range(3)]
+        volume = apply_separable(volume[None, None], alone)[0, 0]
+    return volume

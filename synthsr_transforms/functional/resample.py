@@ -1,4 +1,8 @@
-"""Resizing on the grid convention of the original: output index i reads input i * n / m."""
+"""Resizing, and where the voxels of one grid lie on another.
+
+`"corner"` is the convention of the original: output index i reads input i n / m. `"centre"` aligns
+the fields of view.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from torch import Tensor
 
 from .cache import cached
 from .checks import check_volume
-from .operators import apply_separable, interpolation_operators
+from .operators import apply_separable, interpolation_operator
 
 
 def resize_coordinates(
@@ -42,8 +46,24 @@ def resize_coordinates(
     """
     index = torch.arange(size_out, device=device, dtype=dtype)
     if centred:
-        return (index + 0.5) * (size_in / size_out) - 0.5
+        return centred_coordinates(index, size_in / size_out)
     return index / zoom(size_in, size_out)
+
+
+def centred_coordinates(index: Tensor, step: float | Tensor) -> Tensor:
+    """Centres of the voxels of a grid, in voxels of another that covers the same field of view.
+
+    Everywhere in this library, voxel i reaches from i - 1/2 to i + 1/2.
+
+    Args:
+        index: Voxels of the one grid.
+        step: Its spacing in voxels of the other.
+
+    Examples:
+        >>> centred_coordinates(torch.arange(2), 2.0).tolist()
+        [0.5, 2.5]
+    """
+    return (index + 0.5) * step - 0.5
 
 
 @lru_cache(1024)
@@ -96,11 +116,8 @@ def _resize_operators(
     before: tuple[int, ...], after: tuple[int, ...], centred: bool, device: torch.device
 ) -> list[Tensor | None]:
     """Matrices of a linear resize, None along axes that stay."""
-    where = [
-        torch.arange(float(n), device=device)
-        if n == m
-        else resize_coordinates(n, m, device, centred=centred)
-        for n, m in zip(before, after, strict=True)
-    ]
-    matrices = interpolation_operators([p[None, None] for p in where], before)
-    return [None if n == m else x for n, m, x in zip(before, after, matrices, strict=True)]
+    operators: list[Tensor | None] = []
+    for n, m in zip(before, after, strict=True):
+        where = resize_coordinates(n, m, device, centred=centred)
+        operators.append(None if n == m else interpolation_operator(where, n)[None, None])
+    return operators

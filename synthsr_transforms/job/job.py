@@ -10,18 +10,24 @@ import dataclasses
 import json
 import math
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torchio.data.batch import SubjectsBatch
+from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms.generator.config import GeneratorConfig, load_config
-from synthsr_transforms.generator.generator import Generator
+from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
+from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import derive_seed
 from synthsr_transforms.subjects.files import (
@@ -31,17 +37,28 @@ from synthsr_transforms.subjects.files import (
     find_subjects,
     phantom_subject,
     read_subject,
+    refuse_input_folder,
     restore_subject,
+    subject_affine,
     subject_shape,
 )
-from synthsr_transforms.support.config import from_mapping, read_yaml
+from synthsr_transforms.support.atomic import check_space, check_writable
+from synthsr_transforms.support.config import read_yaml
 from synthsr_transforms.support.devices import available_device
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, check_choice
+from synthsr_transforms.support.threads import num_cores, threads
 from synthsr_transforms.transforms import PatchCrop, TissueMixture
+from synthsr_transforms.transforms.images import find_labels
 
-from .folder import CONFIG, FORMATS, JobFolder, check_space, check_writable
-from .record import JobSettings, Sample, job_config
-from .worker import StartedJob
+from .folder import FORMATS, JobFolder
+from .record import CONFIG, JobSettings, Sample, job_config, recorded_job
+
+CACHED_SUBJECTS = 4
+"""Subjects kept in memory; a label map of 256^3 voxels takes 32 MiB."""
+WRITERS, WRITERS_BESIDE_GPU = 2, 8
+"""Threads that compress and write while the next samples are made; a GPU leaves them the CPU."""
+OVERVIEW_SAMPLES = 4
+"""Samples that the overview shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,31 +101,24 @@ class GenerationJob:
 
     def __post_init__(self) -> None:
         number, total = self.shard
-        expectations = (
-            (
-                self.num_samples >= 1,
-                f"number of samples must be at least 1, got {self.num_samples}."
-                " Give 1 or more with -n.",
-            ),
-            (self.seed >= 0, f"seed must be at least 0, got {self.seed}. Give a whole number."),
-            (
-                self.file_format in FORMATS,
-                f"format must be one of {', '.join(FORMATS)}, got {self.file_format!r}.",
-            ),
-            (
-                1 <= number <= total,
-                f"shard must be I/N with I from 1 to N, got {number}/{total}."
-                " The first of eight shards is 1/8.",
-            ),
-            (
-                len(self.subjects) > 0,
-                "label maps must be at least one, got none. Give some with --labels.",
-            ),
-        )
-        for holds, message in expectations:
-            if not holds:
-                raise SynthSRError(message)
-        _check_folder(self.folder, self.subjects)
+        if self.num_samples < 1:
+            raise SynthSRError(
+                f"number of samples must be at least 1, got {self.num_samples}. Give 1 or more"
+                " with -n."
+            )
+        if self.seed < 0:
+            raise SynthSRError(f"seed must be at least 0, got {self.seed}. Give a whole number.")
+        check_choice("format", self.file_format, FORMATS)
+        if not 1 <= number <= total:
+            raise SynthSRError(
+                f"shard must be I/N with I from 1 to N, got {number}/{total}. The first of eight"
+                " shards is 1/8."
+            )
+        if not self.subjects:
+            raise SynthSRError(
+                "label maps must be at least one, got none. Give some with --labels."
+            )
+        refuse_input_folder(self.folder, self.subjects)
         check_images(self.config, self.subjects)
 
     @classmethod
@@ -138,7 +148,7 @@ class GenerationJob:
         """
         _refuse_record(source)
         config = load_config(source, assignments)
-        earlier = _earlier_job(source)
+        earlier = recorded_job(source)
         chosen: dict[str, Any] = {"device": "auto"}
         if earlier is not None:
             names = ("seed", "num_samples", "file_format", "device")
@@ -171,7 +181,7 @@ class GenerationJob:
         Raises:
             ValueError: If anything is wrong; nothing was written then.
         """
-        disk = check_writable(self.folder)
+        check_writable(self.folder)
         check_buildable(self.config)
         phantom = any(isinstance(subject, PhantomSubject) for subject in self.subjects)
         checked = self._checked_before()
@@ -189,7 +199,7 @@ class GenerationJob:
         missing = [sample for sample in mine if sample.number not in done]
         if phantom and checked is not None and missing and on_phantom is not None:
             on_phantom()
-        check_space(disk, self._expected_bytes(generator, missing))
+        check_space(self.folder, self._expected_bytes(generator, missing))
         folder.open(samples, self.shard, overwrite=self.overwrite)
         return StartedJob(self, generator, folder, missing)
 
@@ -228,10 +238,9 @@ class GenerationJob:
         return generator if newest < record.stat().st_mtime else None
 
     def _expected_bytes(self, generator: Generator, samples: Sequence[Sample]) -> float:
-        number = Counter(sample.subject for sample in samples)
-        sizes = {subject: expected_bytes(generator, subject_shape(subject)) for subject in number}
         ratio = 1.0 if self.file_format == "nii" else 0.6  # skull-stripped 0.35, whole heads 0.85
-        return ratio * sum(sizes[subject] * count for subject, count in number.items())
+        shape_of = cache(subject_shape)
+        return ratio * sum(expected_bytes(generator, shape_of(s.subject)) for s in samples)
 
 
 def expected_bytes(generator: Generator, shape: Sequence[int]) -> float:
@@ -294,14 +303,6 @@ def _refuse_record(source: str | os.PathLike[str]) -> None:
         )
 
 
-def _earlier_job(source: str | os.PathLike[str]) -> JobSettings | None:
-    """The job that a file describes, if `source` is the `config.yaml` of one."""
-    if not Path(source).is_file():
-        return None
-    job = read_yaml(source).get("job")
-    return None if job is None else from_mapping(JobSettings, job, where=f"{source}: job")
-
-
 def _find(
     config: GeneratorConfig,
     earlier: JobSettings | None,
@@ -334,16 +335,6 @@ def check_buildable(config: GeneratorConfig) -> None:
     raise errors[0]
 
 
-def _check_folder(folder: str | os.PathLike[str], subjects: Sequence[SubjectFiles]) -> None:
-    """Refuse to write where the label maps or images are."""
-    inputs = {os.path.realpath(path.parent) for subject in subjects for path in subject.paths}
-    if os.path.realpath(folder) in inputs:
-        raise SynthSRError(
-            f"output folder must be another than that of label maps and images, got {folder}."
-            " Choose another with --out."
-        )
-
-
 def check_images(config: GeneratorConfig, subjects: Sequence[SubjectFiles]) -> None:
     """Real targets need images, and synthetic ones none."""
     alone = [subject for subject in subjects if subject.image is None]
@@ -362,3 +353,125 @@ def check_images(config: GeneratorConfig, subjects: Sequence[SubjectFiles]) -> N
 def _time_of_change(subject: SubjectFiles) -> float:
     stats = [path.stat() for path in subject.paths]
     return max((max(s.st_mtime, s.st_ctime) for s in stats), default=0.0)
+
+
+# Work --------------------------------------------------------------------------------------------
+
+
+class _Loaded(NamedTuple):
+    """A subject in memory: on the device, and how its label map was oriented."""
+
+    batch: SubjectsBatch
+    affine: npt.NDArray[np.float64]
+
+
+class StartedJob:
+    """A job whose input was checked and whose records are written; made by `GenerationJob.start`.
+
+    Attributes:
+        job: The job.
+        generator: Its generator, with the label table chosen.
+        folder: Its output folder.
+        samples: Samples that this run makes, in order.
+    """
+
+    def __init__(
+        self, job: GenerationJob, generator: Generator, folder: JobFolder, samples: list[Sample]
+    ) -> None:
+        self.job, self.generator, self.folder, self.samples = job, generator, folder, samples
+
+    @property
+    def num_complete(self) -> int:
+        """Number of samples of this shard that were complete before."""
+        first, step = self.job.shard
+        return len(range(first - 1, self.job.num_samples, step)) - len(self.samples)
+
+    def run(self) -> Iterator[Sample]:
+        """Make the missing samples, writing some while the next is made.
+
+        Yields:
+            Each sample once it is complete. After an error, or when the iteration is given up,
+            samples that are being written are finished and nothing is left of the others.
+        """
+        load = lru_cache(maxsize=CACHED_SUBJECTS)(self._load)
+        number = WRITERS if self.job.device == "cpu" else min(WRITERS_BESIDE_GPU, num_cores())
+        waiting: deque[Future[Sample]] = deque()
+        with threads(1) as reader, threads(number) as writers:
+            if self.job.preview:
+                self._draw_missing_previews()
+            sources = _ahead(reader, load, [sample.subject for sample in self.samples])
+            for sample, source in zip(self.samples, sources, strict=True):
+                batch, steps = self.generator.run(source.batch, sample.seed)
+                volumes = self._volumes(batch)
+                waiting.append(writers.submit(self._write, sample, volumes, source.affine, steps))
+                while waiting and (waiting[0].done() or len(waiting) > 2 * number):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        if self.job.preview:
+            self._draw_overview()
+
+    def _load(self, files: SubjectFiles) -> _Loaded:
+        subject = read_subject(files, target=self.generator.config.target)
+        batch = SubjectsBatch.from_subjects([subject]).to(self.job.device)
+        if self.generator.needs_brain_box():
+            batch.metadata[BRAIN_BOX] = self.generator.brain_box(batch).tolist()
+        return _Loaded(batch, subject_affine(files))
+
+    def _volumes(self, batch: SubjectsBatch) -> dict[str, Volume]:
+        """What a sample consists of, on the CPU, oriented as it was generated."""
+        config = self.generator.config
+        named = {"image": config.image, "reliability": config.reliability, "target": config.target}
+        if not {name for name in named.values() if name} <= set(batch.images):
+            self.generator.as_pair(batch)  # says which image is missing
+        images = {kind: batch.images[name] for kind, name in named.items() if name is not None}
+        images["labels"] = find_labels(batch)[1]
+        return {kind: _to_volume(image) for kind, image in images.items()}
+
+    def _write(
+        self,
+        sample: Sample,
+        volumes: Mapping[str, Volume],
+        affine: npt.NDArray[np.float64],
+        steps: Mapping[str, Any],
+    ) -> Sample:
+        oriented = {kind: reorient(volume, affine) for kind, volume in volumes.items()}
+        self.folder.write_sample(sample, oriented, steps, preview=self.job.preview)
+        return sample
+
+    def _draw_missing_previews(self) -> None:
+        making = {sample.number for sample in self.samples}
+        first, step = self.job.shard
+        for number in range(first - 1, self.job.num_samples, step):
+            sample = self.job.sample(number)
+            if number not in making and not self.folder.preview_path(sample).exists():
+                self.folder.write_preview(sample)
+
+    def _draw_overview(self) -> None:
+        first = map(self.job.sample, range(min(OVERVIEW_SAMPLES, self.job.num_samples)))
+        complete = [sample for sample in first if self.folder.is_complete(sample)]
+        if complete:
+            self.folder.write_overview(complete)
+
+
+# Volumes and subjects ----------------------------------------------------------------------------
+
+
+def _to_volume(image: ImagesBatch) -> Volume:
+    data = image.data[0].detach().cpu().movedim(0, -1).numpy()
+    affine = np.asarray(image.affines[0].data.cpu(), dtype=np.float64)
+    return Volume(data[..., 0] if data.shape[-1] == 1 else data, affine)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor,
+    load: Callable[[SubjectFiles], _Loaded],
+    subjects: Sequence[SubjectFiles],
+) -> Iterator[_Loaded]:
+    """Load subjects in order, each while the one before is worked on."""
+    upcoming: Future[_Loaded] | None = None
+    for subject, following in zip_longest(subjects, subjects[1:]):
+        current = upcoming or pool.submit(load, subject)
+        source = current.result()
+        upcoming = None if following is None else pool.submit(load, following)
+        yield source

@@ -1,4 +1,7 @@
-"""What a generation job is, as data: its settings, its samples, and what tells two jobs apart."""
+"""Records of jobs: settings and samples as data, and differences between two jobs.
+
+`synthsr train` keeps the label maps of a run in the same form.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,14 @@ from omegaconf import OmegaConf
 
 from synthsr_transforms.generator.config import GeneratorConfig
 from synthsr_transforms.generator.generator import Generator
-from synthsr_transforms.labels.table import LabelTable, read_npy
+from synthsr_transforms.labels.files import read_npy
+from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.priors.files import read_prior_file
 from synthsr_transforms.subjects.files import SubjectFiles, SubjectRecord
-from synthsr_transforms.support.config import to_yaml
+from synthsr_transforms.support.config import from_mapping, read_yaml, to_yaml
 
-TABLE = "label_table.tsv"
-"""Name of the label table beside a configuration, where it is not a ready one."""
-
-_NOT_COMPARED = ("description", "citation")
+CONFIG, TABLE = "config.yaml", "label_table.tsv"
+"""Names of a configuration, and of the label table beside it where that is not a ready one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class JobSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig(GeneratorConfig):
-    """A generator and its job: what `config.yaml` holds."""
+    """A generator and its job: the content of `config.yaml`."""
 
     job: JobSettings = field(default_factory=JobSettings)
     """The job."""
@@ -59,7 +61,7 @@ class Sample:
     Attributes:
         number: Position in the job, from 0.
         seed: Seed of all its chance.
-        subject: What it is made from.
+        subject: Files that it is made from.
     """
 
     number: int
@@ -71,9 +73,13 @@ class Sample:
         """Beginning of the names of its files."""
         return f"sample_{self.number:06d}"
 
-    def record(self) -> dict[str, Any]:
-        """What its JSON file says of it besides the parameters of the steps."""
-        return {"sample": self.stem, "seed": self.seed, "source": self.subject.record()}
+
+def recorded_job(source: str | os.PathLike[str]) -> JobSettings | None:
+    """The job that a file records; None for presets and files without one."""
+    if not Path(source).is_file():
+        return None
+    job = read_yaml(source).get("job")
+    return None if job is None else from_mapping(JobSettings, job, where=f"{source}: job")
 
 
 def job_config(generator: Generator, settings: JobSettings) -> JobConfig:
@@ -84,16 +90,14 @@ def job_config(generator: Generator, settings: JobSettings) -> JobConfig:
         settings: What defines the samples besides.
     """
     config = generator.config
-    ready = config.label_table in LabelTable.ready_names()
-    own = {
-        **{f.name: getattr(config, f.name) for f in dataclasses.fields(GeneratorConfig)},
-        "label_table": config.label_table if ready else TABLE,
-        "steps": {
-            name: dataclasses.replace(step, params=_without_files(step.params))
-            for name, step in config.steps.items()
-        },
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(GeneratorConfig)}
+    fields["steps"] = {
+        name: dataclasses.replace(step, params=_without_files(step.params))
+        for name, step in config.steps.items()
     }
-    return JobConfig(**own, job=settings)
+    if config.label_table not in LabelTable.ready_names():
+        fields["label_table"] = TABLE
+    return JobConfig(**fields, job=settings)
 
 
 def _without_files(value: Any) -> Any:
@@ -108,20 +112,34 @@ def _without_files(value: Any) -> Any:
     return value
 
 
+# Differences -------------------------------------------------------------------------------------
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """Settings as plain data, as they are read back from YAML, without those that only describe."""
+    if not isinstance(config, Mapping):
+        config = OmegaConf.to_container(OmegaConf.create(to_yaml(config)))
+    return {str(k): v for k, v in config.items() if k not in ("description", "citation")}
+
+
 def comparable(config: Any, table: LabelTable | None) -> dict[str, Any]:
     """Everything that changes samples, as plain data.
 
     Args:
-        config: A `JobConfig`, or what its YAML file holds.
+        config: A `JobConfig`, or the content of its YAML file.
         table: Its label table, where it is not a ready one.
     """
-    container = OmegaConf.to_container(OmegaConf.create(config))
-    assert isinstance(container, dict)
-    plain = {str(key): value for key, value in container.items() if key not in _NOT_COMPARED}
-    plain["job"] = {k: v for k, v in dict(plain.get("job") or {}).items() if k != "num_samples"}
+    plain = plain_config(config)
+    plain["job"] = {k: v for k, v in (plain.get("job") or {}).items() if k != "num_samples"}
     if table is not None:
         plain["label_table"] = [list(row) for row in table.rows]
     return plain
+
+
+def fingerprint(config: JobConfig, table: LabelTable | None) -> str:
+    """Hash of everything that changes samples; see `comparable`."""
+    text = json.dumps([comparable(config, table), list(config.steps)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def difference(there: Any, here: Any, name: str = "") -> str | None:
@@ -138,47 +156,21 @@ def difference(there: Any, here: Any, name: str = "") -> str | None:
     if there == here:
         return None
     if name == "job.sources":
-        return _difference_of_sources(there, here)
-    return f"{name} is {_short(there)} there and {_short(here)} here"
+        return _difference_of_subjects(there, here)
+    old, new = (text if len(text := repr(v)) <= 60 else f"{text[:57]}..." for v in (there, here))
+    return f"{name} is {old} there and {new} here"
 
 
-def _difference_of_sources(there: Any, here: Any) -> str:
+def _difference_of_subjects(there: Any, here: Any) -> str:
     """How many label maps two jobs have, and the first that only one of them has."""
     try:
-        old, new = ([(s["labels"], s.get("image")) for s in sources] for sources in (there, here))
+        old, new = ({s["labels"]: s.get("image") for s in sources} for sources in (there, here))
     except (AttributeError, KeyError, TypeError):
         return "job.sources is not a list of label maps there"
-    text = f"job.sources has {len(old)} label maps there and {len(new)} here"
-    for these, others, word in ((old, new, "missing"), (new, old, "new")):
-        known = {labels for labels, _ in others}
-        for labels, _ in these:
-            if labels not in known:
-                return f"{text}, {labels} is {word} here"
-    images = dict(new)
-    for labels, image in old:
-        if images[labels] != image:
-            return f"the image of {labels} is {image} there and {images[labels]} here"
+    text = f"job.sources has {len(there)} label maps there and {len(here)} here"
+    for labels in [*old, *new]:
+        if (labels in old) != (labels in new):
+            return f"{text}, {labels} is {'missing' if labels in old else 'new'} here"
+        if old[labels] != new[labels]:
+            return f"the image of {labels} is {old[labels]} there and {new[labels]} here"
     return f"{text}, in another order"
-
-
-def fingerprint(config: JobConfig, table: LabelTable | None) -> str:
-    """Name of everything that changes samples; see `comparable`."""
-    plain = comparable(OmegaConf.create(to_yaml(config)), table)
-    text = json.dumps([plain, list(config.steps)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def sample_json(record: Mapping[str, Any], steps: Mapping[str, Any]) -> str:
-    """JSON with one line per entry, and one per step."""
-    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in record.items()]
-    inner = [
-        f"  {json.dumps(name)}: {json.dumps(params, allow_nan=False)}"
-        for name, params in steps.items()
-    ]
-    lines.append(' "steps": {\n' + ",\n".join(inner) + "\n }")
-    return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -11,9 +11,9 @@ mid-sagittal plane, instead of `x`. A smooth random map from world to head makes
 
 Labels are those of FreeSurfer, with the extracerebral labels of the SynthSeg training maps.
 
-The modules, from the whole to the parts: `head` makes the grid, `painting` writes the labels into
-a `brick` of voxels, `lattice` gives the fields there; `surfaces` and `folds` say where things are,
-`individuals` how people differ, `anatomy` lists the `organs`; `distances` has the mathematics.
+The modules, from the whole to the parts: `head` makes the grid, `painting` writes the labels,
+`fields` gives the smooth fields there, `individuals` how people differ; `anatomy` lists the
+structures, `shapes` has surfaces and distances.
 """
 
 from .anatomy import PHANTOM_LABELS

@@ -12,11 +12,10 @@ import torch
 import torchio as tio
 from torch import Tensor
 
-from .brick import Brick
-from .distances import Triple
+from .fields import interpolate, lattice_fields
 from .individuals import Person, sample_person
-from .lattice import interpolate, lattice_fields
-from .painting import paint
+from .painting import Brick, paint
+from .shapes import Triple
 
 _FIELD_OF_VIEW_MM = (184.0, 240.0, 208.0)
 _BRICK_VOXELS = 48

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from .distances import Points, Triple, euclidean_norm
+from .shapes import Points, Triple, euclidean_norm
 
 _NOISE_MM, _NOISE_SHAPE, _NOISE_START_MM = 2.5, (72, 96, 80), (-90.0, -115.0, -110.0)
 _WARP_MM, _WARP_SHAPE, _WARP_START_MM = 35.0, (9, 11, 10), (-140.0, -175.0, -190.0)

@@ -1,10 +1,15 @@
-"""Painting of labels, structure by structure, from outside to inside."""
+"""Painting of labels in boxes of voxels, structure by structure, from outside to inside."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
 
-from . import surfaces
+import torch
+from torch import Tensor
+
+from . import shapes
 from .anatomy import (
     AIR,
     BONE,
@@ -21,10 +26,52 @@ from .anatomy import (
     SOFT,
     VEIN,
     WHITE,
+    Label,
+    Organ,
 )
-from .brick import Brick
-from .distances import Points, chain, smooth_min
-from .organs import Organ
+from .fields import HEAD_CENTRE_MM, Fields
+from .individuals import WARP_MARGIN_MM, Person
+from .shapes import Points, chain, smooth_min
+
+
+@dataclass(frozen=True)
+class Brick:
+    """A box of voxels of one side of the head, to be painted."""
+
+    axes: tuple[Tensor, ...]
+    """World positions: `|x|`, y and z, each ascending."""
+    fields: Fields
+    labels: Tensor
+    side: int
+    person: Person
+
+    def put(self, where: Tensor, label: Label) -> None:
+        """Give these voxels a label."""
+        self.labels[where] = label[self.side]
+
+    def has(self, labels: Sequence[Label]) -> Tensor:
+        """Which voxels have one of these labels."""
+        return reduce(torch.logical_or, (self.labels == label[self.side] for label in labels))
+
+    def crop(self, low_mm: Sequence[float], high_mm: Sequence[float]) -> Brick | None:
+        """The part of the brick that can meet a box of head space: a view, or `None`."""
+        slices = []
+        bounds = zip(self.axes, HEAD_CENTRE_MM, self.person.scale, low_mm, high_mm, strict=True)
+        for a, centre, scale, low, high in bounds:
+            ends = torch.tensor([low - WARP_MARGIN_MM, high + WARP_MARGIN_MM]) * scale - centre
+            first, stop = torch.searchsorted(a, ends).tolist()
+            if first == stop:
+                return None
+            slices.append(slice(first, stop))
+        part = tuple(slices)
+        return Brick(
+            axes=tuple(a[s] for a, s in zip(self.axes, slices, strict=True)),
+            fields=Fields(*(f[part] for f in self.fields)),
+            labels=self.labels[part],
+            side=self.side,
+            person=self.person,
+        )
+
 
 _NECK_CUT_MM = -100.0  # the neck ends at this height in world space
 _SKIN_MM = 3.6
@@ -87,7 +134,7 @@ def _paint_cerebrum(brick: Brick) -> None:
     width_mm = person.sulcus_mm + 0.7 * torch.exp(-inside.clamp_min(0) / 4)
     sulcus = torch.hypot(f.fold.abs() / f.slope, (inside - f.depth).clamp_min(0)) - width_mm
     pial = smooth_min(inside, sulcus, 3.5)
-    pial = smooth_min(pial, surfaces.sylvian(Points(*f[:3])), 3)
+    pial = smooth_min(pial, shapes.sylvian(Points(*f[:3])), 3)
     pial = torch.minimum(pial, torch.maximum(f.callosum - 1.3, f.u - 8))
     pial = torch.maximum(pial, -f.core)
     hemisphere = inside > 0

@@ -9,17 +9,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Optional, get_args
+from typing import Literal, Optional, get_args
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import torch
 from torchio import LabelMap, ScalarImage, Subject
 
 from synthsr_transforms.io.files import VolumeError, list_volumes, stem
-from synthsr_transforms.io.grids import Volume, reorient, same_grid
-from synthsr_transforms.io.volumes import read_image, read_labels, read_volume
+from synthsr_transforms.io.grids import Volume, ras_axes, reorient, same_grid
+from synthsr_transforms.io.volumes import read_header, read_image, read_labels
 from synthsr_transforms.labels.table import LabelTable, listed
 from synthsr_transforms.support.messages import SynthSRError
 
@@ -217,6 +216,20 @@ def _belong_together(labels: str, image: str) -> bool:
     return other[: len(words)] == words and not any(word.isdigit() for word in rest)
 
 
+def refuse_input_folder(folder: PathSpec, subjects: Iterable[SubjectFiles]) -> None:
+    """Refuse to write where label maps or images are.
+
+    Raises:
+        SynthSRError: If an output folder holds files of a subject.
+    """
+    inputs = {os.path.realpath(path.parent) for subject in subjects for path in subject.paths}
+    if os.path.realpath(folder) in inputs:
+        raise SynthSRError(
+            f"output folder must be another than that of label maps and images, got {folder}."
+            " Choose another with --out."
+        )
+
+
 # Reading -----------------------------------------------------------------------------------------
 
 
@@ -266,7 +279,7 @@ def subject_affine(subject: SubjectFiles) -> npt.NDArray[np.float64]:
     """Voxel-to-world matrix of the label map of a subject as stored, `(4, 4)`; reads no voxels."""
     if isinstance(subject, PhantomSubject):
         return np.asarray(_phantom_labels(subject).affine.data, dtype=np.float64)
-    return _header(subject.labels).affine
+    return read_header(subject.labels).affine
 
 
 def subject_shape(subject: SubjectFiles) -> tuple[int, int, int]:
@@ -274,23 +287,9 @@ def subject_shape(subject: SubjectFiles) -> tuple[int, int, int]:
     if isinstance(subject, PhantomSubject):
         x, y, z = _phantom_labels(subject).spatial_shape
     else:
-        x, y, z = reorient(_header(subject.labels)).data.shape[:3]
+        header = read_header(subject.labels)
+        x, y, z = (header.shape[axis] for axis in ras_axes(header.affine))
     return int(x), int(y), int(z)
-
-
-def _header(path: Path) -> Volume:
-    """A volume of the right shape and affine without its voxels."""
-    if path.name.lower().endswith(".npz"):
-        return read_volume(path)
-    try:
-        image: Any = nib.load(path)
-    except Exception:
-        return read_volume(path)  # says what is wrong
-    shape = tuple(int(n) for n in image.shape)
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    affine = np.asarray(image.affine, dtype=np.float64)
-    return Volume(np.broadcast_to(np.int8(0), shape), affine)
 
 
 def check_subjects(

@@ -1,14 +1,19 @@
-"""Files that appear whole or not at all."""
+"""Output files and folders: files appear whole or not at all, folders are checked before work."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
+
+from synthsr_transforms.support.messages import SynthSRError
+
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @contextmanager
@@ -32,6 +37,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a UTF-8 text file, atomically and with the same bytes on every system."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
 def nearest_folder(path: Path) -> Path:
     """The folder itself, or the nearest one above it that exists."""
     return next(p for p in (path, *path.absolute().parents) if p.exists())
@@ -47,6 +58,52 @@ def why_unwritable(folder: Path) -> str | None:
     try:
         tempfile.TemporaryFile(dir=nearest).close()  # some folders promise more than they keep
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _FULL:
             return f"no file can be made in {nearest}"
     return None
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Refuse an output folder that cannot be made or written to.
+
+    Raises:
+        SynthSRError: If so.
+    """
+    wrong = why_unwritable(Path(folder))
+    if wrong:
+        raise SynthSRError(
+            f"output folder must be writable, got {folder} ({wrong}). Choose another with --out."
+        )
+
+
+def check_space(folder: str | os.PathLike[str], expected_bytes: float) -> None:
+    """Refuse work that the disk cannot hold.
+
+    Raises:
+        SynthSRError: If less is free than expected.
+    """
+    with writing_to(folder):
+        free = shutil.disk_usage(nearest_folder(Path(folder))).free
+    if expected_bytes > free:
+        raise SynthSRError(
+            f"the disk of {folder} must have room for about {expected_bytes / 2**30:.1f} GiB, got"
+            f" {free / 2**30:.1f} GiB free. Free some space, make fewer samples with -n, or choose"
+            " another folder with --out."
+        )
+
+
+@contextmanager
+def writing_to(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn errors of the file system into one that names the folder and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise SynthSRError(
+                f"the disk of {folder} is full. Free some space and run the same command again:"
+                " complete samples are kept."
+            ) from error
+        reason = error.strerror or str(error)
+        raise SynthSRError(
+            f"output folder must be writable, got {folder} ({reason}). Choose another with --out."
+        ) from error

@@ -14,13 +14,12 @@ from torch import Tensor
 from synthsr_transforms import HemisphereFlip, PatchCrop, SpatialDeformation
 from synthsr_transforms.functional.acquisition import (
     acquire_slices,
-    distance_map,
     plan_slices,
-    reliability_map,
 )
 from synthsr_transforms.functional.blur import acquisition_sigma, gaussian_blur
 from synthsr_transforms.functional.fields import elastic_displacement
 from synthsr_transforms.functional.geometry import about_centre, affine_matrix
+from synthsr_transforms.functional.reliability import distance_map, reliability_map
 from synthsr_transforms.functional.resample import resize
 from synthsr_transforms.functional.warp import (
     patch_coordinates,

@@ -22,11 +22,11 @@ from synthsr_net.prediction.refinement.data_consistency import (
     LARGEST,
     Comparison,
     consistent,
-    slice_operator,
     slices_between,
     wider_slices,
 )
-from synthsr_net.prediction.resampling import along_axes
+from synthsr_transforms.functional.acquisition import slice_operator
+from synthsr_transforms.functional.operators import along_axes
 from synthsr_transforms.io.grids import reorient
 from synthsr_transforms.io.scans import Scan
 
@@ -111,7 +111,7 @@ class TestConsistent:
         assert not kept[far].any()
 
     def test_slices_of_the_result_are_those_of_the_scan(self, plain: Tensor, detailed: Tensor):
-        slices = [None, None, slice_operator(40, np.arange(8) * 5 + 2, 5.0)]
+        slices = [None, None, slice_operator(40, torch.arange(8) * 5 + 2, 5.0)]
         scan = along_axes(detailed, slices)
         kept = consistent(plain, scan, slices)
         before, after = (rms(along_axes(v, slices) - scan) for v in (plain, kept))
@@ -119,7 +119,7 @@ class TestConsistent:
         assert rms(kept - detailed) < rms(plain - detailed)
 
     def test_detail_between_slices_is_the_networks(self, plain: Tensor):
-        slices = [None, None, slice_operator(40, np.arange(8) * 5 + 2, 5.0)]
+        slices = [None, None, slice_operator(40, torch.arange(8) * 5 + 2, 5.0)]
         kept = consistent(plain, along_axes(plain, slices), slices)
         assert rms(kept - plain) < 0.2
 
@@ -128,11 +128,11 @@ class TestSlices:
     @given(st.integers(2, 40), st.integers(1, 12), st.floats(0.5, 8))
     @settings(max_examples=40, deadline=None)
     def test_a_constant_stays(self, size: int, number: int, width: float):
-        operator = slice_operator(size, np.linspace(0, size - 1, number), width)
+        operator = slice_operator(size, torch.linspace(0, size - 1, number), width)
         torch.testing.assert_close(operator.sum(1), torch.ones(size))
 
     def test_their_resolution_is_that_of_the_scan(self):
-        operator = slice_operator(60, np.arange(12) * 5 + 2, 5.0)
+        operator = slice_operator(60, torch.arange(12) * 5 + 2, 5.0)
         step = (torch.arange(60) >= 30).float()
         blurred = operator @ step
         assert int(((blurred > 0.1) & (blurred < 0.9)).sum()) in range(4, 10)
@@ -149,14 +149,14 @@ class TestSlices:
         grid[1][2, 3] = -2.0
         found = slices_between(grid, (turned.shape, turned.affine))
         assert found[:2] == [None, None]
-        expected = slice_operator(40, np.arange(8) * 5 + 2, 5.0)
+        expected = slice_operator(40, torch.arange(8) * 5 + 2, 5.0)
         assert found[2] is not None
         torch.testing.assert_close(found[2], expected)
 
     @pytest.mark.parametrize("axis", [0, 1, 2])
     def test_a_scan_that_was_resampled_is_found_to_be_blurred(self, detailed: Tensor, axis: int):
         slices = [None] * 3
-        slices[axis] = slice_operator(SHAPE[axis], np.arange(2, SHAPE[axis], 5), 5.0)
+        slices[axis] = slice_operator(SHAPE[axis], torch.arange(2, SHAPE[axis], 5), 5.0)
         scan = along_axes(detailed, slices)
         found = wider_slices(Comparison(detailed, scan, AS_IT_IS)).slices
         assert [each is not None for each in found] == [a == axis for a in range(3)]
@@ -165,7 +165,7 @@ class TestSlices:
         assert wider_slices(Comparison(plain, detailed, AS_IT_IS)).slices == AS_IT_IS
 
     def test_known_slices_stay(self, detailed: Tensor):
-        slices = [None, slice_operator(48, np.arange(2, 48, 4), 4.0), None]
+        slices = [None, slice_operator(48, torch.arange(2, 48, 4), 4.0), None]
         scan = along_axes(detailed, slices)
         found = wider_slices(Comparison(detailed, scan, slices)).slices
         assert found[1] is slices[1]

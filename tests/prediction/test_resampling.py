@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -13,15 +14,14 @@ from scipy.spatial.transform import Rotation
 
 from synthsr_net.prediction.reliability import reliability
 from synthsr_net.prediction.resampling import (
-    along_axes,
     antialiased,
     as_tensor,
-    axis_operator,
     new_coordinates,
     orthogonal_grid,
     resample,
     reslice,
 )
+from synthsr_transforms.functional.operators import along_axes, axis_operator
 from synthsr_transforms.io.grids import Volume
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,24 +72,24 @@ class TestOperators:
     @settings(max_examples=50)
     def test_blur_is_that_of_scipy(self, size: int, sigma: float):
         data = noise((size,))
-        ours = axis_operator(size, np.arange(size), sigma).numpy() @ data
+        ours = axis_operator(size, torch.arange(size), sigma).numpy() @ data
         np.testing.assert_allclose(ours, ndimage.gaussian_filter(data, sigma), atol=1e-5)
 
     @given(sizes, st.lists(st.floats(-3, 45), min_size=1, max_size=9))
     def test_interpolation_is_that_of_numpy(self, size: int, where: list[float]):
         data = noise((size,))
-        ours = axis_operator(size, where).numpy() @ data
+        ours = axis_operator(size, torch.tensor(where)).numpy() @ data
         np.testing.assert_allclose(ours, np.interp(where, np.arange(size), data), atol=1e-5)
 
     @given(sizes, factors, st.floats(0, 5))
     def test_constants_stay(self, size: int, factor: float, sigma: float):
-        matrix = axis_operator(size, new_coordinates(size, factor), sigma).numpy()
+        matrix = axis_operator(size, torch.from_numpy(new_coordinates(size, factor)), sigma).numpy()
         np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-5)
 
     @pytest.mark.parametrize("order", ["C", "F"])
     def test_axes_in_any_memory_order_give_the_same(self, order: Any):
         data = noise((5, 6, 7))
-        operators = [axis_operator(n, np.arange(4), 0.8) for n in data.shape]
+        operators = [axis_operator(n, torch.arange(4), 0.8) for n in data.shape]
         expected = np.einsum("ai,bj,ck,ijk->abc", *(m.numpy() for m in operators), data)
         ours = along_axes(as_tensor(np.asarray(data, order=order)), operators)
         np.testing.assert_allclose(ours, expected, atol=1e-5)

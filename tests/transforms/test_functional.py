@@ -25,6 +25,7 @@ from synthsr_transforms.functional import (
     layout,
     mixture,
     operators,
+    reliability,
     resample,
     warp,
 )
@@ -456,27 +457,20 @@ class TestOperators:
         self, boundary: str, device: torch.device
     ) -> None:
         generator = torch.Generator().manual_seed(4)
-        counts = (5, 10, 3)
-        rows = [
-            torch.rand(2, 3, m, generator=generator) * n for m, n in zip(counts, SHAPE, strict=True)
-        ]
+        where = torch.rand(2, 3, 3, 5, generator=generator) * torch.tensor(SHAPE)[:, None]
         sigma = 0.3 + torch.rand(2, 3, 3, generator=generator)
         radius = operators.gaussian_radius(sigma, 2)
-        together = operators.gaussian_operators(
-            rows, SHAPE, sigma.to(device), radius, boundary=boundary
-        )
-        for axis, (row, size) in enumerate(zip(rows, SHAPE, strict=True)):
-            alone = operators.gaussian_operator(
-                row, size, sigma[..., axis], radius[..., axis], boundary=boundary
-            )
-            torch.testing.assert_close(together[axis].cpu(), alone, rtol=0, atol=1e-6)
-
-    def test_interpolation_of_three_axes_is_that_of_each(self) -> None:
-        rows = [torch.linspace(-1, n, 4 + i)[None, None] for i, n in enumerate(SHAPE)]
-        together = operators.interpolation_operators(rows, SHAPE)
-        for ours, row, size in zip(together, rows, SHAPE, strict=True):
-            assert torch.equal(ours, operators.interpolation_operator(row, size))
-            torch.testing.assert_close(ours.sum(-1), torch.ones_like(row))
+        reach = operators.kernel_reach(radius, boundary)
+        together = operators.gaussian_rows(
+            where.to(device), SHAPE, sigma.to(device), radius.to(device),
+            boundary, reach,
+        )  # fmt: skip
+        for axis, size in enumerate(SHAPE):
+            one = slice(axis, axis + 1)
+            parts = where[..., one, :], (size,), sigma[..., one], radius[..., one]
+            alone = operators.gaussian_rows(*parts, boundary, reach)
+            ours = together[..., one, :, :size].cpu()
+            torch.testing.assert_close(ours, alone, rtol=0, atol=1e-6)
 
     def test_a_selection_is_indexing(self, volume: Tensor) -> None:
         index = torch.tensor([3, 0, 9, 9], device=volume.device)
@@ -495,17 +489,16 @@ class TestOperators:
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
     def test_a_gaussian_on_a_sample_is_symmetric_and_sums_to_one(self) -> None:
-        row = operators.gaussian_operator(
-            torch.tensor([10.0]), 21, torch.tensor(1.7), torch.tensor(5.0)
-        )[0]
+        sigma = torch.full((1, 1, 3), 1.7)
+        row = operators.blur_operators((21, 21, 21), sigma, torch.device("cpu"))[0][0, 0, 10]
         torch.testing.assert_close(row, row.flip(0))
         assert row.sum().item() == pytest.approx(1, abs=1e-6)
         assert int((row > 0).sum()) == 11
 
     def test_another_boundary_is_refused(self) -> None:
         with pytest.raises(ValueError, match="boundary must be"):
-            operators.gaussian_operator(
-                torch.zeros(1), 3, torch.ones(()), torch.ones(()), boundary="wrap"
+            operators.blur_operators(
+                SHAPE, torch.ones(1, 1, 3), torch.device("cpu"), boundary="wrap"
             )
 
     @pytest.fixture
@@ -631,14 +624,6 @@ class TestLayout:
         assert torch.equal(out[0], volume[0, :, 0:6, 3:10, 5:10])
         assert torch.equal(out[1], volume[1, :, 4:10, 0:7, 9:14])
 
-    def test_crop_undoes_pad(self, volume: Tensor) -> None:
-        padded = layout.pad(volume, (1, 2, 3), value=5)
-        assert padded.shape[2:] == tuple(n + 2 * m for n, m in zip(SHAPE, (1, 2, 3), strict=True))
-        assert torch.equal(layout.crop(padded, torch.tensor([[1, 2, 3]] * 2), SHAPE), volume)
-        assert padded.sum().item() == pytest.approx(
-            volume.sum().item() + 5 * (padded.numel() - volume.numel()), rel=1e-5
-        )
-
     def test_first_and_last_place_are_reached(self) -> None:
         almost_one = torch.tensor([[0.0] * 3, [math.nextafter(1, 0)] * 3], dtype=torch.float64)
         start = layout.crop_start(almost_one, SHAPE, (8, 10, 5))
@@ -669,10 +654,6 @@ class TestLayout:
         boxes = layout.bounding_box(mask)
         whole = [[0, 0, 0], list(SHAPE)]
         assert boxes.tolist() == [[[2, 3, 4], [6, 4, 10]], whole, whole]
-
-    def test_the_margin_of_a_loss_crop(self) -> None:
-        assert layout.loss_margin((64, 64, 65), (32, 33, 32)) == (16, 15, 16)
-        assert layout.loss_margin(None, (1, 1, 1)) is None
 
     def test_too_small_label_maps_are_refused(self) -> None:
         with pytest.raises(ValueError, match="at least 32 voxels"):
@@ -717,13 +698,13 @@ class TestAcquisition:
 
     def test_centred_slices_lie_symmetrically(self) -> None:
         plan = plan_for((1, 1, 14), (1, 1, 4), "centre")
-        where = acquisition.slice_positions(plan, plan.low_shape[0, 0].tolist())[2][0, 0]
+        where = acquisition.slice_positions(plan, plan.low_shape[0, 0].tolist())[0, 0, 2]
         torch.testing.assert_close(where + where.flip(0), torch.full_like(where, 13.0))
         torch.testing.assert_close(where.diff(), torch.full((len(where) - 1,), 14 / len(where)))
 
     def test_corner_slices_lie_at_whole_voxels_from_the_first_on(self) -> None:
         plan = plan_for((1, 1, 14), (1, 1, 4), "corner")
-        where = acquisition.slice_positions(plan, plan.low_shape[0, 0].tolist())[2][0, 0]
+        where = acquisition.slice_positions(plan, plan.low_shape[0, 0].tolist())[0, 0, 2]
         assert where.tolist() == [0, 5, 9]
 
     @pytest.mark.parametrize("alignment", ["centre", "corner"])
@@ -767,22 +748,22 @@ class TestAcquisition:
         self, alignment: str, acquired_mm: tuple[float, float, float]
     ) -> None:
         plan = plan_for(SHAPE, acquired_mm, alignment)
-        made = acquisition.reliability_map(plan, SHAPE)
+        made = reliability.reliability_map(plan, SHAPE)
         assert made.sum().item() == pytest.approx(plan.low_shape.prod().item(), rel=1e-5)
         assert made.min() >= 0
         assert made.max() <= 1 + 1e-6
 
     def test_centred_reliability_is_symmetric_and_corner_starts_at_the_first_voxel(self) -> None:
         for acquired_mm in ((1, 1, 4), (3, 2.5, 1), (5, 4, 3.3)):
-            centred = acquisition.reliability_map(plan_for(SHAPE, acquired_mm, "centre"), SHAPE)
+            centred = reliability.reliability_map(plan_for(SHAPE, acquired_mm, "centre"), SHAPE)
             torch.testing.assert_close(centred, centred.flip(2, 3, 4), rtol=0, atol=1e-5)
-            corner = acquisition.reliability_map(plan_for(SHAPE, acquired_mm, "corner"), SHAPE)
+            corner = reliability.reliability_map(plan_for(SHAPE, acquired_mm, "corner"), SHAPE)
             assert corner[0, 0, 0, 0, 0] == 1
 
     @pytest.mark.parametrize("alignment", acquisition.ALIGNMENTS)
     def test_everything_is_reliable_if_every_voxel_is_a_slice(self, alignment: str) -> None:
         plan = plan_for(SHAPE, (1, 1, 1), alignment)
-        assert torch.equal(acquisition.reliability_map(plan, SHAPE), torch.ones(1, 1, *SHAPE))
+        assert torch.equal(reliability.reliability_map(plan, SHAPE), torch.ones(1, 1, *SHAPE))
 
     @pytest.mark.parametrize(("alignment", "first"), [("centre", 1), ("corner", 0)])
     def test_distance_is_zero_on_a_sample_and_right_beside_it(
@@ -790,15 +771,15 @@ class TestAcquisition:
     ) -> None:
         spacing = torch.tensor([[[1.0, 1.0, 3.0]]])
         plan = plan_for((4, 4, 12), (1, 1, 3), alignment)
-        made = acquisition.distance_map(plan, (4, 4, 12), spacing)
+        made = reliability.distance_map(plan, (4, 4, 12), spacing)
         assert made[..., first::3].abs().max() < 1e-5
         beside = made[..., first + 1 :: 3]
         torch.testing.assert_close(beside, torch.ones_like(beside), rtol=0, atol=1e-5)
 
     def test_samples_of_the_two_maps_agree(self) -> None:
         plan = plan_for((6, 4, 15), (2, 1, 5), "corner")
-        where = acquisition.reliability_map(plan, (6, 4, 15)) > 0.999
-        distance = acquisition.distance_map(plan, (6, 4, 15), torch.tensor([[[2.0, 1.0, 5.0]]]))
+        where = reliability.reliability_map(plan, (6, 4, 15)) > 0.999
+        distance = reliability.distance_map(plan, (6, 4, 15), torch.tensor([[[2.0, 1.0, 5.0]]]))
         assert bool((distance[where] < 1e-4).all())
         assert bool((distance[~where] > 0.5).all())
 
@@ -841,7 +822,6 @@ class TestAcquisition:
         lambda v: intensity.min_max(v),
         lambda v: warp.sample_linear(v, torch.zeros(1, 3, 1, 1, 1)),
         lambda v: warp.warp_affine(v, torch.eye(4)[None]),
-        lambda v: layout.pad(v, (1, 1, 1)),
         lambda v: fields.integrate_velocity(v),
         lambda v: operators.apply_separable(v, [None, None, None]),
     ],

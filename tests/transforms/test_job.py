@@ -28,7 +28,6 @@ from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.io.volumes import read_volume
 from synthsr_transforms.job import folder as job_folder
 from synthsr_transforms.job import job as job_module
-from synthsr_transforms.job import worker as job_run
 from synthsr_transforms.job.job import GenerationJob, expected_bytes, remake_sample
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.subjects.files import (
@@ -564,9 +563,9 @@ class TestWriting:
 
     def test_few_subjects_are_in_memory(self, make_job, monkeypatch):
         reads: list[SubjectFiles] = []
-        read = job_run.read_subject
+        read = job_module.read_subject
         monkeypatch.setattr(
-            job_run,
+            job_module,
             "read_subject",
             lambda subject, **k: (reads.append(subject), read(subject, **k))[1],
         )

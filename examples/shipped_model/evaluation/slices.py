@@ -14,8 +14,7 @@ from torchio import ScalarImage
 from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
-from synthsr_net.prediction.refinement.data_consistency import slice_operator
-from synthsr_transforms.functional.acquisition import plan_slices
+from synthsr_transforms.functional.acquisition import plan_slices, slice_operator
 from synthsr_transforms.functional.operators import apply_separable
 from synthsr_transforms.functional.resample import resize, resize_coordinates
 from synthsr_transforms.transforms import SliceAcquisition

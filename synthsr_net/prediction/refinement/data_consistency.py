@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from synthsr_net.prediction.resampling import Grid, along_axes, axis_operator, blurred
-from synthsr_transforms.functional.blur import SLICE_PROFILE
+from synthsr_net.prediction.resampling import Grid
+from synthsr_transforms.functional.acquisition import slice_operator
+from synthsr_transforms.functional.blur import SLICE_PROFILE, mirrored_blur
+from synthsr_transforms.functional.operators import (
+    along_axes,
+    axis_operator,
+)
+from synthsr_transforms.functional.resample import centred_coordinates
 
 WINDOW_MM = 10.0
 """Standard deviation of the neighbourhood in which scan and prediction are compared."""
@@ -69,28 +75,7 @@ def consistent(
     kept = window.everywhere(xy / xx.clamp(min=1e-12)).mul_(x).sub_(y)
     kept *= (1 - (kept / LARGEST).square()).clamp_(min=0).square_()
     kept *= window.everywhere(share).mul_(window.weight)
-    return prediction + blurred(kept, SMOOTHING)
-
-
-def slice_operator(size: int, centres: npt.ArrayLike, width: float) -> Tensor:
-    """Matrix that takes slices of an axis and interpolates linearly between them.
-
-    Args:
-        size: Number N of voxels of the axis.
-        centres: Of the slices, in voxels, ascending.
-        width: Full width of a slice at half maximum, in voxels.
-
-    Returns:
-        `(N, N)` float32.
-
-    Examples:
-        >>> slice_operator(4, [0.5, 2.5], 0).tolist()[1]
-        [0.375, 0.375, 0.125, 0.125]
-    """
-    where = np.asarray(centres, dtype=np.float64)
-    between = np.interp(np.arange(size), where, np.arange(len(where)))
-    taken = axis_operator(size, where, SLICE_PROFILE * width)
-    return axis_operator(len(where), between) @ taken
+    return prediction + mirrored_blur(kept, SMOOTHING)
 
 
 def slices_between(grid: Grid, scan_grid: Grid) -> list[Tensor | None]:
@@ -110,7 +95,8 @@ def slices_between(grid: Grid, scan_grid: Grid) -> list[Tensor | None]:
         width = float(abs(matrix[axis, along]))
         centres = matrix[axis, 3] + matrix[axis, along] * np.arange(scan_grid[0][along])
         coarse = width > 1 + 1e-3
-        operators.append(slice_operator(size, np.sort(centres), width) if coarse else None)
+        ordered = torch.from_numpy(np.sort(centres))
+        operators.append(slice_operator(size, ordered, width) if coarse else None)
     return operators
 
 
@@ -158,7 +144,7 @@ def wider_slices(compared: Comparison) -> Comparison:
         least = best + _BETTER
         for width in [mm for mm in WIDER_MM if mm > spacing_mm]:
             sigma = SLICE_PROFILE * width / spacing_mm
-            blur = axis_operator(size, np.arange(size), sigma).to(prediction.device)
+            blur = axis_operator(size, torch.arange(size), sigma).to(prediction.device)
             tried = [blur if a == axis else found[a] for a in range(3)]
             value = compared.likeness(compared.window.centred(along_axes(prediction, tried)))
             if value <= least:
@@ -182,9 +168,10 @@ class _Window:
         self._down, self._up = [], []
         for size in head.shape:
             number = -(-size // _STEP)
-            where = (np.arange(number) + 0.5) * _STEP - 0.5
+            where = centred_coordinates(torch.arange(number), _STEP)
             down = axis_operator(size, where, WINDOW_MM / spacing_mm)
-            up = axis_operator(number, (np.arange(size) + 0.5) / _STEP - 0.5)
+            back = centred_coordinates(torch.arange(size), 1 / _STEP)
+            up = axis_operator(number, back)
             self._down.append(down.to(head.device))
             self._up.append(up.to(head.device))
         self._total = along_axes(self.weight, self._down).clamp(min=1e-3)

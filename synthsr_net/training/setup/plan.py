@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from synthsr_net.training.config import SECTION
 from synthsr_transforms.job.job import check_buildable, check_images
-from synthsr_transforms.job.record import JobSettings
+from synthsr_transforms.job.record import recorded_job
 from synthsr_transforms.labels.table import listed
 from synthsr_transforms.subjects.files import (
     SubjectFiles,
@@ -20,7 +19,7 @@ from synthsr_transforms.subjects.files import (
     phantom_subject,
     restore_subject,
 )
-from synthsr_transforms.support.config import from_mapping, read_yaml
+from synthsr_transforms.support.config import read_yaml
 from synthsr_transforms.support.messages import SynthSRError
 
 from .recipe import Recipe, load_recipe
@@ -60,7 +59,7 @@ class RunPlan:
             ValueError: If a file, name or value is not usable.
         """
         recipe = load_recipe(source, assignments)
-        earlier = None if labels is not None else _recorded(source)
+        earlier = None if labels is not None else recorded_job(source)
         if earlier is not None:
             table = recipe.generator.label_table
             subjects = [restore_subject(record, table) for record in earlier.sources]
@@ -140,14 +139,6 @@ def _named(subjects: Sequence[SubjectFiles], names: Sequence[str]) -> set[int]:
 
 def _seed(recipe: Recipe) -> int:
     return recipe.training.run.seed
-
-
-def _recorded(source: str | os.PathLike[str]) -> JobSettings | None:
-    """Label maps of the run that a file describes, if it is the `config.yaml` of one."""
-    if not Path(source).is_file():
-        return None
-    job = read_yaml(source).get("job")
-    return None if job is None else from_mapping(JobSettings, job, where=f"{source}: job")
 
 
 def _wish_before(source: str | os.PathLike[str]) -> Any:

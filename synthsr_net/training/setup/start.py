@@ -15,10 +15,10 @@ from synthsr_net.training.environment import environment
 from synthsr_net.training.folder import RunFile, RunFolder
 from synthsr_net.training.processes import is_first_process, is_launched
 from synthsr_net.training.run import Hardware, TrainingRun
-from synthsr_transforms.job.folder import check_space, check_writable
 from synthsr_transforms.job.record import JobSettings, job_config
 from synthsr_transforms.labels.files import read_integers
-from synthsr_transforms.subjects.files import SubjectFiles
+from synthsr_transforms.subjects.files import SubjectFiles, refuse_input_folder
+from synthsr_transforms.support.atomic import check_space, check_writable
 from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.messages import SynthSRError
 
@@ -61,13 +61,13 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
     """
     place, hardware = RunFolder(folder), hardware or Hardware()
     first = is_first_process()  # others come when the records are written
-    disk = check_writable(place.path)
+    check_writable(place.path)
     if first:
         _check_wish(place, source, resume, overwrite)
     plan = RunPlan.from_source(
         place.config_path if source is None else source, assignments, labels=labels, images=images
     )
-    _check_place(place.path, plan)
+    refuse_input_folder(place.path, [*plan.subjects, *plan.held_out])
     if on_plan is not None:
         on_plan(plan)
     device = torch.device(available_device(hardware.device))
@@ -88,7 +88,7 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
             check_state(place.state_path, prepared)
         if overwrite and not resume:
             place.clear()
-        check_space(disk, _expected_bytes(prepared))
+        check_space(place.path, _expected_bytes(prepared))
         about = environment(device, hardware.devices, hardware.num_nodes)
         place.open(record, prepared.fitted.generator.label_table, about)
     return TrainingRun(prepared, place, hardware, resume=resumed)
@@ -182,17 +182,6 @@ def _check_nodes(num_nodes: int) -> None:
         raise SynthSRError(
             f"num-nodes must be 1 outside a cluster, got {num_nodes}. Start the command on every"
             " machine by a scheduler, such as srun, or a launcher, such as torchrun."
-        )
-
-
-def _check_place(folder: Path, plan: RunPlan) -> None:
-    """Refuse to write where the label maps or images are."""
-    subjects = [*plan.subjects, *plan.held_out]
-    inputs = {os.path.realpath(path.parent) for subject in subjects for path in subject.paths}
-    if os.path.realpath(folder) in inputs:
-        raise SynthSRError(
-            f"the folder of a run must be another than that of label maps and images, got {folder}."
-            " Choose another with --out."
         )
 
 

@@ -12,11 +12,10 @@ from synthsr_transforms.distributions import DistributionSpec
 from synthsr_transforms.functional.acquisition import (
     ALIGNMENTS,
     SlicePlan,
-    distance_map,
     plan_slices,
-    reliability_map,
     thousandths,
 )
+from synthsr_transforms.functional.reliability import distance_map, reliability_map
 from synthsr_transforms.transforms.arguments import one_of, positive_distribution, sample_axes
 from synthsr_transforms.transforms.base import Params, SynthTransform, grid_of
 from synthsr_transforms.transforms.images import SLICES, add_made_image, named_image

@@ -9,8 +9,7 @@ from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
-from synthsr_transforms.functional.blur import blur_matrices
-from synthsr_transforms.functional.operators import apply_separable
+from synthsr_transforms.functional.operators import apply_separable, blur_operators
 from synthsr_transforms.transforms.arguments import blur_boundary, positive
 from synthsr_transforms.transforms.base import Grid, Params, grid_of
 from synthsr_transforms.transforms.images import float_dtype
@@ -98,7 +97,7 @@ class GaussianSmoothing(SynthIntensityTransform):
         window = drawn
         if self.max_sigma_mm is not None:
             window = torch.full_like(drawn, self.max_sigma_mm) / spacing
-        return blur_matrices(
+        return blur_operators(
             grid.shape,
             drawn * params["multiplier"],
             device,

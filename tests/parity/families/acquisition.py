@@ -18,12 +18,11 @@ from synthsr_transforms import (
 from synthsr_transforms.functional.acquisition import (
     SlicePlan,
     acquire_slices,
-    distance_map,
     plan_slices,
     random_resolution,
-    reliability_map,
 )
 from synthsr_transforms.functional.geometry import affine_matrix
+from synthsr_transforms.functional.reliability import distance_map, reliability_map
 from synthsr_transforms.functional.resample import resize
 
 from ..replay import batch_of, replayed

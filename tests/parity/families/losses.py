@@ -14,10 +14,8 @@ from synthsr_net.losses import (
     add_residual,
     build_loss,
     central_crop,
-    label_one_hot,
-    soft_dice,
 )
-from synthsr_net.losses.segmentation import merged_dice, merges_of
+from synthsr_net.losses.segmentation import SPACE, dice_of_sums, merged_dice, merges_of
 from synthsr_net.losses.ssim import plane_similarity
 
 from ..vectors import Agreement, ImageAgreement, Vector, family
@@ -88,8 +86,7 @@ def _segmentation_cases(vector: Vector) -> list[str]:
 def segmentation_loss(vector: Vector, case: str) -> Iterator[Agreement]:
     """The Dice loss alone, and the regulariser with a segmentation network of one layer."""
     if case.startswith("dice"):
-        pair = vector.volume("gt_onehot"), vector.volume("pred_prob")
-        yield same_loss(case, soft_dice(*pair, checks=case.endswith("checks")), vector[case])
+        yield from _dice(vector, case)
         return
     header, clip, crop = case.split("_")
     size = crop_of(crop, vector.arrays.get("crop"))
@@ -109,19 +106,23 @@ def segmentation_loss(vector: Vector, case: str) -> Iterator[Agreement]:
     yield same_loss("dice", dice, vector[f"dice_{case}"])
     total = image + float(vector["rel_weight"]) * dice
     yield same_loss("total", total, vector[f"total_{case}"])
-    if header == "plain" and clip == "noclip":
-        yield from _one_hot_dice(vector, loss.segment(prediction), size, case)
 
 
-def _one_hot_dice(
-    vector: Vector, probabilities: Tensor, size: list[int] | None, case: str
-) -> Iterator[Agreement]:
-    """The same from whole tensors of one channel per label."""
-    merges = merges_of(*_equivalency(vector))
-    merged = [probabilities[:, list(m)].sum(1, keepdim=True) for m in merges.values()]
-    truth = label_one_hot(vector.volume("segmentation_target"), list(merges))
-    pair = [central_crop(x, size) for x in (truth, torch.cat(merged, 1))]
-    yield same_loss("dice of channels", soft_dice(pair[0], pair[1]), vector[f"dice_{case}"])
+def _dice(vector: Vector, case: str) -> Iterator[Agreement]:
+    """Channels of the truth as labels; `checks` of the original divides by the sum of channels."""
+    truth, probabilities = vector.volume("gt_onehot"), vector.volume("pred_prob")
+    if case.endswith("checks"):
+        truth, probabilities = (
+            (x / (x.sum(1, keepdim=True) + 1e-7)).clamp(0, 1) for x in (truth, probabilities)
+        )
+    sums = (truth * probabilities, truth.square(), probabilities.square())
+    total = dice_of_sums(*(x.sum(SPACE) for x in sums)).mean()
+    yield same_loss(f"{case}, from sums", total, vector[case])
+    inside = truth > 0.5
+    if bool((inside.sum(1) <= 1).all()) and torch.allclose(inside.float(), truth, atol=1e-5):
+        labels = torch.where(inside.any(1, True), inside.int().argmax(1, True), -1)
+        merges = {channel: (channel,) for channel in range(truth.shape[1])}
+        yield same_loss(case, merged_dice(probabilities, labels, merges), vector[case])
 
 
 def _network(vector: Vector) -> nn.Module:
