@@ -6,13 +6,13 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.messages import SynthSRError, suggest
@@ -20,7 +20,7 @@ from synthsr_transforms.support.messages import SynthSRError, suggest
 Config = TypeVar("Config")
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """Quotes texts that OmegaConf reads as numbers, such as `1e3`."""
 
 
@@ -62,22 +62,20 @@ def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "
         SynthSRError: If a field is unknown (the nearest spelling is suggested), missing or of
             another type.
     """
-    known = [field.name for field in fields(cast(Any, kind))]
     prefix = f"{where}: " if where else ""
-    for name in settings:
-        if name not in known:
-            raise SynthSRError(
-                f"{prefix}unknown setting {name!r}{suggest(str(name), known)}."
-                f" Settings are: {', '.join(known)}."
-            )
     try:
         merged = OmegaConf.merge(OmegaConf.structured(kind), dict(settings))
-        result = OmegaConf.to_object(merged)
+        return cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        field = getattr(error, "full_key", "") or ""
-        reason = (getattr(error, "msg", None) or str(error)).splitlines()[0]
+        field, owner = error.full_key or "", error.object_type
+        if isinstance(error, ConfigKeyError) and is_dataclass(owner):
+            known = [known.name for known in fields(owner)]
+            raise SynthSRError(
+                f"{prefix}unknown setting {field!r}{suggest(str(error.key), known)}."
+                f" Settings are: {', '.join(known)}."
+            ) from error
+        reason = (error.msg or str(error)).splitlines()[0]
         raise SynthSRError(f"{prefix}setting {field!r} is not usable: {reason}.") from error
-    return cast(Config, result)
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -87,14 +85,8 @@ def to_plain(config: Any) -> dict[str, Any]:
 
 def to_yaml(config: Any) -> str:
     """Settings as YAML text that `read_yaml` and `from_mapping` turn back into them."""
-    return yaml.dump(
-        to_plain(config),
-        Dumper=_Dumper,
-        default_flow_style=None,
-        sort_keys=False,
-        allow_unicode=True,
-        width=100,
-    )
+    layout = {"default_flow_style": None, "sort_keys": False, "allow_unicode": True, "width": 100}
+    return str(yaml.dump(to_plain(config), Dumper=_Dumper, **layout))
 
 
 def write_yaml(config: Any, path: str | os.PathLike[str]) -> None:
