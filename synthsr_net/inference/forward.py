@@ -33,7 +33,7 @@ def predict_volume(
     second: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]] | None = None,
     plan: Plan | None = None,
     precision: str = "fp32",
-    finish: Pass | None = None,
+    finish: Pass = lambda output: output,
 ) -> Tensor:
     """Apply a network to one volume.
 
@@ -65,10 +65,10 @@ def predict_volume(
         plan = plan_memory(network.config, shape, device=x.device, precision=precision)
     with torch.no_grad(), _products(x.device, tf32=precision != "fp32"):
         forward = _forward(network, x, plan, dtype)
-        result = _finished(forward(x), finish)
+        result = finish(forward(x))
         if flip:
             volume, share = (x, None) if second is None else second(x, result)
-            mirrored = _finished(forward(volume.flip(LEFT_RIGHT)), finish).flip(LEFT_RIGHT)
+            mirrored = finish(forward(volume.flip(LEFT_RIGHT))).flip(LEFT_RIGHT)
             if share is None:
                 result = result.add_(mirrored).mul_(0.5)
             else:
@@ -126,10 +126,6 @@ def _exact(
     streamed = prepare(network, dtype)
     elements = slab_bytes(device) // dtype.itemsize
     return lambda volume: streamed(volume, slab_elements=elements, keep_first_skip=keep)
-
-
-def _finished(output: Tensor, finish: Pass | None) -> Tensor:
-    return output if finish is None else finish(output)
 
 
 @contextmanager

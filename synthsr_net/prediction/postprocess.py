@@ -20,7 +20,7 @@ from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import Volume, reorient
 
 from .intensities import clip_, replace_nonfinite, scaled, sharpened
-from .preprocess import ScanSpace, settings_of
+from .preprocess import ScanSpace, scan_config
 from .resampling import as_tensor, reslice
 
 GRIDS = ("1mm", "input")
@@ -42,16 +42,19 @@ class Prediction:
     """What to look at, one line each."""
 
 
-def finisher(space: ScanSpace, config: ModelConfig) -> Callable[[Tensor], Tensor] | None:
-    """What to do with the output of each pass, before passes are averaged.
+def pass_finisher(config: ModelConfig, settings: ScanConfig) -> Callable[[Tensor], Tensor]:
+    """Function of the output of each pass, to apply before passes are averaged.
+
+    Args:
+        config: Of the model.
+        settings: From `scan_config`.
 
     Returns:
-        A function that scales and clips image channels (not log spreads), or None if that waits
-        for `from_network_space`.
+        A function that scales and clips image channels (not log scales), or, if that waits for
+        `from_network_space`, changes nothing.
     """
-    settings = settings_of(config, space.legacy)
     if not settings.clip_each_pass or settings.residual_input is not None:
-        return None
+        return lambda output: output
     images = _num_images(config)
 
     def finish(output: Tensor) -> Tensor:
@@ -75,7 +78,7 @@ def from_network_space(
     """Make a prediction of the output of a network.
 
     Args:
-        output: `(O, X, Y, Z)`, of passes that went through `finisher`, on any device.
+        output: `(O, X, Y, Z)`, of passes that went through `pass_finisher`, on any device.
         space: From `to_network_space`.
         config: Of the model.
         grid: `"1mm"` for the network's spacing along the axes of the scan (`legacy="v1"`: along
@@ -90,7 +93,7 @@ def from_network_space(
     """
     if grid not in GRIDS:
         raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {grid!r}.")
-    settings = settings_of(config, space.legacy)
+    settings = scan_config(config, space.legacy)
     images = _num_images(config)
     _check_output(output, space, config)
     inside = output[(slice(None), *space.inside)].detach().float()

@@ -8,8 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from threading import Lock
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import nibabel as nib
 import torch
@@ -19,7 +18,7 @@ from synthsr_net.inference.forward import predict_volume, resolve_precision
 from synthsr_net.inference.memory import Plan, plan_memory
 from synthsr_net.models.checkpoint import Model
 from synthsr_net.prediction.refinement.contrast_inversion import second_input
-from synthsr_net.prediction.refinement.lesions import LesionWarning, keep_lesion
+from synthsr_net.prediction.refinement.lesions import keep_lesion
 from synthsr_net.prediction.runs.inputs import find_scans, plan_outputs, refuse_inputs
 from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan, read_scan, scan_of
@@ -28,13 +27,19 @@ from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.memory import left_of, parse_size
 from synthsr_transforms.support.messages import SynthSRError
 
-from .postprocess import Prediction, finisher, from_network_space
-from .preprocess import ScanSpace, settings_of, to_network_space
+from .postprocess import Prediction, from_network_space, pass_finisher
+from .preprocess import ScanSpace, scan_config, to_network_space
 from .provenance import PredictionRecord
-from .settings import PredictorSettings, check_inverse_contrast, check_number
+from .settings import PredictorSettings, check_inverse_contrast
 
-_LISTENING = Lock()
-"""Python's warnings go to one listener at a time."""
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
+    from torchio import ScalarImage
+    from typing_extensions import Unpack
+
+    from .settings import PredictorOptions
+
+    AnyPath = str | os.PathLike[str]
 
 
 class Prepared(NamedTuple):
@@ -72,16 +77,17 @@ class Predictor:
         (20, 20, 20)
     """
 
-    def __init__(self, model: Model, **settings: Any) -> None:
+    def __init__(self, model: Model, **settings: Unpack[PredictorOptions]) -> None:
         self.settings = PredictorSettings(**settings)
         self.device = torch.device(available_device(self.settings.device))
         self.precision = resolve_precision(self.settings.precision, self.device)
         self.config = model.config
         self.network = model.network.to(self.device)
-        usual = settings_of(self.config, self.settings.legacy)
+        self.scan_config = scan_config(self.config, self.settings.legacy)
         choices = {
-            name: getattr(usual if getattr(self.settings, name) is None else self.settings, name)
-            for name in ("flip", "inverse_contrast", "sharpen", "data_consistency")
+            name: getattr(self.scan_config if value is None else self.settings, name)
+            for name, value in dataclasses.asdict(self.settings).items()
+            if name in ("flip", "inverse_contrast", "sharpen", "data_consistency")
         }
         self.flip: bool = choices["flip"]
         self.inverse_contrast: bool = choices["inverse_contrast"]
@@ -93,7 +99,9 @@ class Predictor:
         """What predictions are made with."""
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str] | None = None, **settings: Any) -> Predictor:
+    def from_file(
+        cls, path: AnyPath | None = None, **settings: Unpack[PredictorOptions]
+    ) -> Predictor:
         """Load a model.
 
         Args:
@@ -102,17 +110,28 @@ class Predictor:
             settings: Fields of `PredictorSettings`.
 
         Raises:
-            ValueError: If the model cannot be used, or a setting is out of its range.
+            SynthSRError: If the model cannot be used, or a setting is out of its range.
         """
         from synthsr_net.models import default_model, load_model, resolve_model
 
-        PredictorSettings(**settings)  # a mistake in them is told before the model is loaded
+        PredictorSettings(**settings)  # wrong settings are reported before the model is loaded
         file = Path(resolve_model(path or default_model()))
         predictor = cls(load_model(file), **settings)
         predictor.record.path = file
         return predictor
 
-    def __call__(self, image: Any, output: str | os.PathLike[str] | None = None) -> Any:
+    @overload
+    def __call__(
+        self, image: AnyPath | Sequence[AnyPath], output: AnyPath | None = None
+    ) -> Path: ...
+
+    @overload
+    def __call__(self, image: SpatialImage | Sequence[SpatialImage]) -> nib.Nifti1Image: ...
+
+    @overload
+    def __call__(self, image: ScalarImage | Sequence[ScalarImage]) -> ScalarImage: ...
+
+    def __call__(self, image: Any, output: AnyPath | None = None) -> Any:
         """Predict from a path, a nibabel image or a `torchio.ScalarImage`.
 
         Args:
@@ -126,7 +145,7 @@ class Predictor:
             Warnings about the scan are given as Python warnings.
 
         Raises:
-            ValueError: If a scan cannot be used.
+            SynthSRError: If a scan cannot be used.
         """
         images = list(image) if isinstance(image, (list, tuple)) else [image]
         paths = [isinstance(each, (str, os.PathLike)) for each in images]
@@ -135,7 +154,7 @@ class Predictor:
                 f"output goes with scans given by path, got {type(images[0]).__name__}. Leave it"
                 " out: the prediction is returned."
             )
-        goal = _goal(images, output) if all(paths) else None
+        target = _output_path(images, output) if all(paths) else None
         scans = [
             read_scan(each) if is_path else scan_of(each)
             for each, is_path in zip(images, paths, strict=True)
@@ -143,9 +162,9 @@ class Predictor:
         prediction = self.predict(scans)
         for text in prediction.warnings:
             warnings.warn(text, stacklevel=2)
-        if goal is not None:
-            self.write(goal, prediction.image)
-            return goal
+        if target is not None:
+            self.write(target, prediction.image)
+            return target
         return self._like(images[0], prediction.image)
 
     def predict(self, scans: Sequence[Scan], *, lesion_mask: Volume | None = None) -> Prediction:
@@ -170,16 +189,15 @@ class Predictor:
             scans: Scans, in the order of the model's inputs.
             ct: Whether they are CT; None: as set.
         """
-        check_number(self.config, len(scans))
         ct = self.settings.ct if ct is None else ct
         tensor, space = to_network_space(scans, self.config, ct=ct, legacy=self.settings.legacy)
         return Prepared(tuple(scans), tensor, space)
 
     def planned(self, prepared: Prepared) -> Prepared:
-        """Decide how to compute within the memory that there is now.
+        """Decide how to compute within the memory that is available now.
 
         Raises:
-            ValueError: If no way fits; the message gives figures and what to do.
+            SynthSRError: If no way fits; the message gives figures and what to do.
         """
         limit = self.settings.max_memory
         limit = parse_size(limit) if isinstance(limit, str) else limit
@@ -203,15 +221,15 @@ class Predictor:
         Returns:
             `(O, X, Y, Z)` float32 on the device, which may still be computing it.
         """
-        settings = settings_of(self.config, self.settings.legacy)
+        inverts = self.inverse_contrast
         return predict_volume(
             self.network,
             prepared.tensor.to(self.device),
             flip=self.flip if flip is None else flip,
-            second=partial(second_input, settings=settings) if self.inverse_contrast else None,
+            second=partial(second_input, settings=self.scan_config) if inverts else None,
             plan=prepared.plan,
             precision=self.precision,
-            finish=finisher(prepared.space, self.config),
+            finish=pass_finisher(self.config, self.scan_config),
         )
 
     def finish(
@@ -232,14 +250,14 @@ class Predictor:
             sharpen=self.sharpen,
             scan=prepared.tensor[0] if self.data_consistency else None,
         )
-        image, told = prediction.image, [*prediction.warnings, *self._about_tiles(prepared.plan)]
+        image, doubts = prediction.image, [*prediction.warnings, *self._about_tiles(prepared.plan)]
         if lesion_mask is not None:
-            image, more = _with_lesion(image, prepared.scans[0], lesion_mask)
-            told += more
-        return dataclasses.replace(prediction, image=image, warnings=tuple(told))
+            image, more = keep_lesion(image, prepared.scans[0], lesion_mask)
+            doubts += more
+        return dataclasses.replace(prediction, image=image, warnings=tuple(doubts))
 
     def write(self, path: str | os.PathLike[str], volume: Volume, description: str = "") -> None:
-        """Write a prediction, or the spread of one, atomically; see `write_volume`.
+        """Write a prediction, or its Laplace scale, atomically; see `write_volume`.
 
         Args:
             path: File ending in `.nii`, `.nii.gz`, `.mgz` or `.npz`.
@@ -273,15 +291,7 @@ class Predictor:
         return tio.ScalarImage(torch.as_tensor(volume.data)[None], affine=volume.affine)
 
 
-def _with_lesion(image: Volume, scan: Scan, mask: Volume) -> tuple[Volume, list[str]]:
-    """`keep_lesion`, with what it warns of as texts."""
-    with _LISTENING, warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        image = keep_lesion(image, scan, mask)
-    return image, [str(w.message) for w in told if issubclass(w.category, LesionWarning)]
-
-
-def _goal(images: Sequence[Any], output: str | os.PathLike[str] | None) -> Path:
+def _output_path(images: Sequence[AnyPath], output: AnyPath | None) -> Path:
     """File of the prediction from scans given by path."""
     source = find_scans(images[0])
     if source.kind != "file":
@@ -289,6 +299,6 @@ def _goal(images: Sequence[Any], output: str | os.PathLike[str] | None) -> Path:
             f"scan must be one file, got the {source.kind} {images[0]}. Use synthsr predict, or"
             " go through its files."
         )
-    (goal,) = plan_outputs(source, Path(images[0]).parent if output is None else output)
-    refuse_inputs([goal], [Path(image) for image in images])
-    return goal
+    (target,) = plan_outputs(source, Path(images[0]).parent if output is None else output)
+    refuse_inputs([target], [Path(image) for image in images])
+    return target

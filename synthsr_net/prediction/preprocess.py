@@ -15,6 +15,7 @@ from synthsr_net.prediction.refinement.data_consistency import slices_between
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import MIN_SHEAR_DEGREES, Volume, ras_axes, reorient, shear_degrees
 from synthsr_transforms.io.scans import Scan
+from synthsr_transforms.support.messages import SynthSRError
 
 from .ct import ct_warnings
 from .intensities import CT_WINDOW_HU, Rescaling, network_input_, padded, padding
@@ -67,7 +68,7 @@ class ScanSpace:
         return slices_between(self.aligned_grid, self.input_grid)
 
 
-def settings_of(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
+def scan_config(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
     """How scans are treated: as the model says, or as an original program does.
 
     Args:
@@ -78,7 +79,7 @@ def settings_of(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
         ValueError: If `legacy` is another word.
 
     Examples:
-        >>> settings_of(ModelConfig(), "v2").sharpen
+        >>> scan_config(ModelConfig(), "v2").sharpen
         True
     """
     if legacy is None:
@@ -124,8 +125,8 @@ def to_network_space(
         VolumeError: If the number of scans is not that of the inputs, scans do not overlap, or CT
             shows nothing within 0 and 80 HU.
     """
-    settings = settings_of(config, legacy)
-    _check_number(scans, config)
+    settings = scan_config(config, legacy)
+    check_number(config, len(scans))
     first, clips_first = scans[0], ct and not settings.normalise_after_padding
     sheared = shear_degrees(first.affine) >= MIN_SHEAR_DEGREES and legacy is None
     native = _on_own_grid(_clipped(first, clips_first), settings.spacing_mm, legacy, sheared)
@@ -168,18 +169,28 @@ def to_network_space(
     return channels[0][None] if len(channels) == 1 else torch.stack(channels), space
 
 
+def check_number(config: ModelConfig, number: int) -> None:
+    """Refuse another number of scans than a model has inputs.
+
+    Raises:
+        SynthSRError: If so; the message names the inputs.
+    """
+    names = [image.name for image in config.inputs]
+    if number == len(names):
+        return
+    advice = "Choose another model with --model, or give as many scans"
+    if len(names) > 1:
+        advice += f", such as --with {names[-1]}=FILE, or use synthsr predict-hyperfine"
+    plural = "s" if len(names) > 1 else ""
+    raise SynthSRError(
+        f"model {config.name} takes {len(names)} scan{plural} ({', '.join(names)}), got {number}."
+        f" {advice}."
+    )
+
+
 def _grid(volume: Volume) -> Grid:
     x, y, z = volume.data.shape
     return (x, y, z), volume.affine
-
-
-def _check_number(scans: Sequence[Scan], config: ModelConfig) -> None:
-    if len(scans) != len(config.inputs):
-        names = ", ".join(image.name for image in config.inputs)
-        raise VolumeError(
-            f"model {config.name!r} needs {len(config.inputs)} scan(s) ({names}), got"
-            f" {len(scans)}. Give that many, or choose another model."
-        )
 
 
 def _clipped(scan: Scan, clips: bool) -> Volume:

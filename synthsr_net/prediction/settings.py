@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 from synthsr_net.inference import forward
 from synthsr_net.models.checkpoint import ModelConfig
@@ -48,7 +49,7 @@ class PredictorSettings:
     max_memory: int | str | None = None
     """Bytes to stay below, or text such as 4GB. None: what the device has."""
     tile: int | None = None
-    """Size in voxels of the pieces to predict in. None: as large as fits."""
+    """Size in voxels of the tiles to predict in. None: as large as fits."""
 
     def __post_init__(self) -> None:
         for name, known in (("precision", PRECISIONS), ("grid", GRIDS), ("legacy", LEGACY)):
@@ -65,6 +66,22 @@ class PredictorSettings:
         available_device(self.device)
 
 
+class PredictorOptions(TypedDict, total=False):
+    """Fields of `PredictorSettings` as keyword arguments, for type checkers."""
+
+    device: str
+    precision: str
+    flip: bool | None
+    inverse_contrast: bool | None
+    sharpen: bool | None
+    data_consistency: bool | None
+    ct: bool
+    legacy: str | None
+    grid: str
+    max_memory: int | str | None
+    tile: int | None
+
+
 def check_inverse_contrast(config: ModelConfig) -> None:
     """Refuse models whose input or output has no contrast to compare.
 
@@ -78,23 +95,4 @@ def check_inverse_contrast(config: ModelConfig) -> None:
         "inverse contrast needs a model that predicts an image of its own from one scan, got"
         f" {config.name!r} with {config.num_channels} input channels ({names})."
         " Leave it out."
-    )
-
-
-def check_number(config: ModelConfig, number: int) -> None:
-    """Refuse another number of scans than a model has inputs.
-
-    Raises:
-        SynthSRError: If so; the message names the inputs.
-    """
-    names = [image.name for image in config.inputs]
-    if number == len(names):
-        return
-    advice = "Choose another model with --model, or give as many scans"
-    if len(names) > 1:
-        advice += f", such as --with {names[-1]}=FILE, or use synthsr predict-hyperfine"
-    plural = "s" if len(names) > 1 else ""
-    raise SynthSRError(
-        f"model {config.name} takes {len(names)} scan{plural} ({', '.join(names)}), got {number}."
-        f" {advice}."
     )

@@ -17,7 +17,7 @@ import torch
 from torchio import LabelMap, ScalarImage, Subject
 
 from synthsr_transforms.io.files import VolumeError, list_volumes, stem
-from synthsr_transforms.io.grids import Volume, reorient, same_grid
+from synthsr_transforms.io.grids import Volume, ras_axes, reorient, same_grid
 from synthsr_transforms.io.volumes import read_header, read_image, read_labels
 from synthsr_transforms.labels.table import LabelTable, listed
 from synthsr_transforms.support.messages import SynthSRError
@@ -280,13 +280,14 @@ def subject_affine(subject: SubjectFiles) -> npt.NDArray[np.float64]:
     return read_header(subject.labels).affine
 
 
-def subject_shape(subject: SubjectFiles) -> tuple[int, ...]:
+def subject_shape(subject: SubjectFiles) -> tuple[int, int, int]:
     """Size of the label map of a subject along right, anterior and superior; reads no voxels."""
     if isinstance(subject, PhantomSubject):
-        return tuple(_phantom_labels(subject).spatial_shape)
-    header = read_header(subject.labels)
-    without_voxels = np.broadcast_to(np.int8(0), header.shape)
-    return reorient(Volume(without_voxels, header.affine)).data.shape
+        x, y, z = _phantom_labels(subject).spatial_shape
+    else:
+        header = read_header(subject.labels)
+        x, y, z = (header.shape[axis] for axis in ras_axes(header.affine))
+    return int(x), int(y), int(z)
 
 
 def check_subjects(

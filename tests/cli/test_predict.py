@@ -561,7 +561,7 @@ BAD_SCANS: dict[str, tuple[Make, str]] = {
     "colours": (lambda f: (save(f / "a.nii", RGB),), "a.nii must hold"),
     "DICOM": (lambda f: (write(f / "a.dcm", b"x"),), "DICOM"),
     "DICOM without ending": (lambda f: (write(f / "a", bytes(128) + b"DICM"),), "DICOM"),
-    "other format": (lambda f: (write(f / "a.nrrd", b"x"),), "ending in .nii.gz, .nii"),
+    "other format": (lambda f: (write(f / "a.nrrd", b"x"),), "must end in one of .nii.gz, .nii"),
     "CT with an offset": (
         lambda f: (save(f / "a.nii", 100 * voxels() - 2000), "--ct"),
         "within 0 and 80 HU",

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from synthsr_net.inference import memory
 from synthsr_net.inference.forward import predict_volume, resolve_precision
 from synthsr_net.inference.memory import Plan, estimate_bytes, plan_memory
 from synthsr_net.inference.slabs import (
@@ -33,6 +32,7 @@ from synthsr_net.inference.tiles import predict_tiles, tile_starts, tile_weight
 from synthsr_net.networks.normalisation import InstanceNorm
 from synthsr_net.networks.phase_convolution import interleave, phase_weight
 from synthsr_net.networks.unet import UNet3d, UNetConfig
+from synthsr_transforms.support import memory
 from synthsr_transforms.support.memory import available_bytes, left_of, parse_size
 from synthsr_transforms.support.messages import SynthSRError
 

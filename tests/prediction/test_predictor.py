@@ -259,7 +259,7 @@ class TestSettings:
 
         def keep(prediction: Any, scan: Any, mask: Any) -> Any:
             seen.append((scan, mask))
-            return prediction._replace(data=prediction.data + 1)
+            return prediction._replace(data=prediction.data + 1), ["odd."]
 
         monkeypatch.setattr(predict_module, "keep_lesion", keep)
         scan = read_scan(save_image())
@@ -270,6 +270,7 @@ class TestSettings:
             with_mask.image.data, predictor.predict([scan]).image.data + 1, atol=1e-4
         )
         assert seen == [(scan, mask)]
+        assert with_mask.warnings[-1] == "odd."
 
 
 class TestLegacy:

@@ -15,11 +15,12 @@ from scipy.spatial.transform import Rotation
 
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNetConfig
-from synthsr_net.prediction.postprocess import Prediction, finisher, from_network_space
-from synthsr_net.prediction.preprocess import ScanSpace, settings_of, to_network_space
+from synthsr_net.prediction.postprocess import Prediction, from_network_space, pass_finisher
+from synthsr_net.prediction.preprocess import ScanSpace, scan_config, to_network_space
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.io.scans import Scan, read_scan
+from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -328,7 +329,7 @@ class TestOutput:
         for each in (False, True):
             config = model(clip_each_pass=each)
             _, space = self.space(config)
-            finish = finisher(space, config) or (lambda output: output)
+            finish = pass_finisher(config, scan_config(config)) or (lambda output: output)
             mean = 0.5 * (finish(passes[0]) + finish(passes[1]))
             results.append(from_network_space(mean, space, config).image.data)
         np.testing.assert_allclose(results[0], 0.5 * (-0.5 + 0.9) * 255, rtol=1e-5)
@@ -340,7 +341,7 @@ class TestOutput:
         output = torch.rand(1, 32, 32, 32)
         for legacy in (None, "v2"):
             _, space = self.space(config, legacy=legacy)
-            finished = (finisher(space, config) or (lambda o: o))(output)
+            finished = (pass_finisher(config, scan_config(config)) or (lambda o: o))(output)
             data = from_network_space(finished, space, config, sharpen=True).image.data
             plain = from_network_space(finished, space, config, sharpen=False).image.data
             assert plain.min() >= 0
@@ -362,8 +363,7 @@ class TestOutput:
         _, space = self.space(config)
         output = torch.randn(1, 32, 32, 32)
         before = output.clone()
-        finish = finisher(space, config)
-        assert finish is not None
+        finish = pass_finisher(config, scan_config(config))
         from_network_space(finish(output), space, config)
         from_network_space(output, space, config)
         assert torch.equal(output, before)
@@ -395,9 +395,7 @@ class TestOutput:
 
     def test_finisher_leaves_log_spreads(self):
         config = model(out=2, clip_each_pass=True)
-        _, space = self.space(config)
-        finish = finisher(space, config)
-        assert finish is not None
+        finish = pass_finisher(config, scan_config(config))
         output = torch.full((2, 4, 4, 4), -3.0)
         finished = finish(output)
         assert finished[0].unique().tolist() == [0]
@@ -417,7 +415,7 @@ class TestOutput:
         with pytest.raises(VolumeError, match="must predict one image"):
             from_network_space(torch.zeros(3, 32, 32, 32), space, many)
         with pytest.raises(ValueError, match="legacy must be one of v1, v2, got 'v3'"):
-            settings_of(config, "v3")
+            scan_config(config, "v3")
 
 
 class TestSeveralInputs:
@@ -471,9 +469,9 @@ class TestSeveralInputs:
         assert text.startswith("T2: t2.nii covers 69%")
 
     def test_their_number_must_be_that_of_the_inputs(self):
-        with pytest.raises(VolumeError, match=r"needs 2 scan\(s\) \(T1, T2\), got 1"):
+        with pytest.raises(SynthSRError, match=r"takes 2 scans \(T1, T2\), got 1"):
             to_network_space(self.pair()[:1], TWO)
-        with pytest.raises(VolumeError, match="got 2"):
+        with pytest.raises(SynthSRError, match="got 2"):
             to_network_space(self.pair(), SAME)
 
     def test_warnings_name_the_input(self):

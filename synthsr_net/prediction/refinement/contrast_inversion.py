@@ -36,7 +36,7 @@ def second_input(x: Tensor, output: Tensor, settings: ScanConfig) -> tuple[Tenso
 
     Args:
         x: `(1, X, Y, Z)`, input of the first pass.
-        output: `(O, X, Y, Z)`, what `finisher` made of its output.
+        output: `(O, X, Y, Z)`, what `pass_finisher` made of its output.
         settings: Of the model.
 
     Returns:

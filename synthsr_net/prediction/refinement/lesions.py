@@ -6,7 +6,6 @@ rendered from the intensities of the scan instead, and joined to its surrounding
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,11 +34,7 @@ MIN_CORRELATION = 0.1
 Array = npt.NDArray[Any]
 
 
-class LesionWarning(UserWarning):
-    """A mask that changes nothing, or less than it says."""
-
-
-def keep_lesion(prediction: Volume, scan: Scan, mask: Volume) -> Volume:
+def keep_lesion(prediction: Volume, scan: Scan, mask: Volume) -> tuple[Volume, list[str]]:
     """Render the region of a mask from the scan's own intensities.
 
     In the mask, the result is `a * scan + b`. The slope `a` is fitted by least squares to scan and
@@ -59,17 +54,15 @@ def keep_lesion(prediction: Volume, scan: Scan, mask: Volume) -> Volume:
         mask: `(X, Y, Z)`, above 0.5 in the lesions, on any grid.
 
     Returns:
-        `(X, Y, Z)` float32 on the grid of the prediction, within its range of intensities.
+        `(X, Y, Z)` float32 on the grid of the prediction, within its range of intensities, and
+        warnings: that the mask is empty, or lesions lie partly outside.
 
     Raises:
         VolumeError: If the mask is not 3-D, or its lesions lie outside the prediction or the scan.
-
-    Warns:
-        LesionWarning: If the mask is empty, or lesions lie partly outside.
     """
-    lesions = _lesions_on_grid(prediction, scan, mask)
-    if lesions is None:
-        return prediction
+    lesions, warnings = _lesions_on_grid(prediction, scan, mask)
+    if not lesions.any():
+        return prediction, warnings
     result = np.array(prediction.data, dtype=np.float32)
     before = result.copy()
     spacing = np.linalg.norm(prediction.affine[:3, :3], axis=0)
@@ -93,18 +86,18 @@ def keep_lesion(prediction: Volume, scan: Scan, mask: Volume) -> Volume:
     changed = covered > 0
     blended = before[part] + covered * (rendered.clip(low, high) - before[part])
     result[part][changed] = blended[changed]
-    return Volume(result, prediction.affine)
+    return Volume(result, prediction.affine), warnings
 
 
-def _lesions_on_grid(prediction: Volume, scan: Scan, mask: Volume) -> Array | None:
-    """Boolean lesions on the grid of the prediction, or None if the mask is empty."""
+def _lesions_on_grid(prediction: Volume, scan: Scan, mask: Volume) -> tuple[Array, list[str]]:
+    """Boolean lesions on the grid of the prediction, and warnings."""
     data = np.asarray(mask.data)
     if data.ndim != 3:
         raise VolumeError(f"the lesion mask must be 3-D, got shape {data.shape}. Split it.")
     marked = np.nan_to_num(data.astype(np.float32)) > 0.5
     if not marked.any():
-        _warn("the lesion mask is empty: the prediction is not changed.")
-        return None
+        nothing = np.zeros(prediction.data.shape, bool)
+        return nothing, ["the lesion mask is empty: the prediction is not changed."]
     index = np.argwhere(marked)
     points = index @ mask.affine[:3, :3].T + mask.affine[:3, 3]
     inside = [_is_inside(points, volume) for volume in (prediction, scan.volume)]
@@ -115,8 +108,9 @@ def _lesions_on_grid(prediction: Volume, scan: Scan, mask: Volume) -> Array | No
                 " its header: it must lie on the scan in world space."
             )
     usable = inside[0] & inside[1]
+    warnings = []
     if usable.mean() < 0.99:
-        _warn(
+        warnings.append(
             f"only {usable.mean():.0%} of the lesion mask lies on the scan: the rest is left out."
         )
     marked[tuple(index[~usable].T)] = False
@@ -125,11 +119,7 @@ def _lesions_on_grid(prediction: Volume, scan: Scan, mask: Volume) -> Array | No
     soft, _ = reslice(binary, ((x, y, z), prediction.affine), outside=0.0)
     lesions = np.asarray(soft > 0.5)
     lesions[tuple(_voxels(points[usable], prediction.affine).T)] |= not lesions.any()
-    return lesions if lesions.any() else None
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, LesionWarning, stacklevel=4)
+    return lesions, warnings
 
 
 def _voxels(points: Array, affine: Array) -> Array:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from synthsr_net.prediction.postprocess import Prediction
 from synthsr_net.prediction.predictor import Predictor, Prepared
-from synthsr_net.prediction.settings import check_number
+from synthsr_net.prediction.preprocess import check_number
 from synthsr_net.prediction.writing import read_description, write_json
 from synthsr_transforms.io.grids import Volume, spacings
 from synthsr_transforms.io.scans import read_scan

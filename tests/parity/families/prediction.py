@@ -13,8 +13,8 @@ import numpy.typing as npt
 from synthsr_net.models import load_model
 from synthsr_net.models.checkpoint import Model, ModelConfig
 from synthsr_net.networks.unet import UNet3d
-from synthsr_net.prediction.postprocess import Prediction, finisher, from_network_space
-from synthsr_net.prediction.preprocess import ScanSpace, settings_of, to_network_space
+from synthsr_net.prediction.postprocess import Prediction, from_network_space, pass_finisher
+from synthsr_net.prediction.preprocess import ScanSpace, scan_config, to_network_space
 from synthsr_net.prediction.resampling import resample, reslice
 from synthsr_transforms.io.grids import Volume, ras_axes, reorient
 from synthsr_transforms.io.scans import Scan
@@ -146,10 +146,10 @@ def _predict(
     """A prediction with a plain forward pass, on the device of the network."""
     config, network = model
     x, space = to_network_space(scans, config, ct=ct, legacy=legacy)
-    finish = finisher(space, config) or (lambda output: output)
+    finish = pass_finisher(config, scan_config(config, legacy))
     x = x.to(next(network.parameters()).device)
     output = finish(network(x[None])[0])
-    if settings_of(config, legacy).flip if flip is None else flip:
+    if scan_config(config, legacy).flip if flip is None else flip:
         mirrored = finish(network(x.flip(1)[None])[0])
         output = 0.5 * (output + mirrored.flip(1))
     return space, from_network_space(output, space, config, sharpen=sharpen)
