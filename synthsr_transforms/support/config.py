@@ -78,15 +78,16 @@ def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "
         raise SynthSRError(f"{prefix}setting {field!r} is not usable: {reason}.") from error
 
 
-def to_plain(config: Any) -> dict[str, Any]:
-    """Settings as nested mappings and lists, as `read_yaml` gives them."""
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(config)))
-
-
 def to_yaml(config: Any) -> str:
     """Settings as YAML text that `read_yaml` and `from_mapping` turn back into them."""
     layout = {"default_flow_style": None, "sort_keys": False, "allow_unicode": True, "width": 100}
-    return str(yaml.dump(to_plain(config), Dumper=_Dumper, **layout))
+    settings = OmegaConf.to_container(OmegaConf.structured(config))
+    return str(yaml.dump(settings, Dumper=_Dumper, **layout))
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """Settings as `read_yaml` gives them back: mappings and lists, no tuples."""
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
 
 
 def write_yaml(config: Any, path: str | os.PathLike[str]) -> None:
