@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 COMMANDS = {
     "predict": "Turn clinical brain scans into 1 mm T1-weighted scans.",
     "predict-hyperfine": "The same for pairs of low-field T1 and T2 scans.",
+    "evaluate": "Compare predictions with reference scans.",
     "example": "Write a scan to try predict on.",
     "models": "List, describe and download models.",
     "convert-weights": "Convert Keras weights of the original, and model files.",

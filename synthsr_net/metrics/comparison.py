@@ -47,20 +47,29 @@ class Reference(NamedTuple):
         image: float32; 0 and 1 are percentiles 1 and 99 of the brain.
         head: bool.
         tissues: uint8: `OUTSIDE`, `OTHER`, then numbers of `DICE_TISSUES` from 2 on.
+        low: Original intensity that is 0 in `image`.
+        high: Original intensity that is 1 in `image`.
     """
 
     image: Tensor
     head: Tensor
     tissues: Tensor
+    low: float = 0.0
+    high: float = 1.0
 
     @property
     def brain(self) -> Tensor:
         """Mask of the brain, bool."""
         return self.tissues > OUTSIDE
 
+    def in_range(self, volume: Tensor) -> Tensor:
+        """Original intensities in the unit of `image`."""
+        return (volume - self.low) / (self.high - self.low)
+
     def to(self, device: torch.device | str) -> Reference:
         """The same on a device, contiguous."""
-        return Reference(*(volume.contiguous().to(device) for volume in self))
+        image, head, tissues = (volume.contiguous().to(device) for volume in self[:3])
+        return self._replace(image=image, head=head, tissues=tissues)
 
 
 def tissue_map(labels: Tensor) -> Tensor:
@@ -109,7 +118,8 @@ def reference_of(name: str, image: Tensor, tissues: Tensor) -> tuple[Reference, 
     head |= tissues > OUTSIDE
     first, end = bounding_box(head[None, None])[0].tolist()
     box = tuple(slice(max(0, a - _MARGIN), b + _MARGIN) for a, b in zip(first, end, strict=True))
-    return Reference(((image - low) / (high - low))[box], head[box], tissues[box]), box
+    scaled = (image - low) / (high - low)
+    return Reference(scaled[box], head[box], tissues[box], low, high), box
 
 
 def compare(
@@ -120,8 +130,8 @@ def compare(
     Args:
         prediction: `(X, Y, Z)` in any contrast.
         reference: What it should show, on the CPU or the same device.
-        mapping: One of `MAPPINGS`, fitted in each region; `"none"` for a prediction in the unit of
-            the reference.
+        mapping: One of `MAPPINGS`, fitted in each region; `"none"` for a prediction in the original
+            unit of the reference.
         head: Whether to measure the head as well as the brain.
 
     Returns:
@@ -131,31 +141,35 @@ def compare(
         not finite.
     """
     prediction = prediction.cpu() if prediction.device.type == "mps" else prediction
-    image, whole, tissues = (volume.to(prediction.device) for volume in reference)
-    regions = {"brain": tissues > OUTSIDE} | ({"head": whole} if head else {})
+    reference = reference.to(prediction.device)
+    regions = {"brain": reference.brain} | ({"head": reference.head} if head else {})
     results: dict[str, float] = {}
     for region, mask in regions.items():
-        mapped = mapped_inside(prediction, image, mask, mapping)
-        values = measure_inside(mapped, image, mask)
+        mapped = mapped_inside(prediction, reference, mask, mapping)
+        values = measure_inside(mapped, reference.image, mask)
         results |= {f"{region}/{name}": value for name, value in values.items()}
-    scores = dice_scores(prediction, tissues)
+    scores = dice_scores(prediction, reference.tissues)
     return results | {f"brain/{name}": value for name, value in scores.items()}
 
 
-def mapped_inside(volume: Tensor, goal: Tensor, mask: Tensor, mapping: str = "cubic") -> Tensor:
-    """A volume in the intensities of another, and 0 outside a mask.
+def mapped_inside(
+    prediction: Tensor, reference: Reference, mask: Tensor, mapping: str = "cubic"
+) -> Tensor:
+    """A prediction in the intensities of a reference, and 0 outside a mask.
 
     Args:
-        volume: `(X, Y, Z)`.
-        goal: Likewise, with the intensities to approach.
-        mask: Likewise, bool.
-        mapping: One of `MAPPINGS`.
+        prediction: `(X, Y, Z)`.
+        reference: On the same device.
+        mask: `(X, Y, Z)` bool.
+        mapping: See `compare`.
     """
-    mapped = torch.zeros_like(goal)
-    values, degree = volume[mask], MAPPINGS[mapping]
+    mapped = torch.zeros_like(reference.image)
+    values, degree = prediction[mask], MAPPINGS[mapping]
     if degree:
-        values = fit_polynomial(values.double(), goal[mask].double(), degree)
-    mapped[mask] = values.float()
+        goal = reference.image[mask].double()
+        mapped[mask] = fit_polynomial(values.double(), goal, degree).float()
+    else:
+        mapped[mask] = reference.in_range(values)
     return mapped
 
 

@@ -221,7 +221,7 @@ class TestMeasure:
 
         found = scans.measure(predict)
         (scan,) = scans._scans
-        image, head, tissues = scan.reference
+        image, head, tissues = scan.reference[:3]
         output = seen[0][0, 0][scan.inside]
         for region, mask in (("brain", tissues > 0), ("head", head)):
             whole = torch.zeros(2, *image.shape)

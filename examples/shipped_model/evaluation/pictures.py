@@ -9,17 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 
-from synthsr_net.prediction.report.picture import write_picture
-from synthsr_transforms.drawing.panels import draw_grid, save_figure, write
-from synthsr_transforms.drawing.planes import panels_through, view_of
-from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_net.prediction.report.picture import write_picture, write_planes
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.support.threads import threads
-
-_PIXELS_PER_MM = 2.0
 
 
 class Pictures:
@@ -60,8 +54,7 @@ class Pictures:
             centre_mm: `(3,)` point in the world.
             title: Heading.
         """
-        centre = np.asarray(centre_mm, dtype=np.float64)
-        self._submit(name, _write_around, dict(rows), centre, title)
+        self._submit(name, write_planes, dict(rows), centre_mm=centre_mm, title=title)
 
     def _submit(self, name: str, write: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         """Draw a picture of that name into the folder, which is made with the first one."""
@@ -87,20 +80,3 @@ def drawing_in(folder: str | os.PathLike[str]) -> Iterator[Pictures]:
         pictures = Pictures(folder, pool)
         yield pictures
         pictures.finish()
-
-
-def _write_around(
-    path: Path, rows: Mapping[str, Volume], centre_mm: npt.NDArray[np.float64], title: str
-) -> None:
-    turned = [reorient(volume) for volume in rows.values()]
-    view = view_of(turned[:1], turned[-1])
-    view = view._replace(centre=centre_mm @ view.axes)
-    panels = [panels_through(volume, view, _PIXELS_PER_MM) for volume in turned]
-
-    def draw() -> Figure:
-        figure = draw_grid(panels, title=title, pixels_per_mm=_PIXELS_PER_MM)
-        for axes, name in zip(figure.axes[::3], rows, strict=True):
-            write(axes, name)
-        return figure
-
-    save_figure(path, draw, grey=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from synthsr_net.metrics.comparison import Reference, reference_of
+from synthsr_net.metrics.comparison import reference_of
 from synthsr_net.training.validation import RealPair, on_grid_of_network
 from synthsr_transforms.io.grids import Volume
 
@@ -57,7 +57,7 @@ def evaluate_real_pairs(
         image, tissues = on_grid_of_network(pair, network.spacing_mm)
         reference, box = reference_of(pair.name, image, tissues)
         image = image[box].contiguous().to(network.device)
-        reference = Reference(*(volume.contiguous().to(network.device) for volume in reference))
+        reference = reference.to(network.device)
         for slice_mm in spacings_mm:
             thick = slice_mm > network.spacing_mm
             for axis in axes if thick else axes[-1:]:

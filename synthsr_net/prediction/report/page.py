@@ -67,23 +67,19 @@ def page(
     sizes = [path.stat().st_size for path in paths.values() if path is not None]
     embed = sum(sizes) <= embedded_bytes
     rows = (Row(key, entry, _picture(folder, paths[key], embed)) for key, entry in entries)
-    environment = _environment()
-    script = _text(environment, "report.js")
-    return environment.get_template("report.html.jinja").generate(
+    return page_template("report.html.jinja").generate(
         title=title,
         details=details,
         summary=_summary([entry for _, entry in entries]),
         entries=entries,
         rows=rows,
         linked=bool(sizes) and not embed,
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=_text(environment, "report.css"),
     )
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def page_template(name: str) -> jinja2.Template:
+    """A template of this folder that extends `base.html.jinja`, with its style and its script."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("synthsr_net.prediction.report"),
         autoescape=True,
@@ -95,12 +91,14 @@ def _environment() -> jinja2.Environment:
         f"{n:.4g}" for n in numbers
     )
     environment.filters["product"] = math.prod
-    return environment
-
-
-def _text(environment: jinja2.Environment, name: str) -> str:
     assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
+    style, script = (
+        environment.loader.get_source(environment, file)[0] for file in ("report.css", "report.js")
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(
+        name, globals={"style": style, "script": script, "script_hash": digest}
+    )
 
 
 def _summary(entries: Sequence[ReportEntry]) -> dict[str, str]:
@@ -137,15 +135,19 @@ def _picture_file(folder: Path, entry: ReportEntry) -> Path | None:
 
 
 def _picture(folder: Path, path: Path | None, embed: bool) -> Picture | None:
-    if path is None:
-        return None
+    picture = None if path is None else embedded(path)
+    if picture is None or path is None or embed:
+        return picture
+    relative = Path(os.path.relpath(path, folder)).as_posix()
+    return picture._replace(source=quote(relative, errors="surrogateescape"))
+
+
+def embedded(path: Path) -> Picture | None:
+    """A picture as data within the page; None if it cannot be read."""
     try:
         with Image.open(path) as picture:
             width, height, kind = *picture.size, picture.get_format_mimetype()
     except (OSError, UnidentifiedImageError):
         return None
-    if embed:
-        data = base64.b64encode(path.read_bytes()).decode()
-        return Picture(f"data:{kind};base64,{data}", width, height)
-    relative = Path(os.path.relpath(path, folder)).as_posix()
-    return Picture(quote(relative, errors="surrogateescape"), width, height)
+    data = base64.b64encode(path.read_bytes()).decode()
+    return Picture(f"data:{kind};base64,{data}", width, height)

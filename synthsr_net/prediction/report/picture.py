@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from synthsr_transforms.drawing.panels import draw_grid, save_figure, write_caption
+from synthsr_transforms.drawing.panels import draw_grid, save_figure, write, write_caption
 from synthsr_transforms.drawing.planes import IN_PLANE, View, panels_through, scan_window, view_of
 from synthsr_transforms.drawing.slices import range_in_words, size_in_words
 from synthsr_transforms.io.grids import Volume, reorient
@@ -60,6 +62,45 @@ def write_picture(
         captions = zip(figure.axes[::3], names, volumes, windows, strict=True)
         for axes, name, volume, shown in captions:
             write_caption(axes, name, _details(volume, shown))
+        return figure
+
+    save_figure(path, draw, grey=True)
+
+
+def write_planes(
+    path: str | os.PathLike[str],
+    rows: Mapping[str, Volume],
+    *,
+    title: str = "",
+    centre_mm: npt.ArrayLike | None = None,
+    windows: Mapping[str, tuple[float, float]] | None = None,
+    pixels_per_mm: float = 2.0,
+) -> None:
+    """Write a picture of volumes, a row of sagittal, coronal and axial slices for each: PNG.
+
+    Args:
+        path: The picture, written atomically.
+        rows: Volumes by their captions, on any grid; planes follow the axes of the last.
+        title: Heading.
+        centre_mm: `(3,)` point in the world where planes meet; by default, the centre of the head
+            in the first volume.
+        windows: Intensities of rows that are shown black and white; by default, see `scan_window`.
+        pixels_per_mm: Scale.
+    """
+    turned = {name: reorient(volume) for name, volume in rows.items()}
+    volumes = list(turned.values())
+    view = view_of(volumes[:1], volumes[-1])
+    if centre_mm is not None:
+        view = view._replace(centre=np.asarray(centre_mm, dtype=np.float64) @ view.axes)
+    panels = [
+        panels_through(volume, view, pixels_per_mm, (windows or {}).get(name))
+        for name, volume in turned.items()
+    ]
+
+    def draw() -> Figure:
+        figure = draw_grid(panels, title=title, pixels_per_mm=pixels_per_mm)
+        for axes, name in zip(figure.axes[::3], rows, strict=True):
+            write(axes, name)
         return figure
 
     save_figure(path, draw, grey=True)

@@ -1,0 +1,58 @@
+"""Which prediction belongs to which reference, and to which label map: names only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from synthsr_net.prediction.runs.inputs import ENDING, find_scans
+from synthsr_net.prediction.runs.pairing import CONTRASTS, MASK_WORDS, match
+from synthsr_transforms.io.files import stem
+
+PathLike = str | os.PathLike[str]
+
+WORDS = (
+    *(*CONTRASTS, *MASK_WORDS, ENDING.strip("_")),
+    *("labels", "seg", "dseg", "aseg", "aparc", "synthseg", "norm", "brain", "reference"),
+)
+"""Words that may differ between the names of files that belong together."""
+
+
+class Pair(NamedTuple):
+    """Files that are compared.
+
+    Attributes:
+        name: Of the prediction, without its ending.
+        prediction: The prediction.
+        reference: What it should show.
+        labels: Label map of the reference, if there is one.
+    """
+
+    name: str
+    prediction: Path
+    reference: Path
+    labels: Path | None = None
+
+
+def find_pairs(
+    predictions: PathLike, references: PathLike, labels: PathLike | None = None
+) -> list[Pair]:
+    """Pair predictions with references, and these with label maps.
+
+    Args:
+        predictions: A file, a folder, or a `.txt` list of files.
+        references: Likewise. Files of folders belong together if their names agree but for
+            `WORDS`; lists are paired line by line.
+        labels: Likewise.
+
+    Raises:
+        ValueError: If a file has no partner, or several.
+    """
+    first, second = find_scans(predictions), find_scans(references)
+    partners = match(first, second, WORDS)
+    maps = match(first, find_scans(labels), WORDS) if labels is not None else [None] * len(partners)
+    return [
+        Pair(stem(prediction), prediction, reference, label_map)
+        for prediction, reference, label_map in zip(first.scans, partners, maps, strict=True)
+    ]
