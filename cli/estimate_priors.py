@@ -168,7 +168,7 @@ def _table(label_list: str | None, classes: Path | None) -> LabelTable | str:
 
 
 def _run(job: PriorEstimation, workers: int) -> PriorEstimate:
-    maps = job.num_maps_to_look_at
+    maps = len(job.maps_to_read)
     with progress("label maps looked at", maps, quiet=not maps) as on_map:
         ready = job.choose_table(workers, on_map)
     with progress("scans measured", len(ready.subjects)) as on_scan:

@@ -1,4 +1,4 @@
-"""What was estimated: statistics of every scan, and the priors that follow from them."""
+"""Estimates: statistics of every scan, and the priors that follow from them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from synthsr_transforms.labels.table import LabelTable, listed
 from synthsr_transforms.priors.tissue_priors import TissuePriors
 from synthsr_transforms.support.messages import SynthSRError
 
-from .measuring import EstimationSettings, ScanStatistics
-from .scans import DataSet
-from .statistics import PERCENTILES, RANGE
-from .t2_cropping import t2_cropping_stats
+from .scans import DataSet, EstimationSettings, ScanStatistics
+from .statistics import PERCENTILES, RANGE, t2_cropping_stats
 
 FloatArray = npt.NDArray[np.float64]
 
