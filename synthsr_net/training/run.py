@@ -23,8 +23,7 @@ from synthsr_net.training.callbacks.log import EpochResults, Progress, RunLog
 from synthsr_net.training.callbacks.saving import STOP_SIGNALS, SaveModels, SaveState, Stop
 from synthsr_net.training.setup.experiment import RunPlan
 from synthsr_net.training.setup.prepare import Prepared, prepare
-from synthsr_net.training.task.failure import report_failure
-from synthsr_net.training.task.watch import NonFiniteLossError
+from synthsr_net.training.task.watch import NonFiniteLossError, report_failure
 from synthsr_transforms.subjects.files import SubjectFiles, refuse_input_folder
 from synthsr_transforms.support.atomic import check_space, check_writable
 from synthsr_transforms.support.messages import SynthSRError
@@ -168,7 +167,7 @@ class TrainingRun:
                     trainer.fit(task, datamodule=data, ckpt_path=state, **_safe_loading(state))
         except NonFiniteLossError as error:
             spacing = self.prepared.model.scan.spacing_mm
-            raise report_failure(error, data, self.folder, spacing) from error
+            raise report_failure(error, data.stream, self.folder, spacing) from error
         except SystemExit as error:  # Lightning turns interrupts into it
             raise KeyboardInterrupt from error
 

@@ -566,7 +566,7 @@ class TestFullDisk:
 
     def test_a_pair_that_cannot_be_written_does_not_hide_the_reason(self, begin, monkeypatch):
         run = begin("optimiser.learning_rate=1.0e+30", "loss.name=l2")
-        monkeypatch.setattr("synthsr_net.training.task.failure.write_volume", self.full)
+        monkeypatch.setattr("synthsr_net.training.task.watch.write_volume", self.full)
         with pytest.raises(WorkFailedError, match=r"loss must be finite.*could not be written"):
             run.fit()
 

@@ -18,8 +18,7 @@ from synthsr_net.networks.seeding import seeded
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.training.config import Experiment, TrainingConfig, triple
 from synthsr_net.training.data.bank import Entry, read_bank
-from synthsr_net.training.data.pairs import PairData
-from synthsr_net.training.data.stream import Position
+from synthsr_net.training.data.stream import PairData, Position
 from synthsr_net.training.task.adversarial import AdversarialTask
 from synthsr_net.training.task.objective import (
     Objective,
