@@ -14,15 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from synthsr_transforms.generator.config import GeneratorConfig
 from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.labels.files import read_npy
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.priors.files import read_prior_file
 from synthsr_transforms.subjects.files import SubjectFiles, SubjectRecord
-from synthsr_transforms.support.config import from_mapping, read_yaml, to_yaml
+from synthsr_transforms.support.config import from_mapping, read_yaml, to_plain
 
 CONFIG, TABLE = "config.yaml", "label_table.tsv"
 """Names of a configuration, and of the label table beside it where that is not a ready one."""
@@ -118,7 +116,7 @@ def _without_files(value: Any) -> Any:
 def plain_config(config: Any) -> dict[str, Any]:
     """Settings as plain data, as they are read back from YAML, without those that only describe."""
     if not isinstance(config, Mapping):
-        config = OmegaConf.to_container(OmegaConf.create(to_yaml(config)))
+        config = to_plain(config)
     return {str(k): v for k, v in config.items() if k not in ("description", "citation")}
 
 
