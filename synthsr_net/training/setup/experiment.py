@@ -14,9 +14,8 @@ from synthsr_net.training.config import SECTION, Experiment, TrainingConfig, Val
 from synthsr_transforms.generator.config import make_config, read_settings
 from synthsr_transforms.job.job import check_buildable, check_images, choose_subjects
 from synthsr_transforms.labels.files import read_integers
-from synthsr_transforms.labels.table import listed
 from synthsr_transforms.subjects.files import SubjectFiles, restore_subject
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, listed
 
 
 def load_experiment(source: str | os.PathLike[str], assignments: Sequence[str] = ()) -> Experiment:
