@@ -12,7 +12,6 @@ import torch
 from synthsr_net.training.config import SECTION
 from synthsr_transforms.job.job import check_buildable, check_images
 from synthsr_transforms.job.record import recorded_job
-from synthsr_transforms.labels.table import listed
 from synthsr_transforms.subjects.files import (
     SubjectFiles,
     find_subjects,
@@ -20,7 +19,7 @@ from synthsr_transforms.subjects.files import (
     restore_subject,
 )
 from synthsr_transforms.support.config import read_yaml
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, listed
 
 from .recipe import Recipe, load_recipe
 
