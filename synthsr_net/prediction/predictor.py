@@ -121,15 +121,15 @@ class Predictor:
         return predictor
 
     @overload
-    def __call__(
-        self, image: AnyPath | Sequence[AnyPath], output: AnyPath | None = None
-    ) -> Path: ...
-
-    @overload
     def __call__(self, image: SpatialImage | Sequence[SpatialImage]) -> nib.Nifti1Image: ...
 
     @overload
     def __call__(self, image: ScalarImage | Sequence[ScalarImage]) -> ScalarImage: ...
+
+    @overload
+    def __call__(
+        self, image: AnyPath | Sequence[AnyPath], output: AnyPath | None = None
+    ) -> Path: ...
 
     def __call__(self, image: Any, output: AnyPath | None = None) -> Any:
         """Predict from a path, a nibabel image or a `torchio.ScalarImage`.

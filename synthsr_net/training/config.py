@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 from synthsr_net.models.checkpoint import ScanConfig
 from synthsr_net.networks.unet import WIDENED, UNetConfig
+from synthsr_transforms.job.record import JobConfig
 from synthsr_transforms.subjects.files import SubjectRecord
 
 SECTION = "training"
@@ -307,6 +308,14 @@ class TrainingConfig:
                 f" statistics zeros would change, got {self.run.feature_multiple}. Leave it out, or"
                 f" choose {' or '.join(WIDENED)}."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(JobConfig):
+    """A run as data, as its `config.yaml` holds it: generator, label maps (`job`) and training."""
+
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """The training."""
 
 
 def triple(value: Any, name: str) -> tuple[int, int, int] | None:

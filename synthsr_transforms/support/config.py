@@ -48,7 +48,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "") -> Config:
-    """Make a dataclass from plain data, checking names and types of its fields.
+    """Make a dataclass from plain data, checking names and types of its fields at every depth.
 
     Args:
         kind: The dataclass.
@@ -62,10 +62,20 @@ def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "
         SynthSRError: If a field is unknown (the nearest spelling is suggested), missing or of
             another type.
     """
+    return cast(Config, OmegaConf.to_object(_merged(kind, settings, where)))
+
+
+def complete(kind: type, settings: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Fill plain data up with the defaults of a dataclass; see `from_mapping`."""
+    return cast("dict[str, Any]", OmegaConf.to_container(_merged(kind, settings, where)))
+
+
+def _merged(kind: type, settings: Mapping[str, Any], where: str) -> Any:
     prefix = f"{where}: " if where else ""
+    defaults = OmegaConf.structured(kind)
+    sections = _sections(cast(Any, OmegaConf.to_container(defaults)), settings, prefix)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), dict(settings))
-        return cast(Config, OmegaConf.to_object(merged))
+        return OmegaConf.merge(defaults, sections)
     except OmegaConfBaseException as error:
         field, owner = error.full_key or "", error.object_type
         if isinstance(error, ConfigKeyError) and is_dataclass(owner):
@@ -78,15 +88,34 @@ def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "
         raise SynthSRError(f"{prefix}setting {field!r} is not usable: {reason}.") from error
 
 
-def to_plain(config: Any) -> dict[str, Any]:
-    """Settings as nested mappings and lists, as `read_yaml` gives them."""
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(config)))
+def _sections(
+    defaults: Mapping[str, Any], settings: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Leave out sections without content, and refuse values in the place of sections."""
+    result = {}
+    for name, value in settings.items():
+        inner = defaults.get(name)
+        if isinstance(inner, Mapping):
+            if value is None:
+                continue
+            if not isinstance(value, Mapping):
+                example = f", such as {name}.{next(iter(inner))}" if inner else ""
+                raise SynthSRError(f"{where}{name} must hold settings{example}, got {value!r}.")
+            value = _sections(inner, value, f"{where}{name}.")
+        result[name] = value
+    return result
 
 
 def to_yaml(config: Any) -> str:
     """Settings as YAML text that `read_yaml` and `from_mapping` turn back into them."""
     layout = {"default_flow_style": None, "sort_keys": False, "allow_unicode": True, "width": 100}
-    return str(yaml.dump(to_plain(config), Dumper=_Dumper, **layout))
+    settings = OmegaConf.to_container(OmegaConf.structured(config))
+    return str(yaml.dump(settings, Dumper=_Dumper, **layout))
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """Settings as `read_yaml` gives them back: mappings and lists, no tuples."""
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
 
 
 def write_yaml(config: Any, path: str | os.PathLike[str]) -> None:

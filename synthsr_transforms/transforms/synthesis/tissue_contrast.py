@@ -17,7 +17,8 @@ from synthsr_transforms.distributions import (
     as_distribution,
 )
 from synthsr_transforms.functional.mixture import look_up, tissue_mixture
-from synthsr_transforms.labels.table import TISSUES, LabelTable
+from synthsr_transforms.labels.rows import TISSUES
+from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import sample_seeds
 from synthsr_transforms.transforms.base import (
     BARE_IMAGE,
