@@ -14,7 +14,7 @@ from scipy.ndimage import affine_transform
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import Volume, reorient, same_grid
 from synthsr_transforms.io.volumes import read_labels, read_volume
-from synthsr_transforms.labels.table import LabelTable, listed
+from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.subjects.files import (
     Match,
     PairingError,
@@ -23,6 +23,7 @@ from synthsr_transforms.subjects.files import (
     find_subjects,
     grids_differ,
 )
+from synthsr_transforms.support.messages import listed
 
 from .statistics import ClassStatistics, class_statistics, rescale_intensities, t2_extent
 

@@ -19,8 +19,8 @@ from torchio import LabelMap, ScalarImage, Subject
 from synthsr_transforms.io.files import VolumeError, list_volumes, stem
 from synthsr_transforms.io.grids import Volume, ras_axes, reorient, same_grid
 from synthsr_transforms.io.volumes import read_header, read_image, read_labels
-from synthsr_transforms.labels.table import LabelTable, listed
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.support.messages import SynthSRError, listed
 
 Match = Literal["names", "order"]
 MATCHES: tuple[Match, ...] = get_args(Match)

@@ -48,7 +48,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "") -> Config:
-    """Make a dataclass from plain data, checking names and types of its fields.
+    """Make a dataclass from plain data, checking names and types of its fields at every depth.
 
     Args:
         kind: The dataclass.
@@ -62,10 +62,20 @@ def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "
         SynthSRError: If a field is unknown (the nearest spelling is suggested), missing or of
             another type.
     """
+    return cast(Config, OmegaConf.to_object(_merged(kind, settings, where)))
+
+
+def complete(kind: type, settings: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Fill plain data up with the defaults of a dataclass; see `from_mapping`."""
+    return cast("dict[str, Any]", OmegaConf.to_container(_merged(kind, settings, where)))
+
+
+def _merged(kind: type, settings: Mapping[str, Any], where: str) -> Any:
     prefix = f"{where}: " if where else ""
+    defaults = OmegaConf.structured(kind)
+    sections = _sections(cast(Any, OmegaConf.to_container(defaults)), settings, prefix)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), dict(settings))
-        return cast(Config, OmegaConf.to_object(merged))
+        return OmegaConf.merge(defaults, sections)
     except OmegaConfBaseException as error:
         field, owner = error.full_key or "", error.object_type
         if isinstance(error, ConfigKeyError) and is_dataclass(owner):
@@ -76,6 +86,24 @@ def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "
             ) from error
         reason = (error.msg or str(error)).splitlines()[0]
         raise SynthSRError(f"{prefix}setting {field!r} is not usable: {reason}.") from error
+
+
+def _sections(
+    defaults: Mapping[str, Any], settings: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Leave out sections without content, and refuse values in the place of sections."""
+    result = {}
+    for name, value in settings.items():
+        inner = defaults.get(name)
+        if isinstance(inner, Mapping):
+            if value is None:
+                continue
+            if not isinstance(value, Mapping):
+                example = f", such as {name}.{next(iter(inner))}" if inner else ""
+                raise SynthSRError(f"{where}{name} must hold settings{example}, got {value!r}.")
+            value = _sections(inner, value, f"{where}{name}.")
+        result[name] = value
+    return result
 
 
 def to_yaml(config: Any) -> str:

@@ -14,7 +14,7 @@ from synthsr_transforms import LabelTable
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import Volume, ras_axes, reorient
 from synthsr_transforms.io.volumes import read_labels, read_volume
-from synthsr_transforms.labels.table import side_of
+from synthsr_transforms.labels.rows import side_of
 
 from ..vectors import Agreement, Vector, family, near, numbered
 
@@ -36,7 +36,9 @@ def label_lists(vector: Vector, case: str) -> Iterator[Agreement]:
     values = vector[f"in_{case}"].tolist()
     table = LabelTable.from_values(values, classes=[0] * len(values))
     yield near("sorted", table.values, vector[f"out_{case}"], 0)
-    yield near("neutral", table.num_neutral, vector[f"n_neutral_{case}"], 0)
+    one_sided = len({"left", "right"} & set(table.sides)) == 1  # nothing is exchanged then
+    neutral = len(table) if one_sided else table.sides.count("neutral")
+    yield near("neutral", neutral, vector[f"n_neutral_{case}"], 0)
     if f"swap_src_{case}" in vector:
         swapped = table.swapped_values()
         source = vector[f"swap_src_{case}"].tolist()
