@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from synthsr_net.losses import add_residual, build_loss
 from synthsr_net.losses.cropping import central_crop
 from synthsr_net.losses.segmentation import SegmentationLoss
-from synthsr_net.models.transfer import read_weights
+from synthsr_net.models.loading import load_weights
 from synthsr_net.networks.unet import UNet3d
 from synthsr_net.training.config import LossConfig, SegmentationConfig, triple
 from synthsr_net.training.data.bank import Entry
@@ -138,7 +138,7 @@ def make_segmentation(
     settings, labels = config.segmentation, config.segmentation.output_labels
     if settings.model is None:
         return None
-    architecture, state = read_weights(settings.model)
+    architecture, state = load_weights(settings.model)
     network = UNet3d(replace(architecture, softmax=True))
     network.load_state_dict(state)
     if isinstance(labels, str):

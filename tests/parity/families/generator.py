@@ -233,11 +233,18 @@ class Model(RecordedRun):
         share = float(self.setting("prob_min", 0.05))
         rows = [torch.ones(1) if d is None else d.flatten() for d in chances]
         minimum = torch.stack([row.expand(self.size) < share for row in rows], dim=1)
-        finest = self.spacing.float()
-        spacing = random_resolution(finest, isotropic_mm=drawn, choose_minimum=minimum)
+        never = torch.zeros(minimum.shape, dtype=torch.bool)
+        spacing = random_resolution(
+            self.spacing.float().expand_as(drawn),
+            isotropic_mm=drawn,
+            anisotropic_mm=None,
+            axis=never.long(),
+            choose_isotropic=never,
+            choose_minimum=minimum,
+        )
         thickness = self.draws_of(channels, "thickness", 0)
-        law = {"max_isotropic_mm": coarsest}
-        steps.add("AcquisitionResolution", law, spacing_mm=spacing, thickness_mm=thickness)
+        modes = {"max_isotropic_mm": coarsest}
+        steps.add("AcquisitionResolution", modes, spacing_mm=spacing, thickness_mm=thickness)
         steps.add(
             "SliceAcquisition",
             {"alignment": "corner_open", "max_spacing_mm": coarsest, **ORIGINAL},
