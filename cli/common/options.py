@@ -143,8 +143,8 @@ def prediction_options(command: Command) -> Command:
             type=click.Choice(["fp32", "tf32", "bf16", "auto"]),
             default="fp32",
             show_default=True,
-            help="tf32 (NVIDIA GPUs) and bf16 are quicker and rougher; auto takes what the hardware"
-            " is built for.",
+            help="tf32 (NVIDIA GPUs) and bf16 are faster and less exact; auto is bf16 where the"
+            " hardware has it, else fp32.",
         ),
         threads_option,
         click.option(

@@ -121,7 +121,7 @@ class PriorEstimate:
 
     @cached_property
     def priors(self) -> TissuePriors:
-        """The priors: normal laws."""
+        """The priors: normal distributions."""
         pairs = [channel.hyper_parameters(self.settings.legacy) for channel in self.channels]
         means, stds = (np.stack(blocks) for blocks in zip(*pairs, strict=True))
         return TissuePriors(means, stds, "normal")
@@ -161,7 +161,7 @@ class PriorEstimate:
                 )
             if channel.num_scans == 1:
                 yield (
-                    f"channel {number}: one scan tells nothing of how scans differ, so that every"
+                    f"channel {number}: one scan does not show how scans differ, so that every"
                     " second number is 0. Give more scans."
                 )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from synthsr_net.inference.precision import resolve_precision
 from synthsr_net.losses import build_loss
 from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_net.models.transfer import start_from
@@ -242,7 +243,7 @@ def prepare(
         fitted=fitted,
         num_training=len(plan.subjects),
         model=model,
-        precision=resolve_precision(training.run.precision, device),
+        precision=resolve_precision(training.run.precision, device, training=True),
         network=network,
         objective=objective,
         patch=(sizes[0], sizes[1], sizes[2]),
@@ -311,14 +312,6 @@ def _segmentation(
         )
     table = fitted.generator.label_table
     return make_segmentation(settings, table, crop=training.loss.crop, targets=fitted.entries)
-
-
-def resolve_precision(wish: str, device: torch.device) -> str:
-    """One of `fp32`, `tf32` and `bf16`, see `RunConfig.precision`."""
-    if wish != "auto":
-        return wish
-    cuda = device.type == "cuda"
-    return "bf16" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def _real_pairs(training: TrainingConfig, model: ModelConfig) -> RealPairs | None:

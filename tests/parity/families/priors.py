@@ -18,7 +18,7 @@ from synthsr_transforms.estimation import (
     t2_extent,
 )
 from synthsr_transforms.estimation.scans import classes_of
-from synthsr_transforms.priors.arrays import as_rows
+from synthsr_transforms.priors.forms import as_rows
 
 from ..vectors import Agreement, ImageAgreement, Vector, family, near
 
