@@ -338,8 +338,9 @@ class TestUse:
         for form in (str(description), priors, priors.to_dict()):
             mixture = TissueMixture(label_table=TABLE, priors=form)
             assert mixture._class_priors == priors
-            spec = json.loads(json.dumps({"name": "TissueMixture", "params":
-            constructor_params(mixture)})) assert build_transform(spec)._class_priors == priors
+            params = json.loads(json.dumps(constructor_params(mixture)))
+            spec = {"name": "TissueMixture", "params": params}
+            assert build_transform(spec)._class_priors == priors
         with pytest.raises(ValueError, match="must come alone"):
             TissueMixture(label_table=TABLE, priors=priors, prior_means=3)
         with pytest.raises(ValueError, match="must have 2 channels, got 1"):
