@@ -91,8 +91,6 @@ def read_scan(path: PathSpec) -> Volume:
             f"{path} must have at most {MAX_CHANNELS} channels, got {data.shape[3]}. Choose some of"
             " them, or their mean."
         )
-    if data.dtype.kind not in "iufb":
-        raise VolumeError(f"{path} must hold real numbers, got {data.dtype}. Convert it first.")
     with np.errstate(over="ignore"):
         numbers = np.asarray(data, dtype=np.float32)
     if not np.isfinite(numbers).all():
