@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from synthsr_transforms.labels.table import LabelTable, listed
+from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.config import read_yaml
+from synthsr_transforms.support.messages import listed
 
 from .tissue_priors import TissuePriors
 

@@ -19,8 +19,8 @@ from torchio import LabelMap, ScalarImage, Subject
 from synthsr_transforms.io.files import VolumeError, list_volumes, stem
 from synthsr_transforms.io.grids import Volume, ras_axes, reorient, same_grid
 from synthsr_transforms.io.volumes import read_header, read_image, read_labels
-from synthsr_transforms.labels.table import LabelTable, listed
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.support.messages import SynthSRError, listed
 
 Match = Literal["names", "order"]
 MATCHES: tuple[Match, ...] = get_args(Match)
@@ -253,7 +253,10 @@ def read_subject(subject: SubjectFiles, *, target: str = "target") -> Subject:
     if subject.image is None:
         return Subject(labels=_to_image(LabelMap, labels))
     image = reorient(read_image(subject.image))
-    _check_grids(subject, labels, image)
+    if not same_grid(labels, image):
+        raise VolumeError(
+            f"{grids_differ(subject, labels, image)} Resample the image to the label map."
+        )
     return Subject(labels=_to_image(LabelMap, labels), **{target: _to_image(ScalarImage, image)})
 
 
@@ -262,17 +265,12 @@ def _to_image(kind: type[ScalarImage] | type[LabelMap], volume: Volume) -> Scala
     return kind(data[None], affine=volume.affine)
 
 
-def _check_grids(subject: SubjectFiles, labels: Volume, image: Volume) -> None:
-    if same_grid(labels, image):
-        return
-    if labels.data.shape == image.data.shape:
-        got = "places in the world that differ"
-    else:
-        got = f"shapes {labels.data.shape} and {image.data.shape} (right, anterior, superior)"
-    raise VolumeError(
-        f"{subject.image} must be on the grid of {subject.labels}, got {got}. Resample the image to"
-        " the label map."
-    )
+def grids_differ(subject: SubjectFiles, labels: Volume, image: Volume) -> str:
+    """Sentence that says how the grids of a label map and its image differ."""
+    got = "places in the world that differ"
+    if labels.data.shape != image.data.shape[:3]:
+        got = f"shapes {image.data.shape[:3]} and {labels.data.shape} (right, anterior, superior)"
+    return f"{subject.image} must be on the grid of {subject.labels}, got {got}."
 
 
 def subject_affine(subject: SubjectFiles) -> npt.NDArray[np.float64]:

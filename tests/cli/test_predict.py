@@ -23,14 +23,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from synthsr_cli.common import prediction
 from synthsr_cli.main import synthsr
 from synthsr_net.models import default_model
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig, save_model
 from synthsr_net.networks.unet import UNet3d, UNetConfig
-from synthsr_net.prediction import report
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.report.entries import read_entries
-from synthsr_net.prediction.runs import distribution as sharing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -228,7 +227,7 @@ class TestOneScan:
         def fill(*_: Any, **__: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(report, "write_report", fill)
+        monkeypatch.setattr(prediction, "write_report", fill)
         result = run("predict", "scan.nii.gz", "p.nii", *MODEL, "--report", "report")
         assert result.exit_code == 1
         expected = "the report in report cannot be written (No space left on device)."
@@ -486,7 +485,7 @@ class TestProcesses:
         assert len(outputs(folder / "out")) == 3
 
     def test_a_killed_process_is_told(self, folder, monkeypatch):
-        monkeypatch.setattr(sharing, "launch", lambda *_: -signal.SIGKILL)
+        monkeypatch.setattr(prediction, "launch", lambda *_: -signal.SIGKILL)
         devices = ("--device", "cpu", "--devices", "2")
         result = run("predict", "scans", "out", *MODEL, *devices)
         assert_one_error(result, "a process was killed (SIGKILL), perhaps for want of", code=1)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate, max_pool3d
 
 from synthsr_net.losses import build_loss
 from synthsr_net.models.keras import read_keras, write_keras
@@ -137,8 +141,13 @@ def _training(vector: Vector) -> Iterator[Agreement]:
 
     The steps are those of the original's Adam, which reads its counter too late (B39): that is how
     the recorded weights tell the gradients. PyTorch divides the variance by N - 1, Keras by
-    N - 1.001.
+    N - 1.001. Pooling hands gradients back as TensorFlow does.
     """
+    with tensorflow_pooling():
+        yield from _training_steps(vector)
+
+
+def _training_steps(vector: Vector) -> Iterator[Agreement]:
     model = network_of(vector).train()
     adam = _OddAdam(model, float(vector["lr"]), float(vector["decay"]))
     for step, expected in enumerate(vector["loss"], start=1):
@@ -152,6 +161,30 @@ def _training(vector: Vector) -> Iterator[Agreement]:
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         adam.step(loss)
         yield from _after(vector, step, model, adam, before)
+
+
+class _Pooling(torch.autograd.Function):
+    """Maxima of 2x2x2 voxels; all voxels within 1e-5 of one get its whole gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        found = max_pool3d(x, 2)
+        ctx.save_for_backward(x, found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        x, found = ctx.saved_tensors
+        maxima, gradients = (interpolate(t, scale_factor=2) for t in (found, gradient))
+        return torch.where((x - maxima).abs() < 1e-5, gradients, 0)
+
+
+@contextmanager
+def tensorflow_pooling() -> Iterator[None]:
+    """Let `max_pool3d` hand gradients back as TensorFlow does on a CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.nn.functional.max_pool3d", lambda x, *_, **__: _Pooling.apply(x))
+        yield
 
 
 def _after(
