@@ -1,4 +1,4 @@
-"""What the commands that predict share: processes, the model, progress, report and summary.
+"""Shared part of the commands that predict: processes, model, progress, report and summary.
 
 Commands import this module when they run, since it loads PyTorch.
 """
@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 import click
 import torch
 
-from synthsr_net.models import ModelError, default_model
+from synthsr_net.models.zoo.files import default_model
+from synthsr_net.models.zoo.registry import ModelError
 from synthsr_net.prediction.predictor import Predictor, Prepared
 from synthsr_net.prediction.report import write_report
 from synthsr_net.prediction.runs.distribution import (

@@ -19,7 +19,7 @@ from evaluation.held_out import HeldOutPlan
 from evaluation.plan import EvaluationData, EvaluationSettings
 from evaluation.run import Evaluation
 
-from synthsr_net.models import default_model
+from synthsr_net.models.zoo.files import default_model
 from synthsr_net.prediction.predictor import Predictor
 
 

@@ -97,7 +97,7 @@ class Predictor:
         self.sharpen: bool = choices["sharpen"]
         self.data_consistency: bool = choices["data_consistency"]
         self.record = PredictionRecord(model, self.settings, choices)
-        """What predictions are made with."""
+        """Model and settings, for headers and sidecars."""
 
     @classmethod
     def from_file(
@@ -113,7 +113,8 @@ class Predictor:
         Raises:
             SynthSRError: If the model cannot be used, or a setting is out of its range.
         """
-        from synthsr_net.models import default_model, load_model, resolve_model
+        from synthsr_net.models.loading import load_model
+        from synthsr_net.models.zoo.files import default_model, resolve_model
 
         PredictorSettings(**settings)  # wrong settings are reported before the model is loaded
         file = Path(resolve_model(path or default_model()))

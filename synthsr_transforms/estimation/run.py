@@ -167,8 +167,9 @@ def estimate_priors(
     """Estimate priors from scans and their label maps.
 
     The mean of a class in a scan is its median intensity, its standard deviation 1.4826 times the
-    median absolute deviation from it. The priors are normal laws with the mean and the population
-    standard deviation of these numbers over scans (Billot et al., Medical Image Analysis 2023).
+    median absolute deviation from it. The priors are normal distributions with the mean and the
+    population standard deviation of these numbers over scans (Billot et al., Medical Image Analysis
+    2023).
 
     Args:
         images: Folder of scans (or one scan), or several folders, one per data set. Scans may have

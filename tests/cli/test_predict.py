@@ -25,8 +25,8 @@ from click.testing import CliRunner, Result
 
 from synthsr_cli.common import prediction
 from synthsr_cli.main import synthsr
-from synthsr_net.models import default_model
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig, save_model
+from synthsr_net.models.zoo.files import default_model
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.report.entries import read_entries

@@ -16,7 +16,8 @@ import torch
 from synthsr_net.losses import LOSSES, build_loss
 from synthsr_net.metrics.volumes import MEASURES, REGIONS
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, save_model
-from synthsr_net.models.transfer import read_weights, start_from
+from synthsr_net.models.loading import load_weights
+from synthsr_net.models.transfer import start_from
 from synthsr_net.networks.unet import NORMALISATIONS, UNet3d, UNetConfig
 from synthsr_net.training.config import (
     METRICS,
@@ -511,7 +512,7 @@ class TestInitialWeights:
         assert start_from(network, path) == []
         own, theirs = network.state_dict(), other.state_dict()
         assert all(torch.equal(own[name], theirs[name]) for name in own)
-        assert read_weights(path)[0] == self.CONFIG
+        assert load_weights(path)[0] == self.CONFIG
 
     @pytest.mark.parametrize("count", [1, 3])
     def test_shared_input_channels_are_taken(self, source, count):

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool3d
 
 from synthsr_net.losses import build_loss
-from synthsr_net.models.keras import read_keras, write_keras
-from synthsr_net.models.keras.layout import keras_layers
+from synthsr_net.models.keras.layout import keras_arrays
+from synthsr_net.models.keras.weights import read_keras, write_keras
 from synthsr_net.networks.unet import ACTIVATIONS, UNet3d
 
 from ..vectors import Agreement, Vector, channels_first, family, near
@@ -43,7 +43,7 @@ def network_of(vector: Vector) -> UNet3d:
 
     Weight files do not tell what has no weights: their names do, where it is not the usual.
     """
-    config, state = read_keras(weights_of(vector))
+    config, state, *_ = read_keras(weights_of(vector))
     words = vector.name.split("_")
     activation = next((word for word in words if word in ACTIVATIONS), config.activation)
     config = replace(config, activation=activation, softmax="softmax" in words)
@@ -87,10 +87,10 @@ def _inference(vector: Vector) -> Iterator[Agreement]:
 
 def _weights(vector: Vector) -> Iterator[Agreement]:
     """Weights go back to the layout of Keras without a change, and to finite numbers."""
-    config, state = read_keras(weights_of(vector))
+    config, state, *_ = read_keras(weights_of(vector))
     with TemporaryDirectory() as folder:
         write_keras(Path(folder) / "again.h5", config, state)
-        again_config, again = read_keras(Path(folder) / "again.h5")
+        again_config, again, *_ = read_keras(Path(folder) / "again.h5")
     told = replace(config, activation="elu", dropout=0.0, softmax=False)  # what weights can tell
     yield near("architecture", again_config == told, True, 0)
     for name, tensor in state.items():
@@ -191,11 +191,7 @@ def _after(
     vector: Vector, step: int, model: UNet3d, adam: _OddAdam, before: dict[str, Tensor]
 ) -> Iterator[Agreement]:
     """What was recorded after a step: statistics, and weights up to a hundredth of the step."""
-    entries = {
-        f"{layer.name}:{array.role}": array.entry
-        for layer in keras_layers(model.config)
-        for array in layer.arrays
-    }
+    entries = {f"{array.layer}:{array.role}": array.entry for array in keras_arrays(model.config)}
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for key in [key for key in vector.arrays if key.startswith(f"after{step}:")]:
         entry = entries[key.partition(":")[2]]
