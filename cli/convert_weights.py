@@ -110,12 +110,12 @@ def _check_target(target: Path, ending: str, overwrite: bool) -> None:
 
 def _from_keras(source: Path, target: Path, options: dict[str, Any]) -> None:
     from synthsr_net.models.checkpoint import save_model
-    from synthsr_net.models.keras import read_keras_network
     from synthsr_net.models.keras.converted import config_of_converted
+    from synthsr_net.models.keras.weights import read_keras
     from synthsr_net.models.packing import in_precision
 
     precision = options.pop("precision", None)
-    network = read_keras_network(source, activation=options.pop("activation", None))
+    network = read_keras(source, activation=options.pop("activation", None))
     if "inputs" in options:
         options["inputs"] = [name.strip() for name in options["inputs"].split(",")]
     config = config_of_converted(source, network.config, **options)
@@ -151,7 +151,7 @@ def _again(source: Path, target: Path, options: dict[str, Any]) -> None:
 
 def _to_keras(source: Path, target: Path) -> None:
     from synthsr_net.models.checkpoint import read_model
-    from synthsr_net.models.keras import write_keras
+    from synthsr_net.models.keras.weights import write_keras
 
     model = read_model(source)
     write_keras(target, model.config.network, model.network.state_dict())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import click
 
 from synthsr_cli.common.options import overwrite_option, traceback_option
 from synthsr_cli.common.progress import progress
+from synthsr_cli.common.tables import print_table
 from synthsr_transforms.support.messages import SynthSRError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ COLUMNS = ("channel", "class", "name", "mean", "+-", "std", "+-", "scans", "voxe
     help="Output folder.",
 )
 @click.option(
-    "--label-list",
+    "--label-table",
     metavar="NAME|FILE",
     help="Label table: a ready one, a .tsv file, or a .npy list of labels.  [default: the ready one"
     " that fits best]",
@@ -136,7 +136,7 @@ def estimate_priors(folder: Path, plot: bool, overwrite: bool, **options: Any) -
 def _job(
     images: tuple[Path, ...],
     labels: tuple[Path, ...],
-    label_list: str | None,
+    label_table: str | None,
     classes: Path | None,
     *,
     match: Any,
@@ -148,27 +148,27 @@ def _job(
 
     return PriorEstimation(
         data_sets=find_data_sets(images, labels, match),
-        label_table=_table(label_list, classes),
+        label_table=_table(label_table, classes),
         settings=EstimationSettings(rescale=not no_rescale, **settings),
         keep_samples=keep_samples,
     )
 
 
-def _table(label_list: str | None, classes: Path | None) -> LabelTable | str:
+def _table(label_table: str | None, classes: Path | None) -> LabelTable | str:
     from synthsr_transforms.labels.table import LabelTable
 
     if classes is None:
-        return "auto" if label_list in (None, "auto") else LabelTable.resolve(str(label_list))
-    if label_list is None or Path(label_list).suffix.lower() != ".npy":
+        return "auto" if label_table in (None, "auto") else LabelTable.resolve(str(label_table))
+    if label_table is None or Path(label_table).suffix.lower() != ".npy":
         raise SynthSRError(
-            f"--classes must come with a .npy list of labels, got {label_list or 'none'}. Add"
-            " --label-list LABELS.npy."
+            f"--classes must come with a .npy list of labels, got {label_table or 'none'}. Add"
+            " --label-table LABELS.npy."
         )
-    return LabelTable.read(label_list, classes)
+    return LabelTable.read(label_table, classes)
 
 
 def _run(job: PriorEstimation, workers: int) -> PriorEstimate:
-    maps = job.num_maps_to_look_at
+    maps = len(job.maps_to_read)
     with progress("label maps looked at", maps, quiet=not maps) as on_map:
         ready = job.choose_table(workers, on_map)
     with progress("scans measured", len(ready.subjects)) as on_scan:
@@ -181,21 +181,7 @@ def _print_table(estimate: PriorEstimate) -> None:
     scans = sum(len(data_set.subjects) for data_set in estimate.data_sets)
     of = "1 scan" if scans == 1 else f"{scans} scans"
     title = f"Priors of {channels} from {of}, table {estimate.table_name or 'of your own'}"
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=title)
-        for column in COLUMNS:
-            table.add_column(
-                column.replace("+-", "±"), justify="left" if column == "name" else "right"
-            )
-        for row in _rows(estimate):
-            table.add_row(*row, end_section=int(row[1]) == estimate.table.num_classes - 1)
-        Console().print(table)
-        return
-    for line in (f"# {title}", "\t".join(COLUMNS), *("\t".join(row) for row in _rows(estimate))):
-        click.echo(line)
+    print_table(COLUMNS, _rows(estimate), title=title, left=("name",))
 
 
 def _rows(estimate: PriorEstimate) -> Iterator[tuple[str, ...]]:

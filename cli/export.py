@@ -67,7 +67,9 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 
 def _load(name: str | None) -> Model:
-    from synthsr_net.models import ModelError, default_model, load_model
+    from synthsr_net.models.loading import load_model
+    from synthsr_net.models.zoo.files import default_model
+    from synthsr_net.models.zoo.registry import ModelError
 
     if name is not None:
         return load_model(name)

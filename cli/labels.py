@@ -1,21 +1,19 @@
-"""`synthsr labels`: what label maps hold, and a label table to start from."""
+"""`synthsr labels`: the labels of label maps, and a label table to start from."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from synthsr_transforms.labels.summary import LabelReport, find_label_maps, report_label_maps
-from synthsr_transforms.labels.table import LabelTable, listed
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_cli.common.tables import print_table
+from synthsr_transforms.io.files import list_volumes
+from synthsr_transforms.labels.summary import LabelReport, report_label_maps
+from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.support.messages import SynthSRError, listed
 
 COLUMNS = ("value", "name", "side", "class", "tissue", "voxels", "mm3", "ml", "files")
-NUMBERS = ("value", "class", "voxels", "mm3", "ml", "files")
 
 
 @click.command()
@@ -43,10 +41,12 @@ def labels(
     means over the files that hold a label. Off a terminal, the report is tab-separated text.
     """
     if write_table is not None and write_table.exists() and not overwrite:
-        msg = f"--write-table must name a new file, got {write_table}. Add --overwrite."
-        raise SynthSRError(msg)
+        raise SynthSRError(
+            f"--write-table must name a new file, got {write_table}. Add --overwrite."
+        )
     table = LabelTable.resolve(table_spec) if table_spec is not None else None
-    report = report_label_maps(find_label_maps(paths), table, table_spec or "")
+    files = [file for path in paths for file in list_volumes(path)]
+    report = report_label_maps(files, table, table_spec or "")
     _print_report(report)
     if write_table is not None:
         report.present_table.write(write_table)
@@ -60,16 +60,7 @@ def _print_report(report: LabelReport) -> None:
         f"{report.num_files} label map{plural}, table {report.table_name} "
         f"(knows {known} of {len(report.volumes)} labels)"
     )
-    if sys.stdout.isatty():
-        table = Table(title=title)
-        for column in COLUMNS:
-            table.add_column(column, justify="right" if column in NUMBERS else "left")
-        for row in _rows(report):
-            table.add_row(*row)
-        Console().print(table)
-    else:
-        for line in (f"# {title}", "\t".join(COLUMNS), *("\t".join(row) for row in _rows(report))):
-            click.echo(line)
+    print_table(COLUMNS, _rows(report), title=title, left=("name", "side", "tissue"))
     for warning in report.warnings:
         click.echo(f"Warning: {warning}", err=True)
 

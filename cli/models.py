@@ -14,8 +14,8 @@ from synthsr_cli.common.options import traceback_option
 from synthsr_transforms.support.messages import WorkFailedError
 
 if TYPE_CHECKING:
-    from synthsr_net.models import KnownModel
     from synthsr_net.models.checkpoint import ModelConfig
+    from synthsr_net.models.zoo.registry import KnownModel
 
 COLUMNS = ("name", "alias", "input", "MB", "licence", "state")
 
@@ -60,14 +60,9 @@ def list_command() -> None:
 )
 def download(names: tuple[str, ...], url: str | None) -> None:
     """Download models, checked by their SHA-256; a damaged file is replaced."""
-    from synthsr_net.models import (
-        KNOWN_MODELS,
-        DownloadError,
-        download_model,
-        full_name,
-        shipped_models,
-        web_file,
-    )
+    from synthsr_net.models.zoo.files import download_model, full_name, shipped_models, web_file
+    from synthsr_net.models.zoo.registry import KNOWN_MODELS
+    from synthsr_transforms.support.downloads import DownloadError
 
     for name in names:  # first, so that nothing is downloaded if one is wrong
         if full_name(name) not in shipped_models():
@@ -91,7 +86,7 @@ def download(names: tuple[str, ...], url: str | None) -> None:
 @click.argument("name")
 def path_command(name: str) -> None:
     """Print where the file of a model is, after checking it."""
-    from synthsr_net.models import resolve_model
+    from synthsr_net.models.zoo.files import resolve_model
 
     click.echo(resolve_model(name))
 
@@ -122,8 +117,9 @@ def show(model: str, as_yaml: bool) -> None:
 
 def _look_up(model: str) -> tuple[ModelConfig, dict[str, str]]:
     """Config of a model, and what else is known of its file."""
-    from synthsr_net.models import KNOWN_MODELS, load_model_config, resolve_model
-    from synthsr_net.models.zoo.registry import config_of_known
+    from synthsr_net.models.loading import load_model_config
+    from synthsr_net.models.zoo.files import resolve_model
+    from synthsr_net.models.zoo.registry import KNOWN_MODELS, config_of_known
 
     if model in KNOWN_MODELS:
         known = KNOWN_MODELS[model]
@@ -133,8 +129,8 @@ def _look_up(model: str) -> tuple[ModelConfig, dict[str, str]]:
 
 
 def _stored(path: Path) -> Iterator[tuple[str, str]]:
-    from synthsr_net.models import default_model, shipped_models, stored_precision
-    from synthsr_net.models.zoo.files import alias_of, checksums
+    from synthsr_net.models.packing import stored_precision
+    from synthsr_net.models.zoo.files import alias_of, checksums, default_model, shipped_models
 
     name = path.stem
     shipped = shipped_models().get(name) == path
@@ -151,7 +147,7 @@ def _stored(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _published(known: KnownModel) -> Iterator[tuple[str, str]]:
-    from synthsr_net.models import cached_path, state_of
+    from synthsr_net.models.zoo.files import cached_path, state_of
 
     yield "state", state_of(known)
     yield "file", str(cached_path(known)) if known.url else known.file
@@ -162,7 +158,7 @@ def _published(known: KnownModel) -> Iterator[tuple[str, str]]:
 
 
 def _list() -> None:
-    from synthsr_net.models import list_models
+    from synthsr_net.models.listing import list_models
 
     rows = [
         (

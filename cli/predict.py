@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from synthsr_cli.common.options import model_option, prediction_options
-from synthsr_cli.common.prediction import PredictionCommand, predict_all
+from synthsr_cli.common.options import PredictionCommand, model_option, prediction_options
 from synthsr_transforms.support.messages import SynthSRError
-
-if TYPE_CHECKING:
-    from synthsr_net.prediction.runs.tasks import Task
 
 
 @click.command(cls=PredictionCommand)
@@ -88,57 +85,41 @@ def predict(source: Path, output: Path, **options: Any) -> None:
       Just as FreeSurfer does it, after synthsr models download synthsr-v2:
         synthsr predict scan.nii.gz t1.nii.gz --model synthsr-v2 --legacy v2
     """  # noqa: D301 - click reads the character itself
-    names, files = _named(options["others"])
+    from synthsr_cli.common.prediction import predict_all
+    from synthsr_net.prediction.runs.tasks import plan_tasks
+
     if options["bids"]:
         _predict_bids(source, output, options)
         return
     if options["participants"]:
         raise SynthSRError("--participant-label needs --bids. Add it, or give a folder.")
-
-    def plan() -> list[Task]:
-        from synthsr_net.prediction.runs.tasks import plan_tasks
-
-        return plan_tasks(
-            [source, *files],
-            output,
-            lesion_mask=options["lesion_mask"],
-            uncertainty=options["uncertainty"],
-        )
-
-    predict_all(plan, options, inputs=[source, *files], names=[None, *names], output=output)
+    pairs = [_named(text) for text in options["others"]]
+    inputs = [source, *(file for _, file in pairs)]
+    tasks = plan_tasks(
+        inputs, output, lesion_mask=options["lesion_mask"], uncertainty=options["uncertainty"]
+    )
+    names = [None, *(name for name, _ in pairs)]
+    predict_all(tasks, options, inputs=inputs, names=names, output=output)
 
 
-def _named(others: tuple[str, ...]) -> tuple[list[str], list[Path]]:
-    names, files = [], []
-    for text in others:
-        name, equals, file = text.partition("=")
-        if not (name and equals and file):
-            raise SynthSRError(f"--with must be NAME=FILE, such as T2=t2.nii.gz, got {text!r}.")
-        names.append(name)
-        files.append(Path(file))
-    return names, files
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, file = text.partition("=")
+    if not (name and equals and file):
+        raise SynthSRError(f"--with must be NAME=FILE, such as T2=t2.nii.gz, got {text!r}.")
+    return name, Path(file)
 
 
 def _predict_bids(source: Path, output: Path, options: dict[str, Any]) -> None:
+    from synthsr_cli.common.prediction import predict_all
+    from synthsr_net.prediction.runs.bids import write_descriptions
+    from synthsr_net.prediction.runs.tasks import plan_bids
+
     for name, option in (("others", "--with"), ("lesion_mask", "--lesion-mask")):
         if options[name]:
             raise SynthSRError(f"{option} does not go with --bids. Give scans by path instead.")
     if options["ct"]:
-        raise SynthSRError("--ct does not go with --bids, where CT is told by its suffix.")
-
-    def plan() -> list[Task]:
-        from synthsr_net.prediction.runs.tasks import plan_bids
-
-        return plan_bids(
-            source,
-            output,
-            participants=options["participants"],
-            uncertainty=options["uncertainty"],
-        )
-
-    def start() -> None:
-        from synthsr_net.prediction.runs.bids import write_descriptions
-
-        write_descriptions(source, [output, options["uncertainty"]])
-
-    predict_all(plan, options, output=output, start=start)
+        raise SynthSRError("--ct does not go with --bids, where the suffix says what CT is.")
+    spreads = options["uncertainty"]
+    tasks = plan_bids(source, output, participants=options["participants"], uncertainty=spreads)
+    start = partial(write_descriptions, source, [output, spreads])
+    predict_all(tasks, options, output=output, start=start)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from synthsr_cli.common.options import model_option, prediction_options
-from synthsr_cli.common.prediction import PredictionCommand, predict_all
-
-if TYPE_CHECKING:
-    from synthsr_net.prediction.runs.tasks import Task
+from synthsr_cli.common.options import PredictionCommand, model_option, prediction_options
 
 
 @click.command(cls=PredictionCommand)
@@ -34,11 +30,9 @@ def predict_hyperfine(t1: Path, t2: Path, output: Path, **options: Any) -> None:
       Two folders:
         synthsr predict-hyperfine t1/ t2/ predictions/ --model FILE
     """  # noqa: D301 - click reads the character itself
+    from synthsr_cli.common.prediction import predict_all
+    from synthsr_net.prediction.runs.tasks import plan_tasks
 
-    def plan() -> list[Task]:
-        from synthsr_net.prediction.runs.tasks import plan_tasks
-
-        return plan_tasks([t1, t2], output, uncertainty=options["uncertainty"])
-
+    tasks = plan_tasks([t1, t2], output, uncertainty=options["uncertainty"])
     options["default_model"] = "synthsr-hyperfine"
-    predict_all(plan, options, inputs=[t1, t2], names=["T1", "T2"], output=output)
+    predict_all(tasks, options, inputs=[t1, t2], names=["T1", "T2"], output=output)

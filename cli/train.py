@@ -21,13 +21,12 @@ from synthsr_cli.common.options import (
 )
 from synthsr_cli.common.progress import clock, progress
 from synthsr_cli.common.training_progress import TrainingProgress
-from synthsr_net.training.processes import is_first_process
 
 from .generate import list_presets_option
 
 if TYPE_CHECKING:
     from synthsr_net.training.run import TrainingRun
-    from synthsr_net.training.setup.plan import RunPlan
+    from synthsr_net.training.setup.experiment import RunPlan
 
 
 @click.command()
@@ -92,19 +91,22 @@ def train(source: str | None, assignments: tuple[str, ...], **options: Any) -> N
       Use the result:
         synthsr predict scan.nii.gz t1.nii.gz --model run/models/best.safetensors
     """  # noqa: D301 - click reads the character itself
-    run = _start(source, assignments, **options)
-    if is_first_process():
+    from synthsr_net.training.environment import is_first_process
+
+    quiet = not is_first_process()
+    run = _start(source, assignments, quiet=quiet, **options)
+    if not quiet:
         _announce(run)
-    with TrainingProgress(quiet=not is_first_process()) as shown:
+    with TrainingProgress(quiet=quiet) as shown:
         try:
             run.fit(on_step=shown.step, on_epoch=shown.epoch)
         except KeyboardInterrupt:
-            if is_first_process():
+            if not quiet:
                 click.echo(
                     f"Stopped. `synthsr train --out {run.folder.path} --resume` goes on.", err=True
                 )
             sys.exit(130)
-    if is_first_process():
+    if not quiet:
         best = run.folder.model_path("best")
         click.echo(
             f"Trained {counted(run.config.run.epochs, 'epoch')} in {clock(shown.seconds)}. The best"
@@ -112,9 +114,11 @@ def train(source: str | None, assignments: tuple[str, ...], **options: Any) -> N
         )
 
 
-def _start(source: str | None, assignments: tuple[str, ...], **options: Any) -> TrainingRun:
-    from synthsr_net.training.run import Hardware
-    from synthsr_net.training.setup.start import start
+def _start(
+    source: str | None, assignments: tuple[str, ...], *, quiet: bool, **options: Any
+) -> TrainingRun:
+    from synthsr_net.training.environment import Hardware
+    from synthsr_net.training.run import start
     from synthsr_transforms.support.devices import available_device
 
     device = available_device(options["device"] or "auto")
@@ -126,7 +130,7 @@ def _start(source: str | None, assignments: tuple[str, ...], **options: Any) -> 
 
         def on_plan(plan: RunPlan) -> None:
             total = len(plan.subjects) + len(plan.held_out)
-            shown = progress("label maps read", total, quiet=not is_first_process())
+            shown = progress("label maps read", total, quiet=quiet)
             advance.append(stack.enter_context(shown))
 
         return start(

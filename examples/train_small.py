@@ -16,7 +16,7 @@ import numpy as np
 
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.training.callbacks.log import EpochResults
-from synthsr_net.training.setup.start import start
+from synthsr_net.training.run import start
 from synthsr_transforms import Generator
 from synthsr_transforms.phantom import head_phantom
 

@@ -1,4 +1,4 @@
-"""Laws of chance that can be read from YAML.
+"""Distributions that can be read from YAML.
 
 =====================================  =========================================
 written as                             means
@@ -9,11 +9,11 @@ written as                             means
 `[[1, 1, 5], [1, 5, 1]]`               the same for the first and the second channel
 `{uniform: [[1, 1, 2], [1, 1, 9]]}`    uniform, with bounds per axis
 `{normal: [0, 0.5]}`                   normal with mean 0 and standard deviation 0.5
-`{log_normal: [-3, 0.5]}`              exp of a normal law
+`{log_normal: [-3, 0.5]}`              exp of a normal one
 `{choice: [3, 4, 5]}`                  one of these, equally likely
 =====================================  =========================================
 
-A law that is asked for numbers of shape `(B, 3)` draws each of them independently.
+Numbers of shape `(B, 3)` are independent of each other.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Distribution(ABC):
 
     @abstractmethod
     def sample(self, shape: Sequence[int], generator: Generator | None = None) -> Tensor:
-        """Draw independent numbers.
+        """Sample independent numbers.
 
         Args:
             shape: Shape of the result; where parameters are given per axis it must end in their
                 number.
-            generator: Source of chance on the CPU; torch's default one if None.
+            generator: Random generator on the CPU; torch's default one if None.
 
         Returns:
             float32 tensor on the CPU.
@@ -54,12 +54,12 @@ class Distribution(ABC):
 
     @abstractmethod
     def to_spec(self) -> Any:
-        """Plain numbers, lists and mappings from which `law` makes this law again."""
+        """Plain numbers, lists and mappings from which `as_distribution` makes the same again."""
 
     @property
     @abstractmethod
     def bounds(self) -> tuple[float, float]:
-        """Smallest and largest number that can be drawn (may be infinite)."""
+        """Smallest and largest possible number (may be infinite)."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ class Uniform(Distribution):
     """Uniform between two numbers.
 
     Examples:
-        >>> draws = Uniform(1.0, 3.0).sample((100,), torch.Generator().manual_seed(0))
-        >>> bool((draws >= 1).all() and (draws <= 3).all())
+        >>> sample = Uniform(1.0, 3.0).sample((100,), torch.Generator().manual_seed(0))
+        >>> bool((sample >= 1).all() and (sample <= 3).all())
         True
     """
 
@@ -105,7 +105,7 @@ class Uniform(Distribution):
     high: Number
 
     def sample(self, shape: Sequence[int], generator: Generator | None = None) -> Tensor:
-        """Draw between the bounds."""
+        """Sample between the bounds."""
         low, high = _operand(self.low, shape), _operand(self.high, shape)
         unit = torch.rand(tuple(shape), generator=generator, dtype=torch.float64)
         return unit.mul_(high - low).add_(low).float()
@@ -124,7 +124,7 @@ class Uniform(Distribution):
 
 @dataclass(frozen=True)
 class Normal(Distribution):
-    """Normal law.
+    """Normal distribution.
 
     Examples:
         >>> Normal(3.0, 0.0).sample((2,)).tolist()
@@ -135,7 +135,7 @@ class Normal(Distribution):
     std: Number
 
     def sample(self, shape: Sequence[int], generator: Generator | None = None) -> Tensor:
-        """Draw from the normal law."""
+        """Sample from the normal distribution."""
         mean, std = _operand(self.mean, shape), _operand(self.std, shape)
         unit = torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
         return unit.mul_(std).add_(mean).float()
@@ -154,7 +154,7 @@ class Normal(Distribution):
 
 @dataclass(frozen=True)
 class LogNormal(Distribution):
-    """Exponential of a normal law; `mean` and `std` are those of the logarithm.
+    """Exponential of a normal distribution; `mean` and `std` are those of the logarithm.
 
     Examples:
         >>> LogNormal(0.0, 0.0).sample((1,)).item()
@@ -165,7 +165,7 @@ class LogNormal(Distribution):
     std: Number
 
     def sample(self, shape: Sequence[int], generator: Generator | None = None) -> Tensor:
-        """Draw from the log-normal law."""
+        """Sample from the log-normal distribution."""
         return Normal(self.mean, self.std).sample(shape, generator).exp()
 
     def to_spec(self) -> Any:
@@ -204,7 +204,7 @@ class Choice(Distribution):
         return min(self.values), max(self.values)
 
 
-_LAWS: dict[str, type[Distribution]] = {
+_PAIRED: dict[str, type[Distribution]] = {
     "constant": Constant,
     "uniform": Uniform,
     "normal": Normal,
@@ -219,19 +219,19 @@ def as_distribution(
     minimum: float | None = None,
     single: bool = False,
 ) -> Distribution:
-    """Read a law from its short form.
+    """Read a distribution from its short form.
 
     Args:
-        spec: A law, a number, a pair, a triple or a mapping; see the table above.
+        spec: A distribution, a number, a pair, a triple or a mapping; see the table above.
         name: What is being read, for error messages.
-        minimum: Smallest number that the law may draw, if there is one.
-        single: Whether to refuse laws with several numbers, per axis or per channel.
+        minimum: Smallest number allowed, if there is one.
+        single: Whether to refuse several numbers, per axis or per channel.
 
     Returns:
-        The law.
+        The distribution.
 
     Raises:
-        ValueError: If the short form is none of these, or the law can draw too small a number.
+        ValueError: If the short form is none of these, or a number can be too small.
 
     Examples:
         >>> as_distribution([1, 9])
@@ -247,7 +247,7 @@ def as_distribution(
         )
     if single and not isinstance(result, Choice) and any(map(_is_several, vars(result).values())):
         raise ValueError(
-            f"{name} must be a law of one number, got {result.to_spec()!r}."
+            f"{name} must be a distribution of one number, got {result.to_spec()!r}."
             " Give a number or a pair."
         )
     return result
@@ -280,7 +280,7 @@ def _read_mapping(spec: Mapping[str, Any], name: str) -> Distribution:
         return Choice(_numbers(parameters, name))
     if kind == "constant":
         return Constant(_number_or_triple(parameters, name))
-    if kind not in _LAWS or not isinstance(parameters, Sequence) or len(parameters) != 2:
+    if kind not in _PAIRED or not isinstance(parameters, Sequence) or len(parameters) != 2:
         raise ValueError(_unreadable(spec, name))
     first, second = (_number_or_triple(p, name) for p in parameters)
     if kind == "uniform":
@@ -328,7 +328,7 @@ def _numbers(values: Sequence[Any], name: str) -> tuple[float, ...]:
 def _unreadable(spec: Any, name: str) -> str:
     return (
         f"{name} must be a number, a pair (uniform), a triple (one number per axis) or one of"
-        f" {sorted([*_LAWS, 'choice'])} with its parameters, got {spec!r}."
+        f" {sorted([*_PAIRED, 'choice'])} with its parameters, got {spec!r}."
     )
 
 
@@ -339,7 +339,7 @@ def _operand(value: Number, shape: Sequence[int]) -> Any:
     tensor = _numbers_of(value)
     if tuple(tensor.shape) != tuple(shape)[-tensor.ndim :]:
         raise ValueError(
-            f"a law with the numbers {_plain(value)!r} cannot give numbers of shape"
+            f"a distribution with the numbers {_plain(value)!r} cannot give numbers of shape"
             f" {tuple(shape)}. Give one number, or one for each axis or channel."
         )
     return tensor

@@ -10,11 +10,11 @@ from torch import Generator, Tensor
 
 
 def sample_seeds(count: int, generator: Generator | None = None) -> Tensor:
-    """Draw one seed per element.
+    """Sample one seed per element.
 
     Args:
         count: Number of elements B.
-        generator: Source of chance on the CPU.
+        generator: Random generator on the CPU.
 
     Returns:
         `(B,)` int64 within 0..2^53-1, so that JSON and YAML readers keep them exactly.

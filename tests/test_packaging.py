@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,3 +74,21 @@ def test_the_tour_for_newcomers_names_files_that_exist():
     paths = re.findall(r"`([\w/.]+)` \|$", tour, re.MULTILINE)
     assert len(paths) >= 10
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_type_checkers_find_the_packages_of_an_editable_install(tmp_path):
+    """They read path files of an environment, and run no import hook."""
+    pytest.importorskip("setuptools", minversion="77")
+    code = f"import build_backend; build_backend.build_editable({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+    (path,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(path) as wheel:
+        files = {name: wheel.read(name).decode() for name in wheel.namelist()}
+    (paths,) = (text for name, text in files.items() if name.endswith(".pth"))
+    assert paths == f"{ROOT}\n"
+    assert not [name for name in files if "finder" in name]
+    place: dict[str, Any] = {}
+    exec(files["synthsr_cli/__init__.py"], place)
+    assert place["__path__"] == [str(ROOT / "cli")]
+    record = next(text for name, text in files.items() if name.endswith("/RECORD"))
+    assert {line.split(",")[0] for line in record.splitlines()} == set(files)

@@ -10,8 +10,20 @@ import click
 
 from .errors import TRACEBACK
 
+ARGUMENTS = "synthsr.arguments"
+"""Key of `Context.meta` under which a command keeps its arguments, to start itself again."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
+
+
+class PredictionCommand(click.Command):
+    """Command that can be started again in several processes."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, keeping the arguments."""
+        ctx.meta[ARGUMENTS] = [ctx.info_name, *args]
+        return super().parse_args(ctx, args)
 
 
 def device_option(command: Command) -> Command:
@@ -131,8 +143,8 @@ def prediction_options(command: Command) -> Command:
             type=click.Choice(["fp32", "tf32", "bf16", "auto"]),
             default="fp32",
             show_default=True,
-            help="tf32 (NVIDIA GPUs) and bf16 are quicker and rougher; auto takes what the hardware"
-            " is built for.",
+            help="tf32 (NVIDIA GPUs) and bf16 are faster and less exact; auto is bf16 where the"
+            " hardware has it, else fp32.",
         ),
         threads_option,
         click.option(

@@ -1,43 +1,51 @@
-"""What the commands that predict have in common: plan, share among processes, load the model."""
+"""What the commands that predict share: processes, the model, progress, report and summary.
+
+Commands import this module when they run, since it loads PyTorch.
+"""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
+import torch
 
-from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
-
-from .prediction_run import run_tasks
-
-if TYPE_CHECKING:
-    from synthsr_net.prediction.predictor import Predictor
-    from synthsr_net.prediction.runs.tasks import Task
-
-ARGUMENTS = "synthsr.arguments"
-"""Key of `Context.meta` under which a command keeps its arguments, to start itself again."""
-PREDICTOR_OPTIONS = (
-    *("device", "precision", "flip", "inverse_contrast", "sharpen", "data_consistency"),
-    *("ct", "legacy", "grid", "max_memory", "tile"),
+from synthsr_net.models.zoo.files import default_model
+from synthsr_net.models.zoo.registry import ModelError
+from synthsr_net.prediction.predictor import Predictor, Prepared
+from synthsr_net.prediction.report import write_report
+from synthsr_net.prediction.runs.distribution import (
+    Share,
+    find_share,
+    launch,
+    num_processes,
+    sum_over_processes,
 )
-"""Options that are fields of `PredictorSettings` and have their names."""
+from synthsr_net.prediction.runs.inputs import check_writable, unread_scans
+from synthsr_net.prediction.runs.outcome import Outcome
+from synthsr_net.prediction.runs.runner import Batch, DiskFullError, check_same_maker, check_tasks
+from synthsr_net.prediction.runs.tasks import Task, is_complete, missing_tasks, order_inputs
+from synthsr_net.prediction.settings import PredictorOptions
+from synthsr_transforms.support.memory import in_gigabytes
+from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, listed
 
-
-class PredictionCommand(click.Command):
-    """Command that can be started again in several processes."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse, keeping the arguments."""
-        ctx.meta[ARGUMENTS] = [ctx.info_name, *args]
-        return super().parse_args(ctx, args)
+from .errors import TRACEBACK
+from .options import ARGUMENTS
+from .progress import clock, pace, progress
 
 
 def predict_all(
-    plan: Callable[[], list[Task]],
+    tasks: Sequence[Task],
     options: dict[str, Any],
     *,
     inputs: Sequence[Path] = (),
@@ -45,90 +53,89 @@ def predict_all(
     output: Path,
     start: Callable[[], object] | None = None,
 ) -> None:
-    """Plan, load the model, predict, report and sum up.
+    """Load the model, predict, report and sum up.
 
     Args:
-        plan: Makes the tasks.
+        tasks: What to predict.
         options: Options of the command.
-        inputs: What the user named as input, to tell what is left out of it.
+        inputs: Paths that the user gave as input, to warn of scans in them that are not read.
         names: Names of the inputs of the tasks, see `order_inputs`.
         output: Where predictions go, for the summary.
         start: Called before the first prediction.
 
     Raises:
-        ValueError: If input or settings cannot be worked with; nothing was written then.
+        SynthSRError: If input or settings cannot be used; nothing was written then.
         WorkFailedError: If there is no prediction of some scans.
         SystemExit: If the user stopped it, or other processes did the work.
     """
-    import torch
-
-    from synthsr_net.prediction.runs.distribution import find_share
-    from synthsr_net.prediction.runs.inputs import check_writable
-    from synthsr_net.prediction.runs.tasks import missing_tasks
-
     share, num_gpus = find_share(), torch.cuda.device_count()
-    mine = share.of(_part(plan(), options["shard"]))
+    mine = share.of(_shard(tasks, options["shard"]))
     if options["report"] is not None:
         check_writable([options["report"]])
     missing = missing_tasks(mine, resume=options["resume"], overwrite=options["overwrite"])
+    device, number = options["device"] or "auto", 1
+    if share.launcher is None and options["devices"] is not None:
+        number = num_processes(options["devices"], device, num_gpus)
+        number = min(number, max(len(missing), 1))
+    device = "cpu" if number > 1 else share.device(device, num_gpus)
+    predictor = _load({**options, "device": device})
+    check_tasks(mine, predictor)
     outputs = {task.output for task in missing}
-    kept = [task for task in mine if task.output not in outputs]
-    number = _num_processes(options, num_gpus, len(missing)) if share.launcher is None else 1
-    device = share.device(options["device"] or "auto", num_gpus)
-    predictor = _load({**options, "device": "cpu" if number > 1 else device})
-    missing, kept = _checked(missing, kept, predictor, names)
-    if start is not None and missing and share.rank == 0:
-        start()
+    complete = [task for task in mine if task.output not in outputs]
+    check_same_maker(complete, predictor)
+    known = [image.name for image in predictor.config.inputs]
+    renamed = None not in names and not set(names) <= set(known)
+    if not renamed:  # a model with other names for its inputs takes them in the order given
+        missing, complete = (order_inputs(part, names, known) for part in (missing, complete))
+    if missing and share.rank == 0:
+        if start is not None:
+            start()
+        if number == 1:
+            _warn(inputs, predictor.config.name, known, names if renamed else ())
     if number > 1:
         _start_again(number)
-    if share.rank == 0 and missing:
-        _tell_doubts(inputs, names, predictor)
-    overwrite = options["overwrite"]
-    run_tasks(missing, kept, predictor, options["report"], share, output, overwrite=overwrite)
+    _Run(missing, complete, predictor, share, options).run(output)
 
 
-def _tell_doubts(inputs: Sequence[Path], names: Sequence[str | None], predictor: Predictor) -> None:
-    """Warn of scans that are left out, and of inputs that the model calls otherwise."""
-    from synthsr_net.prediction.runs.inputs import unread_scans
-    from synthsr_net.prediction.runs.pairing import some
-
-    for path in inputs:
-        if left_out := unread_scans(path):
-            click.echo(
-                f"Warning: {path} also holds scans of kinds that are not read: {some(left_out)}."
-                " Convert them to have them predicted.",
-                err=True,
-            )
-    known = [image.name for image in predictor.config.inputs]
-    given = [name for name in names if name is not None]
-    if len(given) == len(names) and not set(given) <= set(known):
-        click.echo(
-            f"Warning: model {predictor.config.name} takes {', '.join(known)}, which are taken"
-            f" from {', '.join(given)} in this order.",
-            err=True,
-        )
-
-
-def _part(tasks: list[Task], shard: tuple[int, int] | None) -> list[Task]:
+def _shard(tasks: Sequence[Task], shard: tuple[int, int] | None) -> Sequence[Task]:
     number, total = shard or (1, 1)
     if not 1 <= number <= total:
         raise SynthSRError(f"shard must be I/N with I from 1 to N, got {number}/{total}.")
     return tasks[number - 1 :: total]
 
 
-def _num_processes(options: dict[str, Any], num_gpus: int, num_tasks: int) -> int:
-    if options["devices"] is None:
-        return 1
-    from synthsr_net.prediction.runs.distribution import num_processes
+def _load(options: dict[str, Any]) -> Predictor:
+    settings: Any = {k: v for k, v in options.items() if k in PredictorOptions.__annotations__}
+    if options["model"] is not None:
+        return Predictor.from_file(options["model"], **settings)
+    name = options.get("default_model") or default_model()
+    try:
+        return Predictor.from_file(name, **settings)
+    except ModelError as error:
+        raise SynthSRError(f"{str(error).rstrip('.')}. Or name another with --model.") from error
 
-    device = options["device"] or "auto"
-    return min(num_processes(options["devices"], device, num_gpus), max(num_tasks, 1))
+
+def _warn(
+    inputs: Sequence[Path], model: str, known: Sequence[str], names: Sequence[str | None]
+) -> None:
+    """Warn of scans that are not read, and of a model with other names for its inputs."""
+    for path in inputs:
+        if unread := unread_scans(path):
+            click.echo(
+                f"Warning: {path} also holds scans of kinds that are not read:"
+                f" {listed(unread, limit=3)}. Convert them to have them predicted.",
+                err=True,
+            )
+    if names:
+        click.echo(
+            f"Warning: model {model} takes {', '.join(known)}, which are taken from"
+            f" {', '.join(map(str, names))} in this order.",
+            err=True,
+        )
 
 
 def _start_again(number: int) -> NoReturn:
-    """Let several processes run this very command, and end as they end."""
-    from synthsr_net.prediction.runs.distribution import launch
-
+    """Run this very command in several processes, and exit with their exit code."""
     program = "from synthsr_cli.main import main; main()"
     arguments = click.get_current_context().meta[ARGUMENTS]
     code = launch(number, [sys.executable, "-c", program, *arguments])
@@ -141,30 +148,140 @@ def _start_again(number: int) -> NoReturn:
     sys.exit(code)
 
 
-def _load(options: dict[str, Any]) -> Predictor:
-    from synthsr_net.models import ModelError, default_model
-    from synthsr_net.prediction.predictor import Predictor
+@dataclass
+class _Run:
+    """Predictions of this process."""
 
-    settings = {name: options[name] for name in PREDICTOR_OPTIONS if name in options}
-    if options["model"] is not None:
-        return Predictor.from_file(options["model"], **settings)
-    name = options.get("default_model") or default_model()
-    try:
-        return Predictor.from_file(name, **settings)
-    except ModelError as error:
-        raise SynthSRError(f"{str(error).rstrip('.')}. Or name another with --model.") from error
+    tasks: list[Task]
+    complete: list[Task]
+    """Tasks that were complete before."""
+    predictor: Predictor
+    share: Share
+    options: dict[str, Any]
+    predicted: int = 0
+    failed: list[Outcome] = field(default_factory=list)
+
+    def run(self, output: Path) -> None:
+        """Predict, and report the result."""
+        total, share = len(self.tasks) + len(self.complete), self.share
+        alone = total == 1 and share.size == 1
+        on_plan = _show_plan if alone and sys.stderr.isatty() else None
+        batch = Batch(self.tasks, self.predictor, self.options["report"], on_plan=on_plan)
+        begin, full = time.perf_counter(), None
+        try:
+            self._predict(batch, total, quiet=alone or share.rank > 0)
+        except DiskFullError as error:
+            full = error
+        except KeyboardInterrupt:
+            self._report_stop()
+            sys.exit(130)
+        finally:
+            fault = self._write_report(batch)
+        self._summarise(output, time.perf_counter() - begin)
+        if share.launcher == "torchrun" and share.rank == 0:
+            fault = self._write_report(batch)  # once more, with what all processes did
+        if full is not None:
+            raise full
+        self._raise_failures(alone)
+        if fault is not None:
+            raise WorkFailedError(f"{fault} The predictions are complete.")
+
+    def _predict(self, batch: Batch, total: int, *, quiet: bool) -> None:
+        """Run the tasks, with warnings and progress as they come."""
+        size, done = self.share.size, len(self.complete)
+        what = "scans" if size == 1 else f"scans of the first of {size} processes"
+        with (
+            closing(batch.run()) as outcomes,
+            progress(what, total, done=done, quiet=quiet) as advance,
+        ):
+            for outcome in outcomes:
+                for text in outcome.warnings:
+                    click.echo(f"Warning: {outcome.task.name}: {text}", err=True)
+                if outcome.error is None:
+                    self.predicted += 1
+                else:
+                    self.failed.append(outcome)
+                advance()
+
+    def _report_stop(self) -> None:
+        """Print how far it got, with the scan that was being written when it was stopped."""
+        if self.share.rank > 0:
+            return
+        overwrite, tasks = self.options["overwrite"], self.tasks
+        made = self.predicted if overwrite else sum(map(is_complete, tasks))
+        how_far = f" after {made} of {len(tasks)} scans" if self.share.size == 1 else ""
+        advice = "begins anew" if overwrite else "with --resume goes on"
+        click.echo(f"Stopped{how_far}. The same command {advice}.", err=True)
+
+    def _write_report(self, batch: Batch) -> str | None:
+        """Write the page of the report, if one is asked for; the reason if it cannot be written."""
+        if batch.report is None:
+            return None
+        folder = batch.report.folder
+        try:
+            batch.report.add_complete(self.complete)
+            write_report(folder, title="SynthSR predictions", details=self._details())
+        except OSError as error:
+            return f"the report in {folder} cannot be written ({error.strerror or error})."
+        return None
+
+    def _details(self) -> dict[str, str]:
+        """Version, date, settings and device, for the head of the report."""
+        predictor, tasks = self.predictor, [*self.tasks, *self.complete]
+        usual = predictor.settings.ct
+        details: dict[str, Any] = {
+            "version": version("synthsr"),
+            "date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M}",
+            **predictor.record.used(),
+            "ct": _common(usual if task.ct is None else task.ct for task in tasks),
+            "lesion_kept": _common(task.lesion_mask is not None for task in tasks),
+            "device": predictor.device,
+            "precision": predictor.precision,
+        }
+        words = {"True": "yes", "False": "no", "None": "no"}
+        return {k.replace("_", " "): words.get(str(v), str(v)) for k, v in details.items()}
+
+    def _summarise(self, output: Path, seconds: float) -> None:
+        """Print a summary, over all processes where they can communicate."""
+        numbers = [self.predicted, len(self.failed), len(self.complete)]
+        predicted, failed, complete = sum_over_processes(self.share, numbers)
+        if self.share.rank > 0:
+            return
+        before = f" ({complete} were complete before)" if complete else ""
+        missed = f", {failed} failed" if failed else ""
+        where = f"listed in {output}" if output.suffix.lower() == ".txt" else f"in {output}"
+        if predicted:
+            scans = "1 scan" if predicted == 1 else f"{predicted} scans"
+            each = "" if predicted == 1 else f", {pace(predicted, seconds)}"
+            click.echo(f"Predicted {scans} in {clock(seconds)}{each}, {where}{before}{missed}.")
+        elif complete:
+            click.echo(f"Nothing to predict: all {complete} scans {where} are complete.")
+        elif not failed:
+            click.echo("Nothing to predict: there are no scans for this part.")
+
+    def _raise_failures(self, alone: bool) -> None:
+        """End with an error if there were failures: that of the only scan, or a count."""
+        if alone and self.failed and self.failed[0].error is not None:
+            raise self.failed[0].error
+        for outcome in self.failed:
+            if outcome.error is not None and click.get_current_context().meta.get(TRACEBACK):
+                traceback.print_exception(outcome.error)
+            click.echo(f"Failed: {outcome.task.name}: {outcome.reason}", err=True)
+        if self.failed:
+            raise WorkFailedError(
+                f"{len(self.failed)} of {len(self.failed) + self.predicted} scans failed, as listed"
+                " above. --resume tries them again and keeps the others."
+            )
 
 
-def _checked(
-    missing: list[Task], kept: list[Task], predictor: Predictor, names: Sequence[str | None]
-) -> tuple[list[Task], list[Task]]:
-    """Both with inputs in the order of the model; what is complete must be its work as well."""
-    from synthsr_net.prediction.runs.runner import check_tasks, refuse_others
-    from synthsr_net.prediction.runs.tasks import order_inputs
+def _show_plan(task: Task, prepared: Prepared) -> None:
+    assert prepared.plan is not None
+    size = " x ".join(map(str, prepared.tensor.shape[1:]))
+    memory = in_gigabytes(prepared.plan.num_bytes)
+    click.echo(f"{task.name}: {size} voxels, about {memory} of memory", err=True)
 
-    check_tasks([*missing, *kept], predictor)
-    refuse_others(kept, predictor)
-    known = [image.name for image in predictor.config.inputs]
-    if None not in names and not set(names) <= set(known):
-        return missing, kept  # a model that calls its inputs otherwise takes them in order
-    return order_inputs(missing, names, known), order_inputs(kept, names, known)
+
+def _common(values: Iterable[bool]) -> bool | str:
+    """Whether all scans, or none, have a property, or else words for it."""
+    found = set(values)
+    return "some scans" if len(found) > 1 else True in found

@@ -18,7 +18,7 @@ from evaluation.contrasts import CONTRASTS
 from evaluation.run import Evaluation, EvaluationData, EvaluationSettings
 from evaluation.truth import SimulationPlan
 
-from synthsr_net.models import default_model
+from synthsr_net.models.zoo.files import default_model
 from synthsr_net.prediction.predictor import Predictor
 
 

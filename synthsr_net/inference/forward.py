@@ -1,4 +1,4 @@
-"""Forward strategies: precision, flip averaging, slabs and tiles."""
+"""Forward strategies: flip averaging, slabs and tiles."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from torch import Tensor
 from synthsr_net.networks.unet import UNet3d
 
 from .memory import HALO, Plan, plan_memory, slab_bytes
+from .precision import DTYPES, resolve_precision
 from .streamed_unet import can_stream, prepare
 from .tiles import predict_tiles
 
-PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
-"""Types of numbers by the name of the precision. `tf32` rounds factors to 10 bits on NVIDIA GPUs
-and is `fp32` elsewhere; `bf16` keeps 7 bits. Sums, inputs and outputs are float32 in all."""
 LEFT_RIGHT = 1
 """Axis of `(C, X, Y, Z)` that is mirrored for flip averaging."""
 
@@ -45,7 +43,7 @@ def predict_volume(
             to mirror and its share of the mean, `(X, Y, Z)`, None for a half everywhere; None: `x`
             and a half.
         plan: How to compute, see `plan_memory`; None lets it choose.
-        precision: One of `PRECISIONS`, or `auto` for what the hardware is built for.
+        precision: One of `PRECISIONS`.
         finish: Function of the output of each pass, applied before they are averaged.
 
     Returns:
@@ -59,7 +57,7 @@ def predict_volume(
             f"input must be ({network.config.in_channels}, X, Y, Z), got {tuple(x.shape)}."
         )
     precision = resolve_precision(precision, x.device)
-    dtype = PRECISIONS[precision]
+    dtype = DTYPES[precision]
     if plan is None:
         shape = tuple(x.shape[1:])
         plan = plan_memory(network.config, shape, device=x.device, precision=precision)
@@ -74,33 +72,6 @@ def predict_volume(
             else:
                 result = result.add_(mirrored.sub_(result).mul_(share))
     return result
-
-
-def resolve_precision(name: str, device: torch.device | str = "cpu") -> str:
-    """One of `PRECISIONS`, from a name that may be `auto`.
-
-    `auto` is `tf32` on GPUs, `bf16` on CPUs that multiply such numbers natively, else `fp32`.
-
-    Raises:
-        ValueError: If the name is unknown.
-    """
-    if name in PRECISIONS:
-        return name
-    if name != "auto":
-        known = ", ".join(PRECISIONS)
-        raise ValueError(f"precision must be one of {known} or auto, got {name!r}.")
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return "tf32"
-    return "bf16" if kind == "cpu" and _cpu_multiplies_bf16() else "fp32"
-
-
-def _cpu_multiplies_bf16() -> bool:
-    tests = [getattr(torch.cpu, name, None) for name in _CPU_TESTS]
-    return any(test is not None and test() for test in tests)
-
-
-_CPU_TESTS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
 def _forward(network: UNet3d, x: Tensor, plan: Plan, dtype: torch.dtype) -> Pass:

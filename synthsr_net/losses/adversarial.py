@@ -50,9 +50,9 @@ def critic_loss(
         real: `(B, C, X, Y, Z)` r.
         fake: `(B, C, X, Y, Z)` f.
         mask: `(B, 1, X, Y, Z)` second argument of the critic, if it is to have one.
-        weights: `(B, 1, 1, 1, 1)` w; by default drawn uniformly from [0, 1), one per element.
+        weights: `(B, 1, 1, 1, 1)` w; by default uniform in [0, 1), one per element.
         penalty_weight: \(\lambda\).
-        generator: What weights are drawn from; by default the global generator of the device.
+        generator: Random generator of the weights; by default the global generator of the device.
 
     Raises:
         ValueError: If the shapes of images or weights differ.

@@ -1,4 +1,4 @@
-"""What image losses have in common."""
+"""Base class of image losses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .precision import at_least_float32, without_autocast
 
 
 class ImageLoss(nn.Module):
-    """A number that says how far a prediction is from its target; smaller is better.
+    """Distance of a prediction from its target; smaller is better.
 
     A loss of its own is one file with a subclass that has `measure`, and a line in `registry.py`.
     It must be a mean over elements, channels and voxels, so that its size does not depend on

@@ -1,4 +1,4 @@
-"""Likelihood of a Laplace law whose spread is predicted too."""
+"""Likelihood of a Laplace distribution whose scale is predicted too."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 from .base import ImageLoss
 
 SMALLEST_SCALE = 1e-5
-"""Scale b of the law where the log spread is far below 0, in units of intensity."""
+"""Smallest scale b, in units of intensity."""
 UNIT_SCALE = 0.02
-"""What a log spread of 0 adds to it."""
+"""Scale that an output of 0 adds to it."""
 
 
 class LaplaceLoss(ImageLoss):
-    r"""Mean negative log-likelihood of the target under Laplace laws around the prediction.
+    r"""Mean negative log-likelihood of the target under a Laplace distribution per voxel.
 
     The network has two channels for each channel of the target: first all intensities P, then all
-    log spreads S. With \(b = 10^{-5} + 0.02 \exp(S)\) and the target G, the loss is the mean of
-    \(\log(2b) + |P - G| / b\). It is smallest where b is the mean absolute error, so that b tells
-    how far the prediction is likely to be off.
+    scale outputs S. With \(b = 10^{-5} + 0.02 \exp(S)\) and the target G, the loss is the mean of
+    \(\log(2b) + |P - G| / b\). It is smallest where b is the mean absolute error, so that b is
+    the likely error of the prediction.
 
     References:
         Kendall and Gal, What uncertainties do we need in Bayesian deep learning for computer
@@ -38,20 +38,20 @@ class LaplaceLoss(ImageLoss):
 
     def measure(self, prediction: Tensor, target: Tensor) -> Tensor:
         """See `ImageLoss.measure`."""
-        intensity, log_spread = prediction.chunk(2, dim=1)
-        log_b = log_scale(log_spread)
+        intensity, scale_output = prediction.chunk(2, dim=1)
+        log_b = log_scale(scale_output)
         return (math.log(2) + log_b + (intensity - target).abs() * (-log_b).exp()).mean()
 
 
-def log_scale(log_spread: Tensor) -> Tensor:
+def log_scale(scale_output: Tensor) -> Tensor:
     r"""Logarithm of the scale \(b = 10^{-5} + 0.02 \exp(S)\), finite for any S.
 
     Args:
-        log_spread: S, any shape, floating point.
+        scale_output: S, any shape, floating point.
 
     Examples:
         >>> [round(s, 3) for s in log_scale(torch.tensor([-100.0, 0.0, 100.0])).tolist()]
         [-11.513, -3.912, 96.088]
     """
-    smallest = torch.full_like(log_spread, math.log(SMALLEST_SCALE))
-    return torch.logaddexp(log_spread + math.log(UNIT_SCALE), smallest)
+    smallest = torch.full_like(scale_output, math.log(SMALLEST_SCALE))
+    return torch.logaddexp(scale_output + math.log(UNIT_SCALE), smallest)

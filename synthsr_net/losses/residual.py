@@ -18,7 +18,7 @@ def add_residual(prediction: Tensor, image: Tensor, channels: Sequence[int]) -> 
             added to it, counted from 0 among all channels of `image`.
 
     Returns:
-        `(B, O, X, Y, Z)`; channels beyond those given, such as log spreads, are as they were.
+        `(B, O, X, Y, Z)`; channels beyond those given, such as scales, are as they were.
 
     Raises:
         ValueError: If sizes differ, a channel does not exist, or there are more than O.

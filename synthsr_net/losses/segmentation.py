@@ -122,7 +122,7 @@ class SegmentationLoss(nn.Module):
 
 
 def merges_of(equivalency: Sequence[int], labels: Sequence[int]) -> Merges:
-    """Which channels of a segmentation network stand for which label.
+    """Channels of a segmentation network by the label that they stand for.
 
     Args:
         equivalency: For each channel, a label value, or -1 for none.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from torch import Tensor
+
 from synthsr_net.models.zoo.files import resolve_model
 from synthsr_net.models.zoo.registry import config_of_keras
+from synthsr_net.networks.unet import UNetConfig
 
 from .checkpoint import Model, ModelConfig, network_of, read_config, read_model
-from .keras import read_keras
+from .keras.weights import read_keras
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -28,26 +31,37 @@ def load_model(
         The model on the CPU, in float32, ready for inference.
 
     Raises:
-        ModelError: If there is no such model, or the settings of a Keras file cannot be told.
-        SynthSRError: If a model file cannot be used.
-        KerasWeightsError: If a Keras file cannot be used.
+        SynthSRError: If there is no such model, or its file cannot be used.
     """
     path = resolve_model(name_or_path, root=root)
     if not _is_hdf5(path):
         return read_model(path)
-    network, state = read_keras(path)
-    return Model(config_of_keras(path, network), network_of(network, state, str(path)))
+    network = read_keras(path)
+    config = config_of_keras(path, network.config)
+    return Model(config, network_of(network.config, network.state, str(path)))
 
 
 def load_model_config(path: str | os.PathLike[str]) -> ModelConfig:
-    """Config of a model file, or that which is assumed for a Keras file.
+    """Config of a model file, or the one that is assumed for a Keras file.
 
     Raises:
-        ModelError, SynthSRError, KerasWeightsError: As for `load_model`.
+        SynthSRError: As for `load_model`.
     """
-    if not _is_hdf5(path):
-        return read_config(path)
-    return config_of_keras(path, read_keras(path)[0])
+    return config_of_keras(path, read_keras(path).config) if _is_hdf5(path) else read_config(path)
+
+
+def load_weights(name_or_path: str | os.PathLike[str]) -> tuple[UNetConfig, dict[str, Tensor]]:
+    """Architecture and weights of a model, see `load_model`, of any number of channels.
+
+    Raises:
+        SynthSRError: As for `load_model`.
+    """
+    path = resolve_model(name_or_path)
+    if _is_hdf5(path):
+        network = read_keras(path)
+        return network.config, network.state
+    model = read_model(path)
+    return model.config.network, model.network.state_dict()
 
 
 def _is_hdf5(path: str | os.PathLike[str]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,9 +11,7 @@ from torch import Tensor
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support.messages import SynthSRError
 
-from . import resolve_model
-from .checkpoint import read_model
-from .keras import read_keras
+from .loading import load_weights
 from .widening import can_widen, widened
 
 _MAY_DIFFER = (
@@ -27,21 +24,6 @@ _MAY_DIFFER = (
     "normalise_last",
 )
 
-State = dict[str, Tensor]
-
-
-def read_weights(source: str | os.PathLike[str]) -> tuple[UNetConfig, State]:
-    """Architecture and weights of a model by name, of a model file or of a Keras file.
-
-    Raises:
-        ValueError: If there is no such model, or its file cannot be used.
-    """
-    path = Path(resolve_model(str(source)))
-    if path.suffix.lower() == ".safetensors":
-        model = read_model(path)
-        return model.config.network, model.network.state_dict()
-    return read_keras(path)
-
 
 def start_from(network: UNet3d, source: str | os.PathLike[str], seed: int = 0) -> list[str]:
     """Give a network the weights of another, as far as they fit.
@@ -53,7 +35,7 @@ def start_from(network: UNet3d, source: str | os.PathLike[str], seed: int = 0) -
 
     Args:
         network: Changed in place.
-        source: See `read_weights`.
+        source: See `load_weights`.
         seed: Of the kernels of new features.
 
     Returns:
@@ -63,7 +45,7 @@ def start_from(network: UNet3d, source: str | os.PathLike[str], seed: int = 0) -
         SynthSRError: If the architectures differ in more than channels, normalisation and
             features, or ours has fewer features.
     """
-    config, state = read_weights(source)
+    config, state = load_weights(source)
     notes: list[str] = []
     ours = network.config
     if can_widen(config, ours):

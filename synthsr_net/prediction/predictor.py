@@ -14,8 +14,9 @@ import nibabel as nib
 import torch
 from torch import Tensor
 
-from synthsr_net.inference.forward import predict_volume, resolve_precision
+from synthsr_net.inference.forward import predict_volume
 from synthsr_net.inference.memory import Plan, plan_memory
+from synthsr_net.inference.precision import resolve_precision
 from synthsr_net.models.checkpoint import Model
 from synthsr_net.prediction.refinement.contrast_inversion import second_input
 from synthsr_net.prediction.refinement.lesions import keep_lesion
@@ -112,7 +113,8 @@ class Predictor:
         Raises:
             SynthSRError: If the model cannot be used, or a setting is out of its range.
         """
-        from synthsr_net.models import default_model, load_model, resolve_model
+        from synthsr_net.models.loading import load_model
+        from synthsr_net.models.zoo.files import default_model, resolve_model
 
         PredictorSettings(**settings)  # wrong settings are reported before the model is loaded
         file = Path(resolve_model(path or default_model()))
@@ -121,15 +123,15 @@ class Predictor:
         return predictor
 
     @overload
-    def __call__(
-        self, image: AnyPath | Sequence[AnyPath], output: AnyPath | None = None
-    ) -> Path: ...
-
-    @overload
     def __call__(self, image: SpatialImage | Sequence[SpatialImage]) -> nib.Nifti1Image: ...
 
     @overload
     def __call__(self, image: ScalarImage | Sequence[ScalarImage]) -> ScalarImage: ...
+
+    @overload
+    def __call__(
+        self, image: AnyPath | Sequence[AnyPath], output: AnyPath | None = None
+    ) -> Path: ...
 
     def __call__(self, image: Any, output: AnyPath | None = None) -> Any:
         """Predict from a path, a nibabel image or a `torchio.ScalarImage`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypedDict
 
-from synthsr_net.inference import forward
+from synthsr_net.inference.precision import PRECISIONS
 from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.memory import parse_size
@@ -13,9 +13,6 @@ from synthsr_transforms.support.messages import SynthSRError
 
 from .postprocess import GRIDS
 from .preprocess import LEGACY
-
-PRECISIONS = (*forward.PRECISIONS, "auto")
-"""Numbers to compute with, see `inference`; `auto` takes what the hardware is built for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +26,7 @@ class PredictorSettings:
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, cuda:N or mps."""
     precision: str = "fp32"
-    """One of `PRECISIONS`."""
+    """One of `synthsr_net.inference.precision.PRECISIONS`."""
     flip: bool | None = None
     """Whether to average with the prediction of the left-right mirrored scan."""
     inverse_contrast: bool | None = None

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from synthsr_net.inference.precision import PRECISIONS
 from synthsr_net.models.checkpoint import ScanConfig
 from synthsr_net.networks.unet import WIDENED, UNetConfig
+from synthsr_transforms.job.record import JobConfig
 from synthsr_transforms.subjects.files import SubjectRecord
 
 SECTION = "training"
@@ -15,7 +17,6 @@ SECTION = "training"
 
 OPTIMISERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine", "inverse_time")
-PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 LABEL_MAP_MEMORIES = ("auto", "device", "host")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Modes of `torch.compile`."""
@@ -129,7 +130,7 @@ class RunConfig:
     seed: int = 0
     """Seed of all random numbers of the run."""
     precision: str = "auto"
-    """One of `PRECISIONS`; `auto` is bf16 on GPUs that multiply it natively, else fp32."""
+    """One of `synthsr_net.inference.precision.PRECISIONS`."""
     freeze_batch_norm_after: Optional[float] = None  # noqa: UP045
     """Fraction of the run, in [0, 1], after which batch normalisation is frozen: it uses its
     running statistics in training as in prediction and no longer updates them, so that the network
@@ -307,6 +308,14 @@ class TrainingConfig:
                 f" statistics zeros would change, got {self.run.feature_multiple}. Leave it out, or"
                 f" choose {' or '.join(WIDENED)}."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(JobConfig):
+    """A run as data, as its `config.yaml` holds it: generator, label maps (`job`) and training."""
+
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """The training."""
 
 
 def triple(value: Any, name: str) -> tuple[int, int, int] | None:

@@ -1,15 +1,20 @@
-"""What a run runs on: versions, state of the source, hardware."""
+"""Devices and processes of a run, and the record of versions, source and hardware."""
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from synthsr_transforms.support.devices import available_device
+from synthsr_transforms.support.messages import SynthSRError
 
 PACKAGES = (
     "synthsr",
@@ -23,8 +28,58 @@ PACKAGES = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """Devices that a run computes on."""
+
+    device: str = "cpu"
+    """Name of the device, see `synthsr_transforms.support.devices.available_device`."""
+    devices: int = 1
+    """Number of devices per node, each with a process of its own."""
+    num_nodes: int = 1
+    """Number of nodes; the scheduler starts a process for each device of each node."""
+
+    def available(self) -> torch.device:
+        """Return the device, checked.
+
+        Raises:
+            SynthSRError: If there are fewer devices, or nothing starts processes on other nodes,
+                for which the first one would wait forever.
+        """
+        device = torch.device(available_device(self.device))
+        count = torch.cuda.device_count() if device.type == "cuda" else 1
+        if self.devices > count and device.type != "cpu":
+            raise SynthSRError(
+                f"devices must be at most the {count} of this machine, got {self.devices}. Lower"
+                " --devices."
+            )
+        if self.num_nodes > 1 and not is_launched():
+            raise SynthSRError(
+                f"num-nodes must be 1 outside a cluster, got {self.num_nodes}. Start the command on"
+                " every machine by a scheduler, such as srun, or a launcher, such as torchrun."
+            )
+        return device
+
+
+def is_first_process() -> bool:
+    """Whether this is the process of a run that writes; launchers number them in the environment.
+
+    Examples:
+        >>> is_first_process()
+        True
+    """
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return next((rank for rank in ranks if rank is not None), "0") == "0"
+
+
+def is_launched() -> bool:
+    """Whether a scheduler or launcher started this process, as one of several machines needs."""
+    names = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "JSM_NAMESPACE_RANK")
+    return any(name in os.environ for name in names)
+
+
 def environment(device: torch.device, num_devices: int, num_nodes: int) -> dict[str, Any]:
-    """What is needed to know where the results of a run come from.
+    """Describe versions, command, hardware and source, so that results can be traced.
 
     Args:
         device: Where it computes.
@@ -36,17 +91,17 @@ def environment(device: torch.device, num_devices: int, num_nodes: int) -> dict[
         "command": sys.argv,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
         "cuda": torch.version.cuda if cuda else None,
         "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or "cpu",
         "devices_per_node": num_devices,
         "nodes": num_nodes,
         "threads": torch.get_num_threads(),
-        "source": source_state(Path(__file__).resolve().parent),
+        "source": _source_state(Path(__file__).resolve().parent),
     }
 
 
-def source_state(folder: Path) -> dict[str, Any] | None:
+def _source_state(folder: Path) -> dict[str, Any] | None:
     """Commit of the checkout that a folder lies in, and whether files differ from it.
 
     Returns:
@@ -67,10 +122,3 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -20,17 +20,17 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from synthsr_transforms.job.record import CONFIG, TABLE, JobConfig, difference, plain_config
+from synthsr_transforms.job.record import CONFIG, TABLE, difference, plain_config
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.atomic import write_text
 from synthsr_transforms.support.config import read_yaml, to_yaml
 from synthsr_transforms.support.messages import SynthSRError
 
-from .config import SECTION, TrainingConfig
+from .config import SECTION, Experiment
 
 ENVIRONMENT, METRICS, CURVE = (
     "environment.json",
@@ -88,13 +88,6 @@ _HEADER = "# `synthsr train {} --out FOLDER` repeats the run.\n"
 _SAMPLES = "# `synthsr generate {} --out FOLDER` makes its samples.\n"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunFile(JobConfig):
-    """What `config.yaml` holds: the generator, its label maps (`job`), and the training."""
-
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-
-
 class RunFolder:
     """Folder of a run.
 
@@ -137,43 +130,41 @@ class RunFolder:
         """The pictures of an epoch, counted from 1."""
         return self.path / PREVIEWS / f"epoch_{epoch:03d}.png"
 
-    @property
-    def holds_run(self) -> bool:
-        """Whether a run was begun here."""
-        return self.config_path.exists() and SECTION in read_yaml(self.config_path)
+    @cached_property
+    def recorded(self) -> dict[str, Any] | None:
+        """What `config.yaml` held when it was first read; None if there is none."""
+        return read_yaml(self.config_path) if self.config_path.exists() else None
 
-    def refuse_run(self) -> None:
-        """Refuse a folder that holds a run already, or samples of `synthsr generate`.
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse a folder that holds other work, a run that is not to be replaced, or none.
 
         Raises:
-            SynthSRError: If it does.
+            SynthSRError: If so.
         """
-        self.refuse_other_work()
-        if self.holds_run:
+        if self.recorded is None:
+            if resume:
+                raise SynthSRError(
+                    f"{self.path} must hold a run to resume, but holds none. Leave out --resume to"
+                    " start one."
+                )
+        elif SECTION not in self.recorded:
+            raise SynthSRError(
+                f"{self.path} must hold nothing or a run, but its {CONFIG} is of another kind."
+                " Choose another folder with --out."
+            )
+        elif not (resume or overwrite):
             raise SynthSRError(
                 f"{self.path} holds a run. Add --resume to go on with it, --overwrite to replace"
                 " it, or choose another folder with --out."
             )
 
-    def refuse_other_work(self) -> None:
-        """Refuse a folder whose `config.yaml` is not that of a run.
-
-        Raises:
-            SynthSRError: If it is so.
-        """
-        if self.config_path.exists() and not self.holds_run:
-            raise SynthSRError(
-                f"{self.path} must hold nothing or a run, but its {CONFIG} is of another kind."
-                " Choose another folder with --out."
-            )
-
-    def refuse_other_run(self, config: RunFile) -> None:
-        """Refuse to resume a run with settings that would have made it another.
+    def refuse_other_run(self, config: Experiment) -> None:
+        """Refuse to resume a run with settings that would have made another run.
 
         Raises:
             SynthSRError: If so; the message names the first setting that differs.
         """
-        found = _comparable(read_yaml(self.config_path))
+        found = _comparable(self.recorded or {})
         differs = difference(found, _comparable(config))
         if differs:
             raise SynthSRError(
@@ -182,7 +173,7 @@ class RunFolder:
                 f" initial_weights={self.model_path('last')}) in a new folder."
             )
 
-    def open(self, config: RunFile, table: LabelTable, environment: Mapping[str, Any]) -> None:
+    def open(self, config: Experiment, table: LabelTable, environment: Mapping[str, Any]) -> None:
         """Make the folder and write its records.
 
         Args:
@@ -206,8 +197,8 @@ class RunFolder:
         self.write_text(CONFIG, header.replace("{}", str(self.config_path)) + to_yaml(config))
 
     def clear(self) -> None:
-        """Remove what an earlier run left, and nothing else."""
-        if not self.holds_run:
+        """Remove the files of an earlier run, and nothing else."""
+        if self.recorded is None:
             return
         for pattern in _FILES:
             for path in self.path.glob(pattern):

@@ -1,15 +1,15 @@
-"""Runs: everything from settings and label maps to a trained network."""
+"""Training runs, from settings and label maps to a trained network."""
 
 from __future__ import annotations
 
 import inspect
 import logging
+import os
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +21,90 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from synthsr_net.training.callbacks.log import EpochResults, Progress, RunLog
 from synthsr_net.training.callbacks.saving import STOP_SIGNALS, SaveModels, SaveState, Stop
-from synthsr_net.training.setup.prepare import Prepared
-from synthsr_net.training.task.failure import report_failure
-from synthsr_net.training.task.watch import NonFiniteLossError
+from synthsr_net.training.setup.experiment import RunPlan
+from synthsr_net.training.setup.prepare import Prepared, prepare
+from synthsr_net.training.task.watch import NonFiniteLossError, report_failure
+from synthsr_transforms.subjects.files import SubjectFiles, refuse_input_folder
+from synthsr_transforms.support.atomic import check_space, check_writable
+from synthsr_transforms.support.messages import SynthSRError
 
+from .environment import Hardware, environment, is_first_process
 from .folder import LOGS, RunFolder
 
 _NOT_FOR_USERS = (".*LeafSpec", "Grad strides do not match", "The ``compute`` method of metric")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """What a run computes on."""
+def start(  # noqa: PLR0913 - the one way in, with the options of the command
+    source: str | os.PathLike[str] | None,
+    assignments: Sequence[str] = (),
+    *,
+    folder: str | os.PathLike[str],
+    labels: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
+    hardware: Hardware | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_subject: Callable[[SubjectFiles], object] | None = None,
+    on_plan: Callable[[RunPlan], object] | None = None,
+) -> TrainingRun:
+    """Check everything, then write the records of a run.
 
-    device: str = "cpu"
-    """Name of the device, see `synthsr_transforms.support.devices.available_device`."""
-    devices: int = 1
-    """Number of devices per node, each with a process of its own."""
-    num_nodes: int = 1
-    """Number of nodes; the scheduler starts a process for each device of each node."""
+    Args:
+        source: Preset or YAML file, see `load_experiment`; None to resume with the recorded
+            settings.
+        assignments: Changes of settings.
+        folder: Folder of the run.
+        labels: Label maps, see `RunPlan.from_source`.
+        images: Real targets.
+        hardware: Devices to compute on; the CPU by default.
+        resume: Whether to go on with the run in the folder.
+        overwrite: Whether to replace it.
+        on_subject: Called with each subject after it was read.
+        on_plan: Called once the settings were read, before label maps are.
+
+    Returns:
+        The run, ready to be fitted.
+
+    Raises:
+        ValueError: If anything is wrong; nothing was written then.
+    """
+    place, hardware = RunFolder(folder), hardware or Hardware()
+    writes = is_first_process()  # others come when the records are written
+    check_writable(place.path)
+    if resume and overwrite:
+        raise SynthSRError("resume and overwrite exclude each other. Choose one of them.")
+    if source is None and not resume:
+        raise SynthSRError("a preset or a YAML file must be given, got none. See --list-presets.")
+    if writes:
+        place.check(resume=resume, overwrite=overwrite)
+    config = place.config_path if source is None else source
+    plan = RunPlan.from_source(config, assignments, labels=labels, images=images)
+    refuse_input_folder(place.path, [*plan.subjects, *plan.held_out])
+    if on_plan is not None:
+        on_plan(plan)
+    device = hardware.available()
+    resumed = resume and place.state_path.exists()
+    prepared = prepare(
+        plan,
+        device=device,
+        folder_name=place.path.resolve().name,
+        on_subject=on_subject,
+        resumed=resumed,
+    )
+    if resume and not resumed:
+        prepared.notes.append(f"nothing is saved in {place.path} yet: the run starts anew")
+    if writes:
+        record = prepared.record(plan, device)
+        if resume:
+            place.refuse_other_run(record)
+        if resumed:
+            prepared.check_state(place.state_path)
+        if overwrite:
+            place.clear()
+        check_space(place.path, prepared.expected_bytes)
+        about = environment(device, hardware.devices, hardware.num_nodes)
+        place.open(record, prepared.fitted.generator.label_table, about)
+    return TrainingRun(prepared, place, hardware, resume=resumed)
 
 
 class TrainingRun:
@@ -102,7 +167,7 @@ class TrainingRun:
                     trainer.fit(task, datamodule=data, ckpt_path=state, **_safe_loading(state))
         except NonFiniteLossError as error:
             spacing = self.prepared.model.scan.spacing_mm
-            raise report_failure(error, data, self.folder, spacing) from error
+            raise report_failure(error, data.stream, self.folder, spacing) from error
         except SystemExit as error:  # Lightning turns interrupts into it
             raise KeyboardInterrupt from error
 

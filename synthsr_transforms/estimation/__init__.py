@@ -6,11 +6,9 @@ and keeps what tables, pictures and `write_estimate` need.
 
 from .estimate import ChannelEstimate, ClassRow, PriorEstimate
 from .files import output_names, write_estimate
-from .measuring import EstimationSettings
 from .run import PriorEstimation, estimate_priors
-from .scans import DataSet, find_data_sets
-from .statistics import class_statistics, rescale_intensities
-from .t2_cropping import t2_cropping_stats, t2_extent
+from .scans import DataSet, EstimationSettings, find_data_sets
+from .statistics import class_statistics, rescale_intensities, t2_cropping_stats, t2_extent
 
 __all__ = [
     "ChannelEstimate",

@@ -1,4 +1,4 @@
-"""What was estimated: statistics of every scan, and the priors that follow from them."""
+"""Estimates: statistics of every scan, and the priors that follow from them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from synthsr_transforms.labels.table import LabelTable, listed
+from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.priors.tissue_priors import TissuePriors
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, listed
 
-from .measuring import EstimationSettings, ScanStatistics
-from .scans import DataSet
-from .statistics import PERCENTILES, RANGE
-from .t2_cropping import t2_cropping_stats
+from .scans import DataSet, EstimationSettings, ScanStatistics
+from .statistics import PERCENTILES, RANGE, t2_cropping_stats
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -123,7 +121,7 @@ class PriorEstimate:
 
     @cached_property
     def priors(self) -> TissuePriors:
-        """The priors: normal laws."""
+        """The priors: normal distributions."""
         pairs = [channel.hyper_parameters(self.settings.legacy) for channel in self.channels]
         means, stds = (np.stack(blocks) for blocks in zip(*pairs, strict=True))
         return TissuePriors(means, stds, "normal")
@@ -163,7 +161,7 @@ class PriorEstimate:
                 )
             if channel.num_scans == 1:
                 yield (
-                    f"channel {number}: one scan tells nothing of how scans differ, so that every"
+                    f"channel {number}: one scan does not show how scans differ, so that every"
                     " second number is 0. Give more scans."
                 )
 
@@ -183,7 +181,7 @@ class PriorEstimate:
                 raise SynthSRError(
                     "each class of the label table must occur in some label map, got none for"
                     f" {self._named(missing)} ({place}). Take a table without"
-                    " them: `synthsr labels LABELS --write-table table.tsv`, then --label-list"
+                    " them: `synthsr labels LABELS --write-table table.tsv`, then --label-table"
                     " table.tsv."
                 )
             raise SynthSRError(

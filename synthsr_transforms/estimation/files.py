@@ -16,7 +16,7 @@ import yaml
 
 from synthsr_transforms.io.files import stem
 from synthsr_transforms.labels.files import write_rows
-from synthsr_transforms.priors.arrays import as_rows
+from synthsr_transforms.priors.forms import as_rows
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.messages import SynthSRError
 
@@ -29,8 +29,9 @@ TABLE, T2_CROPPING, PICTURE = "label_table.tsv", "t2_cropping_stats.npy", "prior
 _HEADER = """\
 # Tissue priors, estimated from scans. To make training images that look like them:
 #   synthsr generate PRESET --labels LABEL_MAPS --set mixture.priors={path}{table}
-# Each class of labels has a Gaussian. For every image its mean is drawn from a normal law, whose
-# centre and standard deviation stand under `mean`, and its standard deviation likewise.
+# Each class of labels has a Gaussian. For every image its mean is drawn from a normal
+# distribution, with the mean and the standard deviation under `mean`, and its standard deviation
+# likewise.
 """
 
 

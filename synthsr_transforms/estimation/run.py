@@ -1,27 +1,28 @@
-"""Estimation of priors: from folders of scans and label maps to an estimate."""
+"""Estimation of priors: from folders of scans and label maps to an estimate, in processes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from multiprocessing import get_context
+from typing import Any
 
+import numpy as np
+
+from synthsr_transforms.io.volumes import read_labels
 from synthsr_transforms.labels.summary import best_ready_table
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.priors.tissue_priors import TissuePriors
-from synthsr_transforms.subjects.files import SubjectFiles
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.subjects.files import Match, PathSpec, SubjectFiles
+from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
 
 from .estimate import PriorEstimate, channels_of
-from .measuring import (
-    EstimationSettings,
-    Mapper,
-    ScanStatistics,
-    label_values,
-    measure_scan,
-    measuring,
-)
-from .scans import DataSet, Match, PathSpec, find_data_sets
+from .scans import DataSet, EstimationSettings, ScanStatistics, find_data_sets, measure_scan
 
 AUTO = "auto"
 _SAMPLES, _FEWEST_SAMPLES = 60_000, 60  # intensities of a class to draw: of all scans, of each
@@ -64,9 +65,10 @@ class PriorEstimation:
         return [subject for data_set in self.data_sets for subject in data_set.subjects]
 
     @property
-    def num_maps_to_look_at(self) -> int:
-        """How many label maps are read to choose a table, before scans are measured."""
-        return len(self._distinct_maps()) if self.label_table == AUTO else 0
+    def maps_to_read(self) -> list[SubjectFiles]:
+        """Subjects whose label maps are read to choose a table, before scans are measured."""
+        distinct = {subject.labels: subject for subject in self.subjects}
+        return list(distinct.values()) if self.label_table == AUTO else []
 
     def choose_table(
         self, workers: int = 1, on_map: Callable[[], object] | None = None
@@ -83,10 +85,11 @@ class PriorEstimation:
         if self.label_table != AUTO:
             return replace(self, label_table=LabelTable.resolve(self.label_table))
         values: set[int] = set()
-        with measuring(workers) as measure:
-            for _, found in measure(label_values, self._distinct_maps()):
+        with processes(workers) as apply:
+            for found in apply(_label_values, self.maps_to_read):
                 values |= found
-                (on_map or _nothing)()
+                if on_map is not None:
+                    on_map()
         return replace(self, label_table=LabelTable.ready(best_ready_table(sorted(values))))
 
     def run(self, workers: int = 1, on_scan: Callable[[], object] | None = None) -> PriorEstimate:
@@ -105,23 +108,15 @@ class PriorEstimation:
                 numbers of channels, or no scan holds a class.
         """
         table = LabelTable.resolve(self.choose_table(workers).label_table)
-        with measuring(workers) as measure:
-            scans = self._measure(measure, table, on_scan or _nothing)
-        return self._estimate(table, scans)
-
-    def _distinct_maps(self) -> list[SubjectFiles]:
-        return list({subject.labels: subject for subject in self.subjects}.values())
-
-    def _measure(
-        self, measure: Mapper, table: LabelTable, on_scan: Callable[[], object]
-    ) -> list[ScanStatistics]:
         number = max(_SAMPLES // len(self.subjects), _FEWEST_SAMPLES) if self.keep_samples else 0
-        function = partial(measure_scan, table=table, settings=self.settings, num_samples=number)
-        found: dict[int, ScanStatistics] = {}
-        for k, scan in measure(function, self.subjects):
-            found[k] = scan
-            on_scan()
-        return [found[k] for k in range(len(found))]
+        measure = partial(measure_scan, table=table, settings=self.settings, num_samples=number)
+        scans = []
+        with processes(workers) as apply:
+            for scan in apply(measure, self.subjects):
+                scans.append(scan)
+                if on_scan is not None:
+                    on_scan()
+        return self._estimate(table, scans)
 
     def _estimate(self, table: LabelTable, scans: Sequence[ScanStatistics]) -> PriorEstimate:
         remaining = iter(scans)
@@ -144,6 +139,10 @@ class PriorEstimation:
         return estimate
 
 
+def _label_values(subject: SubjectFiles) -> set[int]:
+    return set(np.unique(read_labels(subject.labels).data).tolist())
+
+
 def _check_channels(data_set: DataSet, numbers: Sequence[int]) -> None:
     for subject, number in zip(data_set.subjects, numbers, strict=True):
         if number != numbers[0]:
@@ -152,10 +151,6 @@ def _check_channels(data_set: DataSet, numbers: Sequence[int]) -> None:
                 f" {data_set.subjects[0].image} and {number} in {subject.image}. Keep them in two"
                 " folders and give each with --images."
             )
-
-
-def _nothing() -> None:
-    pass
 
 
 def estimate_priors(
@@ -172,8 +167,9 @@ def estimate_priors(
     """Estimate priors from scans and their label maps.
 
     The mean of a class in a scan is its median intensity, its standard deviation 1.4826 times the
-    median absolute deviation from it. The priors are normal laws with the mean and the population
-    standard deviation of these numbers over scans (Billot et al., Medical Image Analysis 2023).
+    median absolute deviation from it. The priors are normal distributions with the mean and the
+    population standard deviation of these numbers over scans (Billot et al., Medical Image Analysis
+    2023).
 
     Args:
         images: Folder of scans (or one scan), or several folders, one per data set. Scans may have
@@ -201,3 +197,39 @@ def estimate_priors(
         data_sets=find_data_sets(folders, maps, match), label_table=label_table, settings=settings
     )
     return job.run(workers).priors
+
+
+# Processes ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def processes(number: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """A function like `map`, which works in this process or in several.
+
+    Args:
+        number: Number of processes, each of which holds one item at a time.
+
+    Raises:
+        WorkFailedError: If a process ended without an answer.
+    """
+    if number < 1:
+        raise SynthSRError(f"workers must be at least 1, got {number}. Give 1 or more.")
+    if number == 1:
+        yield map
+        return
+    # Processes that are copies of this one (fork) could not use the threads that it has started.
+    pool = ProcessPoolExecutor(number, get_context("spawn"), _ignore_interrupts)
+    try:
+        yield pool.map
+    except BrokenProcessPool as error:
+        raise WorkFailedError(
+            "a process ended without an answer, most likely for want of memory. Use fewer"
+            " --workers."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C to the process that started this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

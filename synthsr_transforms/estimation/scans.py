@@ -1,10 +1,11 @@
-"""Scans with their label maps: finding pairs of files, and reading one pair on one grid."""
+"""One scan of an estimate: read with its label map on one grid, then measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,11 @@ from synthsr_transforms.subjects.files import (
     PathSpec,
     SubjectFiles,
     find_subjects,
+    grids_differ,
 )
+from synthsr_transforms.support.messages import listed
+
+from .statistics import ClassStatistics, class_statistics, rescale_intensities, t2_extent
 
 MAX_CHANNELS = 10
 """Largest number of channels of a scan; a longer fourth axis is a time series."""
@@ -39,6 +44,35 @@ class DataSet:
     images: Path
     labels: Path
     subjects: tuple[SubjectFiles, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimationSettings:
+    """How scans are measured."""
+
+    rescale: bool = True
+    """Whether to rescale each channel of each scan, see `rescale_intensities`."""
+    resample_labels: bool = False
+    """Whether to bring label maps on other grids to those of their scans."""
+    t2_cropping: bool = False
+    """Whether to measure how much of the field of view the second channel covers."""
+    legacy: bool = False
+    """Whether to do as the original: a class that a scan lacks counts as 0 in the means over scans,
+    labels that the table lacks are passed over, and voxels of 0 count as covered by T2."""
+
+
+class ScanStatistics(NamedTuple):
+    """Statistics of one scan.
+
+    Attributes:
+        channels: One entry per channel.
+        labelled: `(K,)` numbers of voxels that carry a label of each class, zero or not.
+        t2_extent: Where the second channel begins and ends, if that was asked for.
+    """
+
+    channels: tuple[ClassStatistics, ...]
+    labelled: npt.NDArray[np.int64]
+    t2_extent: tuple[float, float] | None
 
 
 def find_data_sets(
@@ -60,24 +94,23 @@ def find_data_sets(
             f" {len(labels)} for {len(images)} folders of images. Give --labels once, or as often"
             " as --images."
         )
-    everywhere = list(labels) * len(images) if len(labels) == 1 else labels
-    try:
-        return [
-            DataSet(
-                images=Path(i),
-                labels=Path(m),
-                subjects=tuple(find_subjects(m, i, match=match, all_images=True)),
-            )
-            for i, m in zip(images, everywhere, strict=True)
-        ]
-    except PairingError as error:
-        raise PairingError(f"{error} Or pair sorted names with --match order.") from error
+    maps = list(labels) * len(images) if len(labels) == 1 else labels
+    data_sets = []
+    for scans, label_maps in zip(images, maps, strict=True):
+        try:
+            subjects = find_subjects(label_maps, scans, match=match, all_images=True)
+        except PairingError as error:
+            raise PairingError(f"{error} Or pair sorted names with --match order.") from error
+        data_sets.append(
+            DataSet(images=Path(scans), labels=Path(label_maps), subjects=tuple(subjects))
+        )
+    return data_sets
 
 
 # Reading -----------------------------------------------------------------------------------------
 
 
-def read_scan(path: PathSpec) -> Volume:
+def read_channels(path: PathSpec) -> Volume:
     """Read a scan of one or several channels, as `(X, Y, Z, C)` float32.
 
     Raises:
@@ -91,17 +124,14 @@ def read_scan(path: PathSpec) -> Volume:
             f"{path} must have at most {MAX_CHANNELS} channels, got {data.shape[3]}. Choose some of"
             " them, or their mean."
         )
-    if data.dtype.kind not in "iufb":
-        raise VolumeError(f"{path} must hold real numbers, got {data.dtype}. Convert it first.")
     with np.errstate(over="ignore"):
-        numbers = np.asarray(data, dtype=np.float32)
-    if not np.isfinite(numbers).all():
-        if np.isfinite(data).all():
-            raise VolumeError(
-                f"{path} must hold numbers below 3.4e38, got {np.abs(data).max():g}. Rescale it."
-            )
-        raise VolumeError(f"{path} must hold finite numbers, got NaN or infinity. Replace them.")
-    return volume._replace(data=numbers)
+        data = np.asarray(data, dtype=np.float32)
+    if not np.isfinite(data).all():
+        raise VolumeError(
+            f"{path} must hold finite numbers below 3.4e38, got NaN, infinity or more. Replace"
+            " them, or rescale the scan."
+        )
+    return volume._replace(data=data)
 
 
 def read_pair(subject: SubjectFiles, *, resample_labels: bool = False) -> tuple[Volume, Volume]:
@@ -119,14 +149,17 @@ def read_pair(subject: SubjectFiles, *, resample_labels: bool = False) -> tuple[
         VolumeError: If a file is not what it should be, or the grids differ.
     """
     assert subject.image is not None
-    image, labels = read_scan(subject.image), read_labels(subject.labels)
+    image, labels = read_channels(subject.image), read_labels(subject.labels)
     if same_grid(image, labels):
         return image, labels
     turned, turned_labels = reorient(image), reorient(labels)
     if same_grid(turned, turned_labels):
         return turned, turned_labels
     if not resample_labels:
-        raise VolumeError(_grids_differ(subject, turned, turned_labels))
+        raise VolumeError(
+            f"{grids_differ(subject, turned_labels, turned)} Resample one to the other, or add"
+            " --resample-labels if they show the same place in the world."
+        )
     resampled = labels_on_grid(labels, image)
     if labels.data.any() and not resampled.data.any():
         raise VolumeError(
@@ -134,17 +167,6 @@ def read_pair(subject: SubjectFiles, *, resample_labels: bool = False) -> tuple[
             " common. Check the affines of both."
         )
     return image, resampled
-
-
-def _grids_differ(subject: SubjectFiles, image: Volume, labels: Volume) -> str:
-    shapes = image.data.shape[:3], labels.data.shape
-    got = "places in the world that differ"
-    if shapes[0] != shapes[1]:
-        got = f"shapes {shapes[0]} and {shapes[1]} (right, anterior, superior)"
-    return (
-        f"{subject.image} must be on the grid of {subject.labels}, got {got}. Resample one to the"
-        " other, or add --resample-labels if they show the same place in the world."
-    )
 
 
 def labels_on_grid(labels: Volume, image: Volume) -> Volume:
@@ -166,3 +188,72 @@ def classes_of(labels: npt.NDArray[np.integer], table: LabelTable) -> npt.NDArra
     """Class of every voxel, -1 where the table lacks the label."""
     lookup = np.append(table.class_lookup().numpy(), -1).astype(np.int16)
     return lookup[np.minimum(labels, len(lookup) - 1)]
+
+
+# Measuring ---------------------------------------------------------------------------------------
+
+
+def measure_scan(
+    subject: SubjectFiles, *, table: LabelTable, settings: EstimationSettings, num_samples: int = 0
+) -> ScanStatistics:
+    """Read a scan and its label map, and measure every class in every channel.
+
+    Args:
+        subject: The files.
+        table: Labels and their classes.
+        settings: How to measure.
+        num_samples: How many intensities of each class to keep, see `class_statistics`.
+
+    Raises:
+        VolumeError: If a file is not what it should be; the message names it.
+    """
+    image, labels = read_pair(subject, resample_labels=settings.resample_labels)
+    classes = classes_of(labels.data, table)
+    unknown = labels.data[classes < 0]
+    if unknown.size and not settings.legacy:
+        raise VolumeError(
+            f"{subject.labels} must hold labels of the label table, got"
+            f" {listed(np.unique(unknown).tolist())}. Add rows for them to a table of your own"
+            " (synthsr labels --write-table)."
+        )
+    extent = _extent(subject, image, settings) if settings.t2_cropping else None
+    waiting = list(np.moveaxis(image.data, 3, 0))
+    del labels, image, unknown
+    channels = []
+    while waiting:
+        channel = np.ascontiguousarray(waiting.pop(0))  # the last one sets the scan free
+        if settings.rescale:
+            channel = _rescaled(channel, subject, settings)
+        channels.append(
+            class_statistics(channel, classes, table.num_classes, num_samples=num_samples)
+        )
+    labelled = np.bincount(classes[classes >= 0], minlength=table.num_classes)
+    return ScanStatistics(tuple(channels), labelled, extent)
+
+
+def _rescaled(
+    channel: npt.NDArray[np.float32], subject: SubjectFiles, settings: EstimationSettings
+) -> npt.NDArray[np.float32]:
+    scaled = rescale_intensities(channel)
+    if not settings.legacy and not scaled.any():
+        raise VolumeError(
+            f"{subject.image} must have several intensities to be rescaled, got"
+            f" {channel.flat[0]:g} from percentile 2 to percentile 98. Crop wide margins, or add"
+            " --no-rescale."
+        )
+    return scaled
+
+
+def _extent(
+    subject: SubjectFiles, image: Volume, settings: EstimationSettings
+) -> tuple[float, float]:
+    if image.data.shape[3] != 2:
+        raise VolumeError(
+            f"{subject.image} must have two channels, T1 and T2, to measure T2 cropping, got"
+            f" {image.data.shape[3]}. Leave out --t2-cropping, or stack the scans."
+        )
+    volume = image if settings.legacy else reorient(image)
+    try:
+        return t2_extent(volume.data[..., 1], legacy=settings.legacy)
+    except ValueError as error:
+        raise VolumeError(f"{subject.image}: {error}") from error

@@ -1,4 +1,4 @@
-"""Pure, batched tensor functions: no chance, no files, no TorchIO.
+"""Pure, batched tensor functions: no randomness, no files, no TorchIO.
 
 Vocabulary shared by every module of this package:
 

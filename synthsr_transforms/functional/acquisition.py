@@ -1,4 +1,4 @@
-"""Slice acquisition: blur, sampling of slices and interpolation back, and what is known of them."""
+"""Slice acquisition: blur, sampling of slices and interpolation back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALIGNMENTS = ("centre", "corner", "corner_open")
 
 
 class SlicePlan(NamedTuple):
-    """How many slices an acquisition takes, and where they lie.
+    """Number and places of the slices of an acquisition.
 
     Attributes:
         low_shape: Number of slices per element, channel and axis, `(B, C, 3)` whole numbers (CPU).
@@ -222,41 +222,29 @@ def slice_operator(size: int, centres: Tensor, width: float) -> Tensor:
 def random_resolution(
     minimum_mm: Tensor,
     *,
-    isotropic_mm: Tensor | None = None,
-    anisotropic_mm: Tensor | None = None,
-    axis: Tensor | None = None,
-    choose_isotropic: Tensor | None = None,
-    choose_minimum: Tensor | None = None,
+    isotropic_mm: Tensor | None,
+    anisotropic_mm: Tensor | None,
+    axis: Tensor,
+    choose_isotropic: Tensor,
+    choose_minimum: Tensor,
 ) -> Tensor:
-    """Resolution of an acquisition, from the draws of SynthSR's `SampleResolution` law.
+    """Resolution of an acquisition from random numbers, as in SynthSR's `SampleResolution`.
 
     Args:
-        minimum_mm: Finest spacing in mm, broadcastable to `(..., 3)`.
-        isotropic_mm: A draw for every axis, `(..., 3)`, or None if that mode is off.
-        anisotropic_mm: A draw for the thick axis, `(..., 3)`, or None if that mode is off.
-        axis: Which axis is thick, `(...)` whole numbers; needed with `anisotropic_mm`.
+        minimum_mm: Finest spacing in mm, `(..., 3)`.
+        isotropic_mm: A spacing for every axis, `(..., 3)`, or None if that mode is off.
+        anisotropic_mm: A spacing for the thick axis, `(..., 3)`, or None if that mode is off.
+        axis: Which axis is thick, `(...)` whole numbers.
         choose_isotropic: Where both modes are on, which one holds, `(...)` booleans.
         choose_minimum: Where the minimum is acquired on every axis, `(...)` booleans.
 
     Returns:
         Spacing in mm, `(..., 3)`.
-
-    Raises:
-        ValueError: If neither mode is on, or a draw that is needed is missing.
     """
-    if anisotropic_mm is None:
-        if isotropic_mm is None:
-            raise ValueError("isotropic_mm or anisotropic_mm must be given, got neither.")
-        result = isotropic_mm
-    else:
-        if axis is None:
-            raise ValueError("axis must be given with anisotropic_mm, got None.")
+    result = minimum_mm if isotropic_mm is None else isotropic_mm
+    if anisotropic_mm is not None:
         thick = axis[..., None] == torch.arange(3)
-        result = torch.where(thick, anisotropic_mm, minimum_mm.expand_as(anisotropic_mm))
-        if isotropic_mm is not None:
-            if choose_isotropic is None:
-                raise ValueError("choose_isotropic must be given when both modes are on, got None.")
-            result = torch.where(choose_isotropic[..., None], isotropic_mm, result)
-    if choose_minimum is None:
-        return result
-    return torch.where(choose_minimum[..., None], minimum_mm.expand_as(result), result)
+        other = torch.where(thick, anisotropic_mm, minimum_mm)
+        both = isotropic_mm is not None
+        result = torch.where(choose_isotropic[..., None], result, other) if both else other
+    return torch.where(choose_minimum[..., None], minimum_mm, result)

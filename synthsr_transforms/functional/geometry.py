@@ -83,7 +83,7 @@ def millimetres_to_voxels(matrix_mm: Tensor, spacing_mm: Tensor) -> Tensor:
 
 
 def about_centre(matrix: Tensor, shape: Sequence[int]) -> Tensor:
-    """Let a pull-back act about the centre `(n - 1) / 2` of a grid.
+    """Move a pull-back to the centre `(n - 1) / 2` of a grid.
 
     Args:
         matrix: `(B, 4, 4)` in voxels.

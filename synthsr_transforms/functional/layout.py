@@ -36,7 +36,7 @@ def plan_patch(
 ) -> PatchPlan:
     """Crop and output sizes for a label map.
 
-    The output is at most as large as the resampled label map and, if asked for, a multiple of
+    The output is at most as large as the resampled label map and, on request, a multiple of
     what the network divides its input by.
 
     Args:
@@ -165,7 +165,7 @@ def bounding_box(mask: Tensor) -> Tensor:
 
 
 def _project(mask: Tensor, axis: int) -> Tensor:
-    """Which positions along an axis hold any voxel of a mask, `(B, n)` on the CPU."""
+    """Whether a plane across an axis holds any voxel of a mask, `(B, n)` on the CPU."""
     return mask.movedim(axis + 2, 1).flatten(2).any(-1).cpu()
 
 

@@ -1,4 +1,4 @@
-"""Separable linear operators: one small matrix per axis, the only place where they are made.
+"""Separable linear operators: one small matrix per axis, made here and nowhere else.
 
 Blurring, resizing, slice sampling and their compositions are linear and separable, so each is a
 dense matrix per axis. Applying three of them is three matrix products, which run near the peak
@@ -17,7 +17,7 @@ from .cache import cached, voxel_indices
 from .checks import check_volume
 
 BLUR_BOUNDARIES = ("zero", "renormalise")
-"""What a blur does at the edge: read zeros outside, or divide by the weight inside."""
+"""Edge rules of a blur: read zeros outside, or divide by the weight inside."""
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def _apart(shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 @cached(16)
 def _within(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Which samples of the longest axis each of three axes has, `(3, 1, N)`."""
+    """Mask of the samples that each of three axes has, `(3, 1, N)` for the longest."""
     index = torch.arange(max(shape), device=device)
     sizes = torch.tensor(list(shape)).to(device, non_blocking=True)
     return (index < sizes[:, None])[:, None]

@@ -1,4 +1,4 @@
-"""Maps of what was acquired: reliability of each voxel, and distance to the nearest slice."""
+"""Maps of an acquisition: reliability of each voxel, and distance to the nearest slice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .resample import centred_coordinates
 def reliability_map(
     plan: SlicePlan, output_shape: Sequence[int], device: torch.device | str = "cpu"
 ) -> Tensor:
-    """How much each voxel was acquired rather than interpolated: 1 on a slice, 0 between slices.
+    """Reliability of each voxel: 1 on a slice, 0 between slices.
 
     A slice between two voxels shares its weight among them; axes multiply. Plans that follow the
     original (not `"centre"`) give 1 everywhere if every voxel is a slice, whatever the output; else
@@ -66,7 +66,7 @@ def _reliability_profile(number: int, size: int, alignment: str) -> Tensor:
 
 
 def _last_of_each(ordered: Tensor) -> Tensor:
-    """Which entries of an increasing list are not followed by their equal."""
+    """Mask of the last entry of each run of equal ones in an increasing list."""
     return torch.cat([ordered[1:] != ordered[:-1], torch.ones(1, dtype=torch.bool)])
 
 

@@ -8,15 +8,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
-from synthsr_transforms.support.config import config_path, from_mapping, override, read_yaml
+from synthsr_transforms.support.config import (
+    complete,
+    config_path,
+    from_mapping,
+    override,
+    read_yaml,
+)
 
-OTHER_SECTIONS = ("job", "training")
-"""Sections of a configuration that do not belong to the generator."""
+SECTIONS = ("job", "training")
+"""Sections that a configuration may hold besides the generator's settings."""
+Assignments = Sequence[str] | Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +58,9 @@ class GeneratorConfig:
     """Whether the target is a real image that comes with each label map."""
 
 
+Config = TypeVar("Config", bound=GeneratorConfig)
+
+
 def preset_names() -> list[str]:
     """Names of the published settings."""
     return list(_presets())
@@ -62,9 +72,7 @@ def _presets() -> dict[str, Path]:
     return {path.stem: path for path in files}
 
 
-def load_config(
-    source: str | os.PathLike[str], assignments: Sequence[str] | Mapping[str, Any] = ()
-) -> GeneratorConfig:
+def load_config(source: str | os.PathLike[str], assignments: Assignments = ()) -> GeneratorConfig:
     """Read a configuration and change some of its settings.
 
     Args:
@@ -84,42 +92,63 @@ def load_config(
         >>> load_config("all_purpose", ["crop.shape=96"]).steps["crop"].params["shape"]
         96
     """
+    return make_config(GeneratorConfig, read_settings(source), assignments, where=str(source))
+
+
+def read_settings(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read all sections of a configuration as plain data.
+
+    Args:
+        source: Name of a preset or path of a YAML file. Names of files that lie beside it become
+            paths.
+
+    Raises:
+        SynthSRError: If it is neither (the nearest spelling is suggested), or not YAML.
+    """
+    path = config_path(source, _presets(), "preset")
+    settings: dict[str, Any] = _beside(read_yaml(path), path.parent)
+    return settings
+
+
+def make_config(
+    kind: type[Config],
+    settings: Mapping[str, Any],
+    assignments: Assignments = (),
+    *,
+    section: str | None = None,
+    where: str = "",
+) -> Config:
+    """Make a configuration from plain data, and change some of its settings.
+
+    Args:
+        kind: `GeneratorConfig`, or a class that adds sections; others of `SECTIONS` are left out.
+        settings: From `read_settings`.
+        assignments: See `load_config`.
+        section: Name of a section whose settings are assigned without its name, such as
+            `run.epochs=3` for `training.run.epochs=3`. They go before steps of the same name.
+        where: What the settings are, for messages.
+
+    Raises:
+        SynthSRError: If a name is unknown (the nearest spelling is suggested) or a value unusable.
+    """
     if isinstance(assignments, str):
         assignments = [assignments]
     if isinstance(assignments, Mapping):
         assignments = [f"{name}={json.dumps(value)}" for name, value in assignments.items()]
-    path = source_path(source)
-    settings = read_beside(path)
-    for other in OTHER_SECTIONS:
-        settings.pop(other, None)
-    steps = settings.get("steps") or {}
+    known = [f.name for f in fields(kind)]
+    plain = {k: v for k, v in settings.items() if k in known or k not in SECTIONS}
+    steps = plain.get("steps") or {}
     shortcuts = {name: ("steps", name, "params") for name in steps}
     for step in steps.values():
         if isinstance(step, dict):
             step.setdefault("params", {})
-    changed = override(settings, assignments, shortcuts=shortcuts)
+    if section is not None:
+        plain[section] = complete(kind, {section: plain.get(section)}, where)[section]
+        shortcuts |= {name: (section, name) for name in plain[section]}
+    changed = override(plain, assignments, shortcuts=shortcuts)
     for name, step in (changed.get("steps") or {}).items():
         _let_priors_replace(step, steps.get(name))
-    return from_mapping(GeneratorConfig, changed, where=str(source))
-
-
-def source_path(source: str | os.PathLike[str]) -> Path:
-    """Path of a preset by name, or of a YAML file.
-
-    Raises:
-        SynthSRError: If it is neither; the nearest spelling is suggested.
-    """
-    return config_path(source, _presets(), "preset")
-
-
-def read_beside(path: Path) -> dict[str, Any]:
-    """Read all sections of a configuration; names of files that lie beside it become paths.
-
-    Raises:
-        SynthSRError: If the file is not YAML.
-    """
-    settings: dict[str, Any] = _beside(read_yaml(path), path.parent)
-    return settings
+    return from_mapping(kind, changed, where=where)
 
 
 def _let_priors_replace(step: Any, before: Any) -> None:

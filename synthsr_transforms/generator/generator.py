@@ -19,8 +19,8 @@ from torchio.transforms import Transform
 from synthsr_transforms.functional.layout import bounding_box
 from synthsr_transforms.functional.operators import full_precision
 from synthsr_transforms.labels.summary import best_ready_table
-from synthsr_transforms.labels.table import LabelTable, listed
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.support.messages import SynthSRError, listed
 from synthsr_transforms.transforms.base import SynthTransform, append_history, shallow_copy
 from synthsr_transforms.transforms.images import find_labels
 from synthsr_transforms.transforms.labels_on_grid import LabelSet, whole_labels

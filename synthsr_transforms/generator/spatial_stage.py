@@ -30,7 +30,7 @@ class SpatialStage:
 
     @staticmethod
     def length(transforms: Sequence[Any]) -> int:
-        """How many of the first transforms can run as one; 0 or 1 if that gains nothing."""
+        """Number of the first transforms that can run as one; 0 or 1 if that gains nothing."""
         if not transforms or not _can_start(transforms[0]):
             return 0
         length, seen = 1, set()
@@ -47,44 +47,44 @@ class SpatialStage:
     def sample_record(
         self, batch: SubjectsBatch, generator: Generator | None
     ) -> list[dict[str, Any]]:
-        """Draw the parameters of every step, in order."""
+        """Sample the parameters of every step, in order."""
         return [step.sample_record(batch, generator) for step in self.steps]
 
     def apply(self, batch: SubjectsBatch, recorded: Sequence[dict[str, Any]]) -> None:
-        """Act with recorded parameters and remember the steps."""
+        """Transform with recorded parameters and record the steps."""
         size = batch.batch_size
-        drawn = [step.to_params(p, size) for step, p in zip(self.steps, recorded, strict=True)]
-        self._act(batch, drawn, [params.get("_keep", [True] * size) for params in recorded])
+        sampled = [step.to_params(p, size) for step, p in zip(self.steps, recorded, strict=True)]
+        self._apply(batch, sampled, [params.get("_keep", [True] * size) for params in recorded])
         for step, params in zip(self.steps, recorded, strict=True):
             append_history(batch, step, params)
 
     def run_unrecorded(self, batch: SubjectsBatch, generator: Generator | None) -> None:
-        """Draw and act without keeping a record."""
-        keep, drawn = [], []
+        """Transform without a record."""
+        keep, sampled = [], []
         for step in self.steps:
             keep.append(step.sample_keep(batch.batch_size, generator))
-            drawn.append(step.sample_params(batch, generator) if any(keep[-1]) else {})
-        self._act(batch, drawn, keep)
+            sampled.append(step.sample_params(batch, generator) if any(keep[-1]) else {})
+        self._apply(batch, sampled, keep)
 
-    def _act(
-        self, batch: SubjectsBatch, drawn: Sequence[Params], keep: Sequence[Sequence[bool]]
+    def _apply(
+        self, batch: SubjectsBatch, sampled: Sequence[Params], keep: Sequence[Sequence[bool]]
     ) -> None:
         deformation = self.deformation
         assert isinstance(deformation, SpatialDeformation)
         grid = deformation.grid(batch)
         indices = [torch.arange(n).expand(grid.batch_size, n) for n in grid.shape]
-        followers = list(zip(self.steps, drawn, keep, strict=True))[1:]
-        for step, draws, kept in followers:
+        followers = list(zip(self.steps, sampled, keep, strict=True))[1:]
+        for step, params, chosen in followers:
             if isinstance(step, PatchCrop):
-                indices = _cropped(indices, draws["start"], step.plan(grid).crop_shape)
-            elif any(kept):
-                indices = _mirrored(indices, left_right_axis(grid), torch.tensor(kept))
-        deformation.sample(batch, drawn[0], indices)
-        for step, draws, kept in followers:
+                indices = _cropped(indices, params["start"], step.plan(grid).crop_shape)
+            elif any(chosen):
+                indices = _mirrored(indices, left_right_axis(grid), torch.tensor(chosen))
+        deformation.sample(batch, sampled[0], indices)
+        for step, params, chosen in followers:
             if isinstance(step, PatchCrop):
-                step.note(batch, draws, step.plan(grid))
+                step.update_metadata(batch, params, step.plan(grid))
             elif isinstance(step, HemisphereFlip):
-                step.exchange(batch, torch.tensor(kept))
+                step.swap_sides(batch, torch.tensor(chosen))
 
 
 def _cropped(indices: Sequence[Tensor], start: Tensor, shape: Sequence[int]) -> list[Tensor]:

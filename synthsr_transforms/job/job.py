@@ -25,7 +25,12 @@ import numpy.typing as npt
 import torch
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
-from synthsr_transforms.generator.config import GeneratorConfig, load_config
+from synthsr_transforms.generator.config import (
+    GeneratorConfig,
+    load_config,
+    make_config,
+    read_settings,
+)
 from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
 from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.labels.table import LabelTable
@@ -51,7 +56,7 @@ from synthsr_transforms.transforms import PatchCrop, TissueMixture
 from synthsr_transforms.transforms.images import find_labels
 
 from .folder import FORMATS, JobFolder
-from .record import CONFIG, JobSettings, Sample, job_config, recorded_job
+from .record import CONFIG, JobConfig, JobSettings, Sample, job_config
 
 CACHED_SUBJECTS = 4
 """Subjects kept in memory; a label map of 256^3 voxels takes 32 MiB."""
@@ -147,15 +152,15 @@ class GenerationJob:
             ValueError: If a file, name or value is not usable; the message says what to do.
         """
         _refuse_record(source)
-        config = load_config(source, assignments)
-        earlier = recorded_job(source)
+        config = make_config(JobConfig, read_settings(source), assignments, where=str(source))
         chosen: dict[str, Any] = {"device": "auto"}
-        if earlier is not None:
+        if config.job is not None:
             names = ("seed", "num_samples", "file_format", "device")
-            chosen.update({name: getattr(earlier, name) for name in names})
+            chosen.update({name: getattr(config.job, name) for name in names})
         chosen.update({name: value for name, value in settings.items() if value is not None})
         chosen["device"] = available_device(chosen["device"])
-        return cls(config=config, subjects=_find(config, earlier, labels, images), **chosen)
+        subjects = choose_subjects(config, labels, images)
+        return cls(config=config.generator, subjects=subjects, **chosen)
 
     def sample(self, number: int) -> Sample:
         """The sample of that number, the same whatever else the job makes."""
@@ -303,19 +308,23 @@ def _refuse_record(source: str | os.PathLike[str]) -> None:
         )
 
 
-def _find(
-    config: GeneratorConfig,
-    earlier: JobSettings | None,
+def choose_subjects(
+    config: JobConfig,
     labels: str | os.PathLike[str] | None,
     images: str | os.PathLike[str] | None,
 ) -> list[SubjectFiles]:
+    """Find the subjects that a user names, or else those of the earlier job, or the phantom.
+
+    Raises:
+        ValueError: If files are not usable, or there are images alone.
+    """
     if labels is not None:
         return find_subjects(labels, images)
     if images is not None:
         raise SynthSRError(f"images need label maps, got {images} alone. Give --labels as well.")
-    if earlier is None:
+    if config.job is None:
         return [phantom_subject(config.label_table)]
-    return [restore_subject(source, config.label_table) for source in earlier.sources]
+    return [restore_subject(source, config.label_table) for source in config.job.sources]
 
 
 def check_buildable(config: GeneratorConfig) -> None:

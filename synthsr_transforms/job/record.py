@@ -12,9 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
+from typing import Any, Optional
 
 from synthsr_transforms.generator.config import GeneratorConfig
 from synthsr_transforms.generator.generator import Generator
@@ -22,7 +20,7 @@ from synthsr_transforms.labels.files import read_npy
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.priors.files import read_prior_file
 from synthsr_transforms.subjects.files import SubjectFiles, SubjectRecord
-from synthsr_transforms.support.config import from_mapping, read_yaml, to_yaml
+from synthsr_transforms.support.config import to_plain
 
 CONFIG, TABLE = "config.yaml", "label_table.tsv"
 """Names of a configuration, and of the label table beside it where that is not a ready one."""
@@ -50,8 +48,14 @@ class JobSettings:
 class JobConfig(GeneratorConfig):
     """A generator and its job: the content of `config.yaml`."""
 
-    job: JobSettings = field(default_factory=JobSettings)
-    """The job."""
+    job: Optional[JobSettings] = None  # noqa: UP045 - read at run time by OmegaConf
+    """The job; None in a configuration that samples were not made from yet."""
+
+    @property
+    def generator(self) -> GeneratorConfig:
+        """The generator alone."""
+        names = [f.name for f in dataclasses.fields(GeneratorConfig)]
+        return GeneratorConfig(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,6 @@ class Sample:
     def stem(self) -> str:
         """Beginning of the names of its files."""
         return f"sample_{self.number:06d}"
-
-
-def recorded_job(source: str | os.PathLike[str]) -> JobSettings | None:
-    """The job that a file records; None for presets and files without one."""
-    if not Path(source).is_file():
-        return None
-    job = read_yaml(source).get("job")
-    return None if job is None else from_mapping(JobSettings, job, where=f"{source}: job")
 
 
 def job_config(generator: Generator, settings: JobSettings) -> JobConfig:
@@ -118,7 +114,7 @@ def _without_files(value: Any) -> Any:
 def plain_config(config: Any) -> dict[str, Any]:
     """Settings as plain data, as they are read back from YAML, without those that only describe."""
     if not isinstance(config, Mapping):
-        config = OmegaConf.to_container(OmegaConf.create(to_yaml(config)))
+        config = to_plain(config)
     return {str(k): v for k, v in config.items() if k not in ("description", "citation")}
 
 

@@ -1,9 +1,10 @@
-"""Files of label tables: `.tsv` tables, `.npy` lists, and the tables of the library."""
+"""Sources of rows: `.tsv` tables, those of the library, and lists of FreeSurfer values."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -11,10 +12,10 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from synthsr_transforms.support.atomic import replacing
-from synthsr_transforms.support.messages import check_choice, integers, naming
+from synthsr_transforms.support.atomic import write_text
+from synthsr_transforms.support.messages import SynthSRError, check_choice, integers, naming
 
-from .rows import SIDES, TISSUES, LabelRow, Side, Tissue, valid_row, valid_rows
+from .rows import SIDES, TISSUES, LabelRow, Side, Tissue, side_of, valid_row, valid_rows
 
 COLUMNS = ("value", "name", "side", "class", "tissue")
 """Columns of a label table file, in the order in which they are written."""
@@ -40,8 +41,7 @@ def read_rows(path: Path) -> tuple[LabelRow, ...]:
 def write_rows(rows: Sequence[LabelRow], path: Path) -> None:
     """Write rows as a `.tsv` file, complete or not at all."""
     lines = ["\t".join(str(cell) for cell in row) for row in (COLUMNS, *rows)]
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def read_npy(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
@@ -51,9 +51,9 @@ def read_npy(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
         with open(path, "rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
     except ValueError as error:
-        raise ValueError(f"{msg} Save it with numpy.save.") from error
+        raise SynthSRError(f"{msg} Save it with numpy.save.") from error
     if array.dtype.kind not in "iuf":
-        raise ValueError(f"{msg} Save numbers, not {array.dtype}.")
+        raise SynthSRError(f"{msg} Save numbers, not {array.dtype}.")
     return np.asarray(array)
 
 
@@ -61,8 +61,9 @@ def read_integers(path: Path) -> list[int]:
     """Load a `.npy` list of integers."""
     array = read_npy(path)
     if array.ndim != 1:
-        msg = f"list must be a 1-D array, got shape {array.shape} ({path}). Flatten it."
-        raise ValueError(msg)
+        raise SynthSRError(
+            f"list must be a 1-D array, got shape {array.shape} ({path}). Flatten it."
+        )
     with naming(path):
         return integers(array.tolist(), "list")
 
@@ -71,8 +72,9 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        msg = f"label table must be a UTF-8 text file, got other bytes ({path}). Save it as UTF-8."
-        raise ValueError(msg) from error
+        raise SynthSRError(
+            f"label table must be a UTF-8 text file, got other bytes ({path}). Save it as UTF-8."
+        ) from error
 
 
 def _parse_rows(text: str, path: Path) -> tuple[LabelRow, ...]:
@@ -80,41 +82,40 @@ def _parse_rows(text: str, path: Path) -> tuple[LabelRow, ...]:
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1)]
     cells = [(n, line.split("\t")) for n, line in lines if line.strip() and line[0] != "#"]
     if not cells:
-        msg = f"label table must start with the columns {', '.join(COLUMNS)}, got an empty file"
-        raise ValueError(f"{msg} ({path}).")
+        raise SynthSRError(
+            f"label table must start with the columns {', '.join(COLUMNS)}, got an empty file"
+            f" ({path})."
+        )
     (header_number, header), *body = cells
     columns = [column.strip() for column in header]
     if sorted(columns) != sorted(COLUMNS):
-        msg = f"columns must be {', '.join(COLUMNS)}, separated by tabs, got {', '.join(columns)}"
-        raise ValueError(f"{msg} ({path}, line {header_number}).")
-    rows = {number: _parse_row(row, columns, f"{path}, line {number}") for number, row in body}
-    _check_repeats_in_file({number: row.value for number, row in rows.items()}, path)
-    with naming(f"{path}, column 'class'" if rows else path):
-        return valid_rows(rows.values(), sort=False)
-
-
-def _check_repeats_in_file(value_of_line: Mapping[int, int], path: Path) -> None:
-    first: dict[int, int] = {}
-    for line, value in value_of_line.items():
-        if first.setdefault(value, line) != line:
-            msg = (
-                f"each value must occur once, got {value} again "
-                f"({path}, line {line}, column 'value'; first in line {first[value]}). "
-                "Remove one of the two lines."
+        raise SynthSRError(
+            f"columns must be {', '.join(COLUMNS)}, separated by tabs, got {', '.join(columns)}"
+            f" ({path}, line {header_number})."
+        )
+    rows = [_parse_row(row, columns, f"{path}, line {number}") for number, row in body]
+    line_of: dict[int, int] = {}
+    for (line, _), row in zip(body, rows, strict=True):
+        if line_of.setdefault(row.value, line) != line:
+            raise SynthSRError(
+                f"each value must occur once, got {row.value} again ({path}, line {line}, column"
+                f" 'value'; first in line {line_of[row.value]}). Remove one of the two lines."
             )
-            raise ValueError(msg)
+    with naming(f"{path}, column 'class'" if rows else path):
+        return valid_rows(rows, sort=False)
 
 
 def _parse_row(cells: Sequence[str], columns: Sequence[str], place: str) -> LabelRow:
     if len(cells) != len(columns):
-        msg = f"row must have {len(columns)} cells, got {len(cells)} ({place})."
-        raise ValueError(f"{msg} Separate cells by single tabs.")
+        raise SynthSRError(
+            f"row must have {len(columns)} cells, got {len(cells)} ({place})."
+            f" Separate cells by single tabs."
+        )
     cell = {column: text.strip() for column, text in zip(columns, cells, strict=True)}
     for column in ("value", "class"):
         if not cell[column].isdecimal():
             where = f"{place}, column {column!r}"
-            msg = f"{column} must be a whole number, got {cell[column]!r} ({where})."
-            raise ValueError(msg)
+            raise SynthSRError(f"{column} must be a whole number, got {cell[column]!r} ({where}).")
     for column, choices in (("side", SIDES), ("tissue", tuple(TISSUES))):
         with naming(f"{place}, column {column!r}"):
             check_choice(column, cell[column], choices)
@@ -128,3 +129,54 @@ def _parse_row(cells: Sequence[str], columns: Sequence[str], place: str) -> Labe
                 tissue=cast("Tissue", cell["tissue"]),
             )
         )
+
+
+# Lists of label values and classes, as the original SynthSR keeps them --------------------------
+
+
+def rows_of_values(
+    values: Iterable[int], classes: Iterable[int] | None, *, sort: bool
+) -> tuple[LabelRow, ...]:
+    """Make rows for FreeSurfer values, see `LabelTable.from_values`.
+
+    Without classes, every row gets its own.
+    """
+    numbers = integers(values, "values")
+    given = None if classes is None else _classes_by_value(numbers, classes)
+    unique = list(dict.fromkeys(numbers)) if sort else numbers
+    rows = []
+    for k, value in enumerate(unique):
+        name, tissue = _name_and_tissue(value)
+        side = side_of(value) if sort else "neutral"
+        rows.append(LabelRow(value, name, side, given[value] if given else k, tissue))
+    return tuple(rows)
+
+
+def _classes_by_value(values: Sequence[int], classes: Iterable[int]) -> dict[int, int]:
+    """Pair values with classes; a value may be repeated if its class is."""
+    given = integers(classes, "classes")
+    if len(given) != len(values):
+        raise SynthSRError(
+            f"classes must be as many as values ({len(values)}), got {len(given)}."
+            f" Give one class per value."
+        )
+    by_value: dict[int, int] = {}
+    for value, label_class in zip(values, given, strict=True):
+        if by_value.setdefault(value, label_class) != label_class:
+            raise SynthSRError(
+                f"a value must have one class, got {by_value[value]} and {label_class}"
+                f" (value {value}). Remove one of the two."
+            )
+    return by_value
+
+
+def _name_and_tissue(value: int) -> tuple[str, Tissue]:
+    known = _known_rows().get(value)
+    return (known.name, known.tissue) if known else (f"label {value}", "brain_other")
+
+
+@cache
+def _known_rows() -> dict[int, LabelRow]:
+    """Return rows of the ready tables that keep left and right apart, by value."""
+    names = ("synthseg", "freesurfer_aparc_aseg")
+    return {row.value: row for name in names for row in ready_rows(name)}

@@ -1,4 +1,4 @@
-"""The vocabulary of label tables: values, sides, tissues and rows, and what makes a row valid."""
+"""Rows of label tables: sides, tissues, valid rows, partners and classes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
-from synthsr_transforms.support.messages import check_choice, listed
+from synthsr_transforms.support.messages import SynthSRError, check_choice, listed
 
 Side = Literal["neutral", "left", "right"]
 Tissue = Literal[
@@ -84,11 +84,10 @@ def side_of(value: int) -> Side:
     for side, ranges in _FREESURFER_RANGES.items():
         if any(low <= value <= high for low, high in ranges):
             return side
-    msg = (
+    raise SynthSRError(
         f"value must be a FreeSurfer label with a known side, got {value}. "
         "Use a .tsv label table, where every label states its side."
     )
-    raise ValueError(msg)
 
 
 def valid_rows(rows: Iterable[LabelRow], *, sort: bool) -> tuple[LabelRow, ...]:
@@ -105,11 +104,13 @@ def valid_row(row: LabelRow) -> LabelRow:
     """Return the row with plain Python cells, or say which cell is wrong."""
     value, name, side, label_class, tissue = row
     if not 0 <= value <= MAX_VALUE:
-        msg = f"value must be between 0 and {MAX_VALUE}, got {value}. Renumber the label."
-        raise ValueError(msg)
+        raise SynthSRError(
+            f"value must be between 0 and {MAX_VALUE}, got {value}. Renumber the label."
+        )
     if not name.strip() or name.splitlines() != [name] or "\t" in name:
-        msg = f"name must be one line of text without tabs, got {name!r} (value {value})."
-        raise ValueError(msg)
+        raise SynthSRError(
+            f"name must be one line of text without tabs, got {name!r} (value {value})."
+        )
     check_choice("side", side, SIDES)
     check_choice("tissue", tissue, TISSUES)
     return LabelRow(int(value), name, side, int(label_class), tissue)
@@ -117,19 +118,73 @@ def valid_row(row: LabelRow) -> LabelRow:
 
 def _check_values(values: Sequence[int]) -> None:
     if not values:
-        msg = "label table must have at least one row, got none. Add a row per label."
-        raise ValueError(msg)
+        raise SynthSRError("label table must have at least one row, got none. Add a row per label.")
     repeated = [value for value, number in Counter(values).items() if number > 1]
     if repeated:
-        msg = f"each value must occur once, got {listed(repeated)} repeatedly. Remove the repeats."
-        raise ValueError(msg)
+        raise SynthSRError(
+            f"each value must occur once, got {listed(repeated)} repeatedly. Remove the repeats."
+        )
 
 
 def _check_classes(classes: Iterable[int]) -> None:
     present = sorted(set(classes))
     if present != list(range(len(present))):
-        msg = (
+        raise SynthSRError(
             f"classes must be 0, 1, ..., K-1 with none left out, got {listed(present)}. "
             "Renumber them without gaps."
         )
-        raise ValueError(msg)
+
+
+# Partners and classes -----------------------------------------------------------------------------
+
+
+def partners(rows: Sequence[LabelRow]) -> list[tuple[int, int]]:
+    """Pair left and right values by rank; no pairs if only one side is present."""
+    left = sorted(row.value for row in rows if row.side == "left")
+    right = sorted(row.value for row in rows if row.side == "right")
+    if left and right and len(left) != len(right):
+        raise SynthSRError(
+            "numbers of left and right labels must be equal to pair them, "
+            f"got {len(left)} left ({listed(left)}) and {len(right)} right "
+            f"({listed(right)}). Add the missing labels, or make them neutral."
+        )
+    return list(zip(left, right, strict=False))
+
+
+def share_classes(rows: Sequence[LabelRow]) -> tuple[LabelRow, ...]:
+    """Return the rows with one class per label, partners sharing theirs."""
+    first_partner = {right: left for left, right in partners(rows)}
+    owners = [first_partner.get(row.value, row.value) for row in rows]
+    return _with_classes(rows, owners, order=dict.fromkeys(owners))
+
+
+def close_gaps(rows: Sequence[LabelRow]) -> tuple[LabelRow, ...]:
+    """Return the rows with their classes renumbered 0, 1, ..., in the same order."""
+    owners = [row.label_class for row in rows]
+    return _with_classes(rows, owners, order=sorted(set(owners)))
+
+
+def _with_classes(
+    rows: Sequence[LabelRow], owners: Sequence[int], order: Iterable[int]
+) -> tuple[LabelRow, ...]:
+    """Give each row the rank of its owner in an order as its class."""
+    rank = {owner: k for k, owner in enumerate(order)}
+    pairs = zip(rows, owners, strict=True)
+    return tuple(row._replace(label_class=rank[owner]) for row, owner in pairs)
+
+
+def name_classes(rows: Sequence[LabelRow]) -> tuple[str, ...]:
+    """Name each class by its labels or their tissues, with its number where names repeat."""
+    numbers = range(max(row.label_class for row in rows) + 1)
+    names = [_class_name([row for row in rows if row.label_class == k]) for k in numbers]
+    times = Counter(names)
+    return tuple(n if times[n] == 1 else f"{n} (class {k})" for k, n in enumerate(names))
+
+
+def _class_name(rows: Sequence[LabelRow]) -> str:
+    """Name a class by its labels if they have at most two names, else by their tissues."""
+    names = list(dict.fromkeys(row.name.removeprefix(f"{row.side} ") for row in rows))
+    if len(names) <= 2:
+        return " + ".join(names)
+    tissues = Counter(row.tissue.replace("_", " ") for row in rows)
+    return " + ".join(tissue for tissue, _ in tissues.most_common())

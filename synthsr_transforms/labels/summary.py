@@ -1,4 +1,4 @@
-"""What a set of label maps holds: labels, volumes, and what is wrong with them.
+"""Summaries of label maps: labels, volumes, and likely mistakes.
 
 `report_label_maps` reads label maps one at a time and counts their voxels; the result is a
 `LabelReport`, plain data that the command line prints.
@@ -6,33 +6,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from synthsr_transforms.io.files import VolumeError, list_volumes
+from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.volumes import read_labels
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, listed
 
-from .table import LabelRow, LabelTable, Side, Tissue, listed, side_of
-
-
-class NotALabelMapError(SynthSRError):
-    """A file can be read, but what it holds is not a 3-D map of whole, non-negative numbers."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelCounts:
-    """Voxels of each label in one label map."""
-
-    voxels: Mapping[int, int]
-    """Number of voxels of each label value that occurs."""
-    voxel_volume_mm3: float
-    """Volume of one voxel."""
+from .rows import LabelRow, Side, Tissue, side_of
+from .table import LabelTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +38,7 @@ class LabelVolume:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelReport:
-    """What a set of label maps holds, seen through a label table."""
+    """Labels of a set of label maps, described by a label table."""
 
     table: LabelTable
     """Table that the labels are looked up in."""
@@ -103,15 +90,13 @@ class LabelReport:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Everything that is likely to go wrong with these label maps, one sentence each."""
-        return (*self.rejected, *self._unknown_warnings(), *self._one_sided_warnings())
-
-    def _unknown_warnings(self) -> list[str]:
-        if not self.unknown_values:
-            return []
-        return [
-            f"labels must be in the table {self.table_name}, got {listed(self.unknown_values)}. "
-            "Add rows for them to a table of your own."
-        ]
+        sentences = list(self.rejected)
+        if self.unknown_values:
+            sentences.append(
+                f"labels must be in the table {self.table_name}, got"
+                f" {listed(self.unknown_values)}. Add rows for them to a table of your own."
+            )
+        return (*sentences, *self._one_sided_warnings())
 
     def _one_sided_warnings(self) -> list[str]:
         try:
@@ -119,17 +104,15 @@ class LabelReport:
         except ValueError as error:
             return [str(error)]
         present = {volume.value for volume in self.volumes}
-        lonely = [
-            row
-            for row in self.table.rows
-            if row.value in present and partner_of[row.value] not in present
-        ]
+        lonely: dict[str, list[str]] = {"left": [], "right": []}
+        for row in self.table.rows:
+            if row.value in present and partner_of[row.value] not in present:
+                lonely[row.side].append(f"{row.value} without {partner_of[row.value]}")
         return [
-            f"{side} labels must have partners on the other side, got "
-            + listed([f"{row.value} without {partner_of[row.value]}" for row in rows])
-            + ". Keep the partners in the table, or make the labels neutral."
-            for side in ("left", "right")
-            if (rows := [row for row in lonely if row.side == side])
+            f"{side} labels must have partners on the other side, got {listed(pairs)}. Keep the"
+            " partners in the table, or make the labels neutral."
+            for side, pairs in lonely.items()
+            if pairs
         ]
 
 
@@ -139,7 +122,7 @@ def report_label_maps(
     """Count the labels of label maps.
 
     Args:
-        paths: Label map files, see `find_label_maps`.
+        paths: Label map files.
         table: Table to look the labels up in; by default the ready table that fits best, see
             `best_ready_table`.
         table_name: What to call the table, if one is given.
@@ -159,26 +142,41 @@ def report_label_maps(
         >>> report.table_name, [volume.mean_voxels for volume in report.volumes]
         ('freesurfer_aseg', [2.0, 2.0, 4.0])
     """
-    counts, rejected = [], []
+    sizes: dict[int, list[tuple[int, float]]] = defaultdict(list)  # voxels, mm3 in each label map
+    num_files, rejected = 0, []
     for path in paths:
         try:
-            counts.append(count_labels(path))
-        except NotALabelMapError as error:
+            volume = read_labels(path)
+        except VolumeError as error:
+            if error.__cause__ is not None or not path.exists():  # reading failed
+                raise
             rejected.append(str(error))
-    if not counts:
-        raise ValueError(rejected[0] if rejected else "label maps must be at least one, got none.")
-    volumes = _mean_volumes(counts)
+            continue
+        num_files += 1
+        voxel_mm3 = float(abs(np.linalg.det(volume.affine[:3, :3])))
+        for value, number in zip(*np.unique(volume.data, return_counts=True), strict=True):
+            sizes[int(value)].append((int(number), int(number) * voxel_mm3))
+    if not num_files:
+        raise SynthSRError(
+            rejected[0] if rejected else "label maps must be at least one, got none."
+        )
     if table is None:
-        table_name = best_ready_table(volumes)
+        table_name = best_ready_table(sizes)
         table = LabelTable.ready(table_name)
-    order = [*(value for value in table.values if value in volumes), *table.unknown_values(volumes)]
+    order = [*(value for value in table.values if value in sizes), *table.unknown_values(sizes)]
     return LabelReport(
         table=table,
         table_name=table_name,
-        num_files=len(counts),
-        volumes=tuple(volumes[value] for value in order),
+        num_files=num_files,
+        volumes=tuple(_mean_volume(value, sizes[value]) for value in order),
         rejected=tuple(rejected),
     )
+
+
+def _mean_volume(value: int, sizes: Sequence[tuple[int, float]]) -> LabelVolume:
+    number = len(sizes)
+    voxels, mm3 = (sum(column) / number for column in zip(*sizes, strict=True))
+    return LabelVolume(value=value, num_files=number, mean_voxels=voxels, mean_volume_mm3=mm3)
 
 
 def best_ready_table(values: Iterable[int]) -> str:
@@ -195,56 +193,6 @@ def best_ready_table(values: Iterable[int]) -> str:
         return len(table.unknown_values(wanted)), len(table)
 
     return min(LabelTable.ready_names(), key=unfitness)
-
-
-def find_label_maps(paths: Iterable[Path]) -> list[Path]:
-    """Return files, with each folder replaced by the volumes in it, sorted by name.
-
-    Raises:
-        ValueError: If a path does not exist, or is neither a volume nor a folder of volumes.
-    """
-    return [file for path in paths for file in list_volumes(path)]
-
-
-def count_labels(path: Path) -> LabelCounts:
-    """Count the voxels of every label of a label map.
-
-    Raises:
-        NotALabelMapError: If the file does not hold a 3-D map of whole, non-negative numbers.
-        ValueError: If the file cannot be read.
-    """
-    try:
-        volume = read_labels(path)
-    except VolumeError as error:
-        if error.__cause__ is not None or not path.exists():  # reading failed
-            raise
-        raise NotALabelMapError(str(error)) from error
-    voxels: Counter[int] = Counter()
-    for slab in volume.data:
-        values, numbers = np.unique(slab, return_counts=True)
-        voxels.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
-    return LabelCounts(
-        voxels=dict(sorted(voxels.items())),
-        voxel_volume_mm3=float(abs(np.linalg.det(volume.affine[:3, :3]))),
-    )
-
-
-def _mean_volumes(counts: Sequence[LabelCounts]) -> dict[int, LabelVolume]:
-    """Average the sizes of each label over the label maps that hold it."""
-    holders: dict[int, list[LabelCounts]] = {}
-    for one in counts:
-        for value in one.voxels:
-            holders.setdefault(value, []).append(one)
-    return {
-        value: LabelVolume(
-            value=value,
-            num_files=len(held),
-            mean_voxels=sum(one.voxels[value] for one in held) / len(held),
-            mean_volume_mm3=sum(one.voxels[value] * one.voxel_volume_mm3 for one in held)
-            / len(held),
-        )
-        for value, held in sorted(holders.items())
-    }
 
 
 def _row_of_unknown(value: int, label_class: int) -> LabelRow:

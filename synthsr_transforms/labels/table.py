@@ -1,4 +1,4 @@
-"""Label tables: what every value of a label map is called, where it lies and how it is drawn.
+"""Label tables: name, side, class and tissue of each value of a label map.
 
 Vocabulary used throughout the library:
 
@@ -26,26 +26,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synthsr_transforms.support.messages import check_choice, integers, listed, naming, suggest
+from synthsr_transforms.support.messages import (
+    SynthSRError,
+    check_choice,
+    integers,
+    listed,
+    naming,
+    suggest,
+)
 
-from .classes import close_gaps, name_classes, partners, share_classes
-from .files import COLUMNS, read_integers, read_npy, read_rows, ready_names, ready_rows, write_rows
-from .lists import rows_of_values
-from .rows import MAX_VALUE, SIDES, TISSUES, LabelRow, Side, Tissue, side_of, valid_rows
-
-__all__ = [
-    "COLUMNS",
-    "MAX_VALUE",
-    "SIDES",
-    "TISSUES",
-    "LabelRow",
-    "LabelTable",
-    "Side",
-    "Tissue",
-    "listed",
-    "read_npy",
-    "side_of",
-]
+from .files import (
+    read_integers,
+    read_rows,
+    ready_names,
+    ready_rows,
+    rows_of_values,
+    write_rows,
+)
+from .rows import (
+    SIDES,
+    TISSUES,
+    LabelRow,
+    Side,
+    Tissue,
+    close_gaps,
+    name_classes,
+    partners,
+    share_classes,
+    valid_rows,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,11 +108,6 @@ class LabelTable:
         return tuple(row.value for row in self.rows)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Label names, in row order."""
-        return tuple(row.name for row in self.rows)
-
-    @property
     def sides(self) -> tuple[Side, ...]:
         """Sides, in row order."""
         return tuple(row.side for row in self.rows)
@@ -122,17 +126,6 @@ class LabelTable:
     def num_classes(self) -> int:
         """Number of classes."""
         return max(self.classes) + 1
-
-    @property
-    def num_neutral(self) -> int:
-        """Number of labels that a flip leaves alone, as the original SynthSR counts them.
-
-        It is the number of neutral labels; if only one of the two sides is present nothing can be
-        exchanged, and it is the number of all labels.
-        """
-        number = Counter(self.sides)
-        one_sided = bool(number["left"]) != bool(number["right"])
-        return len(self) if one_sided else number["neutral"]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -154,8 +147,7 @@ class LabelTable:
             'eyes'
         """
         if value not in self:
-            msg = f"value must be in the label table, got {value}. Add a row for it."
-            raise ValueError(msg)
+            raise SynthSRError(f"value must be in the label table, got {value}. Add a row for it.")
         return self._row_of_value[value]
 
     def values_of(self, tissue: str) -> tuple[int, ...]:
@@ -173,17 +165,6 @@ class LabelTable:
         """Values that survive skull stripping: neither background nor extracerebral."""
         outside = ("background", "extracerebral")
         return tuple(row.value for row in self.rows if row.tissue not in outside)
-
-    @property
-    def cerebral_white_matter_values(self) -> tuple[int, ...]:
-        """Values of white matter that is not part of the cerebellum, as told by the names.
-
-        Examples:
-            >>> LabelTable.ready("synthseg").cerebral_white_matter_values
-            (2, 41)
-        """
-        white_matter = (row for row in self.rows if row.tissue == "white_matter")
-        return tuple(row.value for row in white_matter if "cerebell" not in row.name.lower())
 
     def unknown_values(self, values: Iterable[int]) -> tuple[int, ...]:
         """Return the values that are not in the table, sorted, each once.
@@ -207,8 +188,9 @@ class LabelTable:
         wanted = set(integers(values, "values"))
         unknown = self.unknown_values(wanted)
         if unknown:
-            msg = f"values must be in the label table, got {listed(unknown)}. Add rows for them."
-            raise ValueError(msg)
+            raise SynthSRError(
+                f"values must be in the label table, got {listed(unknown)}. Add rows for them."
+            )
         rows = [row for row in self.rows if row.value in wanted]
         return LabelTable(close_gaps(rows), keep_order=True)
 
@@ -221,7 +203,7 @@ class LabelTable:
 
         Raises:
             ValueError: If the numbers of left and right labels differ and neither is zero, for
-                then partners cannot be told by rank.
+                then partners cannot be found by rank.
 
         Examples:
             >>> LabelTable.from_values([0, 2, 3, 41, 42]).swapped_values()
@@ -341,11 +323,13 @@ class LabelTable:
             with naming(path):
                 return cls.from_values(values, given)
         if path.suffix.lower() != ".tsv":
-            msg = f"label table must be a .tsv or .npy file, got {path}. Save it as one of the two."
-            raise ValueError(msg)
+            raise SynthSRError(
+                f"label table must be a .tsv or .npy file, got {path}. Save it as one of the two."
+            )
         if classes is not None:
-            msg = f"classes must be None for a .tsv table, got {classes}. Edit its class column."
-            raise ValueError(msg)
+            raise SynthSRError(
+                f"classes must be None for a .tsv table, got {classes}. Edit its class column."
+            )
         return cls(read_rows(path))
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -355,8 +339,7 @@ class LabelTable:
         """
         path = Path(path)
         if path.suffix.lower() != ".tsv":
-            msg = f"path must end in .tsv, got {path}. Choose a name that does."
-            raise ValueError(msg)
+            raise SynthSRError(f"path must end in .tsv, got {path}. Choose a name that does.")
         write_rows(self.rows, path)
 
     @classmethod
@@ -380,11 +363,10 @@ class LabelTable:
             return cls.ready(str(spec))
         if Path(spec).exists() or Path(spec).suffix.lower() in (".tsv", ".npy"):
             return cls.read(spec)
-        msg = (
+        raise SynthSRError(
             f"label table must be a file or one of {', '.join(cls.ready_names())}, "
             f"got {str(spec)!r}{suggest(str(spec), cls.ready_names())}."
         )
-        raise ValueError(msg)
 
     def to_spec(self) -> str | list[list[Any]]:
         """Return plain data from which `resolve` makes the table: a ready name, or all rows.

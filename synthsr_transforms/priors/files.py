@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from synthsr_transforms.labels.table import LabelTable, listed
+from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.config import read_yaml
+from synthsr_transforms.support.messages import SynthSRError, listed
 
 from .tissue_priors import TissuePriors
 
 
 class PriorFile(NamedTuple):
-    """What a `priors.yaml` holds.
+    """Content of a `priors.yaml`.
 
     Attributes:
         priors: The priors.
@@ -42,7 +43,7 @@ def read_prior_file(path: str | os.PathLike[str]) -> PriorFile:
         priors = TissuePriors(means, stds, str(content["distribution"]))
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
-        raise ValueError(
+        raise SynthSRError(
             f"priors must be a file that synthsr estimate-priors wrote, got {path} ({reason})."
             " Estimate the priors again, or give prior_means and prior_stds."
         ) from error
@@ -53,7 +54,7 @@ def _block(rows: list[Mapping[str, Any]], number: int) -> tuple[np.ndarray, np.n
     """Hyper-parameters `(2, K)` of the means and of the standard deviations."""
     by_class = {int(row["class"]): row for row in rows}
     if sorted(by_class) != list(range(number)) or len(rows) != number:
-        raise ValueError(f"a channel has rows for classes {sorted(by_class)} of {number}")
+        raise SynthSRError(f"a channel has rows for classes {sorted(by_class)} of {number}")
     pairs = [(by_class[k]["mean"], by_class[k]["std"]) for k in range(number)]
     means, stds = (np.array(columns, dtype=float).T for columns in zip(*pairs, strict=True))
     return means, stds
@@ -83,12 +84,12 @@ def resolve_priors(
     else:
         priors = spec if isinstance(spec, TissuePriors) else TissuePriors.from_dict(spec)
     if priors.num_classes != table.num_classes:
-        raise ValueError(
+        raise SynthSRError(
             f"{name} must have one column for each of {table.num_classes} classes of the label"
             f" table, got {priors.num_classes}. Use the table that they were made for."
         )
     if priors.num_channels != num_channels:
-        raise ValueError(
+        raise SynthSRError(
             f"{name} must have {num_channels} channels, got {priors.num_channels}. Set num_channels"
             " likewise, or estimate priors from as many."
         )
@@ -105,7 +106,7 @@ def _check_classes(made_for: Mapping[int, int], table: LabelTable, name: str) ->
         got = f"none of the labels of class {listed(lonely, 4)}"
     else:
         return
-    raise ValueError(
+    raise SynthSRError(
         f"{name} must be made for the classes of the label table, got {got}. Set label_table to the"
         " table that they were made for (the file names it)."
     )

@@ -1,7 +1,7 @@
-"""Tissue priors: from which laws the mean and the spread of every tissue class are drawn.
+"""Tissue priors: distributions of the mean and the standard deviation of every tissue class.
 
 An image is made from a label map by giving each class a Gaussian. Its mean and its standard
-deviation are themselves drawn, for every image anew, from a *prior*: a law with two
+deviation are themselves drawn, for every image anew, from a *prior*: a distribution with two
 *hyper-parameters*. They are the bounds of the interval when the distribution is `uniform`, and
 the mean and standard deviation when it is `normal`. Negative draws become 0.
 
@@ -13,7 +13,7 @@ and those of the standard deviations in another, each of shape `(2 * channels, c
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,33 +25,23 @@ from torch import Tensor
 
 from synthsr_transforms.labels.files import read_npy
 from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.support.messages import SynthSRError, check_choice
 
-from .arrays import (
+from .forms import (
     DISTRIBUTIONS,
-    Distribution,
     FloatArray,
+    PriorSpec,
     as_blocks,
     as_rows,
-    check_distribution,
     check_hyper_parameters,
     frozen_copy,
+    hyper_parameters_of,
 )
-from .forms import DEFAULT_CENTRE, DEFAULT_HALF_WIDTH, PriorSpec, hyper_parameters_of
-
-__all__ = [
-    "DEFAULT_CENTRE",
-    "DEFAULT_HALF_WIDTH",
-    "DISTRIBUTIONS",
-    "Distribution",
-    "FloatArray",
-    "PriorSpec",
-    "TissuePriors",
-]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TissuePriors:
-    """Laws of the Gaussian of every class, in every channel.
+    """Distributions of the Gaussian of every class, in every channel.
 
     Priors are values: the arrays are copied and cannot be written to.
 
@@ -63,7 +53,7 @@ class TissuePriors:
 
     Raises:
         ValueError: If a shape is wrong, a number is not finite, or the standard deviation of a
-            normal law is negative.
+            normal distribution is negative.
 
     Examples:
         >>> priors = TissuePriors.from_spec((25, 225), (5, 25), num_channels=1, num_classes=4)
@@ -79,17 +69,16 @@ class TissuePriors:
     distribution: str = "uniform"
 
     def __post_init__(self) -> None:
-        check_distribution(self.distribution)
+        check_choice("distribution", self.distribution, DISTRIBUTIONS)
         for name in ("means", "stds"):
             array = frozen_copy(getattr(self, name))
             check_hyper_parameters(name, array, self.distribution)
             object.__setattr__(self, name, array)
         if self.means.shape != self.stds.shape:
-            msg = (
+            raise SynthSRError(
                 f"stds must have the shape of means, {self.means.shape}, got {self.stds.shape}. "
                 "Use files that were made together."
             )
-            raise ValueError(msg)
 
     def __repr__(self) -> str:
         plural = "" if self.num_channels == 1 else "s"
@@ -148,9 +137,9 @@ class TissuePriors:
         A draw z becomes `low + (high - low) * z` or `mean + standard_deviation * z`.
 
         Args:
-            draws: `(B, 2 * C, K)` tensor of draws from [0, 1) or from the standard normal law;
-                row `2c` belongs to the means of channel `c`, row `2c + 1` to its standard
-                deviations.
+            draws: `(B, 2 * C, K)` tensor of draws from [0, 1) or from the standard normal
+                distribution; row `2c` belongs to the means of channel `c`, row `2c + 1` to its
+                standard deviations.
 
         Returns:
             As `sample`.
@@ -163,8 +152,9 @@ class TissuePriors:
         expected = (2 * self.num_channels, self.num_classes)
         if draws.ndim != 3 or tuple(draws.shape[1:]) != expected:
             shape = tuple(draws.shape)
-            msg = f"draws must have shape (B, {expected[0]}, {expected[1]}), got {shape}."
-            raise ValueError(msg)
+            raise SynthSRError(
+                f"draws must have shape (B, {expected[0]}, {expected[1]}), got {shape}."
+            )
         blocks = draws.double().reshape(len(draws), self.num_channels, 2, self.num_classes)
         first, scale = self._offset_and_scale
         means, stds = (first + scale * blocks).clamp(min=0).float().unbind(2)
@@ -179,27 +169,6 @@ class TissuePriors:
 
     # Combining ---------------------------------------------------------------------------------
 
-    @staticmethod
-    def concatenate(priors: Iterable[TissuePriors]) -> TissuePriors:
-        """Stack the channels of several priors that share distribution and classes.
-
-        Examples:
-            >>> one = TissuePriors.from_spec(None, None, num_channels=1, num_classes=3)
-            >>> TissuePriors.concatenate([one, one])
-            TissuePriors(uniform, 2 channels, 3 classes)
-        """
-        parts = list(priors)
-        kinds = {(part.distribution, part.num_classes) for part in parts}
-        if len(kinds) != 1:
-            msg = (
-                "priors must be at least one, of one distribution and one number of classes, "
-                f"got {parts}. Make them for the same label table."
-            )
-            raise ValueError(msg)
-        means = np.concatenate([part.means for part in parts])
-        stds = np.concatenate([part.stds for part in parts])
-        return TissuePriors(means, stds, parts[0].distribution)
-
     def select_classes(self, classes: Sequence[int]) -> TissuePriors:
         """Return priors whose class k is class `classes[k]` of these.
 
@@ -213,8 +182,9 @@ class TissuePriors:
         """
         wrong = [k for k in classes if not 0 <= k < self.num_classes]
         if wrong or not classes:
-            msg = f"classes must be between 0 and {self.num_classes - 1}, got {wrong or 'none'}."
-            raise ValueError(msg)
+            raise SynthSRError(
+                f"classes must be between 0 and {self.num_classes - 1}, got {wrong or 'none'}."
+            )
         chosen = list(classes)
         return TissuePriors(self.means[..., chosen], self.stds[..., chosen], self.distribution)
 
@@ -259,7 +229,7 @@ class TissuePriors:
             >>> priors.means[0, :, 0], priors.stds[0, :, 0]
             (array([ 75., 175.]), array([ 5., 25.]))
         """
-        check_distribution(distribution)
+        check_choice("distribution", distribution, DISTRIBUTIONS)
         shape = (num_channels, 2, num_classes)
         blocks = {
             name: hyper_parameters_of(name, spec, shape, distribution=distribution, legacy=legacy)
@@ -284,10 +254,9 @@ class TissuePriors:
         """
         means = read_npy(means_path)
         if means.ndim != 2 or means.shape[0] % 2:
-            msg = (
+            raise SynthSRError(
                 f"means must have shape (2 * channels, classes), got {means.shape} ({means_path})."
             )
-            raise ValueError(msg)
         return cls.from_spec(
             means,
             read_npy(stds_path),
@@ -301,8 +270,7 @@ class TissuePriors:
         paths = (Path(means_path), Path(stds_path))
         for path in paths:
             if path.suffix != ".npy":
-                msg = f"path must end in .npy, got {path}. Choose a name that does."
-                raise ValueError(msg)
+                raise SynthSRError(f"path must end in .npy, got {path}. Choose a name that does.")
         with replacing(paths[0]) as means_file, replacing(paths[1]) as stds_file:
             np.save(means_file, as_rows(self.means))
             np.save(stds_file, as_rows(self.stds))
@@ -325,9 +293,9 @@ class TissuePriors:
         """Make priors from what `to_dict` returned."""
         expected = {"distribution", "means", "stds"}
         if set(data) != expected:
-            msg = f"keys must be {', '.join(sorted(expected))}, got {', '.join(sorted(data))}."
-            raise ValueError(msg)
-        check_distribution(data["distribution"])
+            raise SynthSRError(
+                f"keys must be {', '.join(sorted(expected))}, got {', '.join(sorted(data))}."
+            )
         blocks = {
             name: as_blocks(name, np.asarray(data[name], float)) for name in ("means", "stds")
         }

@@ -9,19 +9,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Optional, get_args
+from typing import Literal, Optional, get_args
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import torch
 from torchio import LabelMap, ScalarImage, Subject
 
 from synthsr_transforms.io.files import VolumeError, list_volumes, stem
-from synthsr_transforms.io.grids import Volume, reorient, same_grid
-from synthsr_transforms.io.volumes import read_image, read_labels, read_volume
-from synthsr_transforms.labels.table import LabelTable, listed
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.io.grids import Volume, ras_axes, reorient, same_grid
+from synthsr_transforms.io.volumes import read_header, read_image, read_labels
+from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.support.messages import SynthSRError, listed
 
 Match = Literal["names", "order"]
 MATCHES: tuple[Match, ...] = get_args(Match)
@@ -254,7 +253,10 @@ def read_subject(subject: SubjectFiles, *, target: str = "target") -> Subject:
     if subject.image is None:
         return Subject(labels=_to_image(LabelMap, labels))
     image = reorient(read_image(subject.image))
-    _check_grids(subject, labels, image)
+    if not same_grid(labels, image):
+        raise VolumeError(
+            f"{grids_differ(subject, labels, image)} Resample the image to the label map."
+        )
     return Subject(labels=_to_image(LabelMap, labels), **{target: _to_image(ScalarImage, image)})
 
 
@@ -263,24 +265,19 @@ def _to_image(kind: type[ScalarImage] | type[LabelMap], volume: Volume) -> Scala
     return kind(data[None], affine=volume.affine)
 
 
-def _check_grids(subject: SubjectFiles, labels: Volume, image: Volume) -> None:
-    if same_grid(labels, image):
-        return
-    if labels.data.shape == image.data.shape:
-        got = "places in the world that differ"
-    else:
-        got = f"shapes {labels.data.shape} and {image.data.shape} (right, anterior, superior)"
-    raise VolumeError(
-        f"{subject.image} must be on the grid of {subject.labels}, got {got}. Resample the image to"
-        " the label map."
-    )
+def grids_differ(subject: SubjectFiles, labels: Volume, image: Volume) -> str:
+    """Sentence that says how the grids of a label map and its image differ."""
+    got = "places in the world that differ"
+    if labels.data.shape != image.data.shape[:3]:
+        got = f"shapes {image.data.shape[:3]} and {labels.data.shape} (right, anterior, superior)"
+    return f"{subject.image} must be on the grid of {subject.labels}, got {got}."
 
 
 def subject_affine(subject: SubjectFiles) -> npt.NDArray[np.float64]:
     """Voxel-to-world matrix of the label map of a subject as stored, `(4, 4)`; reads no voxels."""
     if isinstance(subject, PhantomSubject):
         return np.asarray(_phantom_labels(subject).affine.data, dtype=np.float64)
-    return _header(subject.labels).affine
+    return read_header(subject.labels).affine
 
 
 def subject_shape(subject: SubjectFiles) -> tuple[int, int, int]:
@@ -288,23 +285,9 @@ def subject_shape(subject: SubjectFiles) -> tuple[int, int, int]:
     if isinstance(subject, PhantomSubject):
         x, y, z = _phantom_labels(subject).spatial_shape
     else:
-        x, y, z = reorient(_header(subject.labels)).data.shape[:3]
+        header = read_header(subject.labels)
+        x, y, z = (header.shape[axis] for axis in ras_axes(header.affine))
     return int(x), int(y), int(z)
-
-
-def _header(path: Path) -> Volume:
-    """A volume of the right shape and affine without its voxels."""
-    if path.name.lower().endswith(".npz"):
-        return read_volume(path)
-    try:
-        image: Any = nib.load(path)
-    except Exception:
-        return read_volume(path)  # says what is wrong
-    shape = tuple(int(n) for n in image.shape)
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    affine = np.asarray(image.affine, dtype=np.float64)
-    return Volume(np.broadcast_to(np.int8(0), shape), affine)
 
 
 def check_subjects(

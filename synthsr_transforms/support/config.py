@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.messages import SynthSRError, suggest
 
 Config = TypeVar("Config")
 
-_PLAIN = r"- [-+.\w]+\n"
-_ROW = re.compile(
-    rf"(?m)^(?P<head>(?P<indent> *)-)(?P<items> {_PLAIN}(?:(?P=indent)  {_PLAIN})+)(?!(?P=indent) )"
-)
-_LIST = re.compile(
-    rf"(?m)^(?P<head>(?P<indent> *)[^-\s].*:)\n(?P<items>(?:(?P=indent){_PLAIN})+)(?!(?P=indent)-)"
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Quotes texts that OmegaConf reads as numbers, such as `1e3`."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[\d_.]+[eE][-+]?\d+"), list("-+.0123456789")
 )
 
 
@@ -45,7 +48,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "") -> Config:
-    """Make a dataclass from plain data, checking names and types of its fields.
+    """Make a dataclass from plain data, checking names and types of its fields at every depth.
 
     Args:
         kind: The dataclass.
@@ -59,42 +62,60 @@ def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "
         SynthSRError: If a field is unknown (the nearest spelling is suggested), missing or of
             another type.
     """
-    known = [field.name for field in fields(cast(Any, kind))]
+    return cast(Config, OmegaConf.to_object(_merged(kind, settings, where)))
+
+
+def complete(kind: type, settings: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Fill plain data up with the defaults of a dataclass; see `from_mapping`."""
+    return cast("dict[str, Any]", OmegaConf.to_container(_merged(kind, settings, where)))
+
+
+def _merged(kind: type, settings: Mapping[str, Any], where: str) -> Any:
     prefix = f"{where}: " if where else ""
-    for name in settings:
-        if name not in known:
-            raise SynthSRError(
-                f"{prefix}unknown setting {name!r}{suggest(str(name), known)}."
-                f" Settings are: {', '.join(known)}."
-            )
+    defaults = OmegaConf.structured(kind)
+    sections = _sections(cast(Any, OmegaConf.to_container(defaults)), settings, prefix)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), dict(settings))
-        result = OmegaConf.to_object(merged)
+        return OmegaConf.merge(defaults, sections)
     except OmegaConfBaseException as error:
-        field = getattr(error, "full_key", "") or ""
-        reason = (getattr(error, "msg", None) or str(error)).splitlines()[0]
+        field, owner = error.full_key or "", error.object_type
+        if isinstance(error, ConfigKeyError) and is_dataclass(owner):
+            known = [known.name for known in fields(owner)]
+            raise SynthSRError(
+                f"{prefix}unknown setting {field!r}{suggest(str(error.key), known)}."
+                f" Settings are: {', '.join(known)}."
+            ) from error
+        reason = (error.msg or str(error)).splitlines()[0]
         raise SynthSRError(f"{prefix}setting {field!r} is not usable: {reason}.") from error
-    return cast(Config, result)
+
+
+def _sections(
+    defaults: Mapping[str, Any], settings: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Leave out sections without content, and refuse values in the place of sections."""
+    result = {}
+    for name, value in settings.items():
+        inner = defaults.get(name)
+        if isinstance(inner, Mapping):
+            if value is None:
+                continue
+            if not isinstance(value, Mapping):
+                example = f", such as {name}.{next(iter(inner))}" if inner else ""
+                raise SynthSRError(f"{where}{name} must hold settings{example}, got {value!r}.")
+            value = _sections(inner, value, f"{where}{name}.")
+        result[name] = value
+    return result
 
 
 def to_yaml(config: Any) -> str:
-    """Settings as YAML text that `read_yaml` and `from_mapping` turn back into them.
-
-    Lists of plain values take one line, as in the presets.
-    """
-    text = long = str(OmegaConf.to_yaml(OmegaConf.structured(config)))
-    for lines in (_ROW, _LIST):
-        text = lines.sub(_on_one_line, text)
-    try:
-        same = OmegaConf.create(text) == OmegaConf.create(long)
-    except Exception:
-        same = False
-    return text if same else long
+    """Settings as YAML text that `read_yaml` and `from_mapping` turn back into them."""
+    layout = {"default_flow_style": None, "sort_keys": False, "allow_unicode": True, "width": 100}
+    settings = OmegaConf.to_container(OmegaConf.structured(config))
+    return str(yaml.dump(settings, Dumper=_Dumper, **layout))
 
 
-def _on_one_line(match: re.Match[str]) -> str:
-    items = [line.split()[-1] for line in match["items"].splitlines()]
-    return f"{match['head']} [{', '.join(items)}]\n"
+def to_plain(config: Any) -> dict[str, Any]:
+    """Settings as `read_yaml` gives them back: mappings and lists, no tuples."""
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
 
 
 def write_yaml(config: Any, path: str | os.PathLike[str]) -> None:
@@ -127,46 +148,42 @@ def override(
         >>> override({"a": {"b": 1}}, ["a.b=[2, 3]"])
         {'a': {'b': [2, 3]}}
     """
-    result: dict[str, Any] = _copy(settings)
+    result: dict[str, Any] = deepcopy(dict(settings))
+    shortcuts = shortcuts or {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
-        if not equals or not path.strip():
+        first, *rest = path.strip().split(".")
+        if not equals or not first:
             raise SynthSRError(f"a setting must be written name=value, got {assignment!r}.")
-        keys = path.strip().split(".")
-        keys = [*(shortcuts or {}).get(keys[0], keys[:1]), *keys[1:]]
-        _assign(result, keys, _value(text, assignment), path.strip(), shortcuts or {})
+        try:
+            value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))
+        except Exception as error:
+            raise SynthSRError(
+                f"the value of {assignment!r} is not YAML. Quote or correct it."
+            ) from error
+        *outer, last = (*shortcuts.get(first, (first,)), *rest)
+        node = result
+        for depth, name in enumerate(outer):
+            node = _inner(node, name, path.strip(), () if depth else shortcuts)
+        node[_key(node, last)] = value["value"] if isinstance(value, dict) else None
     return result
 
 
-def _value(text: str, assignment: str) -> Any:
-    try:
-        container = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))
-    except Exception as error:
+def _inner(node: dict[Any, Any], name: str, path: str, shortcuts: Iterable[str]) -> dict[Any, Any]:
+    """Mapping of a name within another; `OmegaConf.update` would add misspelt ones."""
+    inner = node.get(_key(node, name))
+    if not isinstance(inner, dict):
+        known = [*map(str, node), *shortcuts]
         raise SynthSRError(
-            f"the value of {assignment!r} is not YAML. Quote or correct it."
-        ) from error
-    return container["value"] if isinstance(container, dict) else None
+            f"{path!r}: there is no setting {name!r}{suggest(name, known)}."
+            f" Known here: {', '.join(known)}."
+        )
+    return inner
 
 
-def _assign(
-    target: dict[str, Any], keys: Sequence[str], value: Any, path: str, extra: Mapping[str, Any]
-) -> None:
-    node = target
-    for depth, key in enumerate(keys[:-1]):
-        if not isinstance(node.get(key), dict):
-            known = [*node, *(extra if depth == 0 else ())]
-            raise SynthSRError(
-                f"{path!r}: there is no setting {key!r}{suggest(key, known)}."
-                f" Known here: {', '.join(map(str, known))}."
-            )
-        node = node[key]
-    node[keys[-1]] = value
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copy(inner) for key, inner in value.items()}
-    return list(value) if isinstance(value, list) else value
+def _key(node: Mapping[Any, Any], name: str) -> Any:
+    """The key that is written as a name: keys may be numbers, such as label values."""
+    return next((key for key in node if str(key) == name), name)
 
 
 def config_path(name: str | os.PathLike[str], ready: Mapping[str, Path], what: str) -> Path:

@@ -1,8 +1,8 @@
 """The adapter between this library and TorchIO 2: the only module that knows its private names.
 
-A transform draws first, then acts: `draw` returns every random number as one value per batch
-element, `act` uses nothing else. One path serves any batch size, so an element of a batch equals
-that element alone, replayed from its history.
+A transform samples its parameters first: `sample_params` makes every random choice, one value per
+batch element, and `apply_params` is deterministic. One path serves any batch size, so an element of
+a batch equals that element alone, replayed from its history.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def registered_transforms() -> dict[str, type[SynthTransform]]:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """What a transform may know of an image before it draws.
+    """Layout of an image, which is all that sampling may depend on.
 
     Attributes:
         batch_size: Number B of elements.
-        channels: Number C of channels the transform acts on.
+        channels: Number C of channels that the transform changes.
         shape: Three sizes in voxels.
         affines: One voxel-to-world matrix per element.
     """
@@ -108,10 +108,10 @@ class SynthTransform(Transform):
     """Base class of every transform of this library.
 
     Args:
-        p: Probability of acting, decided for each batch element. Transforms that change shapes,
-            channels or the set of images decide once for the whole batch.
+        p: Probability of the transform, decided for each batch element. Transforms that change
+            shapes, channels or the set of images decide once for the whole batch.
         copy: Deep-copy the input first.
-        include: Names of the only images to act on.
+        include: Names of the only images to transform.
         exclude: Names of images to leave alone.
     """
 
@@ -141,10 +141,10 @@ class SynthTransform(Transform):
         if not abstract:
             _REGISTRY[cls.__name__] = cls
 
-    # What a subclass writes
+    # Hooks of a subclass
 
     def check(self, batch: SubjectsBatch) -> None:
-        """Refuse a batch that lacks what the transform acts on, also where chance spares it.
+        """Refuse a batch that lacks what the transform needs, even where `p` leaves it alone.
 
         Raises:
             ValueError: If `include` names no image of the batch.
@@ -157,18 +157,18 @@ class SynthTransform(Transform):
 
         Args:
             batch: The batch to be transformed; only its layout may be read.
-            generator: Source of chance on the CPU; torch's default one if None.
+            generator: Random generator on the CPU; torch's default one if None.
 
         Returns:
             Named tensors on the CPU with the batch as first dimension.
         """
         return {}
 
-    def apply_params(self, batch: SubjectsBatch, draws: Params) -> None:
+    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
         """Change the batch, by replacing tensors and never writing into them."""
         raise NotImplementedError
 
-    # What callers use
+    # For callers
 
     def forward(self, data: Any, *, generator: Generator | None = None) -> Any:
         """Transform a subject, image, tensor, array, NIfTI image, dict or batch.
@@ -176,17 +176,17 @@ class SynthTransform(Transform):
         Args:
             data: The input; the output has the same type. Of a dict, images that the transform
                 adds come back too.
-            generator: Source of chance on the CPU; torch's default one if None.
+            generator: Random generator on the CPU; torch's default one if None.
         """
         with _using_generator(generator):
             return super().forward(data)
 
     def run(self, batch: SubjectsBatch, generator: Generator | None = None) -> dict[str, Any]:
-        """Draw, act on a batch in place and record the step in its history.
+        """Sample, transform a batch in place and record the step in its history.
 
         Args:
             batch: The batch to change.
-            generator: Source of chance on the CPU.
+            generator: Random generator on the CPU.
 
         Returns:
             The recorded parameters.
@@ -199,18 +199,18 @@ class SynthTransform(Transform):
     def sample_record(
         self, batch: SubjectsBatch, generator: Generator | None = None
     ) -> dict[str, Any]:
-        """Draw the parameters for a batch without acting."""
+        """Sample the parameters for a batch, in the form that histories hold."""
         with _using_generator(generator):
             return self.make_params(batch)
 
     def run_unrecorded(self, batch: SubjectsBatch, generator: Generator | None = None) -> None:
-        """Draw and act on a batch in place, as `run` does, without keeping a record."""
+        """Transform a batch in place, as `run` does, without a record."""
         keep = self._checked_keep(batch, generator)
         if any(keep):
-            self._apply_to_kept(batch, self.sample_params(batch, generator), keep)
+            self._apply_where(batch, self.sample_params(batch, generator), keep)
 
     def replay(self, data: Any, params: Mapping[str, Any]) -> Any:
-        """Transform with recorded parameters instead of new draws.
+        """Transform with recorded parameters instead of new ones.
 
         Args:
             data: The input, of any type that `forward` takes.
@@ -234,20 +234,20 @@ class SynthTransform(Transform):
             )
         return self._get_images(batch)
 
-    # TorchIO's contract
+    # Contract of TorchIO
 
     def make_params(self, batch: SubjectsBatch) -> dict[str, Any]:
-        """Draw, and record in the form that TorchIO keeps in histories."""
+        """Sample, in the form that TorchIO keeps in histories."""
         generator = _generator.get()
         size = batch.batch_size
         keep = self._checked_keep(batch, generator)
-        draws = self.sample_params(batch, generator) if any(keep) else {}
-        params: dict[str, Any] = {name: value.tolist() for name, value in draws.items()}
-        params["_batch_size"] = size
-        params["_batched_keys"] = list(draws)
+        sampled = self.sample_params(batch, generator) if any(keep) else {}
+        recorded: dict[str, Any] = {name: value.tolist() for name, value in sampled.items()}
+        recorded["_batch_size"] = size
+        recorded["_batched_keys"] = list(sampled)
         if not all(keep):
-            params["_keep"] = keep
-        return params
+            recorded["_keep"] = keep
+        return recorded
 
     def _checked_keep(self, batch: SubjectsBatch, generator: Generator | None) -> list[bool]:
         if self.p > 0:
@@ -255,51 +255,51 @@ class SynthTransform(Transform):
         return self.sample_keep(batch.batch_size, generator)
 
     def sample_keep(self, size: int, generator: Generator | None) -> list[bool]:
-        """Decide which elements of a batch to act on."""
+        """Decide which elements of a batch to transform."""
         if self.p >= 1 or self.p <= 0:
             return [self.p >= 1] * size
         count = size if self.preserves_layout else 1
         limit = float(np.float32(self.p))
-        coins = [coin < limit for coin in torch.rand(count, generator=generator).tolist()]
-        return coins * (size // count)
+        chosen = [u < limit for u in torch.rand(count, generator=generator).tolist()]
+        return chosen * (size // count)
 
     def apply_transform(self, batch: SubjectsBatch, params: dict[str, Any]) -> SubjectsBatch:
-        """Act with recorded parameters, on the elements that are kept."""
+        """Transform with recorded parameters, where `p` decided so."""
         size = batch.batch_size
         keep = params.get("_keep", [True] * size)
         if not any(keep):
             return batch
-        self._apply_to_kept(batch, self.to_params(params, size), keep)
+        self._apply_where(batch, self.to_params(params, size), keep)
         return batch
 
-    def _apply_to_kept(self, batch: SubjectsBatch, draws: Params, keep: Sequence[bool]) -> None:
+    def _apply_where(self, batch: SubjectsBatch, params: Params, keep: Sequence[bool]) -> None:
         if all(keep):
-            self.apply_params(batch, draws)
+            self.apply_params(batch, params)
             return
-        index = [i for i, kept in enumerate(keep) if kept]
+        index = [i for i, chosen in enumerate(keep) if chosen]
         part = _take_elements(batch, index)
         taken = {name: image.data for name, image in part.images.items()}
-        self.apply_params(part, {name: value[index] for name, value in draws.items()})
+        self.apply_params(part, {name: value[index] for name, value in params.items()})
         _put_elements(batch, part, taken, index)
 
     @staticmethod
-    def to_params(params: Mapping[str, Any], size: int) -> Params:
-        """Recorded parameters, of a batch or of one element, as tensors for `act`."""
-        whole_batch = "_batched_keys" in params
-        draws = {}
-        for name, value in params.items():
+    def to_params(recorded: Mapping[str, Any], size: int) -> Params:
+        """Recorded parameters, of a batch or of one element, as tensors for `apply_params`."""
+        whole_batch = "_batched_keys" in recorded
+        params = {}
+        for name, value in recorded.items():
             if not name.startswith("_"):
                 tensor = torch.as_tensor(value if whole_batch else [value] * size)
-                draws[name] = tensor.float() if tensor.is_floating_point() else tensor
-        return draws
+                params[name] = tensor.float() if tensor.is_floating_point() else tensor
+        return params
 
     def _per_instance_p_active(self, batch: SubjectsBatch) -> bool:
-        """Chance is ours: TorchIO must not flip a coin of its own."""
+        """`p` is decided here: TorchIO must not decide once more."""
         return True
 
     @property
     def supports_per_instance_params(self) -> bool:
-        """Parameters are always drawn per element."""
+        """Parameters are always sampled per element."""
         return True
 
     @property
@@ -331,7 +331,7 @@ def _shown(value: Any) -> str:
 
 
 def append_history(batch: SubjectsBatch, transform: Transform, params: dict[str, Any]) -> None:
-    """Append a step to the history of a batch, unless it kept every element as it was."""
+    """Append a step to the history of a batch, unless it left every element alone."""
     if any(params.get("_keep", [True])):
         batch.applied_transforms.append(
             AppliedTransform(type(transform).__name__, params, transform.include, transform.exclude)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,23 @@ def find_labels(batch: SubjectsBatch, name: str = "labels") -> tuple[str, Images
 def add_made_image(batch: SubjectsBatch, name: str, data: Tensor, like: ImagesBatch) -> None:
     """Add the image that a transform makes; an input without a name is replaced."""
     add_image(batch, BARE_IMAGE if BARE_IMAGE in batch.images else name, data, like)
+
+
+def check_one_shape(
+    images: Mapping[str, ImagesBatch], user: str, *, channels: bool = False
+) -> None:
+    """Refuse images of several shapes, or none.
+
+    Raises:
+        ValueError: If shapes differ, or numbers of channels where they count.
+    """
+    first = 1 if channels else 2
+    shapes = {name: tuple(image.data.shape[first:]) for name, image in images.items()}
+    if len(set(shapes.values())) != 1:
+        raise ValueError(
+            f"{user} needs images of one shape, got {shapes}."
+            " Resample them to one grid or name those to transform with include."
+        )
 
 
 def float_dtype(data: Tensor) -> torch.dtype:

@@ -12,14 +12,14 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 from synthsr_transforms.functional.layout import take_channels
 
 from .base import Grid, Params, SynthTransform, grid_of, is_label_map, is_scalar_image
-from .images import channel_indices, find_labels, float_dtype
+from .images import channel_indices, check_one_shape, find_labels, float_dtype
 
 
 class SynthIntensityTransform(SynthTransform, abstract=True):
     """Changes the intensities of scalar images, each channel with parameters of its own.
 
     Args:
-        channels: Indices of the only channels to act on.
+        channels: Indices of the only channels to change.
         **kwargs: See `SynthTransform`.
     """
 
@@ -36,7 +36,7 @@ class SynthIntensityTransform(SynthTransform, abstract=True):
         raise NotImplementedError
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
-        """Draw for each image in turn; names are `image.parameter`."""
+        """Sample for each image in turn; names are `image.parameter`."""
         params = {}
         for name, image in self.images(batch).items():
             for key, value in self.sample_image_params(self._grid(image), generator).items():
@@ -44,7 +44,7 @@ class SynthIntensityTransform(SynthTransform, abstract=True):
         return params
 
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
-        """Act on each image in turn."""
+        """Change each image in turn."""
         for name, image in self.images(batch).items():
             prefix = f"{name}."
             own = {k[len(prefix) :]: v for k, v in params.items() if k.startswith(prefix)}
@@ -74,23 +74,14 @@ class SynthIntensityTransform(SynthTransform, abstract=True):
 class SynthSpatialTransform(SynthTransform, abstract=True):
     """Changes the geometry of all images alike: labels by nearest neighbour, images linearly."""
 
-    def images(self, batch: SubjectsBatch) -> dict[str, ImagesBatch]:
-        """Images that `include` and `exclude` leave."""
-        return self.chosen_images(batch)
-
     def grid(self, batch: SubjectsBatch) -> Grid:
         """The grid that all images share.
 
         Raises:
             ValueError: If there is no image, or their shapes differ.
         """
-        images = self.images(batch)
-        shapes = {name: tuple(image.data.shape[2:]) for name, image in images.items()}
-        if len(set(shapes.values())) != 1:
-            raise ValueError(
-                f"{type(self).__name__} needs images of one shape, got {shapes}."
-                " Resample them to one grid or name those to transform with include."
-            )
+        images = self.chosen_images(batch)
+        check_one_shape(images, type(self).__name__)
         return grid_of(next(iter(images.values())))
 
 

@@ -57,7 +57,7 @@ def _defaults(cls: type) -> dict[str, Any]:
 
 
 def to_plain(value: Any) -> Any:
-    """Turn laws, tables, tuples, arrays and tensors into data that YAML and JSON hold."""
+    """Turn distributions, tables, tuples, arrays and tensors into data that YAML and JSON hold."""
     if isinstance(value, Distribution):
         return value.to_spec()
     if isinstance(value, Tensor | np.ndarray | np.generic):

@@ -15,7 +15,6 @@ import torch
 from click.testing import CliRunner, Result
 
 from synthsr_cli.main import synthsr
-from synthsr_net.models import KNOWN_MODELS, load_model, stored_precision
 from synthsr_net.models.checkpoint import (
     InputConfig,
     ModelConfig,
@@ -23,9 +22,11 @@ from synthsr_net.models.checkpoint import (
     read_model,
     save_model,
 )
-from synthsr_net.models.keras import read_keras, write_keras
 from synthsr_net.models.keras.converted import PRESETS, config_of_converted
-from synthsr_net.models.zoo.registry import config_of_known
+from synthsr_net.models.keras.weights import read_keras, write_keras
+from synthsr_net.models.loading import load_model
+from synthsr_net.models.packing import stored_precision
+from synthsr_net.models.zoo.registry import KNOWN_MODELS, config_of_known
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -154,7 +155,7 @@ class TestConversion:
         save_model("here.safetensors", model, state)
         result = convert("here.safetensors", "there.h5", "--to-keras")
         assert "holds the weights alone" in result.stdout
-        found, weights = read_keras("there.h5")
+        found, weights, *_ = read_keras("there.h5")
         assert found.features == config.features
         assert all(
             torch.equal(weights[name], t.to(weights[name].dtype)) for name, t in state.items()

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from synthsr_cli.main import synthsr
 from synthsr_net.models.checkpoint import ModelConfig, read_model, save_model
-from synthsr_net.models.keras import write_keras
+from synthsr_net.models.keras.weights import write_keras
 from synthsr_net.models.onnx import export as library
 from synthsr_net.models.onnx import graph as onnx_graph
 from synthsr_net.networks.unet import UNet3d, UNetConfig

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from synthsr_cli.main import synthsr
-from synthsr_transforms.labels.summary import count_labels, report_label_maps
+from synthsr_transforms.labels.summary import report_label_maps
 from synthsr_transforms.labels.table import LabelTable
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -82,11 +82,13 @@ class TestReport:
     def test_volume_of_a_sheared_voxel_is_its_determinant(self, tmp_path):
         affine = np.array([[1, 0, 0, 0], [0, 2, 0.7, 0], [0, 0, 3, 0], [0, 0, 0, 1.0]])
         nib.save(nib.Nifti1Image(cube(2), affine), tmp_path / "a.nii")
-        assert count_labels(tmp_path / "a.nii").voxel_volume_mm3 == pytest.approx(6)
+        volume = report_label_maps([tmp_path / "a.nii"]).volumes[0]
+        assert volume.mean_volume_mm3 / volume.mean_voxels == pytest.approx(6)
 
     def test_float_maps_of_integers_and_trailing_axes_are_accepted(self, tmp_path):
         volume = cube(2, 41, dtype=np.float32)[..., np.newaxis]
-        assert count_labels(save(tmp_path / "a.nii", volume)).voxels == {0: 32, 2: 16, 41: 16}
+        found = report_label_maps([save(tmp_path / "a.nii", volume)]).volumes
+        assert {one.value: one.mean_voxels for one in found} == {0: 32, 2: 16, 41: 16}
 
     @pytest.mark.parametrize(
         ("values", "name"),
@@ -103,7 +105,7 @@ class TestReport:
 
     def test_a_terminal_gets_a_drawn_table(self, tmp_path, monkeypatch):
         terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
-        monkeypatch.setattr("synthsr_cli.labels.sys", terminal)
+        monkeypatch.setattr("synthsr_cli.common.tables.sys", terminal)
         monkeypatch.setenv("COLUMNS", "140")
         result = run(save(tmp_path / "a.nii", cube(2, 41)))
         assert "│ right cerebral white matter" in result.stdout

@@ -14,9 +14,11 @@ import yaml
 from click.testing import CliRunner, Result
 
 from synthsr_cli.main import synthsr
-from synthsr_net.models import KNOWN_MODELS, shipped_models
 from synthsr_net.models.checkpoint import ModelConfig, read_config, save_model
+from synthsr_net.models.keras.weights import write_keras
 from synthsr_net.models.zoo import registry as model_registry
+from synthsr_net.models.zoo.files import shipped_models
+from synthsr_net.models.zoo.registry import KNOWN_MODELS
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 
 BODY = b"weights" * 9999
@@ -238,9 +240,8 @@ class TestShow:
         assert yaml.safe_load(shown) == json.loads(json.dumps(expected))
 
     def test_a_keras_file(self, url, tmp_path):
-        keras_weights = pytest.importorskip("synthsr_net.models.keras")
         network = UNetConfig(num_levels=2, num_features=2)
-        keras_weights.write_keras(tmp_path / "m.h5", network, UNet3d(network).state_dict())
+        write_keras(tmp_path / "m.h5", network, UNet3d(network).state_dict())
         result = run("show", tmp_path / "m.h5")
         assert result.exit_code == 0
         assert "settings of synthsr-v1" in result.stdout

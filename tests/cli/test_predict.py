@@ -23,14 +23,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from synthsr_cli.common import prediction
 from synthsr_cli.main import synthsr
-from synthsr_net.models import default_model
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig, save_model
+from synthsr_net.models.zoo.files import default_model
 from synthsr_net.networks.unet import UNet3d, UNetConfig
-from synthsr_net.prediction import report
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.report.entries import read_entries
-from synthsr_net.prediction.runs import distribution as sharing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -228,7 +227,7 @@ class TestOneScan:
         def fill(*_: Any, **__: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(report, "write_report", fill)
+        monkeypatch.setattr(prediction, "write_report", fill)
         result = run("predict", "scan.nii.gz", "p.nii", *MODEL, "--report", "report")
         assert result.exit_code == 1
         expected = "the report in report cannot be written (No space left on device)."
@@ -486,7 +485,7 @@ class TestProcesses:
         assert len(outputs(folder / "out")) == 3
 
     def test_a_killed_process_is_told(self, folder, monkeypatch):
-        monkeypatch.setattr(sharing, "launch", lambda *_: -signal.SIGKILL)
+        monkeypatch.setattr(prediction, "launch", lambda *_: -signal.SIGKILL)
         devices = ("--device", "cpu", "--devices", "2")
         result = run("predict", "scans", "out", *MODEL, *devices)
         assert_one_error(result, "a process was killed (SIGKILL), perhaps for want of", code=1)
@@ -561,7 +560,7 @@ BAD_SCANS: dict[str, tuple[Make, str]] = {
     "colours": (lambda f: (save(f / "a.nii", RGB),), "a.nii must hold"),
     "DICOM": (lambda f: (write(f / "a.dcm", b"x"),), "DICOM"),
     "DICOM without ending": (lambda f: (write(f / "a", bytes(128) + b"DICM"),), "DICOM"),
-    "other format": (lambda f: (write(f / "a.nrrd", b"x"),), "ending in .nii.gz, .nii"),
+    "other format": (lambda f: (write(f / "a.nrrd", b"x"),), "must end in one of .nii.gz, .nii"),
     "CT with an offset": (
         lambda f: (save(f / "a.nii", 100 * voxels() - 2000), "--ct"),
         "within 0 and 80 HU",

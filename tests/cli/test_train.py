@@ -26,12 +26,12 @@ from synthsr_net.training.callbacks.log import EpochResults, Progress
 from synthsr_net.training.callbacks.metrics_file import MetricsFile
 from synthsr_net.training.data.bank import Bank, read_bank
 from synthsr_net.training.data.stream import PairStream
-from synthsr_net.training.setup import plan as plan_module
 from synthsr_net.training.setup import prepare
 from synthsr_net.training.task.objective import Objective
 from synthsr_transforms.generator.config import load_config
 from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.io.scans import scan_of
+from synthsr_transforms.job import job
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.subjects.files import find_subjects, phantom_subject
@@ -371,7 +371,7 @@ class TestSources:
         assert torch.equal(first.head.weight, second.head.weight)
 
     def test_the_phantom_where_there_are_no_label_maps(self, folder, monkeypatch):
-        monkeypatch.setattr(plan_module, "phantom_subject", partial(phantom_subject, spacing_mm=4))
+        monkeypatch.setattr(job, "phantom_subject", partial(phantom_subject, spacing_mm=4))
         for table in ("synthseg", "freesurfer_aseg"):  # the second lacks what is outside the brain
             sets = settings(f"label_table={table}", "run.epochs=1")
             result = run("train", "own.yaml", "--out", table, "--device", "cpu", *sets)

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from synthsr_net.inference.forward import predict_volume, resolve_precision
+from synthsr_net.inference.forward import predict_volume
 from synthsr_net.inference.memory import Plan, estimate_bytes, plan_memory
+from synthsr_net.inference.precision import resolve_precision
 from synthsr_net.inference.slabs import (
     Convolution,
     added,
@@ -250,11 +251,23 @@ def test_bf16_is_close_to_fp32(normalisation: str) -> None:
     assert 0 < difference < 0.02
 
 
-def test_auto_precision_is_one_that_exists() -> None:
-    assert resolve_precision("auto", "cpu") in ("fp32", "bf16")
-    assert resolve_precision("auto", "cuda") == "tf32"
-    assert resolve_precision("fp32") == "fp32"
-    with pytest.raises(ValueError, match=r"precision must be one of .* or auto, got 'fp64'\."):
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_precision_is_bf16_where_it_is_native(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: native)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    expected = "bf16" if native else "fp32"
+    assert resolve_precision("auto", "cpu") == expected
+    assert resolve_precision("auto", "cuda:0") == expected
+    assert resolve_precision("auto", "cuda:0", training=True) == expected
+    assert resolve_precision("auto", "cpu", training=True) == "fp32"
+    assert resolve_precision("auto", "mps") == "fp32"
+
+
+def test_unknown_precision() -> None:
+    with pytest.raises(ValueError, match=r"precision must be one of .*, auto, got 'fp64'"):
         resolve_precision("fp64")
 
 

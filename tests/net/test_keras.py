@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from synthsr_net.models.keras import KerasWeightsError, read_keras, read_keras_network, write_keras
 from synthsr_net.models.keras import weights as keras_weights
-from synthsr_net.models.keras.layout import config_of, keras_layers, multiplier_of
+from synthsr_net.models.keras.layout import config_of, keras_arrays, keras_layers, multiplier_of
+from synthsr_net.models.keras.weights import KerasWeightsError, read_keras, write_keras
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -93,7 +93,7 @@ class TestRoundTrip:
         path = tmp_path_factory.mktemp("keras") / "any.h5"
         state = weights(config)
         write_keras(path, config, state)
-        found, read = read_keras(path)
+        found, read, *_ = read_keras(path)
         assert found.features == config.features
         assert plain(found) == plain(config)
         assert_same(read, state)
@@ -121,7 +121,7 @@ class TestRoundTrip:
         assert multiplier_of(UNetConfig().features) == 2.0
 
     def test_weights_go_where_the_network_looks_for_them(self, path):
-        config, state = read_keras(path)
+        config, state, *_ = read_keras(path)
         network = UNet3d(config)
         network.load_state_dict(state)
         written = weights()
@@ -142,7 +142,7 @@ class TestWrittenFile:
     @pytest.fixture(params=["unet_1ch", "unet_2ch"])
     def pair(self, request: Any, tmp_path: Path) -> Iterator[tuple[h5py.File, h5py.File]]:
         recorded = RECORDED / f"{request.param}.h5"
-        write_keras(tmp_path / "again.h5", *read_keras(recorded))
+        write_keras(tmp_path / "again.h5", *read_keras(recorded)[:2])
         with h5py.File(recorded) as theirs, h5py.File(tmp_path / "again.h5") as ours:
             yield theirs, ours
 
@@ -195,9 +195,9 @@ class TestWrittenFile:
             assert all(name in file for name in names)
 
     def test_the_default_network_has_the_layers_of_the_published_ones(self):
-        layers = {
-            layer.name: [a.shape for a in layer.arrays] for layer in keras_layers(UNetConfig())
-        }
+        layers = {layer: [] for layer in keras_layers(UNetConfig())}
+        for array in keras_arrays(UNetConfig()):
+            layers[array.layer].append(array.shape)
         assert len(layers) == 42
         assert layers["unet_conv_uparm_5_0"] == [(3, 3, 3, 576, 192), (192,)]
         assert layers["unet_conv_uparm_8_0"] == [(3, 3, 3, 72, 24), (24,)]
@@ -365,7 +365,7 @@ LAYOUTS = {
 class TestLayouts:
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_every_layout_gives_the_same_weights(self, path, layout):
-        config, state = read_keras(rewrite(path, LAYOUTS[layout]))
+        config, state, *_ = read_keras(rewrite(path, LAYOUTS[layout]))
         assert config == SMALL
         assert_same(state, weights())
 
@@ -379,7 +379,7 @@ class TestLayouts:
                 del file[name]
                 file[name] = values
 
-        network = read_keras_network(rewrite(path, convert))
+        network = read_keras(rewrite(path, convert))
         assert network.precision == str(np.dtype(dtype))
         half = dtype == "float16"
         expected = weights()
@@ -398,12 +398,12 @@ class TestLayouts:
         assert_same(read_keras(rewrite(path, compress))[1], weights())
 
     def test_the_kind_of_file_is_told(self, path):
-        assert read_keras_network(path).layout == "weight file"
+        assert read_keras(path).layout == "weight file"
         rewrite(path, checkpoint)
-        assert read_keras_network(path).layout == "whole-model checkpoint"
+        assert read_keras(path).layout == "whole-model checkpoint"
 
     def test_the_recorded_checkpoint_of_the_original(self):
-        network = read_keras_network(RECORDED / "checkpoint_001.h5")
+        network = read_keras(RECORDED / "checkpoint_001.h5")
         assert network.layout == "whole-model checkpoint"
         assert network.config == UNetConfig(in_channels=4, num_levels=3, num_features=4)
 
@@ -435,18 +435,16 @@ class TestWhatWeightsDoNotTell:
         return rewrite(path, lambda file: file.attrs.__setitem__("model_config", text))
 
     def test_a_weight_file_says_what_is_assumed(self, path):
-        network = read_keras_network(path)
+        network = read_keras(path)
         assert network.config.activation == "elu"
         assert [note for note in network.notes if "elu is assumed" in note]
-        assert read_keras_network(path, activation="relu").notes == ()
+        assert read_keras(path, activation="relu").notes == ()
 
     @pytest.mark.parametrize(
         ("keras", "ours"), [("elu", "elu"), ("relu", "relu"), ("swish", "silu")]
     )
     def test_a_checkpoint_may_name_the_activation(self, path, keras, ours):
-        network = read_keras_network(
-            self.describe(path, described(**{CONV: {"activation": keras}}))
-        )
+        network = read_keras(self.describe(path, described(**{CONV: {"activation": keras}})))
         assert network.config.activation == ours
         assert network.notes == ()
 
@@ -455,35 +453,35 @@ class TestWhatWeightsDoNotTell:
         self.describe(path, described(**{CONV: {"activation": keras}}))
         with pytest.raises(KerasWeightsError, match=f"its activation is '{keras}'"):
             read_keras(path)
-        assert read_keras_network(path, activation="relu").config.activation == "relu"
+        assert read_keras(path, activation="relu").config.activation == "relu"
 
     def test_a_checkpoint_may_tell_the_rate_of_dropout(self, path):
         text = described(**{CONV: {"activation": "elu"}, DROPOUT: {"rate": 0.25}})
-        assert read_keras_network(self.describe(path, text, dropout=True)).config.dropout == 0.25
-        assert read_keras_network(self.describe(path, text)).config.dropout == 0.0
+        assert read_keras(self.describe(path, text, dropout=True)).config.dropout == 0.25
+        assert read_keras(self.describe(path, text)).config.dropout == 0.0
 
     def test_a_rate_of_dropout_that_is_not_told_is_0(self, path):
         write_keras(path, replace(SMALL, dropout=0.3), weights())
-        network = read_keras_network(path)
+        network = read_keras(path)
         assert network.config.dropout == 0.0
         assert [note for note in network.notes if "rate of its dropout" in note]
 
     def test_a_checkpoint_may_tell_of_a_softmax(self, path):
         text = described(**{CONV: {"activation": "elu"}, LAST: {"activation": "softmax"}})
-        assert read_keras_network(self.describe(path, text)).config.softmax
+        assert read_keras(self.describe(path, text)).config.softmax
         text = described(**{CONV: {"activation": "elu"}, LAST: {"activation": "linear"}})
-        assert not read_keras_network(self.describe(path, text)).config.softmax
+        assert not read_keras(self.describe(path, text)).config.softmax
 
     @pytest.mark.parametrize("text", UNTRUSTED)
     def test_a_description_is_never_trusted(self, path, text):
-        network = read_keras_network(self.describe(path, text, dropout=True))
+        network = read_keras(self.describe(path, text, dropout=True))
         assert network.config == SMALL
         assert_same(network.state, weights())
 
     def test_the_names_of_a_frozen_network_are_not_ours(self, path):
         inner = {"name": "unet", "layers": [{"config": {"name": CONV, "activation": "relu"}}]}
         text = json.dumps({"config": {"layers": [{"config": inner}]}})
-        assert read_keras_network(self.describe(path, text)).config.activation == "elu"
+        assert read_keras(self.describe(path, text)).config.activation == "elu"
 
 
 def lose(name: str) -> Callable[[h5py.File], None]:

@@ -184,11 +184,11 @@ class TestDifferences:
 
 class TestLaplace:
     def test_is_the_negative_log_likelihood(self, volume):
-        intensity, target, log_spread = (volume(2, 2, seed=s) for s in range(3))
-        scale = 1e-5 + 0.02 * log_spread.exp()
-        law = torch.distributions.Laplace(intensity, scale)
-        found = build_loss("laplace")(torch.cat([intensity, log_spread], 1), target)
-        torch.testing.assert_close(found, -law.log_prob(target).mean())
+        intensity, target, scale_output = (volume(2, 2, seed=s) for s in range(3))
+        scale = 1e-5 + 0.02 * scale_output.exp()
+        expected = torch.distributions.Laplace(intensity, scale)
+        found = build_loss("laplace")(torch.cat([intensity, scale_output], 1), target)
+        torch.testing.assert_close(found, -expected.log_prob(target).mean())
 
     def test_is_smallest_where_the_scale_is_the_error(self, volume):
         error, zero = 0.3, volume() * 0
@@ -203,9 +203,9 @@ class TestLaplace:
         assert slopes[0] < 0 < slopes[2]
         assert slopes[1].abs() < 1e-4
 
-    def test_extreme_spreads_stay_finite(self, volume):
-        for spread in (-1000.0, 1000.0):
-            prediction = torch.cat([volume(seed=1), torch.full_like(volume(), spread)], 1)
+    def test_extreme_scales_stay_finite(self, volume):
+        for scale in (-1000.0, 1000.0):
+            prediction = torch.cat([volume(seed=1), torch.full_like(volume(), scale)], 1)
             prediction.requires_grad_()
             loss = build_loss("laplace")(prediction, volume())
             (gradient,) = torch.autograd.grad(loss, prediction)

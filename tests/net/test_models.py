@@ -12,28 +12,30 @@ from typing import Any
 import pytest
 import torch
 
-from synthsr_net.models import (
-    KNOWN_MODELS,
-    KnownModel,
-    ModelError,
+from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, save_model
+from synthsr_net.models.keras.weights import write_keras
+from synthsr_net.models.listing import list_models
+from synthsr_net.models.loading import load_model, load_model_config
+from synthsr_net.models.packing import pack_model, stored_precision
+from synthsr_net.models.zoo import files as model_files
+from synthsr_net.models.zoo import registry as model_registry
+from synthsr_net.models.zoo.files import (
     cached_path,
     default_model,
     download_model,
     full_name,
-    list_models,
-    load_model,
-    load_model_config,
-    pack_model,
     resolve_model,
     shipped_models,
     state_of,
-    stored_precision,
     web_file,
 )
-from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, save_model
-from synthsr_net.models.zoo import files as model_files
-from synthsr_net.models.zoo import registry as model_registry
-from synthsr_net.models.zoo.registry import config_of_keras, config_of_known
+from synthsr_net.models.zoo.registry import (
+    KNOWN_MODELS,
+    KnownModel,
+    ModelError,
+    config_of_keras,
+    config_of_known,
+)
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_transforms.support.messages import SynthSRError
@@ -356,7 +358,6 @@ class TestPacking:
 
 def keras(path: Path, network: UNetConfig) -> Path:
     """A Keras file with random weights."""
-    write_keras = pytest.importorskip("synthsr_net.models.keras").write_keras
     torch.manual_seed(0)
     write_keras(path, network, UNet3d(network).state_dict())
     return path

@@ -190,3 +190,59 @@ def acquire_random(
     low_resolution = sample(volume, grid(down), "nearest")
     distance = np.sqrt(grid(squares).sum(-1))
     return sample(low_resolution, grid(up), "linear"), distance
+
+
+def ras_axes(affine: Array) -> list[int]:
+    """16.3: voxel axis of each world axis, from the inverse."""
+    found = np.abs(np.linalg.inv(affine)[:3, :3]).argmax(0).tolist()
+    for missing in [axis for axis in range(3) if axis not in found]:
+        often = max(range(3), key=found.count)
+        found[2 - found[::-1].index(often)] = missing
+    return found
+
+
+def align(volume: npt.NDArray, affine: Array, reference: Array) -> tuple[npt.NDArray, Array]:
+    """16.3: permute, then reverse axes whose columns point away from those of the reference."""
+    order = [0, 0, 0]
+    for own, other in zip(ras_axes(affine), ras_axes(reference), strict=True):
+        order[other] = own
+    volume, affine = volume.transpose(order), affine[:, [*order, 3]].copy()
+    for axis in range(3):
+        if np.dot(affine[:3, axis], reference[:3, axis]) < 0:
+            affine[:3, 3] += (volume.shape[axis] - 1) * affine[:3, axis]
+            affine[:3, axis] *= -1
+            volume = np.flip(volume, axis)
+    return volume, affine
+
+
+def rescaled(image: npt.NDArray) -> npt.NDArray:
+    """12.1: percentiles 2 and 98 become 0 and 255."""
+    low, high = np.percentile(image, [2, 98])
+    return 255 * (np.clip(image, low, high) - low) / (high - low)
+
+
+def intensity_stats(
+    images: Sequence[npt.NDArray], labels: Sequence[npt.NDArray], classes: dict[int, int]
+) -> tuple[Array, Array]:
+    """12.2 and 12.3: priors of means and deviations of one channel, `(2, K)` each, not rescaled."""
+    count = max(classes.values()) + 1
+    medians, deviations = np.zeros((2, len(images), count))
+    for row, (image, values) in enumerate(zip(images, labels, strict=True)):
+        for k in range(count):
+            x = image[np.isin(values, [v for v, c in classes.items() if c == k])]
+            x = x[x > 0] if k else x
+            if len(x):
+                medians[row, k] = np.median(x)
+                deviations[row, k] = 1.4826 * np.median(np.abs(x - np.median(x)))
+    means, stds = (np.stack([a.mean(0), a.std(0)]) for a in (medians, deviations))
+    return means, stds
+
+
+def pool_gradient(volume: Array, gradient: Array) -> Array:
+    """Gradient of TensorFlow's 2x2x2 pooling: all voxels within 1e-5 of a maximum get it."""
+    result = np.zeros_like(volume)
+    for place in np.ndindex(gradient.shape):
+        box = tuple(slice(2 * i, 2 * i + 2) for i in place)
+        near = volume[box].max() - volume[box] < 1e-5
+        result[box][near] = gradient[place]
+    return result

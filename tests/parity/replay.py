@@ -1,4 +1,4 @@
-"""Batches, and steps that act with recorded parameters instead of draws of their own."""
+"""Batches, and steps with recorded parameters."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def _image(data: Tensor, affine: Tensor) -> Any:
     return kind(data, affine=affine.clone())
 
 
-def recorded(**draws: Any) -> dict[str, Any]:
+def recorded(**params: Any) -> dict[str, Any]:
     """Parameters of a whole batch, in the form that transforms record and replay."""
-    return {**draws, "_batched_keys": list(draws)}
+    return {**params, "_batched_keys": list(params)}
 
 
-def replayed(transform: Any, batch: SubjectsBatch, **draws: Any) -> SubjectsBatch:
-    """Let a transform act with given draws; image names may hold dots as `image__key`."""
-    named = {name.replace("__", "."): value for name, value in draws.items()}
+def replayed(transform: Any, batch: SubjectsBatch, **params: Any) -> SubjectsBatch:
+    """Transform with given parameters; names of parameters have dots written as `__`."""
+    named = {name.replace("__", "."): value for name, value in params.items()}
     return transform.apply_transform(batch, recorded(**named))
 
 
@@ -50,12 +50,12 @@ class Steps:
     configs: dict[str, StepConfig] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, transform: str, params: dict[str, Any], **draws: Any) -> None:
-        """Add a step; draws are named as the transform records them, dots written as `__`."""
+    def add(self, transform: str, settings: dict[str, Any], **params: Any) -> None:
+        """Add a step; parameters are named as the transform records them, dots written as `__`."""
         name = f"{len(self.configs)}_{transform}"
-        self.configs[name] = StepConfig(name=transform, params=params)
-        self.record[name] = recorded(**{k.replace("__", "."): v for k, v in draws.items()})
-        self.record[name]["global_seed"] = 0  # for steps of TorchIO, which draw nothing here
+        self.configs[name] = StepConfig(name=transform, params=settings)
+        self.record[name] = recorded(**{k.replace("__", "."): v for k, v in params.items()})
+        self.record[name]["global_seed"] = 0  # for steps of TorchIO, none of which is random here
 
     def run(self, table: Any, batch: SubjectsBatch) -> SubjectsBatch:
         """Replay all steps on a batch."""

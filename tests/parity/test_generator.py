@@ -90,6 +90,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "downsample": 1,
         **MAPS,
     },
+    "atlas of 0.8 mm, whose float32 rounds the crop down": {
+        "input_channels": [1],
+        "output_channel": [0],
+        "atlas_res": np.float32([0.8, 0.8, 0.8]),
+        "target_res": 1.0,
+        "output_shape": [6, 14, 6],
+    },
     "one channel fixed, one random": {
         "input_channels": [1, 1, 0],
         "output_channel": [2],

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from synthsr_transforms import HemisphereFlip, PatchCrop, SpatialDeformation
@@ -31,8 +32,9 @@ from synthsr_transforms.generator.spatial_stage import SpatialStage
 
 from . import literal
 from .families.blur import ORIGINAL
+from .families.networks import tensorflow_pooling
 from .replay import batch_of, recorded
-from .vectors import same_field, same_image, same_labels
+from .vectors import FAMILIES, Vector, same_field, same_image, same_labels
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True)
 SEED = st.integers(0, 2**31)
@@ -206,3 +208,69 @@ def test_channels_with_different_resolutions_do_not_mix(alignment):
         single = volume[:, c : c + 1]
         expected = acquire_slices(single, alone, torch.zeros(1, 1, 3), output, **ORIGINAL)
         torch.testing.assert_close(together[:, c : c + 1], expected)
+
+
+def compare(family: str, vector: dict[str, Any], case: str) -> None:
+    """Let the adapter of a family compare a vector made here."""
+    agreements = list(FAMILIES[family].compare(Vector(family, vector), case))
+    assert agreements
+    for agreement in agreements:
+        agreement.check()
+
+
+class TestVectorsUnlikeTheRecordedOnes:
+    """What recorded vectors may hold and the visible ones do not."""
+
+    @pytest.mark.parametrize("rescaled", [False, True])
+    def test_priors_of_label_maps_that_lack_a_class(self, rescaled: bool):
+        rng = np.random.default_rng(0)
+        values, classes = [0, 2, 3, 41], [0, 1, 2, 1]
+        labels = [rng.choice(values, (9, 8, 7)) for _ in range(3)]
+        labels[1][labels[1] == 3] = 2
+        images = {
+            letter: [rng.uniform(1, 200, m.shape).astype(np.float32) for m in labels]
+            for letter in "AB"
+        }
+        vector: dict[str, Any] = {"labels_list": np.array(values)}
+        vector["classes_list"] = np.array(classes)
+        kind, blocks = "rescaled" if rescaled else "raw", []
+        for letter, scans in images.items():
+            vector |= {f"image{letter}_{n}": scan for n, scan in enumerate(scans)}
+            measured = [literal.rescaled(s) if rescaled else s for s in scans]
+            mapping = dict(zip(values, classes, strict=True))
+            blocks.append(literal.intensity_stats(measured, labels, mapping))
+        vector |= {f"labels_{n}": m.astype(np.int32) for n, m in enumerate(labels)}
+        for name, found in zip(("means", "stds"), zip(*blocks, strict=True), strict=True):
+            vector[f"prior_{name}_classes_{kind}"] = np.concatenate(found).astype(np.float32)
+        compare("prior_estimation", vector, f"classes_{kind}")
+
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    def test_affines_with_two_axes_equally_close_to_one_of_the_world(self, axis: int):
+        tilt = Rotation.from_euler("ZX", [45, 45], degrees=True).as_matrix()
+        affine = np.eye(4)
+        affine[:3, :3] = np.roll(tilt @ np.diag([1.1, 0.9, 0.7]), axis, axis=1)
+        affine[:3, 3] = [3, -5, 7]
+        volume = np.random.default_rng(1).random((5, 6, 7)).astype(np.float32)
+        aligned, aligned_affine = literal.align(volume, affine, np.eye(4))
+        back, _ = literal.align(aligned, np.eye(4), affine)
+        vector = {
+            "volume_0": volume,
+            "affine_0": affine,
+            "ras_axes_0": np.array(literal.ras_axes(affine)),
+            "aligned_0": aligned,
+            "aligned_affine_0": aligned_affine,
+            "back_0": back,
+        }
+        compare("orientation", vector, "0")
+
+    def test_pooling_of_values_that_are_nearly_equal(self):
+        rng = np.random.default_rng(2)
+        volume = rng.integers(0, 3, (4, 6, 4)) + rng.choice([0, 5e-6, 2e-5], (4, 6, 4))
+        gradient = rng.random((2, 3, 2))
+        x = torch.from_numpy(volume)[None, None].requires_grad_()
+        with tensorflow_pooling():
+            pooled = torch.nn.functional.max_pool3d(x, 2, ceil_mode=True)
+        pooled.backward(torch.from_numpy(gradient)[None, None])
+        assert x.grad is not None
+        assert int((x.grad != 0).sum()) > gradient.size
+        np.testing.assert_allclose(x.grad[0, 0], literal.pool_gradient(volume, gradient))

@@ -11,10 +11,10 @@ import pytest
 
 from synthsr_net.prediction.runs.distribution import (
     Share,
-    add_up,
     find_share,
     launch,
     num_processes,
+    sum_over_processes,
 )
 from synthsr_transforms.support.messages import SynthSRError
 
@@ -148,10 +148,10 @@ class TestNumber:
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from synthsr_net.prediction.runs.distribution import add_up, find_share
+from synthsr_net.prediction.runs.distribution import sum_over_processes, find_share
 share = find_share()
 time.sleep(0.5 * share.rank)
-sums = add_up(share, [1, share.rank])
+sums = sum_over_processes(share, [1, share.rank])
 Path(sys.argv[1], f"{share.rank}").write_text(f"{share.size} {sums}")
 sys.exit(int(sys.argv[2]) if share.rank == 0 else 0)
 """
@@ -170,5 +170,5 @@ class TestLaunch:
         assert launch(1, [sys.executable, "-c", program]) == -signal.SIGKILL
 
     def test_processes_that_do_not_know_of_each_other_do_not_wait(self):
-        assert add_up(Share(), [3, 4]) == [3, 4]
-        assert add_up(Share(0, 2, 0, "slurm"), [3, 4]) == [3, 4]
+        assert sum_over_processes(Share(), [3, 4]) == [3, 4]
+        assert sum_over_processes(Share(0, 2, 0, "slurm"), [3, 4]) == [3, 4]

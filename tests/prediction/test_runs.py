@@ -25,7 +25,7 @@ from synthsr_net.prediction.runs import outcome as batch_outcome
 from synthsr_net.prediction.runs import runner as batch_module
 from synthsr_net.prediction.runs.inputs import check_writable, find_scans, plan_outputs
 from synthsr_net.prediction.runs.outcome import Outcome, describe
-from synthsr_net.prediction.runs.runner import Batch, DiskFullError, check_tasks, refuse_others
+from synthsr_net.prediction.runs.runner import Batch, DiskFullError, check_same_maker, check_tasks
 from synthsr_net.prediction.runs.tasks import (
     Task,
     missing_tasks,
@@ -305,10 +305,10 @@ class TestExisting:
         save(tmp_path / "a.nii")
         tasks = plan_tasks([tmp_path / "a.nii"], tmp_path / "p.nii")
         assert [outcome.error for outcome in Batch(tasks, predictor).run()] == [None]
-        refuse_others(tasks, predictor)
-        refuse_others(tasks, make_predictor(max_memory="4GB"))
+        check_same_maker(tasks, predictor)
+        check_same_maker(tasks, make_predictor(max_memory="4GB"))
         with pytest.raises(ValueError, match="made by another model or with other settings"):
-            refuse_others(tasks, make_predictor(flip=False))
+            check_same_maker(tasks, make_predictor(flip=False))
 
 
 @pytest.fixture
@@ -527,7 +527,7 @@ class TestReport:
         batch = Batch(tasks[:1], predictor, tmp_path / "report")
         list(batch.run())
         assert batch.report is not None
-        batch.report.add_kept(tasks)
+        batch.report.add_complete(tasks)
         known, kept = read_entries(tmp_path / "report")
         assert known.picture is not None
         assert (kept.input, kept.output) == (str(tasks[1].inputs[0]), str(tasks[1].output))

@@ -24,8 +24,7 @@ from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.training.callbacks.metrics_file import MetricsFile
 from synthsr_net.training.config import AdversarialConfig
 from synthsr_net.training.data.stream import PairStream
-from synthsr_net.training.run import TrainingRun
-from synthsr_net.training.setup.start import start
+from synthsr_net.training.run import TrainingRun, start
 from synthsr_net.training.task.adversarial import AdversarialTask, is_network_turn
 from synthsr_transforms.seeds import derive_seed
 from synthsr_transforms.support.messages import WorkFailedError

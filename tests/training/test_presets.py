@@ -11,13 +11,11 @@ import pytest
 import torch
 
 from synthsr_net.models.checkpoint import read_model
-from synthsr_net.training.config import TrainingConfig
-from synthsr_net.training.run import TrainingRun
-from synthsr_net.training.setup.recipe import Recipe, load_recipe
-from synthsr_net.training.setup.start import start
-from synthsr_transforms.generator.config import preset_names, source_path
+from synthsr_net.training.config import Experiment, TrainingConfig
+from synthsr_net.training.run import TrainingRun, start
+from synthsr_net.training.setup.experiment import load_experiment
+from synthsr_transforms.generator.config import preset_names, read_settings
 from synthsr_transforms.phantom import head_phantom
-from synthsr_transforms.support.config import read_yaml
 
 PRESETS = preset_names()
 SMALL = [
@@ -48,7 +46,7 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def begin(name: str, maps: Path, folder: Path) -> TrainingRun:
     """Start a run of a preset, with patches and a network that are small."""
-    generator = load_recipe(name).generator
+    generator = load_experiment(name).generator
     changes = [*SMALL]
     if "crop" in generator.steps:
         changes.append("crop.shape=32")
@@ -58,22 +56,22 @@ def begin(name: str, maps: Path, folder: Path) -> TrainingRun:
     return start(name, changes, folder=folder, labels=maps / "labels", images=images)
 
 
-def without(defaults: TrainingConfig, recipe: Recipe, *sections: str) -> list[str]:
+def without(defaults: TrainingConfig, experiment: Experiment, *sections: str) -> list[str]:
     """Sections of the training that differ from the defaults, but for some."""
     return [
         name
         for name in vars(defaults)
-        if getattr(defaults, name) != getattr(recipe.training, name) and name not in sections
+        if getattr(defaults, name) != getattr(experiment.training, name) and name not in sections
     ]
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_says_how_to_train(name: str) -> None:
-    recipe = load_recipe(name)
-    written = read_yaml(source_path(name))["training"]
+    experiment = load_experiment(name)
+    written = read_settings(name)["training"]
     for section, settings in written.items():
         for field, value in settings.items():
-            found = getattr(getattr(recipe.training, section), field)
+            found = getattr(getattr(experiment.training, section), field)
             default = getattr(getattr(TrainingConfig(), section), field)
             if isinstance(value, dict):
                 found = {name: getattr(found, name) for name in value}
@@ -85,7 +83,7 @@ def test_a_preset_says_how_to_train(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "all_purpose"])
 def test_presets_of_the_original_keep_its_optimiser_and_network(name: str) -> None:
-    assert without(TrainingConfig(), load_recipe(name), "loss", "model") == []
+    assert without(TrainingConfig(), load_experiment(name), "loss", "model") == []
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -93,7 +91,7 @@ def test_a_run_of_one_step_ends_with_a_model_file(name: str, maps: Path, tmp_pat
     run = begin(name, maps, tmp_path / "run")
     run.fit()
     model = read_model(run.folder.model_path("last"))
-    settings = load_recipe(name).training
+    settings = load_experiment(name).training
     contrasts = settings.model.contrasts or ["any"]
     assert [image.contrast for image in model.config.inputs] == contrasts
     with_maps = run.prepared.fitted.generator.config.reliability is not None

@@ -22,8 +22,7 @@ from synthsr_net.losses.adversarial import critic_loss, generator_total
 from synthsr_net.training.callbacks.metrics_file import MetricsFile
 from synthsr_net.training.data.stream import PairStream
 from synthsr_net.training.folder import RunFolder
-from synthsr_net.training.run import TrainingRun
-from synthsr_net.training.setup.start import start
+from synthsr_net.training.run import TrainingRun, start
 from synthsr_transforms.seeds import derive_seed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,7 +37,7 @@ def folder(run_sources: Path) -> Path:
 SERVER = """
 import json, os, signal, sys, time
 import matplotlib.backends.backend_agg, tensorboardX
-import synthsr_cli.main, synthsr_cli.train, synthsr_net.training.setup.start
+import synthsr_cli.main, synthsr_cli.train, synthsr_net.training.run
 
 def child(code, environment, log):
     os.environ.update(environment)
@@ -228,8 +227,8 @@ owner.{name} = killing
 
 SEVERAL = """
 import torch
-from synthsr_net.training.run import Hardware
-from synthsr_net.training.setup.start import start
+from synthsr_net.training.environment import Hardware
+from synthsr_net.training.run import start
 from synthsr_net.training.task.regression import TrainingTask
 
 torch.set_num_threads(1)

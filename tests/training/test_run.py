@@ -20,13 +20,12 @@ from torch import Tensor
 
 from synthsr_net.models.checkpoint import ModelConfig, read_model, save_model
 from synthsr_net.networks.unet import UNet3d, UNetConfig
+from synthsr_net.training import environment
 from synthsr_net.training.callbacks import saving
 from synthsr_net.training.callbacks.metrics_file import MetricsFile
+from synthsr_net.training.environment import Hardware, is_first_process
 from synthsr_net.training.folder import RunFolder
-from synthsr_net.training.processes import is_first_process
-from synthsr_net.training.run import Hardware, TrainingRun, products
-from synthsr_net.training.setup import start as start_module
-from synthsr_net.training.setup.start import start
+from synthsr_net.training.run import TrainingRun, products, start
 from synthsr_net.training.task.objective import Objective
 from synthsr_transforms.job.job import GenerationJob
 from synthsr_transforms.support.config import read_yaml
@@ -567,17 +566,17 @@ class TestFullDisk:
 
     def test_a_pair_that_cannot_be_written_does_not_hide_the_reason(self, begin, monkeypatch):
         run = begin("optimiser.learning_rate=1.0e+30", "loss.name=l2")
-        monkeypatch.setattr("synthsr_net.training.task.failure.write_volume", self.full)
+        monkeypatch.setattr("synthsr_net.training.task.watch.write_volume", self.full)
         with pytest.raises(WorkFailedError, match=r"loss must be finite.*could not be written"):
             run.fit()
 
     def test_too_little_space_is_told_before_anything_is_written(
         self, begin, tmp_path, monkeypatch
     ):
-        from synthsr_transforms.job import folder as job_folder
+        from synthsr_transforms.support import atomic
 
-        usage = job_folder.shutil.disk_usage(tmp_path)
-        monkeypatch.setattr(job_folder.shutil, "disk_usage", lambda path: usage._replace(free=10))
+        usage = atomic.shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(atomic.shutil, "disk_usage", lambda path: usage._replace(free=10))
         with pytest.raises(ValueError, match="free"):
             begin()
         assert not (tmp_path / "run").exists()
@@ -624,7 +623,7 @@ class TestStarting:
         assert files(folder) == before
 
     def test_more_gpus_than_there_are(self, begin, tmp_path, monkeypatch):
-        monkeypatch.setattr(start_module, "available_device", lambda name: name)
+        monkeypatch.setattr(environment, "available_device", lambda name: name)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
         with pytest.raises(ValueError, match=r"devices must be at most the 2 .* got 3"):
             begin(hardware=Hardware(device="cuda", devices=3))

@@ -16,11 +16,13 @@ import torch
 from synthsr_net.losses import LOSSES, build_loss
 from synthsr_net.metrics.volumes import MEASURES, REGIONS
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, save_model
-from synthsr_net.models.transfer import read_weights, start_from
+from synthsr_net.models.loading import load_weights
+from synthsr_net.models.transfer import start_from
 from synthsr_net.networks.unet import NORMALISATIONS, UNet3d, UNetConfig
 from synthsr_net.training.config import (
     METRICS,
     AdversarialConfig,
+    Experiment,
     LossConfig,
     ModelSettings,
     OptimiserConfig,
@@ -30,6 +32,7 @@ from synthsr_net.training.config import (
     triple,
 )
 from synthsr_net.training.data.bank import read_bank
+from synthsr_net.training.setup.experiment import RunPlan, hold_out, load_experiment
 from synthsr_net.training.setup.fitting import (
     ADDED_STEP,
     Fitted,
@@ -40,8 +43,6 @@ from synthsr_net.training.setup.fitting import (
     probe,
 )
 from synthsr_net.training.setup.model_config import model_config
-from synthsr_net.training.setup.plan import RunPlan, hold_out
-from synthsr_net.training.setup.recipe import Recipe, load_recipe
 from synthsr_transforms.generator.config import StepConfig, load_config, preset_names
 from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.subjects.files import SubjectFiles
@@ -99,10 +100,12 @@ def fitted_to(save_maps: Callable, own: Path) -> Callable[..., tuple[Fitted, Tra
     def make(
         *assignments: str, shapes: Sequence[tuple[int, ...]] = (SHAPE,), steps: Any = None
     ) -> tuple[Fitted, TrainingConfig]:
-        recipe = load_recipe(own, assignments)
-        generator = recipe.generator if steps is None else replace(recipe.generator, steps=steps)
+        experiment = load_experiment(own, assignments)
+        generator = (
+            experiment.generator if steps is None else replace(experiment.generator, steps=steps)
+        )
         entries = read_bank(save_maps(*shapes), target="target")
-        return fit(generator, recipe.training, entries), recipe.training
+        return fit(generator, experiment.training, entries), experiment.training
 
     return make
 
@@ -218,26 +221,26 @@ class TestConfig:
 class TestRecipe:
     @pytest.mark.parametrize("name", preset_names())
     def test_settings_survive_their_file(self, name, tmp_path):
-        recipe = load_recipe(name, ["run.epochs=3", "loss.crop=[64, 32, 16]"])
+        experiment = load_experiment(name, ["run.epochs=3", "loss.crop=[64, 32, 16]"])
         (tmp_path / "training.yaml").write_text(
-            f"{to_yaml(recipe.generator)}training:\n"
-            + "".join(f"  {line}\n" for line in to_yaml(recipe.training).splitlines())
+            f"{to_yaml(experiment.generator)}training:\n"
+            + "".join(f"  {line}\n" for line in to_yaml(experiment.training).splitlines())
         )
-        again = load_recipe(tmp_path / "training.yaml")
-        assert again.training == recipe.training
-        assert again.generator.steps == recipe.generator.steps
+        again = load_experiment(tmp_path / "training.yaml")
+        assert again.training == experiment.training
+        assert again.generator.steps == experiment.generator.steps
 
     def test_what_is_left_out_has_defaults(self, own):
-        training = load_recipe(own).training
+        training = load_experiment(own).training
         assert training.run == RunConfig()
         assert training.optimiser == OptimiserConfig(learning_rate=1e-3)
         assert training.network == UNetConfig(num_levels=2, num_features=4)
 
     def test_assignments_go_to_training_or_generator(self, own):
         assignments = ["crop.shape=8", "run.seed=4", "training.run.epochs=2", "label_table=auto"]
-        recipe = load_recipe(own, assignments)
-        assert recipe.generator == load_config(own, [assignments[0], assignments[3]])
-        assert recipe.training.run == RunConfig(seed=4, epochs=2)
+        experiment = load_experiment(own, assignments)
+        assert experiment.generator == load_config(own, [assignments[0], assignments[3]])
+        assert experiment.training.run == RunConfig(seed=4, epochs=2)
 
     @pytest.mark.parametrize(
         ("assignment", "offered"),
@@ -256,17 +259,17 @@ class TestRecipe:
     )
     def test_a_mistake_is_told_with_the_nearest_spelling(self, own, assignment, offered):
         with pytest.raises(SynthSRError) as caught:
-            Generator(load_recipe(own, [assignment]).generator)
+            Generator(load_experiment(own, [assignment]).generator)
         assert offered in str(caught.value)
         assert "\n" not in str(caught.value)
 
     def test_a_section_in_a_file_is_checked_as_well(self, own):
         own.write_text(OWN.replace("learning_rate", "learnig_rate"))
-        with pytest.raises(SynthSRError, match=r"unknown setting 'learnig_rate' \(did you mean"):
-            load_recipe(own)
+        with pytest.raises(SynthSRError, match=r"'training\.optimiser\.learnig_rate' \(did you"):
+            load_experiment(own)
         own.write_text(OWN.split("training:")[0] + "training: 5\n")
-        with pytest.raises(SynthSRError, match="must hold settings, got 5"):
-            load_recipe(own)
+        with pytest.raises(SynthSRError, match=r"training must hold settings, such as .*, got 5"):
+            load_experiment(own)
 
 
 SUBJECTS = [SubjectFiles(Path(f"sub-{n:02}.nii")) for n in range(10)]
@@ -449,20 +452,20 @@ class TestFitting:
 
     def test_batches_that_are_resampled_need_one_spacing(self, save_maps, own):
         entries = read_bank(save_maps(*[SHAPE] * 2, spacings_mm=[4, 4.1]), target="target")
-        recipe = load_recipe(own, ["run.batch_size=2"])
-        fit(recipe.generator, recipe.training, entries)
+        experiment = load_experiment(own, ["run.batch_size=2"])
+        fit(experiment.generator, experiment.training, entries)
         resample = StepConfig(
             name="TargetResolution", params={"spacing_mm": 6, "include": ["target"]}
         )
-        steps = {**recipe.generator.steps, "resample": resample}
+        steps = {**experiment.generator.steps, "resample": resample}
         with pytest.raises(SynthSRError, match="need label maps of one voxel spacing"):
-            fit(replace(recipe.generator, steps=steps), recipe.training, entries)
+            fit(replace(experiment.generator, steps=steps), experiment.training, entries)
 
     def test_labels_that_the_table_lacks_are_named(self, save_maps, own):
         entries = read_bank(save_maps(SHAPE), target="target")
-        recipe = load_recipe(own, ["label_table=synthseg"])
+        experiment = load_experiment(own, ["label_table=synthseg"])
         with pytest.raises(SynthSRError, match=r"lacks labels of the label maps: 31, 63"):
-            fit(recipe.generator, recipe.training, entries)
+            fit(experiment.generator, experiment.training, entries)
 
     def test_a_target_is_real_or_made(self, fitted_to):
         with pytest.raises(SynthSRError, match=r"got both: .* step 'target' makes 'target'"):
@@ -509,7 +512,7 @@ class TestInitialWeights:
         assert start_from(network, path) == []
         own, theirs = network.state_dict(), other.state_dict()
         assert all(torch.equal(own[name], theirs[name]) for name in own)
-        assert read_weights(path)[0] == self.CONFIG
+        assert load_weights(path)[0] == self.CONFIG
 
     @pytest.mark.parametrize("count", [1, 3])
     def test_shared_input_channels_are_taken(self, source, count):
@@ -573,11 +576,11 @@ def inputs(count: int) -> list[InputConfig]:
 
 
 class TestModelConfig:
-    def config(self, recipe: Recipe, channels: int, outputs: int = 1) -> ModelConfig:
-        network = replace(recipe.training.network, in_channels=channels, out_channels=outputs)
+    def config(self, experiment: Experiment, channels: int, outputs: int = 1) -> ModelConfig:
+        network = replace(experiment.training.network, in_channels=channels, out_channels=outputs)
         return model_config(
-            Generator(recipe.generator),
-            recipe.training,
+            Generator(experiment.generator),
+            experiment.training,
             network,
             spacing_mm=1.0,
             folder_name="run7",
@@ -585,7 +588,7 @@ class TestModelConfig:
         )
 
     def test_the_run_decides_how_scans_are_read(self, own):
-        model = self.config(load_recipe(own), 1)
+        model = self.config(load_experiment(own), 1)
         assert model.name == "run7"
         assert (model.scan.spacing_mm, model.scan.divisor) == (1.0, 4)
         assert (model.scan.residual_input, model.scan.output_range) == (None, (0.0, 255.0))
@@ -593,15 +596,17 @@ class TestModelConfig:
         assert model.training["label_maps"] == 3
 
     def test_a_resampled_target_gives_its_spacing(self):
-        assert self.config(load_recipe("tutorial_2_sr_synthetic"), 2).scan.spacing_mm == 1.5
+        assert self.config(load_experiment("tutorial_2_sr_synthetic"), 2).scan.spacing_mm == 1.5
         with pytest.raises(SynthSRError, match="one spacing along all axes"):
             self.config(
-                load_recipe("tutorial_2_sr_synthetic", ["target_resolution.spacing_mm=[1, 1, 2]"]),
+                load_experiment(
+                    "tutorial_2_sr_synthetic", ["target_resolution.spacing_mm=[1, 1, 2]"]
+                ),
                 2,
             )
 
     def test_reliability_maps_belong_to_their_images(self):
-        model = self.config(load_recipe("hyperfine"), 4)
+        model = self.config(load_experiment("hyperfine"), 4)
         assert [image.reliability_map for image in model.inputs] == [True, True]
         assert [image.name for image in model.inputs] == ["T1", "T2"]
         assert model.scan.residual_input == 0
@@ -609,14 +614,14 @@ class TestModelConfig:
         assert model.num_channels == 4
 
     def test_the_second_image_can_be_the_base(self):
-        recipe = load_recipe("hyperfine", ["loss.residual_channels=[1]"])
-        assert self.config(recipe, 4).scan.residual_input == 1
+        experiment = load_experiment("hyperfine", ["loss.residual_channels=[1]"])
+        assert self.config(experiment, 4).scan.residual_input == 1
 
     @pytest.mark.parametrize("loss", sorted(LOSSES))
     def test_a_loss_with_spreads_says_so(self, own, loss):
-        recipe = load_recipe(own, [f"loss.name={loss}"])
+        experiment = load_experiment(own, [f"loss.name={loss}"])
         outputs = build_loss(loss).outputs_per_target
-        assert self.config(recipe, 1, outputs).spread == (outputs == 2)
+        assert self.config(experiment, 1, outputs).spread == (outputs == 2)
 
     def test_what_the_user_says_is_told(self, own):
         settings = ModelSettings(
@@ -627,15 +632,15 @@ class TestModelConfig:
             inputs=["CT"],
             contrasts=["CT"],
         )
-        recipe = load_recipe(own)
-        recipe = replace(recipe, training=replace(recipe.training, model=settings))
-        model = self.config(recipe, 1)
+        experiment = load_experiment(own)
+        experiment = replace(experiment, training=replace(experiment.training, model=settings))
+        model = self.config(experiment, 1)
         for name in ("name", "description", "citation", "licence"):
             assert getattr(model, name) == getattr(settings, name)
         assert (model.inputs[0].name, model.inputs[0].contrast) == ("CT", "CT")
 
     @pytest.mark.parametrize("name", ["inputs", "contrasts"])
     def test_another_number_of_images_is_refused(self, own, name):
-        recipe = load_recipe(own, [f"model.{name}=[a, b]"])
+        experiment = load_experiment(own, [f"model.{name}=[a, b]"])
         with pytest.raises(SynthSRError, match=rf"model\.{name} must name the 1 images"):
-            self.config(recipe, 1)
+            self.config(experiment, 1)

@@ -13,9 +13,9 @@ import torch
 
 from synthsr_net.training.config import TrainingConfig, ValidationConfig
 from synthsr_net.training.data.bank import Bank, read_bank, with_brain_boxes
-from synthsr_net.training.data.pairs import PairData
 from synthsr_net.training.data.stream import (
     FixedPairs,
+    PairData,
     PairLoader,
     PairStream,
     Position,

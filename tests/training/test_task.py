@@ -24,15 +24,17 @@ from synthsr_net.training.callbacks.metrics_file import MetricsFile
 from synthsr_net.training.config import LossConfig, OptimiserConfig, SegmentationConfig
 from synthsr_net.training.data.bank import Bank, read_entry
 from synthsr_net.training.data.stream import PairStream
-from synthsr_net.training.run import TrainingRun
-from synthsr_net.training.setup.start import start
-from synthsr_net.training.task.averaging import MovingAverage
+from synthsr_net.training.run import TrainingRun, start
 from synthsr_net.training.task.objective import (
     Objective,
     input_channels,
     make_segmentation,
 )
-from synthsr_net.training.task.optimisers import learning_rate_factor, make_optimiser
+from synthsr_net.training.task.optimisation import (
+    MovingAverage,
+    learning_rate_factor,
+    make_optimiser,
+)
 from synthsr_net.training.task.regression import TrainingTask, freeze_batch_norm
 from synthsr_net.training.task.watch import LossWatch, NonFiniteLossError, Reading
 from synthsr_transforms.generator.config import GeneratorConfig
@@ -686,7 +688,7 @@ class TestDropout:
         results = []
         for step in steps:
             task.position.done = step
-            with torch.no_grad(), task.chance():
+            with torch.no_grad(), task.random_state():
                 results.append(task.predicted(pair_of(size=12).image))
         return results
 

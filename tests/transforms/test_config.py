@@ -15,6 +15,7 @@ from synthsr_transforms.support.config import (
     from_mapping,
     override,
     read_yaml,
+    to_plain,
     to_yaml,
     write_yaml,
 )
@@ -33,6 +34,7 @@ class Outer:
     rate: float = 0.5
     loud: bool = False
     parts: dict[str, Inner] = field(default_factory=dict)
+    pair: tuple[float, float] = (0.9, 0.5)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -105,7 +107,10 @@ class TestMapping:
             ({"qqqqq": "x"}, r"unknown setting 'qqqqq'\. Settings are: title, rate"),
             ({"rate": "fast"}, r"setting 'rate' is not usable"),
             ({"parts": {"a": {"size": "big"}}}, r"setting 'parts.a.size' is not usable"),
-            ({"parts": {"a": {"sise": 3}}}, r"parts.a.sise"),
+            (
+                {"parts": {"a": {"sise": 3}}},
+                r"unknown setting 'parts.a.sise' \(did you mean 'size'\?\)\. .* size, factors",
+            ),
             ({"parts": 5}, r"parts"),
         ],
     )
@@ -116,7 +121,8 @@ class TestMapping:
 
 
 names = st.text("abcdef", min_size=1, max_size=4)
-leaves = st.one_of(st.integers(-99, 99), st.booleans(), st.none(), st.text("xyz", min_size=1))
+texts = st.text(st.characters(exclude_categories=["C", "Z"]) | st.sampled_from("1e5.-_: "))
+leaves = st.one_of(st.integers(-99, 99), st.booleans(), st.none(), texts.filter(bool))
 trees = st.recursive(leaves, lambda inner: st.dictionaries(names, inner, min_size=1), max_leaves=8)
 
 
@@ -126,6 +132,15 @@ def paths_of(tree: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
         return []
     own = [(*prefix, key) for key in tree]
     return own + [p for k, v in tree.items() for p in paths_of(v, (*prefix, k))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(names, trees), texts, st.floats(allow_nan=False))
+def test_anything_comes_back_from_yaml(tree: dict[str, Any], text: str, number: float) -> None:
+    config = Outer(title=text, rate=number, extra=tree)
+    plain = to_plain(config)
+    assert (plain["title"], plain["rate"], plain["extra"]) == (text, number, tree)
+    assert plain["pair"] == [0.9, 0.5]
 
 
 class TestOverride:
@@ -166,6 +181,9 @@ class TestOverride:
         for text in ("crop.shape=9", "steps.crop.params.shape=9"):
             changed = override(settings, [text], shortcuts=shortcuts)
             assert changed["steps"]["crop"]["params"] == {"shape": 9}
+
+    def test_keys_may_be_numbers(self) -> None:
+        assert override({"by_value": {4: 32}}, ["by_value.4=30"]) == {"by_value": {4: 30}}
 
     def test_later_assignments_win(self) -> None:
         assert override({"a": 0}, ["a=1", "a=2"]) == {"a": 2}

@@ -769,10 +769,10 @@ class TestChance:
         self, cls: type[SynthTransform], params: dict, make_batch: Maker, seeded: Maker
     ) -> None:
         transform, batch = build(cls, params), make_batch()
-        drawing, running = seeded(12), seeded(12)
-        transform.sample_record(batch, drawing)
+        sampling, running = seeded(12), seeded(12)
+        transform.sample_record(batch, sampling)
         transform(batch, generator=running)
-        assert torch.equal(drawing.get_state(), running.get_state())
+        assert torch.equal(sampling.get_state(), running.get_state())
 
 
 class TestPrecision:

@@ -1,7 +1,7 @@
-"""Laws of chance: short forms, bounds, moments and independence.
+"""Distributions: short forms, bounds, moments and independence.
 
 Statistical tests have fixed seeds and each errs with a probability of at most `ALPHA` = 1e-4 if
-the law is right; several comparisons in one test share that (Bonferroni).
+the distribution is right; several comparisons in one test share that (Bonferroni).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class TestShortForms:
 
     def test_several_numbers_are_refused_where_one_is_needed(self) -> None:
         for spec in ([1, 2, 3], [[1, 2, 3]], {"uniform": [0, [1, 2, 3]]}, {"normal": [0, [1, 2]]}):
-            with pytest.raises(ValueError, match="height must be a law of one number"):
+            with pytest.raises(ValueError, match="height must be a distribution of one number"):
                 as_distribution(spec, name="height", single=True)
         for spec in (1, [1, 2], {"normal": [0, 1]}, {"choice": [1, 2, 3]}):
             assert as_distribution(spec, single=True) == as_distribution(spec)

@@ -29,8 +29,9 @@ from synthsr_transforms.estimation import (
     t2_extent,
     write_estimate,
 )
-from synthsr_transforms.estimation import measuring as measuring_module
+from synthsr_transforms.estimation import scans as scans_module
 from synthsr_transforms.estimation.picture import channel_figure
+from synthsr_transforms.estimation.run import processes
 from synthsr_transforms.priors.files import read_prior_file
 from synthsr_transforms.support.config import read_yaml
 from synthsr_transforms.support.messages import WorkFailedError
@@ -218,7 +219,7 @@ class TestMeansOverScans:
 
     def test_one_scan_is_in_memory_at_a_time(self, folder, monkeypatch):
         alive: list[Any] = []
-        read = measuring_module.read_pair
+        read = scans_module.read_pair
 
         def watched(*arguments: Any, **options: Any) -> Any:
             assert not [ref for ref in alive if ref() is not None]
@@ -226,14 +227,14 @@ class TestMeansOverScans:
             alive.append(weakref.ref(pair[0].data))
             return pair
 
-        monkeypatch.setattr(measuring_module, "read_pair", watched)
+        monkeypatch.setattr(scans_module, "read_pair", watched)
         estimate(folder)
         assert len(alive) == 3
 
     def test_a_process_that_dies_is_told(self):
         with (
             pytest.raises(WorkFailedError, match="memory"),
-            measuring_module.measuring(2) as measure,
+            processes(2) as measure,
         ):
             list(measure(os._exit, [3]))
 
@@ -336,9 +337,9 @@ class TestUse:
         priors = read_prior_file(description).priors
         for form in (str(description), priors, priors.to_dict()):
             mixture = TissueMixture(label_table=TABLE, priors=form)
-            assert mixture._laws == priors
+            assert mixture._class_priors == priors
             spec = json.loads(json.dumps(transform_spec(mixture)))
-            assert build_transform(spec)._laws == priors
+            assert build_transform(spec)._class_priors == priors
         with pytest.raises(ValueError, match="must come alone"):
             TissueMixture(label_table=TABLE, priors=priors, prior_means=3)
         with pytest.raises(ValueError, match="must have 2 channels, got 1"):
@@ -360,7 +361,7 @@ class TestUse:
         config = load_config("tutorial_2_sr_synthetic", changes)
         assert set(config.steps["mixture"].params) == {"num_channels", "priors"}
         mixture = Generator(config).transforms["mixture"]
-        assert mixture._laws == read_prior_file(description).priors
+        assert mixture._class_priors == read_prior_file(description).priors
 
     @pytest.mark.parametrize(
         "text",

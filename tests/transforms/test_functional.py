@@ -795,17 +795,6 @@ class TestAcquisition:
         )
         assert drawn.tolist() == [[7, 1, 1], [1, 1, 7], [3, 3, 3], [1, 1, 1]]
 
-    def test_random_resolution_names_what_is_missing(self) -> None:
-        one = torch.ones(1, 3)
-        with pytest.raises(ValueError, match="got neither"):
-            acquisition.random_resolution(one)
-        with pytest.raises(ValueError, match="axis must be given"):
-            acquisition.random_resolution(one, anisotropic_mm=one)
-        with pytest.raises(ValueError, match="choose_isotropic"):
-            acquisition.random_resolution(
-                one, anisotropic_mm=one, isotropic_mm=one, axis=torch.zeros(1)
-            )
-
     def test_impossible_plans_are_refused(self) -> None:
         one = torch.ones(1, 1, 3)
         with pytest.raises(ValueError, match="alignment must be one of"):

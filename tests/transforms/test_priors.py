@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import pickle
@@ -204,20 +203,6 @@ class TestDraws:
 
 
 class TestCombining:
-    def test_concatenation_stacks_channels_in_order(self):
-        one = TissuePriors.from_spec((1, 2), (1, 2), num_channels=1, num_classes=3)
-        two = TissuePriors.from_spec((3, 4), (1, 2), num_channels=2, num_classes=3)
-        both = TissuePriors.concatenate([one, two])
-        assert both.num_channels == 3
-        assert both.means[:, 0, 0].tolist() == [1, 3, 3]
-
-    def test_unlike_priors_cannot_be_concatenated(self):
-        one = TissuePriors.from_spec((1, 2), (1, 2), num_channels=1, num_classes=3)
-        two = TissuePriors.from_spec((1, 2), (1, 2), num_channels=1, num_classes=4)
-        for parts in ([one, two], [one, dataclasses.replace(one, distribution="normal")], []):
-            with pytest.raises(ValueError, match="of one distribution and one number of classes"):
-                TissuePriors.concatenate(parts)
-
     def test_classes_can_be_dropped_moved_and_repeated(self):
         priors = TissuePriors.from_spec(
             TWO_CHANNELS, TWO_CHANNELS, num_channels=2, num_classes=3, distribution="normal"

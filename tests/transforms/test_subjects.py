@@ -187,7 +187,7 @@ class TestReadSubject:
     def test_shapes_that_differ_are_named_with_both_files(self, tmp_path):
         a = save(tmp_path / "a.nii", labels(2))
         b = save(tmp_path / "b.nii", np.zeros((4, 5, 7), np.float32))
-        with pytest.raises(VolumeError, match=r"b.nii .*a.nii.*\(4, 5, 6\) and \(4, 5, 7\)"):
+        with pytest.raises(VolumeError, match=r"b.nii .*a.nii.*\(4, 5, 7\) and \(4, 5, 6\)"):
             read_subject(SubjectFiles(a, b))
 
     def test_an_image_beside_its_label_map_is_refused(self, tmp_path):

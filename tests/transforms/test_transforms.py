@@ -287,9 +287,9 @@ class TestLesions:
             label_table=ASEG, intensity=300, height=0, softness=1, include=["image"]
         )
         out = lesions(batch, generator=seeded(1))
-        draws = lesions.to_params(out.applied_transforms[0].params, 2)
+        params = lesions.to_params(out.applied_transforms[0].params, 2)
         labels, data = batch.images["labels"], batch.images["image"].data
-        share = lesions.lesion_fraction(labels.data, draws, grid_of(labels))
+        share = lesions.lesion_fraction(labels.data, params, grid_of(labels))
         assert 0.2 < share[share > 0].mean() < 0.8
         expected = data + (300 - data) * share
         torch.testing.assert_close(out.images["image"].data, expected, rtol=0, atol=1e-3)
@@ -302,14 +302,14 @@ class TestLesions:
         plain = synth.LesionSimulation(**settings)(make_batch(2), generator=seeded(1))
         drawn = plain.applied_transforms[0].params
         lesions = synth.LesionSimulation(**settings, **way)
-        draws = lesions.to_params(drawn, 2) | {"beside_lift": torch.full((2,), 0.0)}
+        params = lesions.to_params(drawn, 2) | {"beside_lift": torch.full((2,), 0.0)}
         if "beside_lift" not in way:
-            draws["beside_lift"] += 3
+            params["beside_lift"] += 3
         labels = make_batch(2).images["labels"]
-        share = lesions.lesion_fraction(labels.data, draws, grid_of(labels))
-        del draws["beside_lift"]
+        share = lesions.lesion_fraction(labels.data, params, grid_of(labels))
+        del params["beside_lift"]
         torch.testing.assert_close(
-            share, lesions.lesion_fraction(labels.data, draws, grid_of(labels)), rtol=0, atol=0
+            share, lesions.lesion_fraction(labels.data, params, grid_of(labels)), rtol=0, atol=0
         )
 
 

@@ -20,7 +20,7 @@ import h5py
 from .layout import PREFIX, KerasWeightsError, roles_of
 
 Arrays = Mapping[str, h5py.Dataset]
-"""Arrays of a layer by what they are, such as `kernel`."""
+"""Arrays of a layer by role, such as `kernel`."""
 
 WEIGHTS, CHECKPOINT, KERAS_3 = "weight file", "whole-model checkpoint", "weight file of Keras 3"
 
@@ -146,7 +146,7 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the description of a model says of its network; None where it says nothing."""
+    """Facts about a network from the description of its model; None where it has none."""
 
     activation: str | None = None
     dropout: float | None = None

@@ -6,121 +6,119 @@ Decoder layers are numbered on from the encoder, their normalisations and dropou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from synthsr_net.networks.unet import UNetConfig
+import torch
+from torch import Tensor
+
+from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support.messages import SynthSRError
 
 PREFIX = "unet_"
 """Names of the network's layers start with this; no other layer of a checkpoint's does."""
 
 CONVOLUTION = {"kernel": "weight", "bias": "bias"}
+"""Arrays of a convolution, in the order of Keras, and what PyTorch calls them."""
 NORMALISATION = {
     "gamma": "weight",
     "beta": "bias",
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
+"""The same for a batch normalisation."""
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Mapping[str, Shape]]
-"""Shapes of the arrays of each layer, by layer and by what they are, such as `kernel`."""
+"""Shapes of the arrays of each layer, by layer and by role, such as `kernel`."""
 
 
 class KerasWeightsError(SynthSRError):
     """Keras weights that cannot be used; the message names the file and says what is wrong."""
 
 
-@dataclass(frozen=True)
-class KerasArray:
-    """One array of a layer."""
+class KerasArray(NamedTuple):
+    """One array of a layer.
 
+    Attributes:
+        layer: Name of the layer.
+        role: A key of `CONVOLUTION` or `NORMALISATION`.
+        entry: Its name in the state dict of a `UNet3d`.
+        shape: Its shape in Keras.
+    """
+
+    layer: str
     role: str
-    """What it is in Keras: a key of `CONVOLUTION` or `NORMALISATION`."""
     entry: str
-    """Its name in the state dict of a `UNet3d`."""
     shape: Shape
-    """Its shape in Keras."""
 
 
-@dataclass(frozen=True)
-class KerasLayer:
-    """One layer, with its arrays in the order of Keras; most layers have none."""
-
-    name: str
-    arrays: tuple[KerasArray, ...] = ()
-
-
-def keras_layers(config: UNetConfig) -> list[KerasLayer]:
+def keras_layers(config: UNetConfig) -> dict[str, str | None]:
     """Layers of the original network of an architecture, in the order of its model.
 
     Args:
         config: Architecture, with batch normalisation or none.
 
+    Returns:
+        For each layer the module of a `UNet3d` that has its arrays, None for layers without.
+
     Examples:
-        >>> [layer.name for layer in keras_layers(UNetConfig(num_levels=1, convs_per_level=1))]
+        >>> list(keras_layers(UNetConfig(num_levels=1, convs_per_level=1)))
         ['unet_input', 'unet_conv_downarm_0_0', 'unet_bn_down_0', 'unet_likelihood',
          'unet_prediction']
     """
-    features, depth = config.features, config.num_levels
-    layers = [KerasLayer(f"{PREFIX}input")]
-    for level, inputs in enumerate((config.in_channels, *features[:-1])):
-        names = _Names("down", level, level, f"encoder.{level}")
-        layers += _level(config, names, inputs, features[level])
+    depth = config.num_levels
+    layers: dict[str, str | None] = {f"{PREFIX}input": None}
+    for level in range(depth):
+        layers |= _level(config, "down", level, level, f"encoder.{level}")
         if level < depth - 1:
-            layers.append(KerasLayer(f"{PREFIX}maxpool_{level}"))
-    for step, level in enumerate(reversed(range(depth - 1))):
-        number = depth + step
-        layers += [KerasLayer(f"{PREFIX}up_{number}"), KerasLayer(f"{PREFIX}merge_{number}")]
-        names = _Names("up", number, step, f"decoder.{step}")
-        layers += _level(config, names, features[level] + features[level + 1], features[level])
-    head = _convolution(f"{PREFIX}likelihood", "head", (1, 1, 1, features[0], config.out_channels))
-    return [*layers, head, KerasLayer(f"{PREFIX}prediction")]
+            layers[f"{PREFIX}maxpool_{level}"] = None
+    for step in range(depth - 1):
+        layers |= {f"{PREFIX}{kind}_{depth + step}": None for kind in ("up", "merge")}
+        layers |= _level(config, "up", depth + step, step, f"decoder.{step}")
+    return {**layers, f"{PREFIX}likelihood": "head", f"{PREFIX}prediction": None}
 
 
-@dataclass(frozen=True)
-class _Names:
-    arm: str
-    number: int
-    step: int
-    module: str
-
-
-def _level(config: UNetConfig, names: _Names, inputs: int, features: int) -> Iterator[KerasLayer]:
-    size = (config.kernel_size,) * 3
+def _level(
+    config: UNetConfig, arm: str, number: int, step: int, module: str
+) -> dict[str, str | None]:
+    layers: dict[str, str | None] = {}
     for conv in range(config.convs_per_level):
-        yield _convolution(
-            f"{PREFIX}conv_{names.arm}arm_{names.number}_{conv}",
-            f"{names.module}.convs.{conv}",
-            (*size, features if conv else inputs, features),
-        )
+        layers[f"{PREFIX}conv_{arm}arm_{number}_{conv}"] = f"{module}.convs.{conv}"
         if config.dropout:
-            yield KerasLayer(f"{PREFIX}dropout_{names.arm}arm_{names.step}_{conv}")
+            layers[f"{PREFIX}dropout_{arm}arm_{step}_{conv}"] = None
     if config.normalisation == "batch":
-        yield KerasLayer(
-            f"{PREFIX}bn_{names.arm}_{names.step}",
-            tuple(
-                KerasArray(role, f"{names.module}.norm.{entry}", (features,))
-                for role, entry in NORMALISATION.items()
-            ),
-        )
+        layers[f"{PREFIX}bn_{arm}_{step}"] = f"{module}.norm"
+    return layers
 
 
-def _convolution(name: str, module: str, kernel: Shape) -> KerasLayer:
-    shapes = {"kernel": kernel, "bias": kernel[-1:]}
-    arrays = [KerasArray(r, f"{module}.{e}", shapes[r]) for r, e in CONVOLUTION.items()]
-    return KerasLayer(name, tuple(arrays))
+def keras_arrays(config: UNetConfig) -> list[KerasArray]:
+    """Arrays of all layers, in the order of Keras."""
+    with torch.device("meta"):
+        state = UNet3d(config).state_dict()
+    arrays = []
+    for layer, module in keras_layers(config).items():
+        if module is None:
+            continue
+        for role, name in roles_of(layer).items():
+            entry = f"{module}.{name}"
+            arrays.append(KerasArray(layer, role, entry, tuple(to_keras(state[entry]).shape)))
+    return arrays
 
 
-def roles_of(layer: str) -> tuple[str, ...]:
-    """What the arrays of a layer are, in the order of Keras.
+def to_keras(weight: Tensor) -> Tensor:
+    """A weight with the axes of Keras."""
+    return weight.permute(2, 3, 4, 1, 0) if weight.ndim == 5 else weight
+
+
+def roles_of(layer: str) -> dict[str, str]:
+    """Arrays of a layer, in the order of Keras, and what PyTorch calls them.
 
     Examples:
-        >>> roles_of("unet_conv_uparm_5_0")
-        ('kernel', 'bias')
+        >>> list(roles_of("unet_conv_uparm_5_0"))
+        ['kernel', 'bias']
     """
-    return tuple(NORMALISATION if layer.startswith(f"{PREFIX}bn_") else CONVOLUTION)
+    return NORMALISATION if layer.startswith(f"{PREFIX}bn_") else CONVOLUTION
 
 
 def config_of(shapes: Shapes) -> UNetConfig:
@@ -183,19 +181,19 @@ def _kernel(shapes: Shapes, layer: str) -> Shape:
 
 
 def _compare(shapes: Shapes, config: UNetConfig) -> None:
-    expected = {layer.name: layer for layer in keras_layers(config) if layer.arrays}
+    arrays = keras_arrays(config)
+    expected = dict.fromkeys(array.layer for array in arrays)
     missing = [name for name in expected if name not in shapes]
     unknown = sorted(set(shapes) - set(expected))
     if missing or unknown:
         what = f"layer {missing[0]} is missing" if missing else f"layer {unknown[0]} is unknown"
         raise KerasWeightsError(what)
-    for name, layer in expected.items():
-        for array in layer.arrays:
-            if shapes[name][array.role] != array.shape:
-                raise KerasWeightsError(
-                    f"the {array.role} of layer {name} has shape {shapes[name][array.role]}"
-                    f" where that of the first layers asks for {array.shape}"
-                )
+    for layer, role, _, shape in arrays:
+        if shapes[layer][role] != shape:
+            raise KerasWeightsError(
+                f"the {role} of layer {layer} has shape {shapes[layer][role]} where that of the"
+                f" first layers asks for {shape}"
+            )
 
 
 def multiplier_of(features: Sequence[int]) -> float:

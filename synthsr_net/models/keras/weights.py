@@ -6,9 +6,9 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -19,9 +19,14 @@ from synthsr_net.networks.unet import UNetConfig
 from synthsr_transforms.support.atomic import replacing
 
 from .file import CHECKPOINT, KerasLayers, ModelFacts, facts_of, layers_of, opened
-from .layout import KerasArray, KerasWeightsError, config_of, keras_layers
-
-__all__ = ["KerasNetwork", "KerasWeightsError", "read_keras", "read_keras_network", "write_keras"]
+from .layout import (
+    KerasArray,
+    KerasWeightsError,
+    config_of,
+    keras_arrays,
+    keras_layers,
+    to_keras,
+)
 
 SAME_ACTIVATIONS = {"elu": "elu", "relu": "relu", "gelu": "gelu", "silu": "silu", "swish": "silu"}
 """Activations that Keras and PyTorch define alike, by their names in Keras."""
@@ -32,55 +37,40 @@ ATTRIBUTE_BYTES = 64_000
 _VERSION, _BACKEND = b"2.3.1", b"tensorflow"  # bytes, as older versions of Keras decode them
 
 
-@dataclass(frozen=True)
-class KerasNetwork:
-    """What a Keras file holds of the network."""
+class KerasNetwork(NamedTuple):
+    """The network in a Keras file.
+
+    Attributes:
+        config: Architecture.
+        state: State dict of a `UNet3d` of this architecture, float32.
+        layout: Kind of file, in words.
+        precision: Number type of the weights in the file, such as float32.
+        notes: Facts that the file does not hold, and what is assumed instead.
+    """
 
     config: UNetConfig
     state: dict[str, Tensor]
-    """State dict of a `UNet3d` of this architecture, float32."""
     layout: str
-    """Kind of file, in words."""
     precision: str
-    """Number type of the weights in the file, such as float32."""
     notes: tuple[str, ...]
-    """What the file does not tell, and what is assumed instead."""
 
 
-def read_keras(path: str | os.PathLike[str]) -> tuple[UNetConfig, dict[str, Tensor]]:
+def read_keras(path: str | os.PathLike[str], *, activation: str | None = None) -> KerasNetwork:
     """Read the network of the original from a Keras file.
 
     Weight files (those of the published models, of FreeSurfer, and of `write_keras`), whole-model
     checkpoints as the original's training saves them, and `.weights.h5` files of Keras 3 are read,
     in any floating point precision. The architecture comes from the shapes of the arrays.
 
-    Weight files tell neither activation nor softmax nor the rate of dropout. Where a checkpoint
+    Weight files hold neither activation nor softmax nor the rate of dropout. Where a checkpoint
     does not either, these are elu, no softmax, and 0; `dataclasses.replace` sets others.
-
-    Args:
-        path: The HDF5 file.
-
-    Returns:
-        Architecture, and state dict of a `UNet3d`, float32.
-
-    Raises:
-        KerasWeightsError: If the file cannot be read, or holds no such network or a damaged one.
-    """
-    network = read_keras_network(path)
-    return network.config, network.state
-
-
-def read_keras_network(
-    path: str | os.PathLike[str], *, activation: str | None = None
-) -> KerasNetwork:
-    """Read the network of the original, with what is known about the file; see `read_keras`.
 
     Args:
         path: The HDF5 file.
         activation: Used whatever the file says.
 
     Raises:
-        KerasWeightsError: As for `read_keras`.
+        KerasWeightsError: If the file cannot be read, or holds no such network or a damaged one.
     """
     with opened(path) as file:
         layers, facts = layers_of(file), facts_of(file)
@@ -91,10 +81,8 @@ def read_keras_network(
         config = config_of(shapes)
         config, notes = _completed(config, layers, facts, activation)
         state: dict[str, Tensor] = {}
-        for layer in keras_layers(config):
-            for array in layer.arrays:
-                data = layers.arrays[layer.name][array.role]
-                state[array.entry] = _tensor(data, f"the {array.role} of layer {layer.name}")
+        for layer, role, entry, _ in keras_arrays(config):
+            state[entry] = _tensor(layers.arrays[layer][role], f"the {role} of layer {layer}")
         precisions = {str(d.dtype) for a in layers.arrays.values() for d in a.values()}
     for entry in [e for e in state if e.endswith("running_mean")]:
         state[entry.replace("running_mean", "num_batches_tracked")] = torch.tensor(0)
@@ -144,7 +132,7 @@ def write_keras(
     """Write a weight file that the original and FreeSurfer read, atomically.
 
     The file holds float32 weights in the layout of Keras 2, for `load_weights(path, by_name=True)`.
-    It tells nothing but the weights: the reader builds the network.
+    It holds the weights alone: the reader builds the network.
 
     Args:
         path: File ending in `.h5`.
@@ -159,18 +147,18 @@ def write_keras(
     if path.suffix.lower() != ".h5":
         raise KerasWeightsError(f"a Keras weight file must end in .h5, got {path}. Rename it.")
     _check_expressible(config)
-    arrays = _keras_arrays(config, state)
+    arrays: dict[str, dict[str, Any]] = {layer: {} for layer in keras_layers(config)}
+    for array in _expected(config, state):
+        arrays[array.layer][array.role] = _keras_array(array, state[array.entry])
     buffer = io.BytesIO()  # what a full disk says is clearer without HDF5 in between
     with h5py.File(buffer, "w") as file:
-        layers = keras_layers(config)
         file.attrs["backend"], file.attrs["keras_version"] = _BACKEND, _VERSION
-        _write_names(file, "layer_names", [layer.name for layer in layers])
-        for layer in layers:
-            group = file.create_group(layer.name)
-            names = [f"{layer.name}/{array.role}:0" for array in layer.arrays]
-            _write_names(group, "weight_names", names)
-            for name, array in zip(names, layer.arrays, strict=True):
-                group.create_dataset(name, data=arrays[array.entry])
+        _write_names(file, "layer_names", list(arrays))
+        for layer, roles in arrays.items():
+            group = file.create_group(layer)
+            _write_names(group, "weight_names", [f"{layer}/{role}:0" for role in roles])
+            for role, data in roles.items():
+                group.create_dataset(f"{layer}/{role}:0", data=data)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
@@ -193,23 +181,20 @@ def _check_expressible(config: UNetConfig) -> None:
         )
 
 
-def _keras_arrays(config: UNetConfig, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arrays in the layout of Keras, by their names in the state dict."""
-    expected = [array for layer in keras_layers(config) for array in layer.arrays]
+def _expected(config: UNetConfig, state: Mapping[str, Tensor]) -> list[KerasArray]:
+    """Arrays of an architecture, whose names must be those of the state dict."""
+    arrays = keras_arrays(config)
     names = {name for name in state if not name.endswith("num_batches_tracked")}
-    wrong = sorted(names ^ {array.entry for array in expected})
-    if wrong:
+    if wrong := sorted(names ^ {array.entry for array in arrays}):
         raise KerasWeightsError(
             f"state must hold the weights of its architecture, but {len(wrong)} names differ, first"
             f" {wrong[0]}. Give the config that belongs to it."
         )
-    return {array.entry: _keras_array(array, state[array.entry]) for array in expected}
+    return arrays
 
 
 def _keras_array(array: KerasArray, tensor: Tensor) -> Any:
-    tensor = tensor.detach().cpu().to(torch.float32)
-    if tensor.ndim == 5:
-        tensor = tensor.permute(2, 3, 4, 1, 0)
+    tensor = to_keras(tensor.detach().cpu().to(torch.float32))
     if tuple(tensor.shape) != array.shape or not bool(torch.isfinite(tensor).all()):
         raise KerasWeightsError(
             f"{array.entry} must hold finite numbers of shape {array.shape} (in Keras), got shape"

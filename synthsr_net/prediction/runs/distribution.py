@@ -118,7 +118,7 @@ def _by_srun(variables: Mapping[str, str]) -> bool:
 # Together at the end -----------------------------------------------------------------------------
 
 
-def add_up(share: Share, numbers: Sequence[int]) -> list[int]:
+def sum_over_processes(share: Share, numbers: Sequence[int]) -> list[int]:
     """Sums over all processes, once all are done.
 
     `torchrun` ends all processes when one ends with an error. So processes wait for each other

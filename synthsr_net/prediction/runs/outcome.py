@@ -85,7 +85,7 @@ class BatchReport:
         """Record that there is no prediction, and why."""
         save_entry(self.folder, _entry(outcome))
 
-    def add_kept(self, tasks: Iterable[Task]) -> None:
+    def add_complete(self, tasks: Iterable[Task]) -> None:
         """Record predictions of earlier runs, if they are not in the report already.
 
         They are missing there if the report is new, or if a process died between a prediction and
@@ -94,8 +94,8 @@ class BatchReport:
         for task in tasks:
             scan = _inputs(task)
             if not entry_path(self.folder, scan).exists():
-                kept = ReportEntry(task.name, scan, str(task.output), warnings=(MADE_BEFORE,))
-                save_entry(self.folder, kept)
+                entry = ReportEntry(task.name, scan, str(task.output), warnings=(MADE_BEFORE,))
+                save_entry(self.folder, entry)
 
 
 def _entry(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from synthsr_transforms.io.files import stem
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, listed
 
 from .inputs import Source
 
@@ -49,7 +49,8 @@ def match(first: Source, other: Source, words: Sequence[str]) -> list[Path]:
     if alone:
         raise SynthSRError(
             f"each scan in {first.path} must have one partner of the same name in {other.path},"
-            f" but {len(alone)} have none: {some(alone)}. Rename them, or give .txt lists."
+            f" but {len(alone)} have none: {listed(alone, limit=3)}. Rename them, or give .txt"
+            " lists."
         )
     return [theirs[key(path)] for path in first.scans]
 
@@ -80,14 +81,3 @@ def _by_key(source: Source, key: Callable[[Path], str]) -> dict[str, Path]:
                 f" {path.name}. Rename one, or give .txt lists."
             )
     return found
-
-
-def some(names: Sequence[str]) -> str:
-    """The first three of many names.
-
-    Examples:
-        >>> some(["a", "b", "c", "d", "e"])
-        'a, b, c and 2 more'
-    """
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

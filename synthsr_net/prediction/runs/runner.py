@@ -66,10 +66,10 @@ def check_tasks(tasks: Sequence[Task], predictor: Predictor) -> None:
             )
 
 
-def refuse_others(tasks: Sequence[Task], predictor: Predictor) -> None:
-    """Refuse to go on where predictions were made by another model or with other settings.
+def check_same_maker(tasks: Sequence[Task], predictor: Predictor) -> None:
+    """Refuse predictions that were made by another model or with other settings.
 
-    NIfTI headers tell; other files are taken for what they should be.
+    NIfTI headers say so; other files are not checked.
 
     Args:
         tasks: Complete tasks.

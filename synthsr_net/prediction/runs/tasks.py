@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from synthsr_transforms.io.files import stem
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, listed
 
 from .bids import BidsScan, check_derivative, find_bids_scans, sidecar
 from .inputs import check_writable, find_scans, plan_outputs, refuse_inputs
-from .pairing import CONTRASTS, MASK_WORDS, match, some
+from .pairing import CONTRASTS, MASK_WORDS, match
 
 SPREAD_LABEL = "synthsrSpread"
 """Beginning of the `desc` label of spreads in BIDS datasets."""
@@ -208,7 +208,8 @@ def missing_tasks(
         return [task for task in tasks if not is_complete(task)]
     there = [str(path) for task in tasks for path in task.outputs if path.exists()]
     if there:
-        what = f"{there[0]} exists" if len(there) == 1 else f"{len(there)} exist: {some(there)}"
+        names = listed(there, limit=3)
+        what = f"{names} exists" if len(there) == 1 else f"{len(there)} exist: {names}"
         raise SynthSRError(
             f"outputs must be new, but {what}. Add --resume to keep them, or --overwrite."
         )

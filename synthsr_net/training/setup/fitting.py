@@ -15,8 +15,7 @@ from synthsr_net.training.data.bank import Bank, Entry, Size, common_shape, with
 from synthsr_net.training.data.stream import PairStream
 from synthsr_transforms.generator.config import GeneratorConfig, StepConfig
 from synthsr_transforms.generator.generator import Generator, TrainingPair
-from synthsr_transforms.labels.table import listed
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, listed
 from synthsr_transforms.transforms import PatchCrop, SpatialDeformation, TargetResolution
 from synthsr_transforms.transforms.base import Grid
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from synthsr_net.inference.precision import resolve_precision
 from synthsr_net.losses import build_loss
 from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_net.models.transfer import start_from
 from synthsr_net.networks.critic import Critic, CriticConfig
 from synthsr_net.networks.seeding import seeded
 from synthsr_net.networks.unet import UNet3d, UNetConfig
-from synthsr_net.training.config import TrainingConfig, triple
+from synthsr_net.training.config import Experiment, TrainingConfig, triple
 from synthsr_net.training.data.bank import Entry, read_bank
-from synthsr_net.training.data.pairs import PairData
-from synthsr_net.training.data.stream import Position
+from synthsr_net.training.data.stream import PairData, Position
 from synthsr_net.training.task.adversarial import AdversarialTask
 from synthsr_net.training.task.objective import (
     Objective,
@@ -27,12 +29,13 @@ from synthsr_net.training.task.objective import (
 from synthsr_net.training.task.regression import TrainingTask
 from synthsr_net.training.validation import RealPairs, read_real_pairs
 from synthsr_transforms.generator.generator import TrainingPair
+from synthsr_transforms.job.record import JobSettings, job_config
 from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.messages import SynthSRError
 
+from .experiment import RunPlan, with_absolute_paths
 from .fitting import Fitted, check_spacing, fit, output_shapes, probe
 from .model_config import model_config
-from .plan import RunPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,57 @@ class Prepared:
     def entries(self) -> list[Entry]:
         """Label maps of training."""
         return self.fitted.entries[: self.num_training]
+
+    @property
+    def expected_bytes(self) -> float:
+        """Rough size of the files of the run."""
+        keep = self.training.run.keep_models
+        models = 2 + (self.training.run.epochs if keep < 0 else keep)
+        return 4.0 * sum(p.numel() for p in self.network.parameters()) * (models + 8)
+
+    def record(self, plan: RunPlan, device: torch.device) -> Experiment:
+        """Return the experiment as the run's folder records it, complete by itself."""
+        settings = JobSettings(
+            synthsr_version=version("synthsr"),
+            seed=self.training.run.seed,
+            num_samples=self.num_batches,
+            device=device.type,
+            sources=[subject.record() for subject in plan.subjects],
+        )
+        training = replace(
+            with_absolute_paths(self.training),
+            validation_sources=[subject.record() for subject in plan.held_out],
+        )
+        job = job_config(self.fitted.generator, settings)
+        return Experiment(**{f.name: getattr(job, f.name) for f in fields(job)}, training=training)
+
+    def check_state(self, path: Path) -> None:
+        """Refuse a saved state that is damaged, of another architecture, or of a longer run.
+
+        Raises:
+            SynthSRError: If so.
+        """
+        advice = "Start anew with --overwrite, or from the weights of a model file in a new folder."
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            saved, position = state["state_dict"], int(state["position"])
+        except Exception as error:
+            raise SynthSRError(
+                f"{path} must be the state of a run, but cannot be read. {advice}"
+            ) from error
+        if position > self.num_batches:
+            raise SynthSRError(
+                f"run.epochs must be at least {-(-position // self.batches_per_epoch)}, of which"
+                f" {path} is the state, got {self.training.run.epochs}. Raise it."
+            )
+        for name, tensor in self.network.state_dict().items():
+            there = saved.get(f"network.{name}")
+            if there is None or there.shape != tensor.shape:
+                got = "nothing" if there is None else f"shape {tuple(there.shape)}"
+                raise SynthSRError(
+                    f"{path} must be the state of this network, but has {got} for {name} of shape"
+                    f" {tuple(tensor.shape)}. {advice}"
+                )
 
     def task(self) -> TrainingTask:
         """The training, as Lightning runs it."""
@@ -141,18 +195,17 @@ def prepare(
     Raises:
         ValueError: If anything does not fit; the message says what to do.
     """
-    recipe = plan.recipe
-    training = recipe.training
+    config, training = plan.experiment.generator, plan.experiment.training
     loss = build_loss(training.loss.name, training.loss.params)
     subjects = [*plan.subjects, *plan.held_out]
-    entries = read_bank(subjects, target=recipe.generator.target, on_subject=on_subject)
+    entries = read_bank(subjects, target=config.target, on_subject=on_subject)
     spacing = check_spacing(entries)
-    fitted = fit(recipe.generator, training, entries)
+    fitted = fit(config, training, entries)
     pair = probe(fitted, training)
-    config = _architecture(
+    architecture = _architecture(
         training.network, pair.image.shape[1], pair.target.shape[1] * loss.outputs_per_target
     )
-    training = replace(training, network=config)
+    training = replace(training, network=architecture)
     sizes = tuple(int(n) for n in pair.image.shape[2:])
     _check_crop(training, sizes)
     if training.adversarial.weight and len(output_shapes(fitted)) > 1:
@@ -171,14 +224,18 @@ def prepare(
     model = model_config(
         fitted.generator,
         training,
-        config,
+        architecture,
         spacing_mm=spacing,
         folder_name=folder_name,
         num_maps=len(plan.subjects),
     )
     with seeded(training.run.seed):
-        network = UNet3d(config)
-    notes = [*fitted.notes, *_validation_notes(training, plan), *_channel_notes(objective, config)]
+        network = UNet3d(architecture)
+    notes = [
+        *fitted.notes,
+        *_validation_notes(training, plan),
+        *_channel_notes(objective, architecture),
+    ]
     if training.initial_weights is not None and not resumed:
         notes += _brief(start_from(network, training.initial_weights, training.run.seed))
     return Prepared(
@@ -186,7 +243,7 @@ def prepare(
         fitted=fitted,
         num_training=len(plan.subjects),
         model=model,
-        precision=resolve_precision(training.run.precision, device),
+        precision=resolve_precision(training.run.precision, device, training=True),
         network=network,
         objective=objective,
         patch=(sizes[0], sizes[1], sizes[2]),
@@ -255,14 +312,6 @@ def _segmentation(
         )
     table = fitted.generator.label_table
     return make_segmentation(settings, table, crop=training.loss.crop, targets=fitted.entries)
-
-
-def resolve_precision(wish: str, device: torch.device) -> str:
-    """One of `fp32`, `tf32` and `bf16`, see `RunConfig.precision`."""
-    if wish != "auto":
-        return wish
-    cuda = device.type == "cuda"
-    return "bf16" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def _real_pairs(training: TrainingConfig, model: ModelConfig) -> RealPairs | None:

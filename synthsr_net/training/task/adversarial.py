@@ -1,4 +1,4 @@
-"""Fine-tuning a network against a critic that tells its predictions from targets."""
+"""Adversarial fine-tuning of a network against a critic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from synthsr_net.training.config import AdversarialConfig
 from synthsr_transforms.generator.generator import TrainingPair
 from synthsr_transforms.seeds import derive_seed
 
-from .optimisers import learning_rate_factor, make_optimiser
+from .optimisation import learning_rate_factor, make_optimiser
 from .regression import TrainingTask
 from .watch import LossWatch, Reading
 
@@ -35,11 +35,11 @@ def is_network_turn(number: int, config: AdversarialConfig) -> bool:
 
 
 class AdversarialTask(TrainingTask):
-    """Trains a network and a critic in turns.
+    """Training of a network and a critic in turns.
 
-    Each batch serves one of them: the critic learns to score targets above predictions, the network
-    to make what the critic scores highly, beside its other losses. Running statistics of the
-    network's normalisations follow in both turns, as each runs it in training mode.
+    Each batch updates one of them: the critic learns to score targets above predictions, the
+    network to get high scores, beside its other losses. Running statistics of the network's
+    normalisations are updated in both turns, as each runs it in training mode.
 
     Args:
         critic: The critic, for patches of one size.
@@ -75,7 +75,7 @@ class AdversarialTask(TrainingTask):
             loss = self._update(network, self.network_loss(batch), self.network)
             self.watch.add(self.position.done, loss)
             self.lr_schedulers().step()  # type: ignore[union-attr]
-            self.follow()
+            self.update_average()
         else:
             loss = self._update(critic, self.critic_loss(batch), self.critic)
             self.critic_watch.add(self.position.done, loss)
@@ -85,13 +85,13 @@ class AdversarialTask(TrainingTask):
         self.network.zero_grad()
         self.critic.zero_grad()
         self.manual_backward(loss)
-        self.limit_gradient(module.parameters())
+        self.clip_gradient(module.parameters())
         optimiser.step()
         return loss
 
     def network_loss(self, pair: TrainingPair) -> Tensor:
-        """Loss of the network: image loss, score of the critic, and regulariser."""
-        with self.chance():
+        """Return the loss of the network: image loss, score of the critic, and regulariser."""
+        with self.random_state():
             prediction = self.predicted(pair.image)
         fake = self.objective.intensities(prediction)
         objective = self.objective
@@ -105,8 +105,8 @@ class AdversarialTask(TrainingTask):
         )
 
     def critic_loss(self, pair: TrainingPair) -> Tensor:
-        """Loss of the critic."""
-        with torch.no_grad(), self.chance():
+        """Return the loss of the critic."""
+        with torch.no_grad(), self.random_state():
             fake = self.objective.intensities(self.predicted(pair.image))
         step = derive_seed(self.config.run.seed, self.position.done, self.global_rank, 1)
         return critic_loss(
@@ -119,27 +119,27 @@ class AdversarialTask(TrainingTask):
         ).total
 
     def mask(self, pair: TrainingPair) -> Tensor | None:
-        """Where the critic sees images; None means everywhere."""
+        """Return the mask of voxels that the critic sees; None means all."""
         removed = self.adversarial.masked_labels
         return mask_of(pair.labels, removed) if removed else None
 
     def take_readings(self, *, wait: bool = False) -> list[Reading]:
-        """Losses of the network that have arrived; those of the critic are kept for the epoch."""
+        """Return losses of the network that have arrived; those of the critic go to the epoch."""
         self._critic_losses += [r.value for r in self.critic_watch.read(wait=wait)]
         return super().take_readings(wait=wait)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save how far the run is, with the losses of the critic in the epoch so far."""
+        """Save the position of the run, with the losses of the critic in the epoch so far."""
         super().on_save_checkpoint(checkpoint)
         self._critic_losses += [r.value for r in self.critic_watch.read(wait=True)]
         checkpoint["critic_losses"] = list(self._critic_losses)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore them."""
         super().on_load_checkpoint(checkpoint)
         self._critic_losses = list(checkpoint["critic_losses"])
 
     def extra_results(self) -> dict[str, float]:
-        """Mean loss of the critic in the epoch."""
+        """Return the mean loss of the critic in the epoch."""
         losses, self._critic_losses = self._critic_losses, []
         return {"train/critic_loss": sum(losses) / len(losses)} if losses else {}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from synthsr_net.losses import add_residual, build_loss
 from synthsr_net.losses.cropping import central_crop
 from synthsr_net.losses.segmentation import SegmentationLoss
-from synthsr_net.models.transfer import read_weights
+from synthsr_net.models.loading import load_weights
 from synthsr_net.networks.unet import UNet3d
 from synthsr_net.training.config import LossConfig, SegmentationConfig, triple
 from synthsr_net.training.data.bank import Entry
@@ -142,7 +142,7 @@ def make_segmentation(
     """
     if config.model is None:
         return None
-    architecture, state = read_weights(config.model)
+    architecture, state = load_weights(config.model)
     network = UNet3d(_softmax(architecture))
     network.load_state_dict(state)
     equivalency = _equivalency(config, network.config.out_channels)

@@ -20,13 +20,12 @@ from synthsr_transforms.generator.generator import TrainingPair
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import derive_seed
 
-from .averaging import MovingAverage
 from .objective import Objective
-from .optimisers import learning_rate_factor, make_optimiser
+from .optimisation import MovingAverage, learning_rate_factor, make_optimiser
 from .watch import LossWatch, Reading
 
 
-class Shown(NamedTuple):
+class ShownSample(NamedTuple):
     """A validation sample and its prediction, on the CPU.
 
     Attributes:
@@ -42,19 +41,8 @@ class Shown(NamedTuple):
     labels: Tensor
 
 
-def channels_last(network: UNet3d) -> UNet3d:
-    """A network whose kernels lie in memory as convolutions of volumes with channels last want."""
-    module: Any = network
-    module.to(memory_format=torch.channels_last_3d)
-    return network
-
-
 def freeze_batch_norm(network: torch.nn.Module) -> None:
-    """Let batch normalisation use its running statistics, and keep them, until `train` is called.
-
-    Args:
-        network: Changed in place; its other layers stay as they are.
-    """
+    """Let batch normalisation use its running statistics, fixed, until `train` is called."""
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm3d) and module.training:
             module.eval()
@@ -81,39 +69,42 @@ class TrainingTask(LightningModule):
         position: Position,
     ) -> None:
         super().__init__()
-        network.phased = True  # the same result, sooner
+        network.phased = True  # the same result, faster
         network.multiple = config.run.feature_multiple
-        self.network = channels_last(network)
+        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.network = network
         self.objective, self.config, self.position = objective, config, position
         self.table = table
         decay = config.optimiser.ema_decay
         self.average = MovingAverage(network, decay) if decay else None
         self.metrics = VolumeMetrics()
         self.watch = LossWatch()
-        self.shown: list[Shown] = []
+        self.shown: list[ShownSample] = []
         self.results: dict[str, float] = {}
         self.real: RealPairs | None = None
-        self._forward = _compiled(network.forward, config.run.compile)
+        self._forward: Callable[[Tensor], Tensor] = network.forward
         if config.run.compile:
+            mode = {} if config.run.compile is True else {"mode": config.run.compile}
+            self._forward = torch.compile(network.forward, **mode)
             objective.image_loss.compile()
 
     # Training
 
     def predicted(self, image: Tensor) -> Tensor:
-        """Prediction `(B, O, X, Y, Z)` in float32 of the network in training."""
+        """Return the prediction `(B, O, X, Y, Z)` in float32 of the network in training."""
         output = self._forward(image.contiguous(memory_format=torch.channels_last_3d))
         return self.objective.prediction(output, image)
 
     def training_step(self, batch: TrainingPair, batch_idx: int) -> Tensor:
-        """Loss of a batch."""
-        with self.chance():
+        """Return the loss of a batch."""
+        with self.random_state():
             prediction = self.predicted(batch.image)
         loss: Tensor = self.objective(prediction, batch)
         self.watch.add(self.position.done, loss)
         return loss
 
-    def chance(self) -> AbstractContextManager[Any]:
-        """Chance of dropout: that of the step, so that resumed runs repeat it."""
+    def random_state(self) -> AbstractContextManager[Any]:
+        """Seed dropout by the step, so that resumed runs repeat it."""
         if not self.config.network.dropout:
             return nullcontext()
         return seeded(
@@ -121,29 +112,29 @@ class TrainingTask(LightningModule):
         )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Freeze the statistics of batch normalisation once it is time."""
+        """Freeze batch normalisation from some step on."""
         run = self.config.run
-        share, batches = run.freeze_batch_norm_after, run.epochs * self.trainer.num_training_batches
-        if share is not None and self.position.done >= share * batches:
+        after, batches = run.freeze_batch_norm_after, run.epochs * self.trainer.num_training_batches
+        if after is not None and self.position.done >= after * batches:
             freeze_batch_norm(self.network)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Count, and begin to make the next pair."""
+        """Count the batch, and prefetch the next pair."""
         self.position.done += 1
         loader = self.trainer.train_dataloader
         if loader is not None and self.position.done % len(loader):
             loader.stream.prefetch(self.position.done)
 
     def take_readings(self, *, wait: bool = False) -> list[Reading]:
-        """Losses that have arrived since the last call, see `LossWatch.read`."""
+        """Return the losses that have arrived since the last call, see `LossWatch.read`."""
         return self.watch.read(wait=wait)
 
     def extra_results(self) -> dict[str, float]:
-        """Further numbers of the epoch, for its row of metrics."""
+        """Return further metrics of the epoch."""
         return {}
 
     def configure_optimizers(self) -> Any:
-        """Optimiser and learning rate of each step."""
+        """Make the optimiser and its learning rate schedule."""
         settings = self.config.optimiser
         optimiser = make_optimiser(self.network.parameters(), settings)
         run = self.config.run
@@ -157,7 +148,7 @@ class TrainingTask(LightningModule):
         }
 
     def on_train_start(self) -> None:
-        """Let the learning rate of the settings hold, not that of a state that was resumed."""
+        """Take the learning rate from the settings, not from a state that was resumed."""
         schedule: Any = self.lr_schedulers()
         rate = self.config.optimiser.learning_rate
         schedule.base_lrs = [rate] * len(schedule.base_lrs)
@@ -165,11 +156,11 @@ class TrainingTask(LightningModule):
             group["initial_lr"], group["lr"] = rate, rate * factor(schedule.last_epoch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save how far the run is."""
+        """Save the position of the run."""
         checkpoint["position"] = self.position.done
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the position of the run."""
         self.position.done = int(checkpoint["position"])
 
     def configure_gradient_clipping(
@@ -178,26 +169,20 @@ class TrainingTask(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Limit the norm of the gradient of all weights."""
-        self.limit_gradient(_weights(optimizer))
+        """Clip the gradient of all weights; Lightning refuses to for fused optimisers."""
+        self.clip_gradient([w for group in optimizer.param_groups for w in group["params"]])
 
-    def limit_gradient(self, weights: Iterable[Tensor]) -> None:
-        """Scale the gradients of some weights down where their norm exceeds the limit, if any."""
-        limit = self.config.optimiser.clip_norm
-        if limit is not None:
-            torch.nn.utils.clip_grad_norm_(weights, limit)
-
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
-        """Drop the gradients, which takes the optimiser itself longer."""
-        for weight in _weights(optimizer):
-            weight.grad = None
+    def clip_gradient(self, weights: Iterable[Tensor]) -> None:
+        """Clip the norm of a gradient, if the settings have a limit."""
+        if self.config.optimiser.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(weights, self.config.optimiser.clip_norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Update the weights, then their average."""
         super().optimizer_step(*args, **kwargs)
-        self.follow()
+        self.update_average()
 
-    def follow(self) -> None:
+    def update_average(self) -> None:
         """Update the average of the weights after a step of the optimiser."""
         if self.average is not None:
             self.average.update(self.network, self.position.done)
@@ -207,13 +192,11 @@ class TrainingTask(LightningModule):
     @property
     def validated(self) -> UNet3d:
         """The network that is validated and saved: the average, if there is one."""
-        if self.average is None:
-            return self.network
-        assert isinstance(self.average.network, UNet3d)
-        return self.average.network
+        network: UNet3d = self.network if self.average is None else self.average.network
+        return network
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation."""
+        """Reset the metrics."""
         self.metrics.reset()
         self.shown, self.results = [], {}
 
@@ -227,10 +210,10 @@ class TrainingTask(LightningModule):
         self.metrics.update(prediction, batch.target, brain, head)
         if self.global_rank == 0 and len(self.shown) < self.config.validation.previews:
             tensors = (batch.image, prediction, batch.target, batch.labels)
-            self.shown.append(Shown(*(tensor[0].float().cpu() for tensor in tensors)))
+            self.shown.append(ShownSample(*(tensor[0].float().cpu() for tensor in tensors)))
 
     def intensities(self, image: Tensor) -> Tensor:
-        """Prediction `(B, C, X, Y, Z)` of the validated network, without spreads."""
+        """Return the prediction `(B, C, X, Y, Z)` of the validated network, without scales."""
         output = self.validated(image.contiguous(memory_format=torch.channels_last_3d))
         return self.objective.intensities(self.objective.prediction(output, image))
 
@@ -243,20 +226,8 @@ class TrainingTask(LightningModule):
                 self.results.update(self.real.measure(self.intensities, self.device))
 
 
-def _compiled(forward: Callable[[Tensor], Tensor], wish: bool | str) -> Callable[[Tensor], Tensor]:
-    """A network as it is, compiled, or compiled in a mode of `torch.compile`."""
-    if not wish:
-        return forward
-    return torch.compile(forward) if wish is True else torch.compile(forward, mode=str(wish))
-
-
-def _weights(optimizer: Any) -> list[Tensor]:
-    """What an optimiser changes."""
-    return [weight for group in optimizer.param_groups for weight in group["params"]]
-
-
 def _on_grid(labels: Tensor, target: Tensor) -> Tensor:
-    """Label map on the grid of the target, where that has another spacing."""
+    """Return a label map on the grid of the target, which may have another spacing."""
     if labels.shape[2:] == target.shape[2:]:
         return labels
     resized = torch.nn.functional.interpolate(labels.float(), target.shape[2:], mode="nearest")

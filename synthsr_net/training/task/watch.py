@@ -1,14 +1,21 @@
-"""Reading losses without making the device wait."""
+"""Losses read without making the device wait, and the report of one that is not finite."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections import deque
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from synthsr_net.training.data.stream import PairStream
+from synthsr_net.training.folder import FAILED, RunFolder
+from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.io.volumes import write_volume
 from synthsr_transforms.support.messages import WorkFailedError
 
 
@@ -74,3 +81,46 @@ class LossWatch:
                 raise NonFiniteLossError(*reading)
             readings.append(reading)
         return readings
+
+
+def report_failure(
+    error: NonFiniteLossError, stream: PairStream, folder: RunFolder, spacing_mm: float
+) -> WorkFailedError:
+    """Write the pair at which a loss was not finite.
+
+    Args:
+        error: The loss.
+        stream: Makes the pair.
+        folder: Folder of the run.
+        spacing_mm: Voxel spacing of the pair.
+
+    Returns:
+        The error to raise.
+    """
+    plan, pair = stream.plan(error.step), stream.pair(error.step)
+    names = [stream.bank.entries[index].subject.labels.name for index in plan.entries]
+    record = {"step": error.step, "batch": plan.number, "seed": plan.seed, "label_maps": names}
+    place = folder.path / FAILED / f"step_{error.step:06d}"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for name, tensor in pair._asdict().items():
+            _write_channels(place, name, tensor, spacing_mm)
+        (place / "pair.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        written = f"The pair lies in {place}"
+    except OSError as problem:
+        written = f"The pair could not be written ({problem.strerror or problem})"
+    last = folder.model_path("last")
+    saved = f"The last good model is {last}" if last.exists() else "No epoch was complete"
+    return WorkFailedError(
+        f"the loss must be finite, got {error.value} at step {error.step}: sample {plan.number}"
+        f" (seed {plan.seed}), from {', '.join(names)}. {written}. {saved}. Lower"
+        " optimiser.learning_rate or set optimiser.clip_norm=1, and go on with --resume."
+    )
+
+
+def _write_channels(place: Path, name: str, tensor: Tensor, spacing_mm: float) -> None:
+    """Write each channel of each element of a batch as a volume."""
+    affine = np.diag([*[spacing_mm] * 3, 1.0])
+    for element, channels in enumerate(tensor.detach().cpu().numpy()):
+        for channel, values in enumerate(channels):
+            write_volume(place / f"{name}_{element}_{channel}.nii.gz", Volume(values, affine))

@@ -21,11 +21,11 @@ from synthsr_transforms.transforms.images import (
 
 
 class AcquisitionResolution(SynthTransform):
-    """Draw the resolution at which each channel was acquired, for `SliceAcquisition` to simulate.
+    """Sample the resolution at which each channel was acquired, for `SliceAcquisition` to simulate.
 
-    The law is that of SynthSeg's and SynthSR's `SampleResolution`. With `max_isotropic_mm`, each
-    axis is drawn between the minimum and that; with `max_anisotropic_mm`, one axis, chosen at
-    random, is; with both, one of the two happens. The thickness lies between minimum and spacing.
+    As in `SampleResolution` of SynthSeg and SynthSR: with `max_isotropic_mm`, each axis is uniform
+    between the minimum and that; with `max_anisotropic_mm`, one axis, chosen at random, is; with
+    both, one of the two happens. The thickness lies between minimum and spacing.
     The result is kept in the metadata as `acquisition_spacing_mm` and `acquisition_thickness_mm`.
 
     Args:
@@ -40,8 +40,8 @@ class AcquisitionResolution(SynthTransform):
     Examples:
         >>> import torch, torchio
         >>> subject = torchio.Subject(image=torchio.ScalarImage(torch.rand(1, 4, 4, 4)))
-        >>> drawn = AcquisitionResolution(max_isotropic_mm=9)(subject)
-        >>> all(1 <= mm <= 9 for mm in drawn.acquisition_spacing_mm[0])
+        >>> sampled = AcquisitionResolution(max_isotropic_mm=9)(subject)
+        >>> all(1 <= mm <= 9 for mm in sampled.acquisition_spacing_mm[0])
         True
     """
 
@@ -69,7 +69,7 @@ class AcquisitionResolution(SynthTransform):
         self.image = image
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
-        """Draw spacing and thickness."""
+        """Sample spacing and thickness."""
         grid = grid_of(named_image(batch, self.image))
         size = (grid.batch_size, grid.channels)
         finest = grid.spacing_mm if self.min_mm is None else torch.tensor([self.min_mm])
@@ -97,6 +97,6 @@ class AcquisitionResolution(SynthTransform):
         return finest + room * Uniform(0.0, 1.0).sample(finest.shape, generator)
 
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
-        """Note the params on the subject."""
+        """Note both in the metadata of the subject."""
         batch.metadata[ACQUISITION_SPACING] = params["spacing_mm"].tolist()
         batch.metadata[ACQUISITION_THICKNESS] = params["thickness_mm"].tolist()

@@ -18,7 +18,7 @@ class PartialFieldOfView(SynthTransform):
 
     Args:
         fraction: Distribution of the share of the axis that is kept, within 0 and 1.
-        value: What the outside becomes.
+        value: Intensity outside.
         **kwargs: See `SynthTransform`; all chosen images get the same slab.
 
     Examples:
@@ -38,7 +38,7 @@ class PartialFieldOfView(SynthTransform):
         self.value = float(value)
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
-        """Draw an axis, a share and where the slab begins (as a share of the room left)."""
+        """Sample an axis, a share and where the slab begins (as a share of the room left)."""
         size = batch.batch_size
         return {
             "axis": torch.randint(3, (size,), generator=generator),
@@ -60,12 +60,12 @@ class PartialFieldOfView(SynthTransform):
 
 
 def slab(shape: Sequence[int], params: Params) -> list[Tensor]:
-    """Which voxels of each axis lie within the slab, three tensors `(B, n)` of booleans."""
+    """Masks of the slab along each axis, three tensors `(B, n)` of booleans."""
     inside = []
     for axis, size in enumerate(shape):
-        kept = torch.round(size * params["fraction"]).clamp(min=1)
-        begin = torch.floor((size - kept + 1) * params["start"]).minimum(size - kept)
+        width = torch.round(size * params["fraction"]).clamp(min=1)
+        begin = torch.floor((size - width + 1) * params["start"]).minimum(size - width)
         index = torch.arange(size)
-        within = (index >= begin[:, None]) & (index < (begin + kept)[:, None])
+        within = (index >= begin[:, None]) & (index < (begin + width)[:, None])
         inside.append(within | (params["axis"] != axis)[:, None])
     return inside

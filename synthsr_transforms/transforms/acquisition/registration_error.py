@@ -12,12 +12,16 @@ from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.geometry import affine_matrix, millimetres_to_voxels
 from synthsr_transforms.functional.warp import warp_affine
 from synthsr_transforms.transforms.base import Params, grid_of
-from synthsr_transforms.transforms.images import REGISTRATION_ERROR, float_dtype
+from synthsr_transforms.transforms.images import (
+    REGISTRATION_ERROR,
+    check_one_shape,
+    float_dtype,
+)
 from synthsr_transforms.transforms.kinds import SynthIntensityTransform
 
 
 class _RigidChannels(SynthIntensityTransform, abstract=True):
-    """Params one rigid motion per element and channel, the same for all images."""
+    """One rigid motion per element and channel, the same for all images."""
 
     def __init__(
         self,
@@ -35,15 +39,10 @@ class _RigidChannels(SynthIntensityTransform, abstract=True):
         self.index_grid = bool(index_grid)
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
-        """Draw angles and shifts; the reference channel gets none."""
+        """Sample angles and shifts; the reference channel gets none."""
         images = self.images(batch)
-        shapes = {name: tuple(image.data.shape[1:]) for name, image in images.items()}
-        if len(set(shapes.values())) != 1:
-            raise ValueError(
-                f"{type(self).__name__} needs images of one shape, got {shapes}."
-                " Name those that move together with include."
-            )
-        count = next(iter(shapes.values()))[0]
+        check_one_shape(images, type(self).__name__, channels=True)
+        count = next(iter(images.values())).data.shape[1]
         moving = torch.tensor([self._moves(c) for c in range(count)])[:, None]
         size = (batch.batch_size, count, 3)
         return {
@@ -85,7 +84,7 @@ def rigid_matrices(params: Params) -> Tensor:
 class RegistrationError(_RigidChannels):
     """Move every channel but one rigidly, as if scans were not aligned.
 
-    The motion acts about the centre of the image and is kept in the metadata of the subject
+    The motion acts about the centre of the image and is noted in the metadata of the subject
     (`registration_error`, pull-backs in mm), where `RegistrationCorrection` finds it.
 
     Args:
@@ -122,7 +121,7 @@ class RegistrationError(_RigidChannels):
 class RegistrationCorrection(_RigidChannels):
     r"""Undo a `RegistrationError` imperfectly: warp by \(E T^{-1}\) with a small error E.
 
-    Where no error was recorded, only E acts.
+    Where no error was recorded, the warp is E.
 
     Args:
         rotation_degrees: Distribution of the remaining angle about each axis, in degrees.

@@ -1,4 +1,4 @@
-"""Maps of what was acquired and what was interpolated."""
+"""Maps of acquired and interpolated voxels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KINDS = ("reliability", "distance_mm")
 
 
 class ReliabilityMap(SynthTransform):
-    """Add a map that tells acquired from interpolated voxels, one channel per channel.
+    """Add a map of acquired and interpolated voxels, one channel per channel.
 
     It describes what the last `SliceAcquisition` recorded, or a fixed spacing.
 
@@ -64,7 +64,7 @@ class ReliabilityMap(SynthTransform):
         self.alignment = one_of(alignment, ALIGNMENTS, "alignment")
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
-        """Draw the fixed spacing, if there is one."""
+        """Sample the fixed spacing, if there is one."""
         if self.spacing_mm is None:
             return {}
         grid = grid_of(named_image(batch, self.image))

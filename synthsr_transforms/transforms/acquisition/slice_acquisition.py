@@ -114,7 +114,7 @@ class SliceAcquisition(SynthTransform):
         self.image = image
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
-        """Draw whatever is not given by the subject."""
+        """Sample what the metadata of the subject do not give."""
         grid = grid_of(named_image(batch, self.image))
         size = (grid.batch_size, grid.channels)
         params = {"blur_multiplier": self.blur_multiplier.sample((*size, 3), generator)}
@@ -128,7 +128,7 @@ class SliceAcquisition(SynthTransform):
         return params
 
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
-        """Acquire, and note what was acquired."""
+        """Acquire, and note the plan of the slices."""
         image = named_image(batch, self.image)
         grid = grid_of(image)
         spacing, thickness = self._resolution(batch, params)

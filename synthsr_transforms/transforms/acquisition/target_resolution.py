@@ -60,7 +60,7 @@ class TargetResolution(SynthSpatialTransform):
 
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
         """Resample every image whose spacing differs."""
-        for image in self.images(batch).values():
+        for image in self.chosen_images(batch).values():
             grid = grid_of(image)
             shape = self._shape(batch, grid)
             if shape != grid.shape:

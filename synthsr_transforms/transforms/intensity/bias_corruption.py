@@ -49,7 +49,7 @@ class BiasCorruption(SynthIntensityTransform):
         self.probability = checked_probability(probability, "probability")
 
     def sample_image_params(self, grid: Grid, generator: Generator | None) -> Params:
-        """Draw widths, 0 where a channel has no field, and the seed of the coarse grid."""
+        """Sample widths, 0 where a channel has no field, and the seed of the coarse grid."""
         size = (grid.batch_size, grid.channels)
         std = self.std.sample(size, generator)
         applied = torch.rand(size, generator=generator) < self.probability

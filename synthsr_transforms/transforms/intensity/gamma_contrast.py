@@ -32,7 +32,7 @@ class GammaContrast(SynthIntensityTransform):
         self.log_gamma = as_distribution(log_gamma, name="log_gamma")
 
     def sample_image_params(self, grid: Grid, generator: Generator | None) -> Params:
-        """Draw the logarithms of the exponents."""
+        """Sample the logarithms of the exponents."""
         return {"log_gamma": self.log_gamma.sample((grid.batch_size, grid.channels), generator)}
 
     def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:

@@ -56,7 +56,7 @@ class GaussianSmoothing(SynthIntensityTransform):
         self.shared = bool(shared)
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
-        """Draw for each image in turn; shared widths are those of the first."""
+        """Sample for each image in turn; shared widths are those of the first."""
         params = super().sample_params(batch, generator)
         if self.shared:
             first = {name.rsplit(".", 1)[1]: value for name, value in reversed(params.items())}
@@ -66,7 +66,7 @@ class GaussianSmoothing(SynthIntensityTransform):
         return params
 
     def sample_image_params(self, grid: Grid, generator: Generator | None) -> Params:
-        """Draw widths and factors."""
+        """Sample widths and factors."""
         size = (grid.batch_size, grid.channels, 3)
         return {
             "sigma_mm": self.sigma_mm.sample(size, generator),

@@ -41,7 +41,7 @@ class ScannerNoise(SynthIntensityTransform):
         self.rician_probability = probability(rician_probability, "rician_probability")
 
     def sample_image_params(self, grid: Grid, generator: Generator | None) -> Params:
-        """Draw widths, kinds and seeds."""
+        """Sample widths, kinds and seeds."""
         coins = torch.rand(grid.batch_size, generator=generator)
         return {
             "std": self.std.sample((grid.batch_size, grid.channels), generator),

@@ -29,7 +29,7 @@ class SkullStripping(SynthLabelTransform):
             negative cuts into the brain.
         smoothness_mm: Width over which the border of the mask is smoothed, in mm, at least a third
             of the margin.
-        value: What the outside becomes.
+        value: Intensity outside.
         **kwargs: See `SynthLabelTransform`.
 
     Examples:
@@ -63,7 +63,7 @@ class SkullStripping(SynthLabelTransform):
         self._brain = LabelSet(self.label_table.brain_values)
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
-        """Draw the margin."""
+        """Sample the margin."""
         return {"margin_mm": self.margin_mm.sample((batch.batch_size,), generator)}
 
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:

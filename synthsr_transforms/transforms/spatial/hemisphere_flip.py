@@ -39,20 +39,20 @@ class HemisphereFlip(SynthSpatialTransform):
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
         """Reverse the axis and exchange labels."""
         axis = left_right_axis(self.grid(batch))
-        for image in self.images(batch).values():
+        for image in self.chosen_images(batch).values():
             image.data = image.data.flip(axis + 2)
-        self.exchange(batch, torch.ones(batch.batch_size, dtype=torch.bool))
+        self.swap_sides(batch, torch.ones(batch.batch_size, dtype=torch.bool))
 
-    def exchange(self, batch: SubjectsBatch, flipped: Tensor) -> None:
+    def swap_sides(self, batch: SubjectsBatch, flipped: Tensor) -> None:
         """Exchange left and right labels in the elements that were mirrored."""
         if self._swap is None or not bool(flipped.any()):
             return
-        for image in self.images(batch).values():
+        for image in self.chosen_images(batch).values():
             if is_label_map(image):
-                image.data = _exchange(image.data, self._swap, flipped)
+                image.data = _swapped(image.data, self._swap, flipped)
 
 
-def _exchange(labels: Tensor, swap: Tensor, flipped: Tensor) -> Tensor:
+def _swapped(labels: Tensor, swap: Tensor, flipped: Tensor) -> Tensor:
     """Exchange partners where flipped; values beyond the table stay."""
     table = swap.to(labels.device, non_blocking=True)[None, None]
     inside = labels.int().clamp(0, len(swap) - 1)

@@ -60,7 +60,7 @@ class PatchCrop(SynthSpatialTransform):
         self.focus = focus
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
-        """Draw the first voxel of each crop."""
+        """Sample the first voxel of each crop."""
         grid = self.grid(batch)
         unit = torch.rand(grid.batch_size, 3, generator=generator, dtype=torch.float64)
         noted = None if self.focus is None else batch.metadata.get(self.focus)
@@ -80,13 +80,13 @@ class PatchCrop(SynthSpatialTransform):
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
         """Crop every image and move its origin."""
         plan = self.plan(self.grid(batch))
-        for image in self.images(batch).values():
+        for image in self.chosen_images(batch).values():
             image.data = crop(image.data, params["start"], plan.crop_shape)
-        self.note(batch, params, plan)
+        self.update_metadata(batch, params, plan)
 
-    def note(self, batch: SubjectsBatch, params: Params, plan: PatchPlan) -> None:
+    def update_metadata(self, batch: SubjectsBatch, params: Params, plan: PatchPlan) -> None:
         """Move the origins of the affines, note the target size and drop the box, now elsewhere."""
-        for image in self.images(batch).values():
+        for image in self.chosen_images(batch).values():
             move_origins(image, params["start"])
         for outdated in (OUTPUT_SHAPE, self.focus or ""):
             batch.metadata.pop(outdated, None)

@@ -48,7 +48,8 @@ class SpatialDeformation(SynthSpatialTransform):
             which makes the deformation rougher than `velocity_std_mm` says.
         index_grid: Take every voxel as 1 mm wide, as the original does, so that on anisotropic
             label maps a rotation turns the index grid.
-        **kwargs: See `SynthTransform`. A scalar is fixed, a pair uniform, see `laws`.
+        **kwargs: See `SynthTransform`. A scalar is fixed, a pair uniform, see
+            `synthsr_transforms.distributions`.
 
     Examples:
         >>> import torch
@@ -83,7 +84,7 @@ class SpatialDeformation(SynthSpatialTransform):
         self.index_grid = bool(index_grid)
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
-        """Draw the affine parameters, and the width and seed of the velocity."""
+        """Sample the affine parameters, and the width and seed of the velocity."""
         size = batch.batch_size
         return {
             "rotation_degrees": self.rotation_degrees.sample((size, 3), generator),
@@ -105,7 +106,7 @@ class SpatialDeformation(SynthSpatialTransform):
 
         Args:
             batch: The batch to change.
-            params: Parameters, see `draw`.
+            params: Parameters, see `sample_params`.
             indices: Voxels to keep along each axis, three tensors `(B, n)`, in any order, best on
                 the CPU.
         """
@@ -113,7 +114,7 @@ class SpatialDeformation(SynthSpatialTransform):
         matrix = about_centre(self._matrix(params, grid), grid.shape)
         displacement = self._displacement(params, grid, batch.device)
         coordinates = patch_coordinates(matrix, grid.shape, indices, displacement, batch.device)
-        for image in self.images(batch).values():
+        for image in self.chosen_images(batch).values():
             if is_label_map(image):
                 image.data = sample_nearest(image.data, coordinates)
             else:

@@ -30,8 +30,8 @@ class LesionSimulation(SynthLabelTransform):
 
     A smooth random field f, standard normal at every voxel, is cut at a height z: the lesion is
     \(\mathrm{sigmoid}((f - z) / w)\) within the tissue. It covers about the share of the tissue
-    that a normal law has above z: 16 % for 1, 2 % for 2. Put it after the target was copied or
-    made, and name the input with `include`.
+    that a normal distribution has above z: 16 % for 1, 2 % for 2. Put it after the target was
+    copied or made, and name the input with `include`.
 
     Lesions of white matter are often caps and bands at the ventricles. There, z is lower by
     \(h \min(1, 4 s)\), with s the share of the labels `beside` within a Gaussian of `beside_mm`:
@@ -54,8 +54,8 @@ class LesionSimulation(SynthLabelTransform):
         **kwargs: See `SynthLabelTransform`.
 
     Raises:
-        ValueError: If a law is not one of its kind, `softness` or `beside_mm` is not positive, or a
-            value of `beside` is not a label.
+        ValueError: If a distribution is of another kind, `softness` or `beside_mm` is not positive,
+            or a value of `beside` is not a label.
 
     Examples:
         >>> import torch
@@ -96,7 +96,7 @@ class LesionSimulation(SynthLabelTransform):
         self._beside = LabelSet(self.beside)
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
-        """Draw size, number and intensity of lesions."""
+        """Sample size, number and intensity of lesions."""
         size = batch.batch_size
         params: Params = {
             "size_mm": self.size_mm.sample((size,), generator),

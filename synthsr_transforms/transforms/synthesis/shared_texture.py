@@ -22,12 +22,12 @@ from synthsr_transforms.transforms.random_fields import per_element, smooth_fiel
 class SharedTexture(SynthLabelTransform):
     r"""Vary the intensities of a target inside its tissues, and those of the input alike.
 
-    Label maps give every voxel of a structure one mean, and noise of the input tells nothing of the
-    target. In real scans, structures vary inside: borders run through voxels, and tissues mix. Such
-    variation has the sign of the contrast: where a T1 gets brighter, a T2 gets darker. A smooth
-    random field f, standard normal at every voxel, multiplies the target t, and the input follows
-    along the line that fits its intensities to those of the target best (least squares over the
-    voxels where t > 0):
+    Label maps give every voxel of a structure one mean, and noise of the input says nothing about
+    the target. In real scans, structures vary inside: borders run through voxels, and tissues mix.
+    Such variation has the sign of the contrast: where a T1 gets brighter, a T2 gets darker. A
+    smooth random field f, standard normal at every voxel, multiplies the target t, and the input
+    follows along the line that fits its intensities to those of the target best (least squares over
+    the voxels where t > 0):
     \(t \leftarrow t (1 + s f)\), \(x \leftarrow x + a\, t s f\), \(a = \mathrm{cov}(x, t) /
     \mathrm{var}(t)\). Where input and target have no common contrast, a is near 0.
 
@@ -79,7 +79,7 @@ class SharedTexture(SynthLabelTransform):
         self.image, self.target = image, target
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
-        """Draw strength, grain and seed of the field."""
+        """Sample strength, grain and seed of the field."""
         size = batch.batch_size
         return {
             "std": self.std.sample((size,), generator),

@@ -17,7 +17,8 @@ from synthsr_transforms.distributions import (
     as_distribution,
 )
 from synthsr_transforms.functional.mixture import look_up, tissue_mixture
-from synthsr_transforms.labels.table import TISSUES, LabelTable
+from synthsr_transforms.labels.rows import TISSUES
+from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import sample_seeds
 from synthsr_transforms.transforms.base import (
     BARE_IMAGE,
@@ -34,14 +35,14 @@ from synthsr_transforms.transforms.random_fields import field_from_params
 class TissueContrast(SynthLabelTransform):
     """Make an image in which every tissue has a chosen intensity.
 
-    Unlike `TissueMixture`, which params contrasts at random, this gives one known contrast
+    Unlike `TissueMixture`, which samples contrasts at random, this gives one known contrast
     whatever the label set: each label takes the intensity of its value, else of its tissue.
 
     Args:
         label_table: Labels and their tissues: a `LabelTable`, the name of a ready one or a file.
         by_tissue: Distribution of the intensity of each tissue (see `labels.TISSUES`); those not
             named are 0.
-        by_value: Laws of single label values, which win over those of the tissue.
+        by_value: Distributions of single label values, which win over those of the tissue.
         std: Distribution of the standard deviation inside each label.
         destination: Name of the image to make. A bare tensor, array or image is replaced.
         replace: The destination exists already, with one channel and the shape of the label map,
@@ -88,7 +89,7 @@ class TissueContrast(SynthLabelTransform):
             check_destination(batch, self.destination)
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
-        """Draw one intensity and spread per label, and the seed of the noise."""
+        """Sample intensity and standard deviation per label, and the seed of the noise."""
         size = (batch.batch_size, 1, len(self.label_table))
         return {
             "means": self._sample_means(size, generator),
@@ -128,10 +129,10 @@ def _distributions(specs: Mapping[Any, DistributionSpec], name: str) -> dict[Any
     }
 
 
-def _as_one(laws: Sequence[Distribution]) -> Distribution | None:
-    """Constant and uniform laws as one uniform law with bounds per label, which is faster."""
-    simple = [one for one in laws if isinstance(one, Constant | Uniform)]
-    if len(simple) < len(laws):
+def _as_one(distributions: Sequence[Distribution]) -> Distribution | None:
+    """Constant and uniform distributions as one with bounds per label, which is faster."""
+    simple = [one for one in distributions if isinstance(one, Constant | Uniform)]
+    if len(simple) < len(distributions):
         return None
     bounds = [one.bounds for one in simple]
     return Uniform(tuple(low for low, _ in bounds), tuple(high for _, high in bounds))

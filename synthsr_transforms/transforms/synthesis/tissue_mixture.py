@@ -25,7 +25,7 @@ PriorSpec = float | Sequence[Any] | str | None
 
 
 class TissueMixture(SynthLabelTransform):
-    r"""Draw an image from labels: \(I(x) = \mu_{l(x)} + \sigma_{l(x)} z(x)\), \(z \sim N(0, 1)\).
+    r"""Make an image from labels: \(I(x) = \mu_{l(x)} + \sigma_{l(x)} z(x)\), \(z \sim N(0, 1)\).
 
     Means and standard deviations are drawn anew for each element, channel and class from their
     priors (Billot et al., MIDL 2020); negative ones become 0.
@@ -110,7 +110,7 @@ class TissueMixture(SynthLabelTransform):
         return resolve_priors(self.priors, self.label_table, self.num_channels)
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
-        """Draw the parameters of each class and the seed of the noise."""
+        """Sample the parameters of each class and the seed of the noise."""
         means, stds = self._class_priors.sample(batch.batch_size, generator)
         size = (batch.batch_size, self.num_channels, len(self._background))
         for numbers, chosen in ((means, self.background_mean), (stds, self.background_std)):
@@ -148,7 +148,7 @@ class TissueMixture(SynthLabelTransform):
 
 
 def _clipped_distribution(spec: DistributionSpec | None, name: str) -> Distribution | None:
-    """A law whose negative numbers become 0, such as a normal one; it must reach above 0."""
+    """A distribution whose negative numbers become 0, such as a normal one, but not all of them."""
     chosen = None if spec is None else as_distribution(spec, name=name)
     if chosen is not None and chosen.bounds[1] < 0:
         raise ValueError(f"{name} must be at least 0, got {chosen.to_spec()!r}. Raise it.")

@@ -113,9 +113,9 @@ def mimic_acquisition(vector: Vector, case: str) -> Iterator[Agreement]:
 
 @family("sample_resolution", numbered(r"resolution_(\d+)"))
 def sample_resolution(vector: Vector, case: str) -> Iterator[Agreement]:
-    """The law from its draws; choices that the original shares by the batch are repeated.
+    """From random numbers; choices that the original shares by the batch are repeated.
 
-    The thickness is recorded as drawn, so all that can be compared is that it lies within the law.
+    The thickness is recorded as drawn, so all that can be compared is its range.
     """
     finest = vector.tensor(f"min_res_{case}").float()
     size = len(vector[f"resolution_{case}"])
@@ -123,7 +123,7 @@ def sample_resolution(vector: Vector, case: str) -> Iterator[Agreement]:
         finest.expand(size, 3),
         isotropic_mm=_drawn(vector, f"iso_draw_{case}"),
         anisotropic_mm=_drawn(vector, f"aniso_draw_{case}"),
-        axis=torch.from_numpy(vector[f"axis_index_{case}"]).long().expand(size),
+        axis=vector.tensor(f"axis_index_{case}").long().expand(size),
         choose_isotropic=_below(vector, f"prob_iso_draw_{case}", 0.1, size),
         choose_minimum=_below(vector, f"prob_min_draw_{case}", 0.05, size),
     )
@@ -139,9 +139,11 @@ def _drawn(vector: Vector, key: str) -> Tensor | None:
     return None if array is None else torch.from_numpy(array)
 
 
-def _below(vector: Vector, key: str, probability: float, size: int) -> Tensor | None:
-    draw = _drawn(vector, key)
-    return None if draw is None else (draw < probability).expand(size)
+def _below(vector: Vector, key: str, probability: float, size: int) -> Tensor:
+    number = vector.given(key)
+    return torch.from_numpy(np.zeros(1) > 0 if number is None else number < probability).expand(
+        size
+    )
 
 
 @family("registration_error")

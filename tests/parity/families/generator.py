@@ -17,6 +17,7 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms import Generator, GeneratorConfig
 from synthsr_transforms.functional.acquisition import random_resolution
+from synthsr_transforms.functional.layout import plan_patch
 
 from ..replay import Steps, batch_of
 from ..vectors import (
@@ -38,6 +39,9 @@ def gen(vector: Vector, case: str) -> Iterator[Agreement]:
     """Labels, target, and each channel and map of the input."""
     model = Model(vector)
     batch = model.spatial_steps().run(model.table, model.start())
+    _, output_shape = model.crop()
+    if output_shape is not None:
+        batch.metadata["output_shape"] = [list(output_shape)] * model.size
     labels = vector["segmentation_target"]
     yield same_labels("segmentation_target", batch.images["labels"].data, labels)
     # Later steps start from the same labels, so that a tie does not spread.
@@ -96,7 +100,8 @@ class Model(RecordedRun):
         # The start is explicit, as the original never draws the last place (B19).
         start = self.draw("crop_uniform")
         start = torch.zeros(3) if start is None else start
-        steps.add("PatchCrop", self._crop(), start=start.trunc().long().expand(self.size, 3))
+        crop, _ = self.crop()
+        steps.add("PatchCrop", crop, start=start.trunc().long().expand(self.size, 3))
         flip = self.draw("flip_uniform_draw")
         if flip is not None:
             steps.add("HemisphereFlip", {"p": 0.5})
@@ -104,14 +109,26 @@ class Model(RecordedRun):
             steps.record[list(steps.record)[-1]]["_keep"] = keep
         return steps
 
-    def _crop(self) -> dict[str, Any]:
+    def crop(self) -> tuple[dict[str, Any], tuple[int, int, int] | None]:
+        """Arguments of the crop, and the size on the target grid where these do not imply it.
+
+        A spacing in float32 rounds some sizes down (B42), which the library avoids: they are given.
+        """
         shape = self.vector.given("param_output_shape")
         divisor = self.vector.given("param_output_div_by_n")
-        return {
-            "shape": None if shape is None else np.broadcast_to(shape, 3).astype(int).tolist(),
-            "multiple_of": None if divisor is None else int(divisor),
-            "target_spacing_mm": self.target_spacing.tolist(),
-        }
+        shape = None if shape is None else np.broadcast_to(shape, 3).astype(int).tolist()
+        divisor = None if divisor is None else int(divisor)
+        target = self.target_spacing.tolist()
+        margin = np.broadcast_to(self.setting("padding_margin", 0), 3)
+        sizes = np.add(self.vector["labels"].shape[1:4], 2 * margin).tolist()
+        same = {"target_spacing_mm": target, "output_shape": shape, "multiple_of": divisor}
+        plans = [
+            plan_patch(sizes, spacing_mm=spacing, **same)
+            for spacing in (self.spacing.tolist(), self.header_spacing)
+        ]
+        if plans[0] != plans[1]:
+            return {"shape": plans[1].crop_shape}, plans[1].output_shape
+        return {"shape": shape, "multiple_of": divisor, "target_spacing_mm": target}, None
 
     def intensity_steps(self) -> Steps:
         """Mixture, bias, contrast, blur of half a voxel, and the target.
@@ -216,11 +233,18 @@ class Model(RecordedRun):
         share = float(self.setting("prob_min", 0.05))
         rows = [torch.ones(1) if d is None else d.flatten() for d in chances]
         minimum = torch.stack([row.expand(self.size) < share for row in rows], dim=1)
-        finest = self.spacing.float()
-        spacing = random_resolution(finest, isotropic_mm=drawn, choose_minimum=minimum)
+        never = torch.zeros(minimum.shape, dtype=torch.bool)
+        spacing = random_resolution(
+            self.spacing.float().expand_as(drawn),
+            isotropic_mm=drawn,
+            anisotropic_mm=None,
+            axis=never.long(),
+            choose_isotropic=never,
+            choose_minimum=minimum,
+        )
         thickness = self.draws_of(channels, "thickness", 0)
-        law = {"max_isotropic_mm": coarsest}
-        steps.add("AcquisitionResolution", law, spacing_mm=spacing, thickness_mm=thickness)
+        modes = {"max_isotropic_mm": coarsest}
+        steps.add("AcquisitionResolution", modes, spacing_mm=spacing, thickness_mm=thickness)
         steps.add(
             "SliceAcquisition",
             {"alignment": "corner_open", "max_spacing_mm": coarsest, **ORIGINAL},

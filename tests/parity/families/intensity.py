@@ -85,7 +85,7 @@ def _input(vector: Vector, prefix: str) -> Array:
 
 @family("gmm_parameters", numbered(r"(.*)_draws"))
 def gmm_parameters(vector: Vector, case: str) -> Iterator[Agreement]:
-    """Laws of means and deviations; `legacy` accepts the doubtful forms of the original (B40)."""
+    """Priors; `legacy` accepts the doubtful forms of the original (B40)."""
     values = vector["generation_labels"].tolist()
     classes = vector["generation_classes"].tolist()
     if "noclasses" in case or "generation_classes" not in vector:

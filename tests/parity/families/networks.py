@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate, max_pool3d
 
 from synthsr_net.losses import build_loss
-from synthsr_net.models.keras import read_keras, write_keras
-from synthsr_net.models.keras.layout import keras_layers
+from synthsr_net.models.keras.layout import keras_arrays
+from synthsr_net.models.keras.weights import read_keras, write_keras
 from synthsr_net.networks.unet import ACTIVATIONS, UNet3d
 
 from ..vectors import Agreement, Vector, channels_first, family, near
@@ -39,7 +43,7 @@ def network_of(vector: Vector) -> UNet3d:
 
     Weight files do not tell what has no weights: their names do, where it is not the usual.
     """
-    config, state = read_keras(weights_of(vector))
+    config, state, *_ = read_keras(weights_of(vector))
     words = vector.name.split("_")
     activation = next((word for word in words if word in ACTIVATIONS), config.activation)
     config = replace(config, activation=activation, softmax="softmax" in words)
@@ -83,10 +87,10 @@ def _inference(vector: Vector) -> Iterator[Agreement]:
 
 def _weights(vector: Vector) -> Iterator[Agreement]:
     """Weights go back to the layout of Keras without a change, and to finite numbers."""
-    config, state = read_keras(weights_of(vector))
+    config, state, *_ = read_keras(weights_of(vector))
     with TemporaryDirectory() as folder:
         write_keras(Path(folder) / "again.h5", config, state)
-        again_config, again = read_keras(Path(folder) / "again.h5")
+        again_config, again, *_ = read_keras(Path(folder) / "again.h5")
     told = replace(config, activation="elu", dropout=0.0, softmax=False)  # what weights can tell
     yield near("architecture", again_config == told, True, 0)
     for name, tensor in state.items():
@@ -137,8 +141,13 @@ def _training(vector: Vector) -> Iterator[Agreement]:
 
     The steps are those of the original's Adam, which reads its counter too late (B39): that is how
     the recorded weights tell the gradients. PyTorch divides the variance by N - 1, Keras by
-    N - 1.001.
+    N - 1.001. Pooling hands gradients back as TensorFlow does.
     """
+    with tensorflow_pooling():
+        yield from _training_steps(vector)
+
+
+def _training_steps(vector: Vector) -> Iterator[Agreement]:
     model = network_of(vector).train()
     adam = _OddAdam(model, float(vector["lr"]), float(vector["decay"]))
     for step, expected in enumerate(vector["loss"], start=1):
@@ -154,15 +163,35 @@ def _training(vector: Vector) -> Iterator[Agreement]:
         yield from _after(vector, step, model, adam, before)
 
 
+class _Pooling(torch.autograd.Function):
+    """Maxima of 2x2x2 voxels; all voxels within 1e-5 of one get its whole gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        found = max_pool3d(x, 2)
+        ctx.save_for_backward(x, found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        x, found = ctx.saved_tensors
+        maxima, gradients = (interpolate(t, scale_factor=2) for t in (found, gradient))
+        return torch.where((x - maxima).abs() < 1e-5, gradients, 0)
+
+
+@contextmanager
+def tensorflow_pooling() -> Iterator[None]:
+    """Let `max_pool3d` hand gradients back as TensorFlow does on a CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.nn.functional.max_pool3d", lambda x, *_, **__: _Pooling.apply(x))
+        yield
+
+
 def _after(
     vector: Vector, step: int, model: UNet3d, adam: _OddAdam, before: dict[str, Tensor]
 ) -> Iterator[Agreement]:
     """What was recorded after a step: statistics, and weights up to a hundredth of the step."""
-    entries = {
-        f"{layer.name}:{array.role}": array.entry
-        for layer in keras_layers(model.config)
-        for array in layer.arrays
-    }
+    entries = {f"{array.layer}:{array.role}": array.entry for array in keras_arrays(model.config)}
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for key in [key for key in vector.arrays if key.startswith(f"after{step}:")]:
         entry = entries[key.partition(":")[2]]

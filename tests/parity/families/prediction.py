@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from synthsr_net.models import load_model
 from synthsr_net.models.checkpoint import Model, ModelConfig
+from synthsr_net.models.loading import load_model
 from synthsr_net.networks.unet import UNet3d
 from synthsr_net.prediction.postprocess import Prediction, from_network_space, pass_finisher
 from synthsr_net.prediction.preprocess import ScanSpace, scan_config, to_network_space

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from synthsr_transforms.estimation import (
     t2_extent,
 )
 from synthsr_transforms.estimation.scans import classes_of
-from synthsr_transforms.priors.arrays import as_rows
+from synthsr_transforms.priors.forms import as_rows
 
 from ..vectors import Agreement, ImageAgreement, Vector, family, near
 
@@ -41,7 +42,8 @@ def prior_estimation(vector: Vector, case: str) -> Iterator[Agreement]:
     with tempfile.TemporaryDirectory() as folder:
         images = [_write(vector, folder, f"image{letter}") for letter in "AB"]
         labels = _write(vector, folder, "labels")
-        for legacy in (False, True):  # the same where no class is absent
+        # Where a map lacks a class, the default leaves the map out, on purpose.
+        for legacy in (True,) if _lacks_a_class(vector, table, case) else (False, True):
             priors = estimate_priors(
                 images, labels, table, rescale="rescaled" in case, match="order", legacy=legacy
             )
@@ -57,8 +59,20 @@ def _one_scan(vector: Vector, table: LabelTable) -> Iterator[Agreement]:
     classes = classes_of(vector["labels_0"], table)
     for name, channel, positive in (("", rescaled, True), ("_keep_all", image, False)):
         found = class_statistics(channel, classes, table.num_classes, positive_only=positive)
-        ours = np.stack([found.medians, found.stds])
+        ours = np.nan_to_num([found.medians, found.stds])  # the original has 0 for absent classes
         yield _relative(f"statistics{name}", ours, vector[f"stats_imageA_0_ch0{name}"])
+
+
+def _lacks_a_class(vector: Vector, table: LabelTable, case: str) -> bool:
+    """Whether a class has no voxel to be measured in, in one of the scans."""
+    for letter, number in product("AB", vector.numbered(r"labels_(\d+)")):
+        image = vector[f"image{letter}_{number}"]
+        classes = classes_of(vector[f"labels_{number}"], table)
+        for channel in np.moveaxis(image.reshape(*classes.shape, -1), -1, 0):
+            measured = rescale_intensities(channel) if "rescaled" in case else channel
+            if class_statistics(measured, classes, table.num_classes).voxels.min() == 0:
+                return True
+    return False
 
 
 def _write(vector: Vector, folder: str, kind: str) -> Path:

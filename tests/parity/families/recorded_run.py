@@ -38,7 +38,10 @@ class RecordedRun:
         self.table = sided_table(
             vector["generation_labels"].tolist(), vector.given("n_neutral_labels")
         )
-        self.spacing = decimals(np.broadcast_to(self.setting("atlas_res", 1.0), 3))
+        atlas = np.broadcast_to(self.setting("atlas_res", 1.0), 3)
+        self.spacing = decimals(atlas)
+        self.header_spacing = np.round(atlas, 3).astype(np.float32).astype(float).tolist()
+        """Spacing as the original reads it: 0.8 is 0.800000012 there."""
         target = vector.given("param_target_res")
         self.target_spacing = self.spacing if target is None else decimals(np.resize(target, 3))
         self.count = vector["means"].shape[-1]

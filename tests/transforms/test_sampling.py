@@ -1,8 +1,8 @@
-"""Every number that a transform draws follows the law that its documentation states.
+"""Every parameter that a transform samples follows the distribution that its documentation states.
 
 Statistical tests have fixed seeds, and each errs with a probability of at most `ALPHA` = 1e-4 if
-the law is right; several comparisons in one test share that (Bonferroni). They draw for large
-batches of tiny images, whose elements are independent draws.
+the distribution is right; several comparisons in one test share that (Bonferroni). They use large
+batches of tiny images, whose elements are independent samples.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def tiny(device: torch.device) -> Maker:
     return make
 
 
-def drawn(transform: SynthTransform, batch: SubjectsBatch, seed: int = 1) -> dict[str, Tensor]:
-    """What a transform draws for a batch, as it records it."""
+def sampled(transform: SynthTransform, batch: SubjectsBatch, seed: int = 1) -> dict[str, Tensor]:
+    """Parameters that a transform samples for a batch, as it records them."""
     params = transform.sample_record(batch, torch.Generator().manual_seed(seed))
     return transform.to_params(params, batch.batch_size)
 
@@ -112,17 +112,17 @@ class TestSpatial:
             translation_mm={"normal": [1, 3]},
             velocity_std_mm=(0, 4),
         )
-        draws = drawn(transform, tiny())
-        rotation, scaling = draws["rotation_degrees"].unbind(1), draws["scaling"].unbind(1)
-        shearing, shift = draws["shearing"].unbind(1), draws["translation_mm"].unbind(1)
+        params = sampled(transform, tiny())
+        rotation, scaling = params["rotation_degrees"].unbind(1), params["scaling"].unbind(1)
+        shearing, shift = params["shearing"].unbind(1), params["translation_mm"].unbind(1)
         bounds = ((0.8, 1.2), (0.9, 1.1), (1.0, 1.3))
         p_values = [fit(r, uniform(-15, 15)) for r in rotation]
         p_values += [fit(s, uniform(*b)) for s, b in zip(scaling, bounds, strict=True)]
         p_values += [fit(s, uniform(-0.02, 0.02)) for s in shearing]
         p_values += [fit(t, stats.norm(1, 3)) for t in shift]
-        p_values.append(fit(draws["velocity_std_mm"], uniform(0, 4)))
-        p_values += apart(*rotation, *scaling, *shearing, *shift, draws["velocity_std_mm"])
-        assert len(draws["velocity_seed"].unique()) == COUNT
+        p_values.append(fit(params["velocity_std_mm"], uniform(0, 4)))
+        p_values += apart(*rotation, *scaling, *shearing, *shift, params["velocity_std_mm"])
+        assert len(params["velocity_seed"].unique()) == COUNT
         assert_likely(p_values)
 
     def test_coarse_velocities_have_the_drawn_width(self, tiny: Maker) -> None:
@@ -136,7 +136,7 @@ class TestSpatial:
         assert_likely([fit(nodes, stats.norm(0, 1)), *apart(*nodes.unbind(1))])
 
     def test_every_crop_is_equally_likely_the_last_one_too(self, tiny: Maker) -> None:
-        start = drawn(synth.PatchCrop(shape=(2, 3, 2)), tiny(shape=(4, 3, 5)))["start"]
+        start = sampled(synth.PatchCrop(shape=(2, 3, 2)), tiny(shape=(4, 3, 5)))["start"]
         assert start.amin(0).tolist() == [0, 0, 0]
         assert start.amax(0).tolist() == [2, 0, 3]
         assert_likely([even(start[:, 0] * 4 + start[:, 2], 12)])
@@ -144,7 +144,7 @@ class TestSpatial:
     def test_crops_that_hold_a_box_are_equally_likely(self, tiny: Maker) -> None:
         batch = tiny(shape=(10, 10, 10))
         batch.metadata["box"] = [[[3, 2, 4], [6, 8, 9]]] * COUNT
-        start = drawn(synth.PatchCrop(shape=(5, 4, 5), focus="box"), batch)["start"]
+        start = sampled(synth.PatchCrop(shape=(5, 4, 5), focus="box"), batch)["start"]
         expected = ([1, 2, 3], [2, 3, 4], [4])
         p_values = []
         for axis, places in enumerate(expected):
@@ -173,22 +173,22 @@ class TestSpatial:
     def test_partial_fields_of_view(self, tiny: Maker) -> None:
         transform = synth.PartialFieldOfView(fraction=(0.25, 1.0))
         batch = tiny(shape=(20, 20, 20), value=1.0, size=2000)
-        draws = drawn(transform, batch, seed=2)
+        params = sampled(transform, batch, seed=2)
         assert_likely(
             [
-                even(draws["axis"], 3),
-                fit(draws["fraction"], uniform(0.25, 1)),
-                fit(draws["start"], uniform(0, 1)),
-                *apart(draws["axis"], draws["fraction"], draws["start"]),
+                even(params["axis"], 3),
+                fit(params["fraction"], uniform(0.25, 1)),
+                fit(params["start"], uniform(0, 1)),
+                *apart(params["axis"], params["fraction"], params["start"]),
             ]
         )
         kept = image_of(transform, batch).mean((1, 2, 3, 4))
-        torch.testing.assert_close(kept, draws["fraction"], rtol=0, atol=0.5 / 20 + 1e-6)
+        torch.testing.assert_close(kept, params["fraction"], rtol=0, atol=0.5 / 20 + 1e-6)
 
     def test_slabs_begin_anywhere(self, tiny: Maker) -> None:
         batch = tiny(2000, shape=(9, 9, 9), value=1.0)
         transform = synth.PartialFieldOfView(fraction=4 / 9)
-        axis = drawn(transform, batch, seed=2)["axis"]
+        axis = sampled(transform, batch, seed=2)["axis"]
         kept = image_of(transform, batch)[:, 0]
         middle = torch.stack([kept.mean((2, 3)), kept.mean((1, 3)), kept.mean((1, 2))], 1)
         rows = middle[torch.arange(2000), axis]
@@ -202,7 +202,7 @@ class TestSpatial:
 class TestBias:
     def test_widths_and_presence(self, tiny: Maker) -> None:
         transform = synth.BiasCorruption(std=(0.1, 0.5), probability=0.8)
-        std = drawn(transform, tiny(channels=2))["image.std"]
+        std = sampled(transform, tiny(channels=2))["image.std"]
         present = std > 0
         assert_likely(
             [share(present, 0.8), fit(std[present], uniform(0.1, 0.5)), *apart(*std.unbind(1))]
@@ -232,14 +232,16 @@ class TestIntensity:
         batch = tiny(channels=2, value=0.5, shape=(1, 1, 1))
         out = image_of(synth.GammaContrast(log_gamma={"normal": [0, 0.5]}), batch)
         exponent = (out.double().log() / np.log(0.5)).flatten(1)
-        law = stats.lognorm(0.5)
-        assert_likely([*(fit(e, law) for e in exponent.unbind(1)), *apart(*exponent.unbind(1))])
+        expected = stats.lognorm(0.5)
+        assert_likely(
+            [*(fit(e, expected) for e in exponent.unbind(1)), *apart(*exponent.unbind(1))]
+        )
 
     def test_blur_widths(self, tiny: Maker) -> None:
         transform = synth.GaussianSmoothing(sigma_mm=(0.3, 2), multiplier=(0.8, 1.2))
-        draws = drawn(transform, tiny(channels=2))
+        params = sampled(transform, tiny(channels=2))
         sigma, factor = (
-            draws[f"image.{k}"].flatten(1).unbind(1) for k in ("sigma_mm", "multiplier")
+            params[f"image.{k}"].flatten(1).unbind(1) for k in ("sigma_mm", "multiplier")
         )
         p_values = [fit(s, uniform(0.3, 2)) for s in sigma]
         p_values += [fit(f, uniform(0.8, 1.2)) for f in factor]
@@ -247,9 +249,9 @@ class TestIntensity:
 
     def test_noise_widths_and_kinds(self, tiny: Maker) -> None:
         transform = synth.ScannerNoise(std=(1, 9), rician_probability=0.3)
-        draws = drawn(transform, tiny(channels=2))
-        std, rician = draws["image.std"], draws["image.rician"]
-        assert len(draws["image.noise_seed"].unique()) == COUNT
+        params = sampled(transform, tiny(channels=2))
+        std, rician = params["image.std"], params["image.rician"]
+        assert len(params["image.noise_seed"].unique()) == COUNT
         assert_likely(
             [
                 *(fit(s, uniform(1, 9)) for s in std.unbind(1)),
@@ -268,14 +270,16 @@ class TestIntensity:
         assert_likely([*(fit(f, stats.norm()) for f in fields), *apart(*fields), *along])
 
     @pytest.mark.parametrize("signal", [0.0, 3.0, 20.0])
-    def test_rician_noise_follows_the_rice_law(self, signal: float, tiny: Maker) -> None:
+    def test_rician_noise_follows_the_rice_distribution(self, signal: float, tiny: Maker) -> None:
         batch = tiny(2, shape=(12, 12, 12), channels=2, value=signal)
         noisy = image_of(synth.ScannerNoise(std=2, rician_probability=1), batch)
-        law = stats.rice(signal / 2, scale=2)
+        expected = stats.rice(signal / 2, scale=2)
         fields = [noisy[b, c] for b in range(2) for c in range(2)]
-        mean_test = (noisy.mean().item() - law.mean()) / (law.std() / noisy.numel() ** 0.5)
+        mean_test = (noisy.mean().item() - expected.mean()) / (
+            expected.std() / noisy.numel() ** 0.5
+        )
         p_mean = 2 * float(stats.norm.sf(abs(mean_test)))
-        assert_likely([*(fit(f, law) for f in fields), *apart(*fields), p_mean])
+        assert_likely([*(fit(f, expected) for f in fields), *apart(*fields), p_mean])
 
 
 class TestMixtures:
@@ -283,9 +287,9 @@ class TestMixtures:
         transform = synth.TissueMixture(
             label_table=ASEG, num_channels=2, prior_means=[25, 225], prior_stds=[5, 25]
         )
-        draws = drawn(transform, tiny(1000))
-        assert draws["means"].shape == (1000, 2, 16)
-        means, stds = draws["means"].flatten(1).unbind(1), draws["stds"].flatten(1).unbind(1)
+        params = sampled(transform, tiny(1000))
+        assert params["means"].shape == (1000, 2, 16)
+        means, stds = params["means"].flatten(1).unbind(1), params["stds"].flatten(1).unbind(1)
         p_values = [fit(m, uniform(25, 225)) for m in means]
         p_values += [fit(s, uniform(5, 25)) for s in stds]
         assert_likely([*p_values, *apart(*means), *apart(*stds), *apart(means[3], stds[3])])
@@ -294,8 +298,8 @@ class TestMixtures:
         transform = synth.TissueMixture(
             label_table=ASEG, prior_means=[10, 10], prior_stds=[20, 2], distribution="normal"
         )
-        draws = drawn(transform, tiny(2000))
-        means, stds = draws["means"].flatten(), draws["stds"].flatten()
+        params = sampled(transform, tiny(2000))
+        means, stds = params["means"].flatten(), params["stds"].flatten()
         above = stats.truncnorm(-1, np.inf, 10, 10)
         assert means.min() == 0
         assert_likely(
@@ -313,22 +317,22 @@ class TestMixtures:
         transform = synth.TissueMixture(
             label_table=ASEG, num_channels=2, prior_means=rows.tolist(), prior_stds=0
         )
-        means = drawn(transform, tiny(1000))["means"]
+        means = sampled(transform, tiny(1000))["means"]
         first = [fit(means[:, 0, k], uniform(k, k + 1)) for k in range(16)]
         second = [fit(means[:, 1, k], uniform(10 * k, 10 * k + 5)) for k in range(16)]
         assert_likely(first + second)
 
-    def test_a_law_for_the_background_wins(self, tiny: Maker) -> None:
+    def test_a_distribution_for_the_background_wins(self, tiny: Maker) -> None:
         transform = synth.TissueMixture(
             label_table=ASEG, background_mean=[0, 15], background_std={"normal": [0, 5]}
         )
-        draws = drawn(transform, tiny())
-        background = draws["stds"][:, 0, 0]
+        params = sampled(transform, tiny())
+        background = params["stds"][:, 0, 0]
         assert background.min() == 0
         half = stats.halfnorm(0, 5)
         assert_likely(
             [
-                fit(draws["means"][:, 0, 0], uniform(0, 15)),
+                fit(params["means"][:, 0, 0], uniform(0, 15)),
                 share(background == 0, 0.5),
                 fit(background[background > 0], half),
             ]
@@ -343,13 +347,13 @@ class TestMixtures:
         )
         transform = synth.TissueMixture(label_table=ASEG, num_channels=2, prior_stds=[5, 25])
         out = image_of(transform, batch)
-        draws = drawn(transform, batch, seed=2)
+        params = sampled(transform, batch, seed=2)
         p_values = []
         for value in labels.unique().tolist():
             where = labels[0, 0].cpu() == value
             k = transform.label_table.row(value).label_class
             scores = [
-                (out[b, c][where] - draws["means"][b, c, k]) / draws["stds"][b, c, k]
+                (out[b, c][where] - params["means"][b, c, k]) / params["stds"][b, c, k]
                 for b in range(2)
                 for c in range(2)
             ]
@@ -371,15 +375,15 @@ class TestMixtures:
             by_value={7: [5, 6]},
             std=[1, 4],
         )
-        table, draws = transform.label_table, drawn(transform, tiny())
-        column = {value: draws["means"][:, 0, k] for k, value in enumerate(table.values)}
+        table, params = transform.label_table, sampled(transform, tiny())
+        column = {value: params["means"][:, 0, k] for k, value in enumerate(table.values)}
         assert not column[17].any()
         assert_likely(
             [
                 fit(column[2], uniform(100, 120)),
                 fit(column[4], stats.norm(20, 3)),
                 fit(column[7], uniform(5, 6)),
-                fit(draws["stds"][:, 0, 3], uniform(1, 4)),
+                fit(params["stds"][:, 0, 3], uniform(1, 4)),
                 *apart(column[2], column[41], column[4], column[43], column[7]),
             ]
         )
@@ -396,10 +400,10 @@ class TestLesions:
         transform = synth.LesionSimulation(
             label_table=ASEG, intensity=(10, 240), std=(0, 15), size_mm=(4, 20), height=(1, 2.2)
         )
-        draws = drawn(transform, tiny(channels=2))
-        intensity, std = draws["image.intensity"].unbind(1), draws["image.std"].unbind(1)
-        size, height = draws["size_mm"], draws["height"]
-        assert len(torch.cat([draws["shape_seed"], draws["noise_seed"]]).unique()) == 2 * COUNT
+        params = sampled(transform, tiny(channels=2))
+        intensity, std = params["image.intensity"].unbind(1), params["image.std"].unbind(1)
+        size, height = params["size_mm"], params["height"]
+        assert len(torch.cat([params["shape_seed"], params["noise_seed"]]).unique()) == 2 * COUNT
         p_values = [
             *(fit(v, uniform(10, 240)) for v in intensity),
             *(fit(s, uniform(0, 15)) for s in std),
@@ -407,7 +411,7 @@ class TestLesions:
         p_values += [fit(size, uniform(4, 20)), fit(height, uniform(1, 2.2))]
         assert_likely([*p_values, *apart(*intensity, *std, size, height)])
 
-    def test_lesions_cover_the_share_of_a_normal_law(self, tiny: Maker) -> None:
+    def test_lesions_cover_the_share_of_a_normal_distribution(self, tiny: Maker) -> None:
         transform = synth.LesionSimulation(
             label_table=ASEG, intensity=1, height=0.7, size_mm=4, softness=1e-3
         )
@@ -434,8 +438,8 @@ class TestLesions:
 
     def test_the_lift_is_drawn_for_each_element(self, tiny: Maker) -> None:
         transform = synth.LesionSimulation(label_table=ASEG, beside=[4], beside_lift=(0.5, 2))
-        draws = drawn(transform, tiny())
-        lift, height = draws["beside_lift"], draws["height"]
+        params = sampled(transform, tiny())
+        lift, height = params["beside_lift"], params["height"]
         assert_likely([fit(lift, uniform(0.5, 2)), *apart(lift, height)])
 
     def test_lesions_lie_in_the_tissue_and_in_the_chosen_image_only(
@@ -464,7 +468,7 @@ class TestLesions:
 
     def test_margins_of_skull_stripping(self, tiny: Maker) -> None:
         transform = synth.SkullStripping(label_table=ASEG, margin_mm=[-1, 4])
-        assert_likely([fit(drawn(transform, tiny())["margin_mm"], uniform(-1, 4))])
+        assert_likely([fit(sampled(transform, tiny())["margin_mm"], uniform(-1, 4))])
 
     @pytest.mark.parametrize("margin_mm", [-1.5, 0.0, 2.0, 4.0])
     def test_the_border_of_the_mask_lies_at_the_margin(
@@ -485,12 +489,12 @@ class TestLesions:
 
 
 class TestResolutions:
-    """The law of `SampleResolution`, in its three modes."""
+    """The distribution of `SampleResolution`, in its three modes."""
 
     def test_isotropic_axes_are_uniform_from_the_grid_on(self, tiny: Maker) -> None:
         transform = synth.AcquisitionResolution(max_isotropic_mm=[5, 6, 9], probability_minimum=0.2)
-        draws = drawn(transform, tiny(channels=2, spacing_mm=(1, 1.5, 3)))
-        spacing = draws["spacing_mm"].flatten(0, 1)
+        params = sampled(transform, tiny(channels=2, spacing_mm=(1, 1.5, 3)))
+        spacing = params["spacing_mm"].flatten(0, 1)
         finest = torch.tensor([1.0, 1.5, 3.0])
         at_finest = (spacing == finest).all(1)
         rest = spacing[~at_finest].unbind(1)
@@ -503,7 +507,7 @@ class TestResolutions:
         transform = synth.AcquisitionResolution(
             max_isotropic_mm=None, max_anisotropic_mm=[5, 6, 9], probability_minimum=0.1
         )
-        spacing = drawn(transform, tiny(channels=2))["spacing_mm"].flatten(0, 1)
+        spacing = sampled(transform, tiny(channels=2))["spacing_mm"].flatten(0, 1)
         thick = spacing > 1
         assert int(thick.sum(1).max()) == 1
         chosen = thick[thick.any(1)].float().argmax(1)
@@ -517,7 +521,7 @@ class TestResolutions:
             probability_minimum=0.15,
             probability_isotropic=0.3,
         )
-        spacing = drawn(transform, tiny(channels=2))["spacing_mm"].flatten(0, 1)
+        spacing = sampled(transform, tiny(channels=2))["spacing_mm"].flatten(0, 1)
         number = (spacing > 1).sum(1)
         assert set(number.tolist()) == {0, 1, 3}
         iso, aniso = spacing[number == 3], spacing[number == 1]
@@ -534,7 +538,7 @@ class TestResolutions:
 
     def test_channels_and_elements_are_independent(self, tiny: Maker) -> None:
         transform = synth.AcquisitionResolution(max_isotropic_mm=9, probability_minimum=0)
-        spacing = drawn(transform, tiny(channels=2))["spacing_mm"]
+        spacing = sampled(transform, tiny(channels=2))["spacing_mm"]
         columns = spacing.flatten(1).unbind(1)
         assert_likely([*apart(*columns), *(apart(c[:-1], c[1:])[0] for c in columns)])
 
@@ -545,8 +549,8 @@ class TestResolutions:
         transform = synth.AcquisitionResolution(
             min_mm=min_mm, max_isotropic_mm=9, probability_minimum=0
         )
-        draws, low = drawn(transform, tiny()), min_mm or 1.0
-        spacing, thickness = (draws[k].flatten(0, 1) for k in ("spacing_mm", "thickness_mm"))
+        params, low = sampled(transform, tiny()), min_mm or 1.0
+        spacing, thickness = (params[k].flatten(0, 1) for k in ("spacing_mm", "thickness_mm"))
         where = (thickness - low) / (spacing - low)
         assert_likely(
             [*(fit(w, uniform(0, 1)) for w in where.unbind(1)), *apart(where[:, 0], spacing[:, 0])]
@@ -554,7 +558,7 @@ class TestResolutions:
 
     def test_a_grid_coarser_than_the_maximum_keeps_its_spacing(self, tiny: Maker) -> None:
         transform = synth.AcquisitionResolution(max_isotropic_mm=2, probability_minimum=0)
-        spacing = drawn(transform, tiny(100, spacing_mm=(1, 3, 5)))["spacing_mm"]
+        spacing = sampled(transform, tiny(100, spacing_mm=(1, 3, 5)))["spacing_mm"]
         assert spacing[..., 1:].unique(dim=0).tolist() == [[[3, 5]]]
         assert spacing[..., 0].max() <= 2
 
@@ -568,28 +572,28 @@ class TestAcquisitions:
             noise_std=[0, 5],
             rician_probability=0.4,
         )
-        draws = drawn(transform, tiny(channels=2))
-        spacing = draws["spacing_mm"].flatten(0, 1)
-        thickness, factor = (draws[k].flatten(1) for k in ("thickness_mm", "blur_multiplier"))
+        params = sampled(transform, tiny(channels=2))
+        spacing = params["spacing_mm"].flatten(0, 1)
+        thickness, factor = (params[k].flatten(1) for k in ("thickness_mm", "blur_multiplier"))
         assert bool((spacing[:, 0] == 1).all())
         p_values = [fit(spacing[:, 1], uniform(1, 3)), fit(spacing[:, 2], uniform(2, 9))]
         p_values += [fit(t, uniform(1, 4)) for t in thickness.unbind(1)]
         p_values += [fit(f, uniform(0.8, 1.2)) for f in factor.unbind(1)]
-        p_values += [fit(s, uniform(0, 5)) for s in draws["noise_std"].unbind(1)]
+        p_values += [fit(s, uniform(0, 5)) for s in params["noise_std"].unbind(1)]
         p_values += [
-            share(draws["rician"], 0.4),
-            *apart(*draws["noise_std"].unbind(1), *factor.unbind(1)),
+            share(params["rician"], 0.4),
+            *apart(*params["noise_std"].unbind(1), *factor.unbind(1)),
         ]
-        assert len(draws["noise_seed"].unique()) == COUNT
+        assert len(params["noise_seed"].unique()) == COUNT
         assert_likely(p_values)
 
     @pytest.mark.parametrize("rician", [0, 1])
     def test_noise_of_the_slices(self, rician: int, tiny: Maker) -> None:
         transform = synth.SliceAcquisition(spacing_mm=1, noise_std=2, rician_probability=rician)
         noisy = image_of(transform, tiny(2, shape=(12, 12, 12), channels=2))
-        law = stats.rayleigh(scale=2) if rician else stats.norm(0, 2)
+        expected = stats.rayleigh(scale=2) if rician else stats.norm(0, 2)
         fields = [noisy[b, c] for b in range(2) for c in range(2)]
-        assert_likely([*(fit(f, law) for f in fields), *apart(*fields)])
+        assert_likely([*(fit(f, expected) for f in fields), *apart(*fields)])
 
     def test_noise_is_drawn_per_slice_and_interpolated(self, tiny: Maker) -> None:
         transform = synth.SliceAcquisition(spacing_mm=(1, 1, 4), noise_std=2, alignment="corner")
@@ -602,7 +606,7 @@ class TestAcquisitions:
 
     def test_spacings_of_a_reliability_map(self, tiny: Maker) -> None:
         transform = synth.ReliabilityMap(spacing_mm={"uniform": [[1, 1, 2], [1, 1, 6]]})
-        spacing = drawn(transform, tiny(channels=2))["spacing_mm"][..., 2]
+        spacing = sampled(transform, tiny(channels=2))["spacing_mm"][..., 2]
         assert_likely(
             [*(fit(s, uniform(2, 6)) for s in spacing.unbind(1)), *apart(*spacing.unbind(1))]
         )
@@ -614,8 +618,8 @@ class TestRegistration:
         self, cls: type[SynthTransform], tiny: Maker
     ) -> None:
         transform = cls(rotation_degrees=(-5, 5), translation_mm=(-4, 3), reference_channel=1)
-        draws = drawn(transform, tiny(channels=3))
-        angle, shift = draws["rotation_degrees"], draws["translation_mm"]
+        params = sampled(transform, tiny(channels=3))
+        angle, shift = params["rotation_degrees"], params["translation_mm"]
         assert not angle[:, 1].any()
         assert not shift[:, 1].any()
         angles, shifts = (d[:, [0, 2]].flatten(1).unbind(1) for d in (angle, shift))

@@ -1,0 +1,35 @@
+"""No module that only POSIX systems have is on the way of a command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+
+BLOCKED = ("fcntl", "resource", "pwd")
+SCRIPT = f"""
+import sys
+import psutil  # has another implementation on Windows
+for name in {BLOCKED}:
+    sys.modules[name] = None  # importing it is an ImportError
+
+import importlib, pkgutil
+import synthsr_cli, synthsr_net, synthsr_transforms
+for package in (synthsr_transforms, synthsr_net, synthsr_cli):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+
+from synthsr_cli.main import synthsr
+synthsr(["example", "scan.nii.gz"], standalone_mode=False)
+synthsr(["predict", "scan.nii.gz", "t1.nii.gz", "--model", "fast", "--precision", "auto"])
+"""
+
+
+def test_the_example_is_predicted_without_modules_of_posix(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert nib.load(tmp_path / "t1.nii.gz").get_fdata().std() > 0

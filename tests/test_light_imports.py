@@ -1,0 +1,72 @@
+"""Prediction, and help on the command line, load no more than they need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+GENERATOR = {
+    *("torchio", "pytorch_lightning", "synthsr_transforms.transforms"),
+    *("synthsr_transforms.generator", "synthsr_transforms.subjects", "synthsr_transforms.job"),
+}
+LIBRARIES = {"torch", "numpy", "nibabel", "scipy", "matplotlib", "omegaconf", "pooch", "rich"}
+
+PREDICTION = """
+import nibabel, numpy, synthsr_net
+from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, save_model
+config = synthsr_net.UNetConfig(num_levels=2, num_features=2)
+scan = ScanConfig(spacing_mm=8.0, data_consistency=True, inverse_contrast=True, sharpen=True)
+network = synthsr_net.UNet3d(config)
+save_model("tiny.safetensors", ModelConfig(network=config, scan=scan), network.state_dict())
+voxels = numpy.random.default_rng(0).random((12, 12, 12), numpy.float32)
+nibabel.save(nibabel.Nifti1Image(voxels, numpy.diag([8, 8, 8, 1])), "scan.nii.gz")
+synthsr_net.Predictor.from_file("tiny.safetensors", device="cpu")("scan.nii.gz", "t1.nii.gz")
+"""
+COMMAND = """
+import sys
+from synthsr_cli.main import synthsr
+sys.argv = ["synthsr", {arguments}]
+try:
+    synthsr()
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+
+
+def loaded_by(code: str, folder: object) -> set[str]:
+    """Modules that a fresh interpreter has loaded after running some code."""
+    code += "\nimport sys\nprint('\\n' + ' '.join(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        check=True, capture_output=True, text=True, cwd=str(folder),
+    )  # fmt: skip
+    return set(run.stdout.splitlines()[-1].split())
+
+
+def test_predicting_loads_neither_torchio_nor_the_generator(tmp_path) -> None:
+    loaded = loaded_by(PREDICTION, tmp_path)
+    assert (tmp_path / "t1.nii.gz").exists()
+    assert "synthsr_net.prediction.predictor" in loaded
+    assert not loaded & GENERATOR
+
+
+@pytest.mark.parametrize("arguments", ['"scan.nii.gz", "t1.nii.gz", "--report", "report"'])
+def test_so_does_the_command(tmp_path, arguments) -> None:
+    loaded_by(PREDICTION, tmp_path)
+    run = COMMAND.format(arguments=f'"predict", {arguments}, "--model", "tiny.safetensors"')
+    loaded = loaded_by(run.replace("t1.nii.gz", "again.nii.gz"), tmp_path)
+    assert (tmp_path / "again.nii.gz").exists()
+    assert not loaded & GENERATOR
+
+
+@pytest.mark.parametrize("package", ["synthsr_net", "synthsr_transforms", "synthsr_cli.main"])
+def test_importing_a_package_loads_no_library(tmp_path, package) -> None:
+    assert not loaded_by(f"import {package}", tmp_path) & LIBRARIES
+
+
+@pytest.mark.parametrize("command", ["predict", "predict-hyperfine", "export", "convert-weights"])
+def test_help_loads_no_library(tmp_path, command) -> None:
+    loaded = loaded_by(COMMAND.format(arguments=f'"{command}", "--help"'), tmp_path)
+    assert not loaded & {*LIBRARIES, "importlib.metadata"}
