@@ -199,9 +199,12 @@ class TestSegmentation:
         save_model(path, ModelConfig(network=network), state)
         return SegmentationConfig(model=str(path), output_labels=[0, 2, -1], weight=0.5)
 
+    def made(self, settings: SegmentationConfig, targets: Any = ()) -> Any:
+        return make_segmentation(LossConfig(segmentation=settings), TABLE, targets=targets)
+
     def test_its_dice_is_added_with_its_weight(self, settings):
-        segmentation = make_segmentation(settings, TABLE, crop=4)
         config = LossConfig(crop=4, segmentation=settings)
+        segmentation = make_segmentation(config, TABLE)
         pair = pair_of()
         both = Objective(config, segmentation=segmentation)(pair.image, pair)
         network = replace(read_model(settings.model).config.network, softmax=True)
@@ -213,20 +216,18 @@ class TestSegmentation:
 
     def test_labels_can_come_from_a_file(self, settings, tmp_path):
         np.save(tmp_path / "labels.npy", np.array([0, 2, -1]))
-        made = make_segmentation(
-            replace(settings, output_labels=str(tmp_path / "labels.npy")), TABLE
-        )
-        assert made.merges == make_segmentation(settings, TABLE).merges
+        made = self.made(replace(settings, output_labels=str(tmp_path / "labels.npy")))
+        assert made.merges == self.made(settings).merges
 
     @pytest.mark.parametrize("wrong", [None, [0, 2], [0, 2, 3, 4], "none.npy"])
     def test_a_label_for_each_output_is_needed(self, settings, wrong):
         expected = r"outputs of .*segmentation|none\.npy"
         with pytest.raises((ValueError, FileNotFoundError), match=expected):
-            make_segmentation(replace(settings, output_labels=wrong), TABLE)
+            self.made(replace(settings, output_labels=wrong))
 
     def test_labels_that_the_table_lacks_are_refused(self, settings):
         with pytest.raises(ValueError, match="got 999"):
-            make_segmentation(replace(settings, output_labels=[0, 2, 999]), TABLE)
+            self.made(replace(settings, output_labels=[0, 2, 999]))
 
     def test_intensities_come_from_the_real_targets(self, settings, folder):
         entries = [
@@ -236,15 +237,15 @@ class TestSegmentation:
             for name in ("sub-00.nii", "sub-01.nii")
         ]
         chosen = replace(settings, clip_percentiles=(2.0, 98.0))
-        low, high = make_segmentation(chosen, TABLE, targets=entries).intensity_range
+        low, high = self.made(chosen, entries).intensity_range
         expected = []
         for entry in entries:
             values = entry.image.numpy().astype(np.float64)
             values = (values - values.min()) / np.ptp(values)
             expected.append(np.percentile(values, [2, 98], method="nearest"))
         np.testing.assert_allclose([low, high], np.mean(expected, 0), rtol=1e-5)
-        assert make_segmentation(chosen, TABLE).intensity_range is None
-        assert make_segmentation(settings, TABLE, targets=entries).intensity_range is None
+        assert self.made(chosen).intensity_range is None
+        assert self.made(settings, entries).intensity_range is None
 
     def test_in_a_run_it_falls_and_its_network_stays(self, settings, begin):
         run = begin(

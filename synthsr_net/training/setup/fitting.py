@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torchio.data.affine import AffineMatrix
@@ -50,10 +50,9 @@ def fit(config: GeneratorConfig, training: TrainingConfig, entries: Sequence[Ent
             target is both real and made, or neither.
     """
     generator = Generator.for_labels(config, set().union(*(e.present() for e in entries)))
-    check_target(generator)
-    crops = [name for name, t in generator.transforms.items() if isinstance(t, PatchCrop)]
-    patch = _patch(generator, crops)
-    margin = padding(training, patch)
+    _check_target(generator)
+    name, crop = _last_crop(generator)
+    margin = padding(training, None if crop is None else crop.shape)
     entries = [entry.padded(margin, margin) for entry in entries]
     _check_batches(generator, training.run.batch_size, entries)
     notes = [] if not any(margin) else [f"label maps are padded by {_times(margin)} voxels"]
@@ -61,18 +60,23 @@ def fit(config: GeneratorConfig, training: TrainingConfig, entries: Sequence[Ent
         entries = common_shape(entries)
         notes.append(f"label maps are padded to {_times(entries[0].shape)} voxels, for batches")
     divisor = training.network.divisor
-    changed = _divisible(generator, crops, entries, divisor, notes, margin)
-    if changed is not None:
-        generator = Generator(replace(generator.config, steps=changed))
+    if crop is None:
+        generator = _cropped(generator, entries, divisor, notes)
+    else:
+        for entry in entries:
+            _check_reach(name, crop, entry, margin)
+        generator = _rounded(generator, entries, divisor, notes)
     return Fitted(generator, with_brain_boxes(entries, generator), notes)
 
 
-def check_target(generator: Generator) -> None:
-    """Refuse a target that is both real and made by a step.
+def _last_crop(generator: Generator) -> tuple[str, PatchCrop | None]:
+    """The step that decides on the size of patches, with its name."""
+    crops = [(n, t) for n, t in generator.transforms.items() if isinstance(t, PatchCrop)]
+    return crops[-1] if crops else ("", None)
 
-    Raises:
-        SynthSRError: If so.
-    """
+
+def _check_target(generator: Generator) -> None:
+    """Refuse a target that is both real and made by a step."""
     target = generator.config.target
     makers = [
         name
@@ -87,11 +91,7 @@ def check_target(generator: Generator) -> None:
 
 
 def _check_batches(generator: Generator, batch_size: int, entries: Sequence[Entry]) -> None:
-    """Refuse batches of label maps of several spacings where targets are resampled.
-
-    Raises:
-        SynthSRError: If so.
-    """
+    """Refuse batches of label maps of several spacings where targets are resampled."""
     resampled = any(isinstance(t, TargetResolution) for t in generator.transforms.values())
     spacings = sorted({tuple(_grid(entry).spacing_mm[0].tolist()) for entry in entries})
     if batch_size > 1 and resampled and len(spacings) > 1:
@@ -103,88 +103,63 @@ def _check_batches(generator: Generator, batch_size: int, entries: Sequence[Entr
 
 
 def padding(training: TrainingConfig, patch: Size | None) -> Size:
-    """Zeros to add on each side of label maps, so that the loss can read all of them.
+    """Return the zeros to add on each side of label maps, so that the loss reaches all voxels.
 
     With a loss in a central box, voxels within half of what it leaves out of the patch from the
-    border would never count; see reference of the original, `padding_margin`.
+    border would never count; see `padding_margin` of the original.
     """
-    given = training.loss.padding_voxels
-    if given is not None:
-        return triple(given, "loss.padding_voxels") or (0, 0, 0)
+    given = triple(training.loss.padding_voxels, "loss.padding_voxels")
     crop = triple(training.loss.crop, "loss.crop")
-    if crop is None or patch is None:
-        return 0, 0, 0
+    if training.loss.padding_voxels is not None or crop is None or patch is None:
+        return given or (0, 0, 0)
     x, y, z = (
         max(0, (size - inner) // 2) if inner else 0 for size, inner in zip(patch, crop, strict=True)
     )
     return x, y, z
 
 
-def _patch(generator: Generator, crops: Sequence[str]) -> Size | None:
-    """Size of the patch that the settings ask for."""
-    if not crops:
-        return None
-    transform = generator.transforms[crops[-1]]
-    assert isinstance(transform, PatchCrop)
-    return transform.shape
-
-
-def _divisible(
-    generator: Generator,
-    crops: Sequence[str],
-    entries: Sequence[Entry],
-    divisor: int,
-    notes: list[str],
-    margin: Size,
-) -> dict[str, StepConfig] | None:
-    """Steps whose patch has sizes that are multiples of the divisor; None if they do already."""
-    steps = generator.config.steps
-    if not crops:
-        return _with_crop(generator, entries, divisor, notes)
-    name = crops[-1]
-    before = generator.transforms[name]
-    assert isinstance(before, PatchCrop)
+def _rounded(
+    generator: Generator, entries: Sequence[Entry], divisor: int, notes: list[str]
+) -> Generator:
+    """Return a generator whose patch has sizes that are multiples of the divisor."""
+    name, before = _last_crop(generator)
+    assert before is not None
     multiple = math.lcm(before.multiple_of or 1, divisor)
-    for entry in entries:
-        _check_reach(name, before, entry, margin)
     if before.shape is not None and min(before.shape) < multiple:
         raise SynthSRError(
             f"{name}.shape must be at least {multiple}, the multiple that the network with"
             f" its levels needs, got {_times(before.shape)}. Raise it, or lower network.num_levels."
         )
     if multiple == before.multiple_of:
-        return None
+        return generator
+    steps = generator.config.steps
     step = replace(steps[name], params={**steps[name].params, "multiple_of": multiple})
-    after = PatchCrop(**{**_plain(before), "multiple_of": multiple})
-    sizes = {
-        (before.plan(_grid(e)).output_shape, after.plan(_grid(e)).output_shape) for e in entries
-    }
-    for old, new in sorted(sizes):
-        if old != new:
-            notes.append(
-                f"patches of {_times(old)} voxels become {_times(new)}, multiples of {divisor}"
-            )
-    return {**steps, name: step}
+    result = Generator(replace(generator.config, steps={**steps, name: step}))
+    grids = [_grid(entry) for entry in entries]
+    old, new = (
+        [g.transforms[name].plan(grid).output_shape for grid in grids] for g in (generator, result)
+    )
+    notes += [
+        f"patches of {_times(a)} voxels become {_times(b)}, multiples of {divisor}"
+        for a, b in sorted({*zip(old, new, strict=True)})
+        if a != b
+    ]
+    return result
 
 
-def _plain(crop: PatchCrop) -> dict[str, Any]:
-    return {"shape": crop.shape, "target_spacing_mm": crop.target_spacing_mm, "focus": crop.focus}
-
-
-def _with_crop(
+def _cropped(
     generator: Generator, entries: Sequence[Entry], divisor: int, notes: list[str]
-) -> dict[str, StepConfig] | None:
-    """Steps with a crop of the whole to multiples of the divisor, where that is needed."""
+) -> Generator:
+    """Return a generator that crops whole label maps to multiples of the divisor where needed."""
     whole = all(size % divisor == 0 for entry in entries for size in entry.shape)
     if whole or any(isinstance(t, TargetResolution) for t in generator.transforms.values()):
-        return None
+        return generator
     notes.append(f"label maps are cropped to sizes that are multiples of {divisor}")
-    crop = StepConfig(name="PatchCrop", params={"multiple_of": divisor})
-    names = list(generator.config.steps)
-    first = generator.transforms[names[0]] if names else None
-    place = 1 if isinstance(first, SpatialDeformation) else 0
     items = list(generator.config.steps.items())
-    return dict([*items[:place], (ADDED_STEP, crop), *items[place:]])
+    first = next(iter(generator.transforms.values()), None)
+    place = 1 if isinstance(first, SpatialDeformation) else 0
+    items.insert(place, (ADDED_STEP, StepConfig(name="PatchCrop", params={"multiple_of": divisor})))
+    return Generator(replace(generator.config, steps=dict(items)))
 
 
 def _check_reach(name: str, crop: PatchCrop, entry: Entry, margin: Size) -> None:
@@ -193,15 +168,15 @@ def _check_reach(name: str, crop: PatchCrop, entry: Entry, margin: Size) -> None
         return
     whole = PatchCrop(target_spacing_mm=crop.target_spacing_mm).plan(_grid(entry)).output_shape
     if any(size > most for size, most in zip(crop.shape, whole, strict=True)):
-        least = min(whole)
         missing = max(
             math.ceil((size - most) * n / most / 2) + added
             for size, most, n, added in zip(crop.shape, whole, entry.shape, margin, strict=True)
         )
         raise SynthSRError(
             f"{name}.shape must be at most the size of each label map, got {_times(crop.shape)} for"
-            f" {entry.subject.labels} of {_times(whole)} voxels. Use --set {name}.shape={least} or"
-            f" less, or pad label maps with zeros by --set loss.padding_voxels={missing}."
+            f" {entry.subject.labels} of {_times(whole)} voxels. Use --set"
+            f" {name}.shape={min(whole)} or less, or pad label maps with zeros by"
+            f" --set loss.padding_voxels={missing}."
         )
 
 
@@ -245,15 +220,15 @@ def probe(fitted: Fitted, training: TrainingConfig) -> TrainingPair:
 
 
 def output_shapes(fitted: Fitted) -> set[Size]:
-    """Sizes that patches have, of all label maps."""
-    crops = [t for t in fitted.generator.transforms.values() if isinstance(t, PatchCrop)]
-    if not crops:
+    """Return the sizes of patches of all label maps."""
+    _, crop = _last_crop(fitted.generator)
+    if crop is None:
         return {entry.shape for entry in fitted.entries}
-    return {crops[-1].plan(_grid(entry)).output_shape for entry in fitted.entries}
+    return {crop.plan(_grid(entry)).output_shape for entry in fitted.entries}
 
 
 def check_spacing(entries: Sequence[Entry]) -> float:
-    """Voxel spacing in mm of all label maps, which the model file notes.
+    """Return the voxel spacing in mm of all label maps, for the model file.
 
     Raises:
         SynthSRError: If it differs between label maps by more than a twentieth.
@@ -262,11 +237,8 @@ def check_spacing(entries: Sequence[Entry]) -> float:
     low = min(min(spacing) for spacing in spacings)
     high = max(max(spacing) for spacing in spacings)
     if high > 1.05 * low:
-        odd = [
-            e.subject.labels.name
-            for e, s in zip(entries, spacings, strict=True)
-            if max(s) > 1.05 * low
-        ]
+        pairs = zip(entries, spacings, strict=True)
+        odd = [e.subject.labels.name for e, spacing in pairs if max(spacing) > 1.05 * low]
         raise SynthSRError(
             "label maps must have one isotropic voxel spacing, got"
             f" {low:g} to {high:g} mm ({listed(odd, 3)}). Resample them with nearest neighbour."

@@ -138,33 +138,28 @@ class Prepared:
                 )
 
     def task(self) -> TrainingTask:
-        """The training, as Lightning runs it."""
-        about: dict[str, Any] = {
+        """Make the training, as Lightning runs it."""
+        arguments = (self.network, self.objective, self.training)
+        shared: dict[str, Any] = {
             "table": self.fitted.generator.label_table,
             "position": self.position,
+            "real": self.real,
         }
-        arguments = (self.network, self.objective, self.training)
         if not self.is_adversarial:
-            task = TrainingTask(*arguments, **about)
-        else:
-            with seeded(self.training.run.seed + 1):
-                channels = self.network.config.out_channels // self.objective.outputs_per_target
-                critic = Critic(self._critic(channels))
-            task = AdversarialTask(critic, *arguments, **about)
-        task.real = self.real
-        return task
-
-    def _critic(self, channels: int) -> CriticConfig:
+            return TrainingTask(*arguments, **shared)
         settings = self.training.adversarial
-        return CriticConfig(
+        architecture = CriticConfig(
             shape=self.patch,
-            in_channels=channels,
+            in_channels=self.network.config.out_channels // self.objective.outputs_per_target,
             num_features=settings.num_features,
             num_levels=settings.num_levels,
         )
+        with seeded(self.training.run.seed + 1):
+            critic = Critic(architecture)
+        return AdversarialTask(critic, *arguments, **shared)
 
     def data(self) -> PairData:
-        """The pairs, as Lightning asks for them."""
+        """Make the pairs, as Lightning asks for them."""
         return PairData(
             self.fitted.generator,
             self.entries,
@@ -202,12 +197,11 @@ def prepare(
     spacing = check_spacing(entries)
     fitted = fit(config, training, entries)
     pair = probe(fitted, training)
-    architecture = _architecture(
-        training.network, pair.image.shape[1], pair.target.shape[1] * loss.outputs_per_target
-    )
+    inputs, targets = pair.image.shape[1], pair.target.shape[1]
+    architecture = _architecture(training.network, inputs, targets * loss.outputs_per_target)
     training = replace(training, network=architecture)
-    sizes = tuple(int(n) for n in pair.image.shape[2:])
-    _check_crop(training, sizes)
+    residual = input_channels(fitted.generator.config, training.loss, inputs, targets)
+    _check_pair(training, pair)
     if training.adversarial.weight and len(output_shapes(fitted)) > 1:
         raise SynthSRError(
             "adversarial training needs patches of one size, got several, as label maps differ."
@@ -215,12 +209,13 @@ def prepare(
         )
     objective = Objective(
         training.loss,
-        residual=input_channels(
-            fitted.generator.config, training.loss, pair.image.shape[1], pair.target.shape[1]
+        residual=residual,
+        segmentation=make_segmentation(
+            training.loss, fitted.generator.label_table, targets=fitted.entries
         ),
-        segmentation=_segmentation(training, fitted, pair.target.shape, pair.labels.shape),
     )
-    _check_loss(objective, training, pair)
+    example = pair.target[:, :1].expand(-1, architecture.out_channels, -1, -1, -1)
+    objective.image_part(example, pair.target)  # refuses patches below its windows
     model = model_config(
         fitted.generator,
         training,
@@ -231,13 +226,10 @@ def prepare(
     )
     with seeded(training.run.seed):
         network = UNet3d(architecture)
-    notes = [
-        *fitted.notes,
-        *_validation_notes(training, plan),
-        *_channel_notes(objective, architecture),
-    ]
+    notes = [*fitted.notes, *_notes(plan, training, targets)]
     if training.initial_weights is not None and not resumed:
         notes += _brief(start_from(network, training.initial_weights, training.run.seed))
+    x, y, z = pair.image.shape[2:]
     return Prepared(
         training=training,
         fitted=fitted,
@@ -246,7 +238,7 @@ def prepare(
         precision=resolve_precision(training.run.precision, device, training=True),
         network=network,
         objective=objective,
-        patch=(sizes[0], sizes[1], sizes[2]),
+        patch=(x, y, z),
         real=_real_pairs(training, model),
         notes=notes,
         position=Position(),
@@ -254,11 +246,7 @@ def prepare(
 
 
 def _architecture(config: UNetConfig, inputs: int, outputs: int) -> UNetConfig:
-    """The network with the channels that pairs have.
-
-    Raises:
-        SynthSRError: If the settings name others.
-    """
+    """Return the network with the channels of pairs, unless the settings name others."""
     for name, count in (("in_channels", inputs), ("out_channels", outputs)):
         given = getattr(config, name)
         if given not in (1, count):
@@ -269,49 +257,28 @@ def _architecture(config: UNetConfig, inputs: int, outputs: int) -> UNetConfig:
     return replace(config, in_channels=inputs, out_channels=outputs)
 
 
-def _check_crop(training: TrainingConfig, patch: Sequence[int]) -> None:
-    crop = triple(training.loss.crop, "loss.crop")
+def _check_pair(training: TrainingConfig, pair: TrainingPair) -> None:
+    """Refuse losses that cannot be computed of such pairs."""
+    crop, patch = triple(training.loss.crop, "loss.crop"), tuple(pair.image.shape[2:])
     if crop is not None and any(inner > size for inner, size in zip(crop, patch, strict=True)):
         raise SynthSRError(
-            f"loss.crop must be at most the size of patches, {tuple(patch)}, got {crop}."
+            f"loss.crop must be at most the size of patches, {patch}, got {crop}."
             " Lower it, or set loss.crop=null to read all."
         )
-
-
-def _check_loss(objective: Objective, training: TrainingConfig, pair: TrainingPair) -> None:
-    """Refuse losses that cannot be computed of such pairs, such as windows larger than them.
-
-    Raises:
-        ValueError: If so.
-    """
-    channels = pair.target.shape[1] * objective.outputs_per_target
-    image = pair.target[:, :1].expand(-1, channels, -1, -1, -1)
-    objective.image_part(image, pair.target)
-    if not training.adversarial.weight:
-        return
-    if training.adversarial.masked_labels and pair.labels.shape[2:] != pair.target.shape[2:]:
-        raise SynthSRError(
-            "adversarial.masked_labels need targets on the grid of the label maps, got"
-            f" {tuple(pair.target.shape[2:])} for labels of {tuple(pair.labels.shape[2:])}. Leave"
-            " them out, or the step that resamples the target."
-        )
-
-
-def _segmentation(
-    training: TrainingConfig, fitted: Fitted, target: Sequence[int], labels: Sequence[int]
-) -> Any:
-    """The regulariser, if the settings ask for one."""
-    settings = training.loss.segmentation
-    if settings.model is None:
-        return None
-    if target[1] != 1 or target[2:] != labels[2:]:
+    channels, grid, labels = pair.target.shape[1], pair.target.shape[2:], pair.labels.shape[2:]
+    if training.loss.segmentation.model is not None and (channels != 1 or grid != labels):
         raise SynthSRError(
             "the segmentation regulariser needs one target channel on the grid of the label maps,"
-            f" got {target[1]} channels of {tuple(target[2:])} for labels of {tuple(labels[2:])}."
+            f" got {channels} channels of {tuple(grid)} for labels of {tuple(labels)}."
             " Leave out loss.segmentation, or the step that resamples the target."
         )
-    table = fitted.generator.label_table
-    return make_segmentation(settings, table, crop=training.loss.crop, targets=fitted.entries)
+    adversarial = training.adversarial
+    if adversarial.weight and adversarial.masked_labels and grid != labels:
+        raise SynthSRError(
+            "adversarial.masked_labels need targets on the grid of the label maps, got"
+            f" {tuple(grid)} for labels of {tuple(labels)}. Leave them out, or the step that"
+            " resamples the target."
+        )
 
 
 def _real_pairs(training: TrainingConfig, model: ModelConfig) -> RealPairs | None:
@@ -322,27 +289,24 @@ def _real_pairs(training: TrainingConfig, model: ModelConfig) -> RealPairs | Non
     return RealPairs(pairs, model, spacings_mm=settings.slice_spacings_mm)
 
 
-def _channel_notes(objective: Objective, network: UNetConfig) -> list[str]:
-    channels = network.out_channels // objective.outputs_per_target
-    if channels == 1:
-        return []
-    return [
-        f"the network predicts {channels} images, which `synthsr predict` does not: use it from"
-        " Python, or export it"
-    ]
-
-
-def _validation_notes(training: TrainingConfig, plan: RunPlan) -> list[str]:
-    if not training.validation.every_epochs or plan.held_out:
-        return []
-    return [
-        "no label map is held out: validation samples come from those of training (hold some out"
-        " by --set validation.held_out=2)"
-    ]
+def _notes(plan: RunPlan, training: TrainingConfig, num_targets: int) -> list[str]:
+    """Say what the user may not expect."""
+    notes = []
+    if training.validation.every_epochs and not plan.held_out:
+        notes.append(
+            "no label map is held out: validation samples come from those of training (hold some"
+            " out by --set validation.held_out=2)"
+        )
+    if num_targets > 1:
+        notes.append(
+            f"the network predicts {num_targets} images, which `synthsr predict` does not: use it"
+            " from Python, or export it"
+        )
+    return notes
 
 
 def _brief(notes: Sequence[str]) -> list[str]:
-    """What is new in a network that starts from other weights, shortened."""
+    """Say what is new in a network that starts from other weights."""
     if len(notes) <= 6:
         return [f"initial weights: {note}" for note in notes]
     return [f"initial weights: {len(notes)} tensors are new, first {notes[0].split()[0]}"]

@@ -1,10 +1,10 @@
-"""What a prediction is measured by in training: image loss, residual, crop and regulariser."""
+"""Training loss of a prediction: image loss, residual, crop and regulariser."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from synthsr_transforms.support.messages import SynthSRError
 
 
 class Objective(nn.Module):
-    """Turns what a network puts out into a prediction, and measures it.
+    """Makes a prediction of the output of a network, and computes its loss.
 
     Args:
         config: Settings.
@@ -53,7 +53,7 @@ class Objective(nn.Module):
         return int(self.image_loss.outputs_per_target)
 
     def prediction(self, output: Tensor, image: Tensor) -> Tensor:
-        """What the network predicts: its output, added to channels of its input if it is residual.
+        """Return the prediction: the output, added to channels of the input if it is residual.
 
         Args:
             output: `(B, O, X, Y, Z)` of the network.
@@ -66,22 +66,22 @@ class Objective(nn.Module):
         return add_residual(output, image, self.residual) if self.residual else output
 
     def intensities(self, prediction: Tensor) -> Tensor:
-        """The channels that are compared with the target, without spreads."""
+        """Return the channels that are compared with the target, without Laplace scales."""
         return prediction[:, : prediction.shape[1] // self.outputs_per_target]
 
     def image_part(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Loss between prediction and target, in the central box."""
+        """Return the image loss between prediction and target, in the central box."""
         measured: Tensor = self.image_loss(
             central_crop(prediction, self.crop), central_crop(target, self.crop)
         )
         return measured
 
     def forward(self, prediction: Tensor, pair: TrainingPair) -> Tensor:
-        """Loss of a prediction.
+        """Return the loss of a prediction.
 
         Args:
             prediction: From `prediction`.
-            pair: What it was predicted from.
+            pair: Pair that it was predicted from.
 
         Returns:
             Scalar, float32.
@@ -96,7 +96,7 @@ class Objective(nn.Module):
 def input_channels(
     config: GeneratorConfig, loss: LossConfig, num_inputs: int, num_targets: int
 ) -> list[int]:
-    """Input channels that the output is added to.
+    """Return the input channels that the output is added to.
 
     Args:
         config: The generator, whose reliability maps stand between the image channels.
@@ -123,62 +123,47 @@ def input_channels(
 
 
 def make_segmentation(
-    config: SegmentationConfig,
-    table: LabelTable,
-    *,
-    crop: Any = None,
-    targets: Sequence[Entry] = (),
+    config: LossConfig, table: LabelTable, *, targets: Sequence[Entry] = ()
 ) -> SegmentationLoss | None:
-    """Make the regulariser.
+    """Make the regulariser, if the settings ask for one.
 
     Args:
         config: Settings.
         table: Table of the label maps.
-        crop: Central box that the loss reads.
         targets: Entries with real targets, whose percentiles the prediction is clipped to.
 
     Raises:
         ValueError: If the network or the list of labels cannot be used.
     """
-    if config.model is None:
+    settings, labels = config.segmentation, config.segmentation.output_labels
+    if settings.model is None:
         return None
-    architecture, state = load_weights(config.model)
-    network = UNet3d(_softmax(architecture))
+    architecture, state = load_weights(settings.model)
+    network = UNet3d(replace(architecture, softmax=True))
     network.load_state_dict(state)
-    equivalency = _equivalency(config, network.config.out_channels)
-    return SegmentationLoss(
-        network,
-        equivalency,
-        list(table.values),
-        fs_header=config.freesurfer_axes,
-        intensity_range=_intensity_range(config, targets),
-        crop=triple(crop, "loss.crop"),
-    )
-
-
-def _softmax(config: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(config, softmax=True)
-
-
-def _equivalency(config: SegmentationConfig, channels: int) -> list[int]:
-    given = config.output_labels
-    if isinstance(given, str):
-        given = read_integers(Path(given))
-    if not isinstance(given, list) or len(given) != channels:
-        got = "nothing" if given is None else f"{len(given)} labels"
+    if isinstance(labels, str):
+        labels = read_integers(Path(labels))
+    channels = network.config.out_channels
+    if not isinstance(labels, list) or len(labels) != channels:
+        got = "nothing" if labels is None else f"{len(labels)} labels"
         raise SynthSRError(
             "loss.segmentation.output_labels must name a label, or -1, for each of the"
-            f" {channels} outputs of {config.model}, got {got}. Give a list or a .npy file."
+            f" {channels} outputs of {settings.model}, got {got}. Give a list or a .npy file."
         )
-    return [int(value) for value in given]
+    return SegmentationLoss(
+        network,
+        [int(value) for value in labels],
+        list(table.values),
+        fs_header=settings.freesurfer_axes,
+        intensity_range=_intensity_range(settings, targets),
+        crop=triple(config.crop, "loss.crop"),
+    )
 
 
 def _intensity_range(
     config: SegmentationConfig, targets: Sequence[Entry]
 ) -> tuple[float, float] | None:
-    """Mean percentiles of real targets, each rescaled to [0, 1] as in training."""
+    """Return mean percentiles of real targets, each rescaled to [0, 1] as in training."""
     images = [entry.image.float() for entry in targets if entry.image is not None]
     if config.clip_percentiles is None or not images:
         return None

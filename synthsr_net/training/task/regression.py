@@ -57,6 +57,7 @@ class TrainingTask(LightningModule):
         config: Settings.
         table: Label table, by which metrics find brain and head.
         position: Counter of batches, shared with the loader.
+        real: Real scans of validation.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class TrainingTask(LightningModule):
         *,
         table: LabelTable,
         position: Position,
+        real: RealPairs | None = None,
     ) -> None:
         super().__init__()
         network.phased = True  # the same result, faster
@@ -74,14 +76,13 @@ class TrainingTask(LightningModule):
         network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.network = network
         self.objective, self.config, self.position = objective, config, position
-        self.table = table
+        self.table, self.real = table, real
         decay = config.optimiser.ema_decay
         self.average = MovingAverage(network, decay) if decay else None
         self.metrics = VolumeMetrics()
         self.watch = LossWatch()
         self.shown: list[ShownSample] = []
         self.results: dict[str, float] = {}
-        self.real: RealPairs | None = None
         self._forward: Callable[[Tensor], Tensor] = network.forward
         if config.run.compile:
             mode = {} if config.run.compile is True else {"mode": config.run.compile}
