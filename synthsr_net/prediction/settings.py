@@ -17,25 +17,25 @@ from .preprocess import LEGACY
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorSettings:
-    """How a `Predictor` works. None means what the model says.
+    """Settings of a `Predictor`. None stands for the default of the model.
 
     Raises:
         ValueError: If a setting is out of its range, or the device is absent.
     """
 
     device: str = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:N or mps."""
+    """Device to compute on: auto, cpu, cuda, cuda:N or mps."""
     precision: str = "fp32"
     """One of `synthsr_net.inference.precision.PRECISIONS`."""
     flip: bool | None = None
     """Whether to average with the prediction of the left-right mirrored scan."""
     inverse_contrast: bool | None = None
-    """Whether that one is seen inverted where its contrast is the inverse of that of a T1, see
+    """Whether that scan is inverted where its contrast is the inverse of that of a T1, see
     `synthsr_net.prediction.refinement.contrast_inversion`."""
     sharpen: bool | None = None
     """Whether to sharpen with FreeSurfer's unsharp mask."""
     data_consistency: bool | None = None
-    """Whether to keep what scans of the prediction's own contrast show, see
+    """Whether to add the detail of scans of the prediction's own contrast, see
     `synthsr_net.prediction.refinement.data_consistency`."""
     ct: bool = False
     """Whether scans are CT, to be clipped to [0, 80] HU."""

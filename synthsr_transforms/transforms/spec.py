@@ -73,17 +73,6 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def transform_spec(transform: Transform) -> dict[str, Any]:
-    """Describe a transform as `{"name": ..., "params": {...}}`.
-
-    Examples:
-        >>> from synthsr_transforms import HemisphereFlip
-        >>> transform_spec(HemisphereFlip(p=0.5))
-        {'name': 'HemisphereFlip', 'params': {'p': 0.5}}
-    """
-    return {"name": type(transform).__name__, "params": constructor_params(transform)}
-
-
 def build_transform(spec: Mapping[str, Any], **context: Any) -> Transform:
     """Make a transform from its description.
 

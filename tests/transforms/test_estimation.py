@@ -35,7 +35,7 @@ from synthsr_transforms.estimation.run import processes
 from synthsr_transforms.priors.files import read_prior_file
 from synthsr_transforms.support.config import read_yaml
 from synthsr_transforms.support.messages import WorkFailedError
-from synthsr_transforms.transforms.spec import build_transform, transform_spec
+from synthsr_transforms.transforms.spec import build_transform, constructor_params
 
 SHAPE = (9, 10, 8)
 VALUES = [0, 2, 3, 41, 42]
@@ -338,7 +338,8 @@ class TestUse:
         for form in (str(description), priors, priors.to_dict()):
             mixture = TissueMixture(label_table=TABLE, priors=form)
             assert mixture._class_priors == priors
-            spec = json.loads(json.dumps(transform_spec(mixture)))
+            params = json.loads(json.dumps(constructor_params(mixture)))
+            spec = {"name": "TissueMixture", "params": params}
             assert build_transform(spec)._class_priors == priors
         with pytest.raises(ValueError, match="must come alone"):
             TissueMixture(label_table=TABLE, priors=priors, prior_means=3)

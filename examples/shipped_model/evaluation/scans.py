@@ -19,7 +19,7 @@ from torch import Tensor
 from synthsr_net.metrics.comparison import RANGE_PERCENTILES, measure_inside
 from synthsr_net.metrics.volumes import MEASURES
 from synthsr_net.prediction.intensities import correlation, percentile
-from synthsr_net.prediction.refinement.brain_mask import Regions, regions_of
+from synthsr_net.prediction.refinement.brain_mask import Regions, find_regions
 from synthsr_net.prediction.refinement.contrast_inversion import inverted
 from synthsr_net.prediction.refinement.data_consistency import Operators
 from synthsr_net.prediction.resampling import Grid
@@ -86,7 +86,7 @@ def see(scan: Scan, network: HeadNetwork, *, ct: bool = False) -> Seen:
     image = prepared.tensor[0][prepared.space.inside].contiguous().to(network.device)
     slices = prepared.space.slices()
     t1 = network(image, slices=slices)
-    regions = regions_of(t1, network.spacing_mm)
+    regions = find_regions(t1, network.spacing_mm)
     return Seen(stem(scan.name), scan, image, prepared.space.aligned_grid, t1, regions, slices)
 
 

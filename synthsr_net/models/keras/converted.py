@@ -1,4 +1,4 @@
-"""What a model file holds beside the weights, for weights that come from Keras.
+"""Config of a model whose weights come from Keras.
 
 Keras files hold weights alone. How scans become channels, and the output a scan, the original and
 FreeSurfer keep in one script per published model; the registry has it as settings.
@@ -45,7 +45,7 @@ def config_of_converted(
         reliability_maps: Whether each image is followed by its reliability map.
         residual_input: Name of the image that the output is added to, or `none`. None: as in the
             preset.
-        spread: Whether the network predicts spreads of a Laplace law.
+        spread: Whether the network predicts the scale of a Laplace distribution.
         about: Other fields of `ModelConfig`, such as `name` and `licence`.
 
     Raises:
@@ -55,8 +55,8 @@ def config_of_converted(
         >>> config_of_converted("own.h5", UNetConfig(in_channels=2), preset="hyperfine").name
         'own'
     """
-    told = preset or inputs or reliability_maps or network.out_channels > 1
-    if not told and network.in_channels <= 2:
+    described = preset or inputs or reliability_maps or network.out_channels > 1
+    if not described and network.in_channels <= 2:
         config = config_of_keras(path, network)
     else:
         preset = preset or _default_preset(network, inputs, reliability_maps)
