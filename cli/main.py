@@ -76,7 +76,7 @@ def synthsr() -> None:
 
 
 def main() -> None:
-    """Run `synthsr`; a polite request to end, as schedulers send it, stops it like Ctrl-C."""
+    """Run `synthsr`. SIGTERM, which schedulers send to end a job, stops it like Ctrl-C."""
     signal.signal(signal.SIGTERM, _stop)
     synthsr()
 

@@ -32,7 +32,7 @@ def network_in_words(config: UNetConfig) -> dict[str, str]:
 
 
 def use_in_words(config: ModelConfig) -> dict[str, str]:
-    """What a model takes and gives."""
+    """Inputs, output and defaults of a model."""
     scan = config.scan
     images = [
         i.name + (" with reliability map" if i.reliability_map else "") for i in config.inputs

@@ -1,4 +1,4 @@
-"""What the commands that predict share: processes, the model, progress, report and summary.
+"""Shared part of the commands that predict: processes, model, progress, report and summary.
 
 Commands import this module when they run, since it loads PyTorch.
 """

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import click
 
 SECONDS_BETWEEN_LINES = 10
-"""Where there is no terminal, a line is written for the first, for the last, and this often."""
+"""Without a terminal, a line is written for the first, for the last, and at this interval."""
 
 
 @contextmanager

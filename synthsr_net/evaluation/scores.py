@@ -26,7 +26,7 @@ from synthsr_net.metrics.comparison import (
     reference_of,
     tissue_map,
 )
-from synthsr_net.prediction.refinement.brain_mask import brain_of
+from synthsr_net.prediction.refinement.brain_mask import find_brain
 from synthsr_net.prediction.resampling import Grid, as_tensor, resample, reslice
 from synthsr_transforms.estimation.scans import labels_on_grid
 from synthsr_transforms.io.files import VolumeError
@@ -167,7 +167,7 @@ def _tissues(pair: Pair, prediction: Volume, goal: Volume) -> Tensor:
         labels = labels_on_grid(read_labels(pair.labels), goal)
         return tissue_map(torch.from_numpy(labels.data.astype(np.int32)))
     one_mm = resample(reorient(prediction), 1.0)
-    brain = brain_of(as_tensor(one_mm.data), 1.0)
+    brain = find_brain(as_tensor(one_mm.data), 1.0)
     millilitres = float(brain.sum()) / 1000
     low, high = BRAIN_ML
     if not low <= millilitres <= high:

@@ -81,7 +81,7 @@ def _forward(network: UNet3d, x: Tensor, plan: Plan, dtype: torch.dtype) -> Pass
             _exact(network, tile, x.device, dtype, keep=True), volume, tile, HALO
         )
     shape = (x.shape[1], x.shape[2], x.shape[3])
-    return _exact(network, shape, x.device, dtype, keep=plan.strategy != "recomputed")
+    return _exact(network, shape, x.device, dtype, keep=plan.strategy != "recompute")
 
 
 def _exact(

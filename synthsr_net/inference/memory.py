@@ -1,4 +1,4 @@
-"""How much memory a prediction takes, and how to compute it within what there is."""
+"""Memory of a prediction, and the way to compute it within the memory available."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from synthsr_net.networks.unet import UNetConfig
 from synthsr_transforms.support.memory import available_bytes, in_gigabytes
 from synthsr_transforms.support.messages import SynthSRError
 
-Strategy = Literal["kept", "recomputed", "whole", "tiled"]
+Strategy = Literal["store", "recompute", "whole", "sliding_window"]
 
 HALO = 32
 """Least overlap of neighbouring tiles in voxels, blended linearly."""
@@ -29,12 +29,12 @@ _WORKSPACE_SLABS = {"cpu": 10, "cuda": 16}
 
 @dataclass(frozen=True)
 class Plan:
-    """How a prediction is computed.
+    """Way to compute a prediction.
 
     Attributes:
-        strategy: `kept`: in slabs, keeping all skip connections; `recomputed`: in slabs, computing
-            the largest skip connection twice; `whole`: layer by layer; `tiled`: in overlapping
-            tiles, which changes the result where they meet.
+        strategy: `store`: in slabs, all skip connections in memory; `recompute`: in slabs, the
+            largest skip connection computed twice; `whole`: layer by layer; `sliding_window`: in
+            overlapping windows, which changes the result where they meet.
         num_bytes: Estimate of the memory it takes at most, inputs and outputs included.
         tile: Shape of a tile in voxels, for `tiled`.
         local_statistics: Whether each tile is normalised by statistics of its own, not of the whole
@@ -50,7 +50,7 @@ class Plan:
     @property
     def exact(self) -> bool:
         """Whether the result is that of the network on the whole volume."""
-        return self.strategy != "tiled"
+        return self.strategy != "sliding_window"
 
 
 def plan_memory(
@@ -77,7 +77,7 @@ def plan_memory(
 
     Examples:
         >>> plan_memory(UNetConfig(), (192, 256, 160), max_bytes=4 * 10**9).strategy
-        'kept'
+        'store'
     """
     kind = torch.device(device).type
     budget = int(RESERVE * available_bytes(device)) if max_bytes is None else max_bytes
@@ -118,14 +118,14 @@ def estimate_bytes(
     Args:
         config: Architecture.
         shape: `(X, Y, Z)` in voxels.
-        strategy: `kept`, `recomputed` or `whole`.
+        strategy: `store`, `recompute` or `whole`.
         device: `cpu` or `cuda`.
         precision: `fp32`, `tf32` or `bf16`.
     """
     size = 2 if precision == "bf16" else 4
     voxels = [math.prod(-(-n // 2**level) for n in shape) for level in range(config.num_levels)]
     tensors = [size * v * f for v, f in zip(voxels, config.features, strict=True)]
-    skips = [0 if strategy == "recomputed" and not level else n for level, n in enumerate(tensors)]
+    skips = [0 if strategy == "recompute" and not level else n for level, n in enumerate(tensors)]
     peak = 0
     for level, tensor in enumerate(tensors):  # what lives while a level is computed
         above = sum(skips[:level])
@@ -147,7 +147,7 @@ def slab_bytes(device: str | torch.device) -> int:
 
 def _exact_strategies(config: UNetConfig, shape: Sequence[int]) -> tuple[Strategy, ...]:
     divisible = all(size % config.divisor == 0 for size in shape)
-    return ("kept", "recomputed") if divisible else ("whole",)
+    return ("store", "recompute") if divisible else ("whole",)
 
 
 def _tiled(
@@ -162,7 +162,7 @@ def _tiled(
     pass_bytes = estimate_bytes(config, (x, y, z), strategy, device=device, precision=precision)
     whole = 4 * math.prod(shape) * (2 * config.in_channels + 3 * config.out_channels + 1)
     local = config.normalisation in ("instance", "group")
-    return Plan("tiled", pass_bytes + whole, (x, y, z), local)
+    return Plan("sliding_window", pass_bytes + whole, (x, y, z), local)
 
 
 def _tile_step(config: UNetConfig) -> int:

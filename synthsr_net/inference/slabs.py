@@ -178,8 +178,8 @@ def measured(slabs: Slabs, statistics: Statistics) -> Iterator[Tensor]:
         yield slab
 
 
-def kept(slabs: Slabs, into: Tensor) -> Iterator[Tensor]:
-    """Pass slabs on, and keep a copy of them in a whole volume `(X, Y, Z, C)`."""
+def copied(slabs: Slabs, into: Tensor) -> Iterator[Tensor]:
+    """Pass slabs on, and copy them into a whole volume `(X, Y, Z, C)`."""
     at = 0
     for slab in slabs:
         into[at : at + slab.shape[0]] = slab
@@ -189,6 +189,6 @@ def kept(slabs: Slabs, into: Tensor) -> Iterator[Tensor]:
 
 def fill(volume: Tensor, slabs: Slabs) -> Tensor:
     """Collect slabs into a volume `(X, Y, Z, C)`, which is returned."""
-    for _ in kept(slabs, volume):
+    for _ in copied(slabs, volume):
         pass
     return volume

@@ -64,8 +64,8 @@ class Stage:
         convs: Convolutions; the first of a decoder level is that of the skip connection.
         low: Convolution of the small volume in a decoder level, else None.
         norm: Normalisation that follows, or None.
-        signs: Where the normalisation turns the order of numbers round, -1, else 1: `(C,)`. None
-            if it never does.
+        signs: -1 where the normalisation reverses the order of numbers, else 1: `(C,)`. None if
+            it never does.
         activation: Follows each convolution, in place where it can.
     """
 
@@ -106,7 +106,7 @@ class Stage:
         yield from slabs
 
     def halved(self, slabs: Slabs) -> Iterator[Tensor]:
-        """Maxima over 2x2x2 voxels, turned round as `signs` say, for `normaliser(halved=True)`."""
+        """Maxima over 2x2x2 voxels, with the signs of `signs`, for `normaliser(halved=True)`."""
         if self.signs is not None:
             slabs = mapped(partial(torch.mul, self.signs), slabs)
         return pooled(slabs)
@@ -177,8 +177,8 @@ def stage_of(level: nn.Module, dtype: torch.dtype, activation: str, *, joins: bo
     norm, signs = None, None
     if not isinstance(level.norm, nn.Identity):
         assert isinstance(level.norm, Norm)
-        norm, turned = level.norm, level.norm.weight < 0
-        signs = torch.where(turned, -1, 1).to(dtype) if bool(turned.any()) else None
+        norm, negative = level.norm, level.norm.weight < 0
+        signs = torch.where(negative, -1, 1).to(dtype) if bool(negative.any()) else None
     function = IN_PLACE.get(activation) or ACTIVATIONS[activation]
     return Stage(convolutions, low, norm, signs, function)
 

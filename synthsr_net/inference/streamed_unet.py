@@ -21,7 +21,7 @@ from torch import Tensor
 from synthsr_net.networks.normalisation import Statistics
 from synthsr_net.networks.unet import UNet3d
 
-from .slabs import Convolution, Slabs, cut, fill, kept, mapped, measured
+from .slabs import Convolution, Slabs, copied, cut, fill, mapped, measured
 from .stage import Stage, Volume, exact_at_the_end, stage_of, weights
 
 
@@ -72,7 +72,7 @@ class StreamedUNet:
     def _decoded(
         self, stage: Stage, skip: Tensor | None, small: Volume, source: Volume, slab_elements: int
     ) -> Slabs:
-        """The result of a decoder level, from the small volume and a skip connection, if kept."""
+        """The result of a decoder level, from the small volume and a skip connection, if stored."""
         if skip is None:
             skip_slabs = _encoded(self.encoder[0], source, slab_elements)
         else:
@@ -94,7 +94,7 @@ class StreamedUNet:
         Args:
             stage: The last level.
             slabs: Makes its result.
-            skip: Its skip connection, if kept. Its place is taken by the result, where that is
+            skip: Its skip connection, if stored. Its place is taken by the result, where that is
                 needed twice: planes are read before they are overwritten.
             shape: `(X, Y, Z, C)` of the input.
             slab_elements: About how many numbers a slab holds.
@@ -126,10 +126,10 @@ def _encoded(stage: Stage, volume: Volume, slab_elements: int) -> Iterator[Tenso
 
 
 def _descend(stage: Stage, volume: Volume, skip: Tensor | None, slab_elements: int) -> Volume:
-    """The input of the next encoder level, from that of a level; its skip connection is kept."""
+    """The input of the next encoder level, from that of a level; its skip connection is stored."""
     statistics = Statistics()
     slabs = _measured(stage, _encoded(stage, volume, slab_elements), statistics)
-    slabs = slabs if skip is None else kept(slabs, skip)
+    slabs = slabs if skip is None else copied(slabs, skip)
     x, y, z, _ = volume.data.shape
     half = volume.data.new_empty(x // 2, y // 2, z // 2, stage.features)
     fill(half, stage.halved(slabs))

@@ -22,7 +22,7 @@ from torch import Tensor
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.config import from_mapping
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, check_choice
 
 FORMAT_VERSION = 1
 """Version of the header; a file of a later version is refused."""
@@ -37,7 +37,7 @@ class InputConfig:
     """One image that a network takes."""
 
     name: str = "image"
-    """What the image is called in messages and on the command line."""
+    """Name of the image in messages and on the command line."""
     contrast: str = "any"
     """Contrast that the network was trained on, such as T1w; `any` for random ones."""
     maximum: float = 1.0
@@ -49,7 +49,7 @@ class InputConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanConfig:
-    """How scans become inputs of a network, and how its output becomes a scan."""
+    """Conversion of scans to inputs of a network, and of its output to a scan."""
 
     spacing_mm: float = 1.0
     """Voxel spacing that the network works at, in mm."""
@@ -68,7 +68,7 @@ class ScanConfig:
     output_range: tuple[float, float] | None = (0.0, 128.0)
     """Intensities are clipped to this."""
     clip_each_pass: bool = False
-    """Whether each pass of flip averaging is clipped, rather than their mean."""
+    """Whether each pass of test-time augmentation is clipped, rather than their mean."""
     residual_input: int | None = None
     """Index of the input that the network's output is added to, in its normalised intensities;
     the sum is mapped back to the intensities of that scan. None: the output stands alone."""
@@ -81,16 +81,12 @@ class ScanConfig:
     sharpen: bool = False
     """Whether predictions are sharpened (unsharp mask) by default."""
     data_consistency: bool = False
-    """Whether predictions keep by default what scans of their own contrast show, see
+    """Whether predictions are made consistent with scans of their own contrast by default, see
     `synthsr_net.prediction.refinement.data_consistency`. For models that predict a T1 with white
     matter near 110."""
 
     def __post_init__(self) -> None:
-        if self.normalisation not in NORMALISATIONS:
-            raise ValueError(
-                f"normalisation must be one of {', '.join(NORMALISATIONS)},"
-                f" got {self.normalisation!r}."
-            )
+        check_choice("normalisation", self.normalisation, NORMALISATIONS)
         if self.spacing_mm <= 0 or self.divisor < 1:
             raise ValueError(
                 "spacing_mm must be above 0 and divisor at least 1,"
@@ -107,15 +103,15 @@ class ModelConfig:
     licence: str = "unknown"
     """SPDX identifier, or what is known of the terms of the weights."""
     citation: str = ""
-    """What to cite when predictions are published."""
+    """Publications to cite when predictions are published."""
     network: UNetConfig = field(default_factory=UNetConfig)
     inputs: list[InputConfig] = field(default_factory=lambda: [InputConfig()])
     """The images that the network takes, in the order of its channels."""
     output: str = "T1w"
     """Contrast of the prediction."""
     spread: bool = False
-    """Whether the last half of the output channels are log spreads S of a Laplace law, whose
-    scale is 1e-5 + 0.02 exp(S)."""
+    """Whether the last half of the output channels are logarithms S of the scale of a Laplace
+    distribution, whose scale is 1e-5 + 0.02 exp(S)."""
     scan: ScanConfig = field(default_factory=ScanConfig)
     training: dict[str, Any] = field(default_factory=dict)
     """Summary of the training: preset, steps, data, losses."""

@@ -26,7 +26,7 @@ _STORED: Mapping[str, str] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16", "F64
 
 
 def stored_precision(path: str | os.PathLike[str]) -> str:
-    """Precision of the weights in a model file, as their types say; nothing else records it.
+    """Precision of the weights in a model file, from their types.
 
     Returns:
         A name of `PRECISIONS`, `fp64`, or `mixed`.

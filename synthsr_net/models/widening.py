@@ -82,7 +82,7 @@ def _holds(narrow: UNetConfig, wide: UNetConfig) -> bool:
 
 
 def _inputs(name: str, weight: Tensor, config: UNetConfig, wide: UNetConfig) -> Tensor:
-    """Which input channels of a convolution of the wide network are those of the narrow one."""
+    """Input channels of a convolution of the wide network that the narrow one has as well."""
     part, index, *rest = name.split(".")
     channels = torch.arange(weight.shape[1])
     if part == "decoder" and rest == ["convs", "0", "weight"]:

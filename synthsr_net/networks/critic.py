@@ -53,7 +53,8 @@ class Critic(nn.Module):
     other, as the gradient penalty needs. Padding and the order of features before the dense layers
     are those of TensorFlow, so that weights of the original fit.
 
-    Kernels start from the uniform law of Glorot and Bengio (2010), biases from 0, as in Keras.
+    Kernels start from the uniform distribution of Glorot and Bengio (2010), biases from 0, as in
+    Keras.
 
     Args:
         config: Architecture.
@@ -142,14 +143,14 @@ def _initialise(module: nn.Module) -> None:
 
 
 def mask_of(labels: Tensor, removed_values: Sequence[int]) -> Tensor:
-    """Mask of the voxels that a critic is to see.
+    """Mask of the voxels that a critic scores.
 
     Args:
         labels: `(B, 1, X, Y, Z)` label map.
         removed_values: Label values that are left out.
 
     Returns:
-        Same shape, float32: 1 where voxels are kept, 0 where they are not.
+        Same shape, float32: 1 where voxels count, 0 where they do not.
 
     Examples:
         >>> mask_of(torch.tensor([0, 2, 41]).reshape(1, 1, 3, 1, 1), [0]).flatten().tolist()

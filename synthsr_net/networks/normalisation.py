@@ -74,7 +74,7 @@ class InstanceNorm(nn.Module):
         return self.weight.to(dtype), self.bias.to(dtype)
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
+        """Arguments, for `print`."""
         return f"{self.weight.numel()}, eps={self.eps}"
 
 
@@ -105,7 +105,7 @@ class GroupNorm(InstanceNorm):
         return self._grouped(x, self.num_groups)
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
+        """Arguments, for `print`."""
         return f"{self.weight.numel()}, num_groups={self.num_groups}, eps={self.eps}"
 
 
@@ -164,7 +164,7 @@ class Statistics:
 
 
 class _Grouped(torch.autograd.Function):
-    """Group normalisation of one element; only `x` itself is kept for the way back."""
+    """Group normalisation of one element; only `x` itself is saved for the backward pass."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""Lending torch's default generators a seed, for layers that draw from them."""
+"""Seeds for torch's default generators, which layers use."""
 
 from __future__ import annotations
 

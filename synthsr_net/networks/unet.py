@@ -65,7 +65,7 @@ class UNetConfig:
     `instance` or `group` it should not be: the mean of the output would always be the same, however
     little of the volume is head."""
     softmax: bool = False
-    """Whether the output is turned into probabilities, as a segmentation network does."""
+    """Whether the output is converted to probabilities, as a segmentation network does."""
 
     def __post_init__(self) -> None:
         counts = "in_channels out_channels num_features convs_per_level num_groups"
@@ -192,7 +192,8 @@ class UNet3d(nn.Module):
     levels are joined by max pooling, on the way up by repeating each voxel twice per axis and
     concatenating the skip connection in front. A 1x1x1 convolution makes the output.
 
-    Kernels start from the uniform law of Glorot and Bengio (2010), biases from 0, as in Keras.
+    Kernels start from the uniform distribution of Glorot and Bengio (2010), biases from 0, as in
+    Keras.
 
     Args:
         config: Architecture.

@@ -22,7 +22,7 @@ SHARPENING_SIGMA = 1.5
 
 @dataclass(frozen=True)
 class Rescaling:
-    """How intensities became input of a network: `(intensity - lowest) / unit`."""
+    """Map from intensities to input of a network: `(intensity - lowest) / unit`."""
 
     lowest: float
     unit: float
@@ -103,7 +103,7 @@ def normalise_(
 
 
 def padding(shape: Sequence[int], divisor: int) -> tuple[tuple[int, int, int], tuple[int, ...]]:
-    """Where a volume begins when it is padded on both sides to multiples of a number.
+    """Place of a volume that is padded on both sides to multiples of a number.
 
     Returns:
         First voxel, and padded shape.

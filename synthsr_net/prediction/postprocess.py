@@ -18,6 +18,7 @@ from synthsr_transforms.functional.operators import (
 )
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_transforms.support.messages import check_choice
 
 from .intensities import clip_, replace_nonfinite, scaled, sharpened
 from .preprocess import ScanSpace, scan_config
@@ -31,15 +32,15 @@ MAX_LOG_SPREAD = 20.0
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a network makes of a scan."""
+    """Prediction from a scan, or several."""
 
     image: Volume
     """`(X, Y, Z)` float32, finite, and its affine in mm."""
     spread: Volume | None = None
-    """Scale of a Laplace law for each voxel, in the intensities of `image`, if the model predicts
-    it. With flip averaging it comes from the mean of the two log spreads."""
+    """Scale of a Laplace distribution for each voxel, in the intensities of `image`, if the model
+    predicts it. With test-time augmentation it comes from the mean of the two log spreads."""
     warnings: tuple[str, ...] = ()
-    """What to look at, one line each."""
+    """Doubts about scans and prediction, one line each."""
 
 
 def pass_finisher(config: ModelConfig, settings: ScanConfig) -> Callable[[Tensor], Tensor]:
@@ -85,14 +86,13 @@ def from_network_space(
             RAS axes), or `"input"` for the grid of the scan, by linear interpolation.
         sharpen: Whether to apply an unsharp mask; None means what the model says. The result stays
             within the model's range of intensities, but with `legacy`.
-        scan: First channel `(X, Y, Z)` of the input of the network, whose detail the prediction
-            shall keep where both have one contrast (`consistent`). None: not wanted.
+        scan: First channel `(X, Y, Z)` of the input of the network, whose detail is added to the
+            prediction where both have one contrast (`consistent`). None leaves this step out.
 
     Raises:
         ValueError: If `grid` is another word, or the output does not fit to space or model.
     """
-    if grid not in GRIDS:
-        raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {grid!r}.")
+    check_choice("grid", grid, GRIDS)
     settings = scan_config(config, space.legacy)
     images = _num_images(config)
     _check_output(output, space, config)

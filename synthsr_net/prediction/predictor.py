@@ -97,7 +97,7 @@ class Predictor:
         self.sharpen: bool = choices["sharpen"]
         self.data_consistency: bool = choices["data_consistency"]
         self.record = PredictionRecord(model, self.settings, choices)
-        """What predictions are made with."""
+        """Model and settings, for headers and sidecars."""
 
     @classmethod
     def from_file(

@@ -15,7 +15,7 @@ from synthsr_net.prediction.refinement.data_consistency import slices_between
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import MIN_SHEAR_DEGREES, Volume, ras_axes, reorient, shear_degrees
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, check_choice
 
 from .ct import ct_warnings
 from .intensities import CT_WINDOW_HU, Rescaling, network_input_, padded, padding
@@ -32,7 +32,7 @@ MIN_OVERLAP = 0.9
 
 @dataclass(frozen=True, eq=False)
 class ScanSpace:
-    """Where a scan lies in the input of a network, and what leads back to it."""
+    """Place of a scan in the input of a network, for the way back."""
 
     input_grid: Grid
     """Grid of the (first) scan."""
@@ -55,7 +55,7 @@ class ScanSpace:
 
     @property
     def inside(self) -> tuple[slice, ...]:
-        """Where the scan lies in the padded volume, three slices."""
+        """Place of the scan in the padded volume, three slices."""
         return tuple(slice(b, b + n) for b, n in zip(self.begin, self.aligned_grid[0], strict=True))
 
     def slices(self) -> list[Tensor | None]:
@@ -69,7 +69,7 @@ class ScanSpace:
 
 
 def scan_config(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
-    """How scans are treated: as the model says, or as an original program does.
+    """Treatment of scans: that of the model, or that of an original program.
 
     Args:
         config: Of the model.
@@ -84,8 +84,7 @@ def scan_config(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
     """
     if legacy is None:
         return config.scan
-    if legacy not in LEGACY:
-        raise ValueError(f"legacy must be one of {', '.join(LEGACY)}, got {legacy!r}.")
+    check_choice("legacy", legacy, LEGACY)
     one_image = config.scan.residual_input is None
     v2 = legacy == "v2" and one_image
     return replace(
@@ -118,8 +117,8 @@ def to_network_space(
             with rounding errors in sizes and sheared grids.
 
     Returns:
-        Input `(C, X, Y, Z)` float32 on the CPU, with axes to the right, front and top, and what
-        leads back.
+        Input `(C, X, Y, Z)` float32 on the CPU, with axes to the right, front and top, and the way
+        back.
 
     Raises:
         VolumeError: If the number of scans is not that of the inputs, scans do not overlap, or CT

@@ -1,4 +1,4 @@
-"""What a prediction was made with, for headers, sidecars and reports."""
+"""Provenance of predictions, for headers, sidecars and reports."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PredictionRecord:
 
         Args:
             ct: Whether the scan was CT; None: as set.
-            lesion: Whether a lesion was kept.
+            lesion: Whether a lesion was rendered from the scan.
         """
         settings = self._settings
         return {

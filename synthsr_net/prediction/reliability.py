@@ -13,7 +13,7 @@ from .resampling import FACTOR_TOLERANCE, Grid
 
 
 def reliability(scan: Volume, grid: Grid, spacing_mm: float) -> npt.NDArray[np.float32]:
-    """How much each voxel of a grid was acquired rather than interpolated.
+    """Share of each voxel of a grid that was acquired rather than interpolated.
 
     Along each axis of the scan whose slices are further apart than the voxels of the grid, the map
     is 1 on the centre of a slice and falls linearly to 0 at a distance of one voxel of the grid;

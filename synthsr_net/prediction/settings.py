@@ -9,7 +9,7 @@ from synthsr_net.inference.precision import PRECISIONS
 from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.memory import parse_size
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, check_choice
 
 from .postprocess import GRIDS
 from .preprocess import LEGACY
@@ -17,25 +17,25 @@ from .preprocess import LEGACY
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorSettings:
-    """How a `Predictor` works. None means what the model says.
+    """Settings of a `Predictor`. None stands for the default of the model.
 
     Raises:
         ValueError: If a setting is out of its range, or the device is absent.
     """
 
     device: str = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:N or mps."""
+    """Device to compute on: auto, cpu, cuda, cuda:N or mps."""
     precision: str = "fp32"
     """One of `synthsr_net.inference.precision.PRECISIONS`."""
     flip: bool | None = None
     """Whether to average with the prediction of the left-right mirrored scan."""
     inverse_contrast: bool | None = None
-    """Whether that one is seen inverted where its contrast is the inverse of that of a T1, see
+    """Whether that scan is inverted where its contrast is the inverse of that of a T1, see
     `synthsr_net.prediction.refinement.contrast_inversion`."""
     sharpen: bool | None = None
     """Whether to sharpen with FreeSurfer's unsharp mask."""
     data_consistency: bool | None = None
-    """Whether to keep what scans of the prediction's own contrast show, see
+    """Whether to add the detail of scans of the prediction's own contrast, see
     `synthsr_net.prediction.refinement.data_consistency`."""
     ct: bool = False
     """Whether scans are CT, to be clipped to [0, 80] HU."""
@@ -49,10 +49,10 @@ class PredictorSettings:
     """Size in voxels of the tiles to predict in. None: as large as fits."""
 
     def __post_init__(self) -> None:
-        for name, known in (("precision", PRECISIONS), ("grid", GRIDS), ("legacy", LEGACY)):
-            value = getattr(self, name)
-            if value not in known and not (name == "legacy" and value is None):
-                raise SynthSRError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("grid", self.grid, GRIDS)
+        if self.legacy is not None:
+            check_choice("legacy", self.legacy, LEGACY)
         if self.legacy is not None and self.grid != "1mm":
             raise SynthSRError(
                 f"grid must be 1mm with legacy {self.legacy}, which has a grid of its own, got"

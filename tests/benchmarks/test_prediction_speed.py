@@ -34,7 +34,7 @@ from synthsr_transforms.io.volumes import write_volume
 from synthsr_transforms.phantom import head_phantom
 
 SHAPE = (192, 256, 160)
-PASSES = [("kept", "fp32"), ("recomputed", "fp32"), ("kept", "bf16")]
+PASSES = [("store", "fp32"), ("recompute", "fp32"), ("store", "bf16")]
 
 
 def note(benchmark: Any, device: torch.device, peak_bytes: int | None) -> None:
@@ -67,7 +67,7 @@ def network(device: torch.device) -> UNet3d:
     return UNet3d().eval().requires_grad_(False).to(device)
 
 
-@pytest.mark.parametrize(("strategy", "precision"), [*PASSES, ("kept", "tf32")])
+@pytest.mark.parametrize(("strategy", "precision"), [*PASSES, ("store", "tf32")])
 def test_pass(
     strategy: Any, precision: str, benchmark: Any, network: UNet3d, device: torch.device
 ) -> None:

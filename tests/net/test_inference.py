@@ -188,7 +188,7 @@ def test_odd_sizes_are_left_to_the_whole_network() -> None:
 # Volumes -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strategy", ["kept", "recomputed", "whole"])
+@pytest.mark.parametrize("strategy", ["store", "recompute", "whole"])
 def test_exact_strategies_agree(strategy: Any, device: torch.device) -> None:
     network, x = network_of(device), volume_of(1, 16, 12, 8).to(device)
     result = predict_volume(network, x, plan=Plan(strategy, 0))
@@ -307,7 +307,7 @@ def test_tiles_agree_with_the_whole_away_from_their_faces(device: torch.device) 
     network = network_of(device, num_levels=2)  # sees 9 voxels around
     x = volume_of(1, 96, 32, 32).to(device)
     plan = plan_memory(network.config, x.shape[1:], tile=64)
-    assert plan.strategy == "tiled"
+    assert plan.strategy == "sliding_window"
     assert not plan.exact
     assert plan.tile == (64, 32, 32)
     result, whole = predict_volume(network, x, plan=plan), network(x[None])[0]
@@ -321,7 +321,7 @@ def test_plans_tell_where_statistics_are_those_of_tiles(normalisation: str) -> N
     config = UNetConfig(normalisation=normalisation)
     local = normalisation in OWN_STATISTICS
     assert plan_memory(config, HEAD, tile=128).local_statistics == local
-    for budget, strategy in ((10**10, "kept"), (1_100_000_000, "recomputed")):
+    for budget, strategy in ((10**10, "store"), (1_100_000_000, "recompute")):
         plan = plan_memory(config, HEAD, max_bytes=budget)
         assert (plan.strategy, plan.local_statistics) == (strategy, False)
 
@@ -329,7 +329,7 @@ def test_plans_tell_where_statistics_are_those_of_tiles(normalisation: str) -> N
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc")
 @pytest.mark.parametrize(
     ("strategy", "normalisation"),
-    [("kept", "batch"), ("recomputed", "batch"), ("kept", "instance")],
+    [("store", "batch"), ("recompute", "batch"), ("store", "instance")],
 )
 def test_the_estimate_bounds_the_memory_taken(strategy: str, normalisation: str) -> None:
     program = f"""
@@ -366,14 +366,14 @@ def test_exact_strategies_come_before_tiles() -> None:
         kinds.append(plan.strategy)
         sizes.append(plan.num_bytes)
         assert plan.num_bytes <= budget
-    assert kinds == ["kept", "recomputed", "tiled"]
+    assert kinds == ["store", "recompute", "sliding_window"]
     assert sizes == sorted(sizes, reverse=True)
 
 
 def test_half_precision_takes_less_memory() -> None:
     config = UNetConfig()
-    half = estimate_bytes(config, HEAD, "kept", precision="bf16")
-    assert half < 0.7 * estimate_bytes(config, HEAD, "kept")
+    half = estimate_bytes(config, HEAD, "store", precision="bf16")
+    assert half < 0.7 * estimate_bytes(config, HEAD, "store")
 
 
 def test_too_little_memory_is_said_with_figures() -> None:

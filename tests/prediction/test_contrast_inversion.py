@@ -11,8 +11,12 @@ from torch import Tensor
 from synthsr_net.models.checkpoint import InputConfig, Model, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.predictor import Predictor
-from synthsr_net.prediction.refinement.brain_mask import regions_of
-from synthsr_net.prediction.refinement.contrast_inversion import inverted, nearness, turned_round
+from synthsr_net.prediction.refinement.brain_mask import find_regions
+from synthsr_net.prediction.refinement.contrast_inversion import (
+    brain_proximity,
+    inverted,
+    with_t1_contrast,
+)
 from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
@@ -54,44 +58,44 @@ def model(scan: ScanConfig, **fields: object) -> Model:
 
 class TestDecision:
     def test_a_t2_is_inverted(self, t1: Tensor, t2: Tensor):
-        found = turned_round(t2, t1, SPACING)
+        found = with_t1_contrast(t2, t1, SPACING)
         inside = t1 > 60
         pair = torch.stack([found[inside], t1[inside]])
         assert torch.corrcoef(pair)[0, 1] > 0.8
-        outside = ~regions_of(t1, SPACING).head
+        outside = ~find_regions(t1, SPACING).head
         assert torch.equal(found[outside], t2[outside])
         assert outside.sum() > 0.1 * outside.numel()
 
     @pytest.mark.parametrize("means", [T1, FLAIR])
     def test_other_contrasts_are_not(self, t1: Tensor, means: dict[str, float]):
         scan = of_contrast(means, 60.0)
-        assert turned_round(scan, t1, SPACING) is scan
+        assert with_t1_contrast(scan, t1, SPACING) is scan
 
     def test_what_was_inverted_is_not_inverted_again(self, t1: Tensor, t2: Tensor):
-        found = turned_round(t2, t1, SPACING)
-        assert turned_round(found, t1, SPACING) is found
+        found = with_t1_contrast(t2, t1, SPACING)
+        assert with_t1_contrast(found, t1, SPACING) is found
 
     @pytest.mark.parametrize("scale", [0.005, 40.0])
     def test_the_unit_of_the_scan_does_not_matter(self, t1: Tensor, t2: Tensor, scale: float):
-        found = turned_round(t2 * scale, t1, SPACING)
-        torch.testing.assert_close(found, scale * turned_round(t2, t1, SPACING))
+        found = with_t1_contrast(t2 * scale, t1, SPACING)
+        torch.testing.assert_close(found, scale * with_t1_contrast(t2, t1, SPACING))
 
     def test_thin_voxels_are_read_coarsely_with_the_same_result(self, t1: Tensor, t2: Tensor):
         fine = [
             each.repeat_interleave(3, 0).repeat_interleave(3, 1).repeat_interleave(3, 2)
             for each in (t1, t2)
         ]
-        coarse = turned_round(t2, t1, SPACING)
-        found = turned_round(fine[1], fine[0], SPACING / 3)[1::3, 1::3, 1::3]
+        coarse = with_t1_contrast(t2, t1, SPACING)
+        found = with_t1_contrast(fine[1], fine[0], SPACING / 3)[1::3, 1::3, 1::3]
         assert (found != coarse).float().mean() < 0.02
 
     def test_without_a_brain_nothing_is_inverted(self, t2: Tensor):
-        assert turned_round(t2, torch.zeros_like(t2), SPACING) is t2
-        assert turned_round(t2, torch.full_like(t2, torch.nan), SPACING) is t2
+        assert with_t1_contrast(t2, torch.zeros_like(t2), SPACING) is t2
+        assert with_t1_contrast(t2, torch.full_like(t2, torch.nan), SPACING) is t2
 
     def test_numbers_that_are_none_do_not_decide(self, t1: Tensor, t2: Tensor):
         broken = torch.where(t1 == 110, torch.nan, t2)
-        assert turned_round(broken, t1, SPACING) is broken
+        assert with_t1_contrast(broken, t1, SPACING) is broken
 
 
 class TestInversion:
@@ -115,8 +119,8 @@ class TestInversion:
 
 class TestNearness:
     def test_it_is_one_at_the_brain_and_nothing_in_the_face(self, t1: Tensor):
-        found = nearness(t1, SPACING)
-        brain = regions_of(t1, SPACING).brain
+        found = brain_proximity(t1, SPACING)
+        brain = find_regions(t1, SPACING).brain
         assert found.shape == t1.shape
         assert found[brain].min() > 0.9
         away = torch.from_numpy(ndimage.distance_transform_edt(~brain.numpy())) * SPACING
@@ -128,7 +132,7 @@ class TestNearness:
         axes = [torch.arange(n) - n / 2 for n in shape]
         x, y, z = torch.meshgrid(*axes, indexing="ij")
         ball = (x**2 + y**2 + z**2).sqrt()
-        found = nearness(torch.where(ball < 20, 110.0, 0.0), 1.0)
+        found = brain_proximity(torch.where(ball < 20, 110.0, 0.0), 1.0)
         assert found.shape == ball.shape
         assert found[ball < 20].min() > 0.9
         reach = 8 + 2 * 4  # mm, a coarse voxel to fade and one to round
@@ -185,7 +189,7 @@ class TestPredictor:
         monkeypatch.setattr("synthsr_net.inference.streamed_unet.StreamedUNet.__call__", forward)
         affine = np.diag([SPACING, SPACING, SPACING, 1.0])
         found = Predictor(model(self.SCAN)).predict([Scan(t2.numpy(), affine)]).image.data
-        share = 0.5 * nearness(t1, SPACING)
+        share = 0.5 * brain_proximity(t1, SPACING)
         np.testing.assert_allclose(found, t1 * (1 - 0.5 * share), atol=1e-3)
         assert (share[t1 > 0] == 0).any()
 

@@ -23,7 +23,7 @@ from synthsr_net.prediction.refinement.data_consistency import (
     Comparison,
     consistent,
     slices_between,
-    wider_slices,
+    with_wider_slices,
 )
 from synthsr_transforms.functional.acquisition import slice_operator
 from synthsr_transforms.functional.operators import along_axes
@@ -158,16 +158,16 @@ class TestSlices:
         slices = [None] * 3
         slices[axis] = slice_operator(SHAPE[axis], torch.arange(2, SHAPE[axis], 5), 5.0)
         scan = along_axes(detailed, slices)
-        found = wider_slices(Comparison(detailed, scan, AS_IT_IS)).slices
+        found = with_wider_slices(Comparison(detailed, scan, AS_IT_IS)).slices
         assert [each is not None for each in found] == [a == axis for a in range(3)]
 
     def test_a_sharp_scan_is_taken_at_its_word(self, plain: Tensor, detailed: Tensor):
-        assert wider_slices(Comparison(plain, detailed, AS_IT_IS)).slices == AS_IT_IS
+        assert with_wider_slices(Comparison(plain, detailed, AS_IT_IS)).slices == AS_IT_IS
 
     def test_known_slices_stay(self, detailed: Tensor):
         slices = [None, slice_operator(48, torch.arange(2, 48, 4), 4.0), None]
         scan = along_axes(detailed, slices)
-        found = wider_slices(Comparison(detailed, scan, slices)).slices
+        found = with_wider_slices(Comparison(detailed, scan, slices)).slices
         assert found[1] is slices[1]
 
 

@@ -33,7 +33,7 @@ from synthsr_net.prediction.refinement.brain_mask import (
     dilated,
     eroded,
     filled,
-    regions_of,
+    find_regions,
 )
 from synthsr_net.prediction.refinement.contrast_inversion import inverted
 from synthsr_net.prediction.refinement.data_consistency import Operators
@@ -91,7 +91,7 @@ def seen(head: Head) -> Seen:
     image = head.target / head.target.max()
     scan = Scan(image.numpy(), head.affine, "head.nii.gz")
     grid = ((*image.shape,), head.affine)
-    regions = regions_of(head.target, SPACING)
+    regions = find_regions(head.target, SPACING)
     return Seen("head", scan, image, grid, head.target, regions, [None] * 3)
 
 
@@ -194,7 +194,7 @@ class TestRegions:
         )
 
     def test_nothing_is_found_in_nothing(self):
-        assert not any(bool(region.any()) for region in regions_of(torch.zeros(12, 12, 12), 3.0))
+        assert not any(bool(region.any()) for region in find_regions(torch.zeros(12, 12, 12), 3.0))
 
 
 class TestWorld:

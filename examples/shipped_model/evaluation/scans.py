@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from synthsr_net.prediction.intensities import correlation
-from synthsr_net.prediction.refinement.brain_mask import Regions, regions_of
+from synthsr_net.prediction.refinement.brain_mask import Regions, find_regions
 from synthsr_net.prediction.refinement.contrast_inversion import inverted
 from synthsr_net.prediction.refinement.data_consistency import Operators
 from synthsr_net.prediction.resampling import Grid
@@ -74,7 +74,7 @@ def see(scan: Scan, network: HeadNetwork, *, ct: bool = False) -> Seen:
     slices = prepared.space.slices()
     t1 = network(image, slices=slices)
     grid = prepared.space.aligned_grid
-    regions = regions_of(t1, network.spacing_mm)
+    regions = find_regions(t1, network.spacing_mm)
     return Seen(stem(scan.name), scan, image, grid, t1, regions, slices)
 
 

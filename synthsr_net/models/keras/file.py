@@ -74,7 +74,7 @@ def layers_of(file: h5py.File) -> KerasLayers:
     * Keras 3 (`.weights.h5`): numbered arrays in `layers/*/vars`, which carry the layer's name.
 
     Raises:
-        KerasWeightsError: If there are none, or their arrays cannot be told apart.
+        KerasWeightsError: If there are none, or their arrays cannot be distinguished.
     """
     if "layers" in file:
         layout, groups = KERAS_3, _keras_3(file["layers"])

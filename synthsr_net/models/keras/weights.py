@@ -92,7 +92,7 @@ def read_keras(path: str | os.PathLike[str], *, activation: str | None = None) -
 def _completed(
     config: UNetConfig, layers: KerasLayers, facts: ModelFacts, activation: str | None
 ) -> tuple[UNetConfig, tuple[str, ...]]:
-    """The architecture with what shapes do not tell, and notes on what nothing tells."""
+    """The architecture with facts that shapes do not show, and notes on assumptions."""
     notes = []
     if activation is None and facts.activation is None:
         notes.append("the file does not name the activation: elu is assumed, as in the original")
@@ -102,9 +102,9 @@ def _completed(
             f" {', '.join(SAME_ACTIVATIONS)}"
         )
     if layers.has_dropout and facts.dropout is None:
-        notes.append("the file does not tell the rate of its dropout: 0 is assumed (training only)")
+        notes.append("the file does not hold the rate of its dropout: 0 is assumed (training only)")
     if layers.layout == CHECKPOINT and facts.softmax is None and config.out_channels > 1:
-        notes.append("the file does not tell whether a softmax comes last: none is assumed")
+        notes.append("the file does not say whether a softmax comes last: none is assumed")
     known = SAME_ACTIVATIONS.get(facts.activation or "elu", "elu")
     config = replace(
         config,

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     import onnx
 
 PACKAGES = ("onnx", "onnxruntime")
-"""What the extra `export` installs."""
+"""Packages of the extra `export`."""
 IR_VERSION = 8
 """Version of the file format, that of `OPSET`: older readers take the file as well."""
 MAX_DIFFERENCE = 1e-4
-"""Of the range of the output: what onnxruntime computes may differ from PyTorch by this."""
+"""Largest difference between onnxruntime and PyTorch, as a share of the range of the output."""
 MAX_BYTES = 2**31 - 2**20
 """An ONNX file holds at most 2 GiB; the rest is for the graph."""
 
@@ -206,7 +206,7 @@ def _compare(path: Path, network: UNet3d, maximum: float) -> float:
 
 
 def _computed(path: Path, volumes: list[Tensor]) -> list[Tensor]:
-    """What onnxruntime makes of each input, after ONNX has checked the file."""
+    """Outputs of onnxruntime for each input, after ONNX has checked the file."""
     import onnx
     import onnxruntime
 

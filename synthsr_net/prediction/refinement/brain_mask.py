@@ -41,7 +41,7 @@ class Regions(NamedTuple):
     head: Tensor
 
 
-def regions_of(t1: Tensor, spacing_mm: float) -> Regions:
+def find_regions(t1: Tensor, spacing_mm: float) -> Regions:
     """Find the regions of a predicted T1.
 
     What is brighter than 50 is eroded by 3 mm, which cuts the brain off from the scalp; the part
@@ -52,15 +52,15 @@ def regions_of(t1: Tensor, spacing_mm: float) -> Regions:
         t1: `(X, Y, Z)` float32.
         spacing_mm: Voxel spacing.
     """
-    brain = brain_of(t1, spacing_mm)
+    brain = find_brain(t1, spacing_mm)
     low, high = GREY_BETWEEN
     grey = brain & (t1 > low) & (t1 < high)
     head = filled(closed(t1 > HEAD_ABOVE, _HEAD_CLOSING_MM / spacing_mm))
     return Regions(brain, brain & (t1 > WHITE_ABOVE), grey, head)
 
 
-def brain_of(t1: Tensor, spacing_mm: float) -> Tensor:
-    """The brain alone, see `regions_of`."""
+def find_brain(t1: Tensor, spacing_mm: float) -> Tensor:
+    """The brain alone, see `find_regions`."""
     tissue = t1 > TISSUE_ABOVE
     core = eroded(tissue, _OPENING_MM / spacing_mm)
     core = large_parts(core, t1 > WHITE_ABOVE, _LARGE)
@@ -119,8 +119,8 @@ def large_parts(mask: Tensor, counted: Tensor, share: float = 1.0) -> Tensor:
         return mask
     sizes = np.bincount(numbers[counted.cpu().numpy()], minlength=count + 1)
     sizes[0] = 0
-    kept = sizes >= max(1, share * sizes.max())
-    return torch.from_numpy(kept[numbers]).to(mask.device)
+    large = sizes >= max(1, share * sizes.max())
+    return torch.from_numpy(large[numbers]).to(mask.device)
 
 
 def filled(mask: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Inverse contrast: scans in which bright tissues of a T1 are dark, as in a T2, turned round.
+"""Contrast inversion, for scans in which bright tissues of a T1 are dark, as in a T2.
 
-Networks know scans of the contrast of their prediction best. Where a first prediction says that a
-scan has the inverse contrast, the second pass of flip averaging sees it inverted. Bone and air,
-dark in both contrasts, are bright in it, so that the pass counts at the brain alone.
+Networks work best on scans of the contrast of their prediction. Where a first prediction shows
+that a scan has the inverse contrast, the second pass of test-time augmentation gets it inverted.
+Bone and air, dark in both contrasts, are bright in it, so that the pass counts at the brain alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from synthsr_net.models.checkpoint import ScanConfig
 from synthsr_net.prediction.intensities import correlation, percentile
 
-from .brain_mask import HEAD_ABOVE, brain_of, closed, dilated, filled
+from .brain_mask import HEAD_ABOVE, closed, dilated, filled, find_brain
 
 CORRELATION = -0.4
 """Correlation of scan and prediction in the brain below which the contrast is inverse."""
@@ -32,7 +32,7 @@ _MIN_BRAIN_ML = 50.0  # less is no brain
 
 
 def second_input(x: Tensor, output: Tensor, settings: ScanConfig) -> tuple[Tensor, Tensor | None]:
-    """What the second pass of flip averaging sees, before it is mirrored, and how much it counts.
+    """Input of the second pass of test-time augmentation, before it is mirrored, and its weight.
 
     Args:
         x: `(1, X, Y, Z)`, input of the first pass.
@@ -46,13 +46,13 @@ def second_input(x: Tensor, output: Tensor, settings: ScanConfig) -> tuple[Tenso
     """
     t1 = output[0] if settings.clip_each_pass else settings.output_scale * output[0]
     scan = x[0]
-    again = turned_round(scan, t1, settings.spacing_mm)
+    again = with_t1_contrast(scan, t1, settings.spacing_mm)
     if again is scan:
         return x, None
-    return again[None], 0.5 * nearness(t1, settings.spacing_mm)
+    return again[None], 0.5 * brain_proximity(t1, settings.spacing_mm)
 
 
-def nearness(t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
+def brain_proximity(t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
     """From 1 at the brain of a prediction to 0 away from it, `(X, Y, Z)`.
 
     Args:
@@ -69,7 +69,7 @@ def nearness(t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
     return F.pad(fine, margins, mode="replicate")[0, 0]
 
 
-def turned_round(scan: Tensor, t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
+def with_t1_contrast(scan: Tensor, t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
     """Invert a scan if its contrast is the inverse of that of its prediction.
 
     Args:
@@ -98,7 +98,7 @@ def _is_inverse(scan: Tensor, t1: Tensor, spacing_mm: float) -> bool:
 def _coarse_brain(t1: Tensor, spacing_mm: float) -> Tensor:
     """The brain, on every so many voxels that they are about `BRAIN_MM` apart."""
     step = _step(spacing_mm)
-    return brain_of(t1[::step, ::step, ::step], step * spacing_mm)
+    return find_brain(t1[::step, ::step, ::step], step * spacing_mm)
 
 
 def _step(spacing_mm: float) -> int:

@@ -1,4 +1,4 @@
-"""Data consistency: predictions keep what scans of their own contrast show."""
+"""Data consistency: detail of scans of the same contrast, added to predictions."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from synthsr_transforms.functional.resample import centred_coordinates
 WINDOW_MM = 10.0
 """Standard deviation of the neighbourhood in which scan and prediction are compared."""
 CORRELATIONS = (0.85, 0.97)
-"""Correlations in a neighbourhood below which nothing is kept, and above which everything."""
+"""Correlations in a neighbourhood below which nothing is added, and above which everything."""
 LARGEST = 30.0
-"""Differences from here on are not kept, in intensities that are 110 in white matter: lesions."""
+"""Differences from here on are not added, in intensities that are 110 in white matter: lesions."""
 HEAD = 12.0
 """Intensity above which a prediction shows tissue."""
 SMOOTHING = 0.6
@@ -53,7 +53,7 @@ def consistent(
         prediction: `(X, Y, Z)` float32, white matter near 110.
         scan: `(X, Y, Z)` float32, any unit, interpolated to the same grid.
         slices: Three matrices of `slice_operator`, None for axes that are no coarser than the grid.
-            Wider ones are looked for there, see `wider_slices`.
+            Wider ones are looked for there, see `with_wider_slices`.
         spacing_mm: Voxel spacing of the grid.
 
     Returns:
@@ -65,7 +65,7 @@ def consistent(
         >>> torch.equal(consistent(t1, 1 - t1, [None] * 3), t1)  # another contrast
         True
     """
-    compared = wider_slices(Comparison(prediction, scan, slices, spacing_mm))
+    compared = with_wider_slices(Comparison(prediction, scan, slices, spacing_mm))
     window, x, y = compared.window, compared.x, compared.y
     xx, yy, xy = (window.mean(product) for product in (x * x, y * y, x * y))
     correlation = xy / (xx * yy).sqrt().clamp(min=1e-9)
@@ -125,7 +125,7 @@ class Comparison:
         return float((x * y).sum() / (x.square().sum() * y.square().sum()).sqrt().clamp(min=1e-9))
 
 
-def wider_slices(compared: Comparison) -> Comparison:
+def with_wider_slices(compared: Comparison) -> Comparison:
     """A comparison with slices as wide as those that the scan seems to be made of.
 
     Scans are often resampled, so that their headers promise a finer resolution than they have. An

@@ -1,4 +1,4 @@
-"""What a report says of each scan: one file per scan."""
+"""Entries of a report: one file per scan."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from synthsr_transforms.support.atomic import replacing
 
 @dataclass(frozen=True)
 class ReportEntry:
-    """What a report says of one scan."""
+    """Entry of one scan."""
 
     name: str
     """Heading of the scan."""
     input: str
-    """Path of the scan, or of several joined by commas; it tells scans apart."""
+    """Path of the scan, or of several joined by commas; unique."""
     output: str | None = None
     """Path of the prediction."""
     input_shape: tuple[int, ...] | None = None
@@ -57,7 +57,7 @@ def entry_key(scan: str) -> str:
 
 
 def picture_path(folder: str | os.PathLike[str], scan: str) -> Path:
-    """Where the picture of a scan belongs in the folder of a report, which is made if needed.
+    """Path of the picture of a scan in the folder of a report, which is made if needed.
 
     Args:
         folder: Folder of the report.
@@ -69,7 +69,7 @@ def picture_path(folder: str | os.PathLike[str], scan: str) -> Path:
 
 
 def entry_path(folder: str | os.PathLike[str], scan: str) -> Path:
-    """Where the entry of a scan belongs in the folder of a report.
+    """Path of the entry of a scan in the folder of a report.
 
     Args:
         folder: Folder of the report.

@@ -37,7 +37,7 @@ class Row(NamedTuple):
     """A scan of the page.
 
     Attributes:
-        key: Tells scans apart.
+        key: Unique.
         entry: What is known of it.
         picture: None if there is none.
     """
@@ -58,7 +58,7 @@ def page(
 
     Args:
         folder: Folder of the report.
-        entries: Entries, each with a key that tells it apart.
+        entries: Entries, each with a unique key.
         title: Heading.
         details: What there is to know of the run.
         embedded_bytes: Pictures that are larger together stay in their files.

@@ -5,7 +5,7 @@ Names follow the BIDS specification 1.10, "Preprocessed, coregistered and/or res
     <source entities>_desc-<label>_<suffix>.nii.gz
 
 The suffix is T1w, since that is the contrast of a prediction: tools that look for T1w scans find
-it. Predictions from several contrasts of one session would then share a name, so the label tells
+it. Predictions from several contrasts of one session would then share a name, so the label names
 the source: `desc-synthsr` for a T1w scan, `desc-synthsrT2w`, `desc-synthsrFLAIR`, `desc-synthsrCT`
 for others. The name depends on nothing but that of the source, so adding scans renames nothing.
 """
@@ -75,8 +75,8 @@ class BidsScan:
         suffix = "CT" if self.is_ct else self.suffix
         before = self.entities.get("desc", "")
         tail = ("" if suffix == "T1w" else suffix) + before[:1].upper() + before[1:]
-        kept = [f"{key}-{value}" for key, value in self.entities.items() if key != "desc"]
-        name = "_".join([*kept, f"desc-{label}{tail}", "T1w"])
+        others = [f"{key}-{value}" for key, value in self.entities.items() if key != "desc"]
+        name = "_".join([*others, f"desc-{label}{tail}", "T1w"])
         return self.relative.parent.parent / "anat" / f"{name}.nii.gz"
 
 
@@ -211,7 +211,7 @@ def write_descriptions(
 
 
 def sidecar(scan: BidsScan, *, spread: bool = False) -> dict[str, Any]:
-    """What the JSON file beside a prediction, or the spread of one, says of its source."""
+    """Content of the JSON file beside a prediction or its Laplace scale: the source."""
     source = f"bids:{LINK}:{scan.relative}"
     what = f"T1-weighted scan predicted from a {scan.suffix} scan"
     what = f"scale of a Laplace law around the {what}" if spread else what
@@ -225,10 +225,10 @@ def sidecar(scan: BidsScan, *, spread: bool = False) -> dict[str, Any]:
 
 
 def _skull_stripped(scan: BidsScan) -> bool:
-    """What the source says of itself; raw scans have their skull."""
+    """`SkullStripped` of the source's JSON file; raw scans have their skull."""
     try:
         name = scan.path.name.split(".")[0]
-        told = json.loads(scan.path.with_name(f"{name}.json").read_text(encoding="utf-8-sig"))
-        return bool(told.get("SkullStripped", False))
+        content = json.loads(scan.path.with_name(f"{name}.json").read_text(encoding="utf-8-sig"))
+        return bool(content.get("SkullStripped", False))
     except (OSError, ValueError, AttributeError):
         return False

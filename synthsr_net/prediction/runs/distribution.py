@@ -26,12 +26,12 @@ Item = TypeVar("Item")
 TORCHRUN_VARIABLES = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK")
 SLURM_VARIABLES = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
 SECONDS_BETWEEN_LOOKS = 0.1
-"""How often a process that is done looks whether the others are."""
+"""Interval at which a process that is done checks whether the others are."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one of several processes does.
+    """Share of the work of one of several processes.
 
     Attributes:
         rank: Number of the process, from 0.
@@ -101,7 +101,7 @@ def _by_srun(variables: Mapping[str, str]) -> bool:
     """Whether `srun` started this process, rather than a shell in which SLURM's variables are.
 
     Lightning knows interactive jobs by their names. A batch script that runs a program without
-    `srun` runs it once, though its variables tell of many tasks; only steps have step variables.
+    `srun` runs it once, though its variables name many tasks; only steps have step variables.
     """
     step = any(name in variables for name in ("SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"))
     if "SLURM_PTY_PORT" in variables or (variables.get("ENVIRONMENT") == "BATCH" and not step):
@@ -192,7 +192,7 @@ def launch(number: int, command: Sequence[str]) -> int:
 
     Args:
         number: How many.
-        command: Program and arguments, the same for each. `find_share` tells the processes apart.
+        command: Program and arguments, the same for each; `find_share` numbers the processes.
 
     Returns:
         0 if all ended well, else the exit code of the first that did not: minus the number of a
@@ -203,7 +203,7 @@ def launch(number: int, command: Sequence[str]) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in [name for name in logging.root.manager.loggerDict if "torch.dist" in name]:
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # children tell what goes wrong
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # children report errors
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -1,4 +1,4 @@
-"""Which scans to predict from, and where the predictions go: names only, nothing is read."""
+"""Files of scans and of predictions: names only, nothing is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from synthsr_transforms.support.atomic import why_unwritable
 from synthsr_transforms.support.messages import SynthSRError
 
 ENDING = "_synthsr"
-"""What the names of predictions have behind those of their scans."""
+"""Suffix of the names of predictions."""
 
 _FILES = ", ".join(EXTENSIONS)
 _OTHER_FILES = (

@@ -1,4 +1,4 @@
-"""What became of each task of a batch, and its record in a report."""
+"""Outcomes of the tasks of a batch, and their records in a report."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from synthsr_transforms.io.grids import Volume
 from .tasks import Task
 
 MADE_BEFORE = "made by an earlier run, of which this report has no record: no picture."
-"""What the report says of a complete prediction that it does not know."""
+"""Warning in the report for a complete prediction without a record."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task.
+    """Outcome of a task.
 
     Attributes:
         task: The task.
         seconds: Time that reading, computing and writing took, waiting not counted.
-        warnings: What is doubtful about the scan.
+        warnings: Doubts about the scan.
         error: Why there is no prediction; None if there is one.
     """
 

@@ -14,7 +14,7 @@ from .inputs import Source
 MASK_WORDS = ("mask", "lesion", "lesions", "lesionmask", "label", "roi")
 """Words that the name of a lesion mask may have besides those of its scan."""
 CONTRASTS = ("t1", "t1w", "t2", "t2w", "flair", "pd", "pdw")
-"""Words that tell the scans of one session apart."""
+"""Words in which the names of scans of one session differ."""
 
 
 def match(first: Source, other: Source, words: Sequence[str]) -> list[Path]:

@@ -221,14 +221,14 @@ class Batch:
         description = _description(task, self.predictor)
         if task.spread is not None and prediction.spread is not None:
             self.predictor.write(task.spread, prediction.spread, description)
-        for path, told in task.sidecars.items():
+        for path, content in task.sidecars.items():
             used = {**self.predictor.record.used(ct=task.ct), "precision": self.predictor.precision}
             more = {
                 "Resolution": spacings(prediction.image.spacing_mm),
                 "Settings": used,
                 "Warnings": list(prediction.warnings),
             }
-            write_json(path, {**told, **more})
+            write_json(path, {**content, **more})
         self.predictor.write(task.output, prediction.image, description)
 
     def _finished(self, writing: Future[Outcome]) -> Iterator[Outcome]:

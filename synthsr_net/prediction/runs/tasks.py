@@ -29,15 +29,15 @@ class Task:
     """One prediction: what is read and what is written."""
 
     name: str
-    """What messages call it."""
+    """Name in messages."""
     inputs: tuple[Path, ...]
     """Scans, one per input of the model."""
     output: Path
     """The prediction."""
     lesion_mask: Path | None = None
-    """Mask of a lesion in the first scan, to keep."""
+    """Mask of a lesion in the first scan, which the prediction shows as the scan does."""
     spread: Path | None = None
-    """Where the predicted spread goes."""
+    """File of the predicted Laplace scale."""
     ct: bool | None = None
     """Whether the scan is CT; None: as the predictor is set."""
     sidecars: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
@@ -158,7 +158,7 @@ def check_files(tasks: Sequence[Task]) -> None:
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """Short names of files, with as many folders in front as it takes to tell them apart.
+    """Short names of files, with as many folders in front as make them differ.
 
     Examples:
         >>> unique_names([Path("a/T1.nii"), Path("b/T1.nii"), Path("b/T2.nii")])
