@@ -185,13 +185,8 @@ def _print_table(estimate: PriorEstimate) -> None:
 
 
 def _rows(estimate: PriorEstimate) -> Iterator[tuple[str, ...]]:
-    for row in estimate.rows():
-        numbers = (row.mean, row.mean_spread, row.std, row.std_spread)
-        yield (
-            str(row.channel),
-            str(row.label_class),
-            row.name,
-            *(f"{number:.2f}" for number in numbers),
-            str(row.scans),
-            str(row.voxels),
-        )
+    for number in range(1, len(estimate.channels) + 1):
+        for row in estimate.class_rows(number):
+            numbers = (f"{value:.2f}" for value in (*row["mean"], *row["std"]))
+            counts = (str(row["scans"]), str(row["voxels"]))
+            yield (str(number), str(row["class"]), row["name"], *numbers, *counts)

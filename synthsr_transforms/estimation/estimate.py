@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,32 +76,6 @@ def _mean_and_std(values: FloatArray, legacy: bool) -> FloatArray:
     return np.stack([mean, np.sqrt(variance)])
 
 
-class ClassRow(NamedTuple):
-    """One class in one channel, as tables show it.
-
-    Attributes:
-        channel: Number of the channel of the priors, from 1.
-        label_class: Class.
-        name: Its name.
-        mean: Mean of its Gaussian, on average over scans.
-        mean_spread: Standard deviation of that over scans.
-        std: Standard deviation of its Gaussian, on average over scans.
-        std_spread: Standard deviation of that over scans.
-        scans: Number of scans that hold it.
-        voxels: Number of its voxels in all scans.
-    """
-
-    channel: int
-    label_class: int
-    name: str
-    mean: float
-    mean_spread: float
-    std: float
-    std_spread: float
-    scans: int
-    voxels: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class PriorEstimate:
     """Priors estimated from scans, and what they were estimated from."""
@@ -131,23 +105,25 @@ class PriorEstimate:
         """Statistics of T2 cropping, see `t2_cropping_stats`, if they were measured."""
         return t2_cropping_stats(self.t2_extents) if self.t2_extents else None
 
-    def rows(self) -> Iterator[ClassRow]:
-        """Every class of every channel."""
-        names = self.table.class_names
-        for number, channel in enumerate(self.channels, start=1):
-            means, stds = self.priors.means[number - 1], self.priors.stds[number - 1]
-            for k, name in enumerate(names):
-                yield ClassRow(
-                    channel=number,
-                    label_class=k,
-                    name=name,
-                    mean=float(means[0, k]),
-                    mean_spread=float(means[1, k]),
-                    std=float(stds[0, k]),
-                    std_spread=float(stds[1, k]),
-                    scans=int(channel.scans_with[k]),
-                    voxels=int(channel.voxels[:, k].sum()),
-                )
+    def class_rows(self, number: int) -> Iterator[dict[str, Any]]:
+        """Every class of a channel of the priors, as tables and `priors.yaml` show it.
+
+        `mean` and `std` are those of its Gaussian, each a mean and a standard deviation over scans.
+
+        Args:
+            number: Channel of the priors, from 1.
+        """
+        channel = self.channels[number - 1]
+        means, stds = self.priors.means[number - 1], self.priors.stds[number - 1]
+        for k, name in enumerate(self.table.class_names):
+            yield {
+                "class": k,
+                "name": name,
+                "mean": means[:, k].tolist(),
+                "std": stds[:, k].tolist(),
+                "scans": int(channel.scans_with[k]),
+                "voxels": int(channel.voxels[:, k].sum()),
+            }
 
     def warnings(self) -> Iterator[str]:
         """Classes whose intensities were clipped, one sentence per channel."""

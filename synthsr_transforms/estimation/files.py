@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from synthsr_transforms.priors.forms import as_rows
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.messages import SynthSRError
 
-from .estimate import ClassRow, PriorEstimate
+from .estimate import PriorEstimate
 from .statistics import MAD_TO_STD, PERCENTILES, RANGE
 
 MEANS, STDS, DESCRIPTION = "prior_means.npy", "prior_stds.npy", "priors.yaml"
@@ -111,51 +111,38 @@ def _writers(estimate: PriorEstimate, folder: Path, plot: bool) -> Iterator[tupl
 
 
 def describe(estimate: PriorEstimate, folder: Path) -> str:
-    """An estimate as YAML text, one line per class and channel.
+    """An estimate as YAML text, one line per class and channel; numbers have seven digits.
 
-    `prior_files.read_prior_file` reads it back. Numbers have seven digits.
+    `priors.files.read_prior_file` reads it back.
     """
     table = "" if estimate.table_name else f" --set label_table={quote(str(folder / TABLE))}"
-    rows = list(estimate.rows())
-    labels = [
-        {"class": k, "name": name, "labels": _labels_of(estimate, k)}
-        for k, name in enumerate(estimate.table.class_names)
+    rows = estimate.table.rows
+    lines = [
+        _HEADER.format(path=quote(str(folder / DESCRIPTION)), table=table),
+        "distribution: normal\n",
+        f"label_table: {estimate.table_name or TABLE}\n",
+        "classes:\n",
     ]
-    lines = [_HEADER.format(path=quote(str(folder / DESCRIPTION)), table=table)]
-    lines.append("distribution: normal\n")
-    lines.append(f"label_table: {estimate.table_name or TABLE}\n")
-    lines += ["classes:\n", *(f"  - {_flow(one)}\n" for one in labels)]
+    for k, name in enumerate(estimate.table.class_names):
+        values = [row.value for row in rows if row.label_class == k]
+        lines.append(f"  - {_one_line({'class': k, 'name': name, 'labels': values})}\n")
     lines.append("channels:\n")
     for number, channel in enumerate(estimate.channels, start=1):
         lines.append(f"  - data_set: {channel.data_set}\n")
         lines.append(f"    channel_in_scans: {channel.channel}\n")
         lines.append(f"    scans: {channel.num_scans}\n    classes:\n")
-        mine = (row for row in rows if row.channel == number)
-        lines += [f"      - {_flow(_row(row))}\n" for row in mine]
+        for row in estimate.class_rows(number):
+            row |= {"mean": _digits(row["mean"]), "std": _digits(row["std"])}
+            lines.append(f"      - {_one_line(row)}\n")
     lines.append(yaml.safe_dump(_provenance(estimate), sort_keys=False, width=100))
     return "".join(lines)
 
 
-def _labels_of(estimate: PriorEstimate, label_class: int) -> list[int]:
-    return [row.value for row in estimate.table.rows if row.label_class == label_class]
+def _digits(numbers: Iterable[float]) -> list[float]:
+    return [float(f"{number:.7g}") for number in numbers]
 
 
-def _row(row: ClassRow) -> dict[str, Any]:
-    return {
-        "class": row.label_class,
-        "name": row.name,
-        "mean": [_digits(row.mean), _digits(row.mean_spread)],
-        "std": [_digits(row.std), _digits(row.std_spread)],
-        "scans": row.scans,
-        "voxels": row.voxels,
-    }
-
-
-def _digits(number: float) -> float:
-    return float(f"{number:.7g}")
-
-
-def _flow(mapping: Mapping[str, Any]) -> str:
+def _one_line(mapping: Mapping[str, Any]) -> str:
     text = yaml.safe_dump(
         dict(mapping), default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True
     )
@@ -166,7 +153,7 @@ def _provenance(estimate: PriorEstimate) -> dict[str, Any]:
     settings = estimate.settings
     rescaled = f"percentiles {PERCENTILES[0]:g} and {PERCENTILES[1]:g} to 0 and {RANGE:g}"
     cropping = estimate.t2_cropping
-    cropped = {} if cropping is None else {"t2_cropping_stats": [_digits(x) for x in cropping]}
+    cropped = {} if cropping is None else {"t2_cropping_stats": _digits(cropping)}
     return {
         **cropped,
         "provenance": {

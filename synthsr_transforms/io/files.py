@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from synthsr_transforms.support.messages import SynthSRError
 
@@ -41,10 +42,8 @@ def stem(path: str | os.PathLike[str]) -> str:
         'sub-01_T1w'
     """
     name = Path(path).name
-    for extension in EXTENSIONS:
-        if name.lower().endswith(extension):
-            return name[: -len(extension)]
-    return name
+    known = (extension for extension in EXTENSIONS if name.lower().endswith(extension))
+    return name[: len(name) - len(next(known, ""))]
 
 
 def list_volumes(path: str | os.PathLike[str]) -> list[Path]:
@@ -144,8 +143,14 @@ def _damage(path: Path, error: Exception) -> str:
             "must be a gzip file, as its name says, but is not. Name it after what it is, or copy"
             " it again."
         )
-    if zipped and _ends_early(path):
-        return "must be a complete gzip file, but ends early. Copy or convert it again."
+    if zipped:
+        try:
+            with gzip.open(path) as unzipped:
+                read_to_end(unzipped)
+        except EOFError:
+            return "must be a complete gzip file, but ends early. Copy or convert it again."
+        except (OSError, zlib.error):
+            pass
     reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
     return f"cannot be read as a volume ({reason}). Copy or convert it again."
 
@@ -155,13 +160,7 @@ def is_zipped(path: Path) -> bool:
     return path.name.lower().endswith((".gz", ".mgz"))
 
 
-def _ends_early(path: Path) -> bool:
-    try:
-        with gzip.open(path) as file:
-            while file.read(1 << 20):
-                pass
-    except EOFError:
-        return True
-    except (OSError, zlib.error):
+def read_to_end(file: Any) -> None:
+    """Read the rest of an open file, at whose end its checksum is verified."""
+    while file.read(1 << 20):
         pass
-    return False

@@ -42,6 +42,8 @@ class Header(NamedTuple):
         affine: `(4, 4)` voxel-to-world matrix as NiBabel gives it; the identity for `.npz` files.
         fields: NiBabel header as stored, before NiBabel corrects it; None for `.npz` files and
             arrays.
+        path: The file that voxels are read from, if there is one.
+        dataobj: Array or NiBabel proxy that gives the voxels; None for `.npz` files.
     """
 
     name: str
@@ -49,11 +51,8 @@ class Header(NamedTuple):
     dtype: np.dtype[Any]
     affine: Affine
     fields: Any = None
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of all voxels as stored."""
-        return math.prod(self.shape) * self.dtype.itemsize
+    path: Path | None = None
+    dataobj: Any = None
 
     @property
     def num_volumes(self) -> int:
@@ -77,12 +76,8 @@ def spatial_shape(shape: Sequence[int]) -> tuple[int, ...]:
 # What is refused ---------------------------------------------------------------------------------
 
 
-def check_header(header: Header, path: Path | None = None) -> None:
+def check_header(header: Header) -> None:
     """Refuse, by its header, a volume of any kind that cannot be used.
-
-    Args:
-        header: The header.
-        path: Its file, if there is one.
 
     Raises:
         VolumeError: If voxels are not real numbers, or the volume is not 3-D or larger than its
@@ -90,9 +85,10 @@ def check_header(header: Header, path: Path | None = None) -> None:
     """
     _check_type(header)
     _check_shape(header)
-    if path is not None:
-        check_holds(header.num_bytes, path)
-    check_memory(header.num_bytes, header)
+    num_bytes = math.prod(header.shape) * header.dtype.itemsize
+    if header.path is not None:
+        check_holds(num_bytes, header.path)
+    check_memory(num_bytes, header)
     _check_affine(header)
 
 

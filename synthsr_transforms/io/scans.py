@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from .headers import (
     scan_affine,
     spatial_shape,
 )
-from .volumes import header_of, open_volume, voxels_of, voxels_of_file
+from .volumes import header_of, read_header, read_voxels
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +56,7 @@ def read_scan(path: str | os.PathLike[str]) -> Scan:
         VolumeError: If it is missing, damaged, a DICOM file, not 3-D, not of real numbers, without
             a valid affine, too large, constant, or holds no finite number.
     """
-    return _scan(*open_volume(path))
+    return _scan(read_header(path))
 
 
 def scan_of(image: Any) -> Scan:
@@ -78,27 +76,26 @@ def scan_of(image: Any) -> Scan:
     """
     if hasattr(image, "dataobj") and hasattr(image, "header"):
         file = image.get_filename()
-        header = header_of(image, file or "the image", image.header)
-        of_file = file and nib.is_proxy(image.dataobj)
-        read = partial(voxels_of_file, Path(file)) if of_file else voxels_of
-        voxels = partial(read, image.dataobj)
+        in_file = file is not None and nib.is_proxy(image.dataobj) and Path(file).is_file()
+        path = Path(file) if in_file else None
+        header = header_of(image, file or "the image", image.header, path)
     elif hasattr(image, "data") and hasattr(image, "affine"):
         name = str(getattr(image, "path", None) or "the image")
         data, matrix = image.data, image.affine  # of TorchIO: (C, X, Y, Z) and an AffineMatrix
         affine = np.array(getattr(matrix, "numpy", lambda: matrix)(), dtype=np.float64)
         channels = np.moveaxis(np.asarray(data.detach().cpu()), 0, -1)
-        header = Header(name, spatial_shape(channels.shape), channels.dtype, affine)
-        voxels = partial(voxels_of, channels)
+        shape = spatial_shape(channels.shape)
+        header = Header(name, shape, channels.dtype, affine, dataobj=channels)
     else:
         raise VolumeError(
             "scans must be NiBabel images or torchio.ScalarImage, got"
             f" {type(image).__name__}. Wrap the array with its affine."
         )
     check_header(header)
-    return _scan(header, voxels)
+    return _scan(header)
 
 
-def _scan(header: Header, voxels: Callable[[bool], npt.NDArray[Any]]) -> Scan:
+def _scan(header: Header) -> Scan:
     """Read the first volume, check it, and replace voxels that are not finite."""
     name, number = header.name, header.num_volumes
     affine, warnings = scan_affine(header)
@@ -107,7 +104,7 @@ def _scan(header: Header, voxels: Callable[[bool], npt.NDArray[Any]]) -> Scan:
     if number > 1:
         axes = len(header.shape)
         warnings.insert(0, f"{axes}-D scan with {number} volumes: the first one is used.")
-    data = voxels(True)
+    data = read_voxels(header, first=True)
     if isinstance(data, np.memmap) or not data.flags.writeable:
         data = np.array(data)
     finite = np.isfinite(data)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -22,31 +21,22 @@ from nibabel.imageglobals import logger
 
 from synthsr_transforms.support.atomic import replacing
 
-from .files import VolumeError, check_file, has_known_extension, is_zipped, naming_damage
+from .files import (
+    VolumeError,
+    check_file,
+    has_known_extension,
+    is_zipped,
+    naming_damage,
+    read_to_end,
+)
 from .grids import Volume
 from .headers import Header, check_header, spatial_shape
 
-DESCRIPTION_BYTES = 79
-"""Room for text in a NIfTI header."""
-
-# Opening -----------------------------------------------------------------------------------------
+# Headers -----------------------------------------------------------------------------------------
 
 
-class Opened(NamedTuple):
-    """A volume whose header was read and checked.
-
-    Attributes:
-        header: Its header.
-        voxels: Reads the voxels as stored, or with `True` those of the first of several volumes as
-            float32.
-    """
-
-    header: Header
-    voxels: Callable[[bool], npt.NDArray[Any]]
-
-
-def open_volume(path: str | os.PathLike[str]) -> Opened:
-    """Read and check the header of a file.
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read and check the header of a file, but no voxels.
 
     Args:
         path: File ending in `.nii`, `.nii.gz`, `.mgz` or `.npz` (an array `vol_data`).
@@ -60,25 +50,26 @@ def open_volume(path: str | os.PathLike[str]) -> Opened:
         if path.name.lower().endswith(".npz"):
             with _array_in(path) as file:
                 shape, dtype = _array_header(file)
-            header = Header(str(path), spatial_shape(shape), dtype, np.eye(4))
-            voxels = partial(_voxels_of_array, path)
+            header = Header(str(path), spatial_shape(shape), dtype, np.eye(4), path=path)
         else:
             with _without_messages():
                 image: Any = nib.load(path)
-                header = header_of(image, str(path), _fields_as_stored(image, path))
-            voxels = partial(voxels_of_file, path, image.dataobj)
-    check_header(header, path)
-    return Opened(header, voxels)
+                fields = image.header
+                if hasattr(fields, "get_sform"):
+                    with nib.openers.ImageOpener(str(path)) as file:
+                        fields = image.header_class.from_fileobj(file, check=False)
+            header = header_of(image, str(path), fields, path)
+    check_header(header)
+    return header
 
 
-def header_of(image: Any, name: str, fields: Any) -> Header:
+def header_of(image: Any, name: str, fields: Any, path: Path | None) -> Header:
     """Header of a NiBabel image, with its fields as stored."""
     affine = getattr(image, "affine", None)
     affine = image.header.get_best_affine() if affine is None else affine
-    dtype = getattr(image.dataobj, "dtype", None) or image.get_data_dtype()
-    return Header(
-        name, spatial_shape(image.shape), np.dtype(dtype), np.array(affine, float), fields
-    )
+    dtype = np.dtype(getattr(image.dataobj, "dtype", None) or image.get_data_dtype())
+    affine = np.array(affine, dtype=np.float64)
+    return Header(name, spatial_shape(image.shape), dtype, affine, fields, path, image.dataobj)
 
 
 @contextmanager
@@ -94,14 +85,6 @@ def _without_messages() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(of_others)
-
-
-def _fields_as_stored(image: Any, path: Path) -> Any:
-    """Header fields of a file, without what NiBabel corrects in those of NIfTI."""
-    if not hasattr(image.header, "get_sform"):
-        return image.header
-    with nib.openers.ImageOpener(str(path)) as file:
-        return image.header_class.from_fileobj(file, check=False)
 
 
 @contextmanager
@@ -120,8 +103,7 @@ def _array_in(path: Path) -> Iterator[Any]:
 
 def _array_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and type of an array in a `.npy` file."""
-    version = np.lib.format.read_magic(file)
-    old = version == (1, 0)
+    old = np.lib.format.read_magic(file) == (1, 0)
     read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     return shape, dtype
@@ -130,33 +112,35 @@ def _array_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 # Voxels ------------------------------------------------------------------------------------------
 
 
-def voxels_of_file(path: Path, dataobj: Any, first: bool) -> npt.NDArray[Any]:
-    """Voxels of a file; where it is zipped, with a look at its checksum."""
-    with naming_damage(path):
-        if not is_zipped(path):
-            return voxels_of(dataobj, first)
-        fields = (dataobj.shape, dataobj.dtype, dataobj.offset, dataobj.slope, dataobj.inter)
-        with nib.openers.ImageOpener(str(path)) as file:
-            data = voxels_of(type(dataobj)(file, fields, mmap=False), first)
-            _read_to_end(file)
+def read_voxels(header: Header, *, first: bool = False) -> npt.NDArray[Any]:
+    """Read voxels, with the scaling of the header, and verify the checksum of their file.
+
+    Args:
+        header: From `read_header`.
+        first: Whether to read the first of several volumes alone, as float32.
+
+    Raises:
+        VolumeError: If the file is damaged.
+    """
+    if header.path is None:
+        return _voxels_of(header.dataobj, first)
+    with naming_damage(header.path):
+        if header.dataobj is None:
+            with _array_in(header.path) as file:
+                data = np.lib.format.read_array(file, allow_pickle=False)
+                read_to_end(file)
+            return _voxels_of(data, first)
+        proxy = header.dataobj
+        if not is_zipped(header.path):
+            return _voxels_of(proxy, first)
+        layout = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
+        with nib.openers.ImageOpener(str(header.path)) as file:
+            data = _voxels_of(type(proxy)(file, layout, mmap=False), first)
+            read_to_end(file)
         return data
 
 
-def _voxels_of_array(path: Path, first: bool) -> npt.NDArray[Any]:
-    with naming_damage(path), _array_in(path) as file:
-        data = np.lib.format.read_array(file, allow_pickle=False)
-        _read_to_end(file)
-    return voxels_of(data, first)
-
-
-def _read_to_end(file: Any) -> None:
-    """Checksums are verified at the end of a file."""
-    while file.read(1 << 20):
-        pass
-
-
-def voxels_of(dataobj: Any, first: bool) -> npt.NDArray[Any]:
-    """Voxels of an array or a NiBabel proxy, with the scaling of the header."""
+def _voxels_of(dataobj: Any, first: bool) -> npt.NDArray[Any]:
     if not first:
         return np.asanyarray(dataobj)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -169,15 +153,6 @@ def voxels_of(dataobj: Any, first: bool) -> npt.NDArray[Any]:
 # Kinds -------------------------------------------------------------------------------------------
 
 
-def read_header(path: str | os.PathLike[str]) -> Header:
-    """Read and check the header of a file, but no voxels.
-
-    Raises:
-        VolumeError: As for `open_volume`.
-    """
-    return open_volume(path).header
-
-
 def read_volume(path: str | os.PathLike[str], *, max_axes: int = 4) -> Volume:
     """Read a volume as stored, with single trailing axes removed.
 
@@ -188,14 +163,14 @@ def read_volume(path: str | os.PathLike[str], *, max_axes: int = 4) -> Volume:
         max_axes: 3 for one volume, 4 to allow channels.
 
     Raises:
-        VolumeError: As for `open_volume`, or if it has more axes.
+        VolumeError: As for `read_header`, or if it is damaged or has more axes.
     """
-    header, voxels = open_volume(path)
+    header = read_header(path)
     if len(header.shape) > max_axes:
         raise VolumeError(
             f"{path} must be a 3-D volume, got shape {header.shape}. Split it into 3-D files."
         )
-    return Volume(voxels(False).reshape(header.shape), header.affine)
+    return Volume(read_voxels(header).reshape(header.shape), header.affine)
 
 
 def read_labels(path: str | os.PathLike[str]) -> Volume:
@@ -252,7 +227,7 @@ def nifti_of(volume: Volume, *, legacy: bool = False, description: str = "") -> 
     """
     image = nib.Nifti1Image(volume.data, volume.affine)
     header: Any = image.header
-    header["descrip"] = description.encode("ascii", "replace")[:DESCRIPTION_BYTES]
+    header["descrip"] = description.encode("ascii", "replace")[:79]
     if legacy:
         return image
     image.set_sform(volume.affine, code="scanner")

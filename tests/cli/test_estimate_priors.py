@@ -155,7 +155,7 @@ class TestEstimate:
         save(folder / "b.nii", np.pad(scan_of(label_map(0), 0), 12))
         result = estimate("--images", "b.nii", "--labels", "a.nii", *GOOD[4:])
         assert result.exit_code == 0, result.stderr
-        assert "Warning: channel 1: one scan tells nothing" in result.stderr
+        assert "Warning: channel 1: one scan does not show" in result.stderr
         assert "Warning: channel 1: more than half" in result.stderr
 
     def test_earlier_output_is_kept_unless_overwritten(self, folder):

@@ -20,18 +20,20 @@ from synthsr_transforms.estimation import (
     EstimationSettings,
     PriorEstimate,
     PriorEstimation,
-    class_statistics,
     estimate_priors,
     find_data_sets,
     output_names,
-    rescale_intensities,
-    t2_cropping_stats,
-    t2_extent,
     write_estimate,
 )
 from synthsr_transforms.estimation import scans as scans_module
 from synthsr_transforms.estimation.picture import channel_figure
 from synthsr_transforms.estimation.run import processes
+from synthsr_transforms.estimation.statistics import (
+    class_statistics,
+    rescale_intensities,
+    t2_cropping_stats,
+    t2_extent,
+)
 from synthsr_transforms.priors.files import read_prior_file
 from synthsr_transforms.support.config import read_yaml
 from synthsr_transforms.support.messages import WorkFailedError

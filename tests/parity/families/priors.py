@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from synthsr_transforms import LabelTable
-from synthsr_transforms.estimation import (
+from synthsr_transforms.estimation import estimate_priors
+from synthsr_transforms.estimation.scans import classes_of
+from synthsr_transforms.estimation.statistics import (
     class_statistics,
-    estimate_priors,
     rescale_intensities,
     t2_cropping_stats,
     t2_extent,
 )
-from synthsr_transforms.estimation.scans import classes_of
 from synthsr_transforms.priors.forms import as_rows
 
 from ..vectors import Agreement, ImageAgreement, Vector, family, near
