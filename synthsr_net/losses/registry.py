@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from synthsr_transforms.support.messages import suggest
+from synthsr_transforms.support.messages import check_choice, suggest
 
 from .base import ImageLoss
 from .l1 import L1Loss
@@ -42,10 +42,7 @@ def build_loss(name: str, params: Mapping[str, Any] | None = None) -> ImageLoss:
         >>> build_loss("ssim3d", {"window_size": 7}).outputs_per_target
         1
     """
-    if name not in LOSSES:
-        raise ValueError(
-            f"loss must be one of {', '.join(LOSSES)}, got {name!r}{suggest(name, LOSSES)}."
-        )
+    check_choice("loss", name, LOSSES)
     params = dict(params or {})
     known = [p for p in inspect.signature(LOSSES[name]).parameters if p not in ("args", "kwargs")]
     for param in params:

@@ -22,7 +22,7 @@ from torch import Tensor
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.config import from_mapping
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, check_choice
 
 FORMAT_VERSION = 1
 """Version of the header; a file of a later version is refused."""
@@ -86,11 +86,7 @@ class ScanConfig:
     matter near 110."""
 
     def __post_init__(self) -> None:
-        if self.normalisation not in NORMALISATIONS:
-            raise ValueError(
-                f"normalisation must be one of {', '.join(NORMALISATIONS)},"
-                f" got {self.normalisation!r}."
-            )
+        check_choice("normalisation", self.normalisation, NORMALISATIONS)
         if self.spacing_mm <= 0 or self.divisor < 1:
             raise ValueError(
                 "spacing_mm must be above 0 and divisor at least 1,"

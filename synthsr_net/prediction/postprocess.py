@@ -18,6 +18,7 @@ from synthsr_transforms.functional.operators import (
 )
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_transforms.support.messages import check_choice
 
 from .intensities import clip_, replace_nonfinite, scaled, sharpened
 from .preprocess import ScanSpace, scan_config
@@ -91,8 +92,7 @@ def from_network_space(
     Raises:
         ValueError: If `grid` is another word, or the output does not fit to space or model.
     """
-    if grid not in GRIDS:
-        raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {grid!r}.")
+    check_choice("grid", grid, GRIDS)
     settings = scan_config(config, space.legacy)
     images = _num_images(config)
     _check_output(output, space, config)

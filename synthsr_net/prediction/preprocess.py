@@ -15,7 +15,7 @@ from synthsr_net.prediction.refinement.data_consistency import slices_between
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import MIN_SHEAR_DEGREES, Volume, ras_axes, reorient, shear_degrees
 from synthsr_transforms.io.scans import Scan
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, check_choice
 
 from .ct import ct_warnings
 from .intensities import CT_WINDOW_HU, Rescaling, network_input_, padded, padding
@@ -84,8 +84,7 @@ def scan_config(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
     """
     if legacy is None:
         return config.scan
-    if legacy not in LEGACY:
-        raise ValueError(f"legacy must be one of {', '.join(LEGACY)}, got {legacy!r}.")
+    check_choice("legacy", legacy, LEGACY)
     one_image = config.scan.residual_input is None
     v2 = legacy == "v2" and one_image
     return replace(

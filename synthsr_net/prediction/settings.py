@@ -9,7 +9,7 @@ from synthsr_net.inference.precision import PRECISIONS
 from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.memory import parse_size
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, check_choice
 
 from .postprocess import GRIDS
 from .preprocess import LEGACY
@@ -49,10 +49,10 @@ class PredictorSettings:
     """Size in voxels of the tiles to predict in. None: as large as fits."""
 
     def __post_init__(self) -> None:
-        for name, known in (("precision", PRECISIONS), ("grid", GRIDS), ("legacy", LEGACY)):
-            value = getattr(self, name)
-            if value not in known and not (name == "legacy" and value is None):
-                raise SynthSRError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("grid", self.grid, GRIDS)
+        if self.legacy is not None:
+            check_choice("legacy", self.legacy, LEGACY)
         if self.legacy is not None and self.grid != "1mm":
             raise SynthSRError(
                 f"grid must be 1mm with legacy {self.legacy}, which has a grid of its own, got"

@@ -6,11 +6,9 @@ import inspect
 import logging
 import os
 import signal
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +18,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from synthsr_net.training.callbacks.log import EpochResults, Progress, RunLog
-from synthsr_net.training.callbacks.saving import STOP_SIGNALS, SaveModels, SaveState, Stop
+from synthsr_net.training.callbacks.saving import SaveModels, SaveState, StopRequest
 from synthsr_net.training.setup.experiment import RunPlan
 from synthsr_net.training.setup.prepare import Prepared, prepare
 from synthsr_net.training.task.watch import NonFiniteLossError, report_failure
@@ -148,7 +146,7 @@ class TrainingRun:
         """
         task, data = self.prepared.task(), self.prepared.data()
         models = SaveModels(self.folder, self.prepared.model, self.config)
-        stop = Stop()
+        stop = StopRequest()
         log = RunLog(
             self.folder,
             self.config,
@@ -160,11 +158,14 @@ class TrainingRun:
             on_epoch=on_epoch,
         )
         state = self.folder.state_path if self.resume else None
+        # States hold numbers alone; older versions of Lightning load nothing else by themselves.
+        known = "weights_only" in inspect.signature(Trainer.fit).parameters
+        safe: Any = {"weights_only": True} if known and state is not None else {}
         try:
-            with stopping_politely(stop), products(self.prepared.precision), _quiet():
+            with stop, products(self.prepared.precision), _quiet():
                 trainer = self.trainer([log, SaveState(self.folder, self.config, stop)])
                 with _ending_together(trainer):
-                    trainer.fit(task, datamodule=data, ckpt_path=state, **_safe_loading(state))
+                    trainer.fit(task, datamodule=data, ckpt_path=state, **safe)
         except NonFiniteLossError as error:
             spacing = self.prepared.model.scan.spacing_mm
             raise report_failure(error, data.stream, self.folder, spacing) from error
@@ -177,11 +178,14 @@ class TrainingRun:
         kind, _, index = hardware.device.partition(":")
         several = hardware.devices * hardware.num_nodes > 1
         settings, manual = config.optimiser, self.prepared.is_adversarial
+        strict = "warn" if kind == "cuda" else True  # GPUs lack deterministic forms of some layers
+        # With a critic, each batch trains one of two networks.
+        spread = DDPStrategy(find_unused_parameters=manual, gradient_as_bucket_view=True)
         return Trainer(
             accelerator={"cuda": "gpu"}.get(kind, kind),
             devices=[int(index)] if index else hardware.devices,
             num_nodes=hardware.num_nodes,
-            strategy=_strategy(manual) if several else "auto",
+            strategy=spread if several else "auto",
             precision="bf16-mixed" if self.prepared.precision == "bf16" else "32-true",
             max_epochs=config.run.epochs,
             accumulate_grad_batches=1 if manual else settings.accumulate_batches,
@@ -189,7 +193,7 @@ class TrainingRun:
             check_val_every_n_epoch=max(config.validation.every_epochs, 1),
             limit_val_batches=None if config.validation.every_epochs else 0,
             num_sanity_val_steps=0,
-            deterministic=_deterministic(config.run.deterministic, kind),
+            deterministic=strict if config.run.deterministic else None,
             benchmark=not config.run.deterministic,
             logger=TensorBoardLogger(str(self.folder.path), name=LOGS, version=""),
             callbacks=list(callbacks),
@@ -202,28 +206,12 @@ class TrainingRun:
         )
 
 
-def _strategy(manual: bool) -> DDPStrategy:
-    """Processes that share gradients; with a critic, each batch trains one of two networks."""
-    return DDPStrategy(find_unused_parameters=manual, gradient_as_bucket_view=True)
-
-
-def _deterministic(wanted: bool, kind: str) -> Any:
-    """GPUs have no deterministic form of some layers: they warn."""
-    return ("warn" if kind == "cuda" else True) if wanted else None
-
-
-def _safe_loading(state: Path | None) -> dict[str, Any]:
-    """States hold numbers alone: nothing in them is executed."""
-    known = "weights_only" in inspect.signature(Trainer.fit).parameters
-    return {"weights_only": True} if known and state is not None else {}
-
-
 @contextmanager
 def products(precision: str) -> Iterator[None]:
-    """Say whether GPUs may round the factors of float32 products, for as long as a run goes.
+    """Let GPUs round the factors of float32 products unless the precision is `fp32`.
 
-    What Lightning sets for the whole process, deterministic algorithms and the search for the
-    fastest ones, ends with it as well.
+    At the end, this and what Lightning sets for the whole process, deterministic algorithms and the
+    search for the fastest ones, are restored.
     """
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     benchmark, strict = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
@@ -241,7 +229,7 @@ def products(precision: str) -> Iterator[None]:
 
 @contextmanager
 def _ending_together(trainer: Trainer) -> Iterator[None]:
-    """End the processes that this one started if it fails, as they would wait for it."""
+    """Kill the processes that this one started if it fails, as they would wait for it."""
     try:
         yield
     except Exception:
@@ -252,21 +240,8 @@ def _ending_together(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def stopping_politely(stop: Stop) -> Iterator[None]:
-    """Let the first wish to end take effect at the next batch, and the second at once."""
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    stop.listen()
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-@contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what Lightning says of itself off the error stream."""
+    """Silence messages of Lightning about itself."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -20,7 +20,7 @@ from synthsr_transforms.io.files import VolumeError, list_volumes, stem
 from synthsr_transforms.io.grids import Volume, ras_axes, reorient, same_grid
 from synthsr_transforms.io.volumes import read_header, read_image, read_labels
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.support.messages import SynthSRError, listed
+from synthsr_transforms.support.messages import SynthSRError, check_choice, listed
 
 Match = Literal["names", "order"]
 MATCHES: tuple[Match, ...] = get_args(Match)
@@ -124,8 +124,7 @@ def find_subjects(
     Raises:
         VolumeError: If a folder is missing or empty, or a file has no partner or several.
     """
-    if match not in MATCHES:
-        raise SynthSRError(f"match must be one of {', '.join(MATCHES)}, got {match!r}.")
+    check_choice("match", match, MATCHES)
     label_maps = list_volumes(labels)
     if images is None:
         return [SubjectFiles(path) for path in label_maps]

@@ -37,28 +37,33 @@ def naming(place: object) -> Iterator[None]:
         raise SynthSRError(msg) from error
 
 
-def check_choice(what: str, word: str, choices: Iterable[str]) -> None:
-    """Raise SynthSRError, with the nearest spelling, if a word is none of the choices."""
+def check_choice(what: str, word: str, choices: Iterable[str]) -> str:
+    """The word, if it is one of the choices.
+
+    Raises:
+        SynthSRError: If not; the nearest spelling is suggested.
+    """
     choices = tuple(choices)
     if word not in choices:
         raise SynthSRError(
             f"{what} must be one of {', '.join(choices)}, got {word!r}{suggest(word, choices)}."
         )
+    return word
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
+def suggest(word: object, known: Iterable[str]) -> str:
     """Hint at the most similar known word, for the end of a message; empty if there is none.
 
     Examples:
         >>> suggest("predcit", ["predict", "train"])
         " (did you mean 'predict'?)"
     """
-    known = list(known)
-    begin = [name for name in known if word and name.startswith(word)]
-    if len(begin) != 1:
-        lower = {name.lower(): name for name in known}
-        begin = [lower[n] for n in difflib.get_close_matches(word.lower(), lower, n=1)]
-    return f" (did you mean {begin[0]!r}?)" if begin else ""
+    text = str(word).lower()
+    names = {name.lower(): name for name in known}
+    near = [name for name in names if text and name.startswith(text)]
+    if len(near) != 1:
+        near = difflib.get_close_matches(text, names, n=1)
+    return f" (did you mean {names[near[0]]!r}?)" if near else ""
 
 
 def integers(numbers: Iterable[float], what: str) -> list[int]:

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from synthsr_transforms.distributions import Distribution, DistributionSpec, as_distribution
 from synthsr_transforms.functional.operators import BLUR_BOUNDARIES
+from synthsr_transforms.support.messages import check_choice
 
 Number = TypeVar("Number", int, float)
 
@@ -75,20 +76,9 @@ def grid_ratio(value: float, name: str) -> float:
     return float(value)
 
 
-def one_of(value: str, choices: Sequence[str], name: str) -> str:
-    """One of some words.
-
-    Raises:
-        ValueError: If it is another one.
-    """
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {tuple(choices)}, got {value!r}.")
-    return value
-
-
 def blur_boundary(value: str) -> str:
     """Boundary rule of a blur, see `functional.operators.gaussian_operators`."""
-    return one_of(value, BLUR_BOUNDARIES, "boundary")
+    return check_choice("boundary", value, BLUR_BOUNDARIES)
 
 
 def positive_distribution(spec: DistributionSpec | None, name: str) -> Any:

@@ -321,7 +321,7 @@ BAD: dict[str, tuple[str, str]] = {
     "v1 of two": ("2ch.h5 own.safetensors --preset v1", "the network takes, 2, but make 1. Name"),
     "same names": ("2ch.h5 own.safetensors --inputs a,a", "must have different names, got 'a, a'"),
     "no name": ("2ch.h5 own.safetensors --inputs a,", "must have different names, got 'a, '"),
-    "residual": ("1ch.h5 own.safetensors --residual-input T9", "one of image, or none, got 'T9'"),
+    "residual": ("1ch.h5 own.safetensors --residual-input T9", "one of image, none, got 'T9'"),
     "spread": ("1ch.h5 own.safetensors --spread", "an even number of output channels, got 1"),
     "activation": ("1ch.h5 own.safetensors --activation tanh", "activation must be one of elu"),
     "preset": ("1ch.h5 own.safetensors --preset v3", "'v3' is not one of"),

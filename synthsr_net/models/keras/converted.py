@@ -15,6 +15,7 @@ from typing import Any
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig
 from synthsr_net.models.zoo.registry import KNOWN_MODELS, ModelError, config_of_keras
 from synthsr_net.networks.unet import UNetConfig
+from synthsr_transforms.support.messages import check_choice
 
 PRESETS = {"v1": "synthsr-v1", "v2": "synthsr-v2", "hyperfine": "synthsr-hyperfine"}
 """Published model whose settings a preset has."""
@@ -60,9 +61,7 @@ def config_of_converted(
         config = config_of_keras(path, network)
     else:
         preset = preset or _default_preset(network, inputs, reliability_maps)
-        if preset not in PRESETS:
-            raise ModelError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
-        known = KNOWN_MODELS[PRESETS[preset]]
+        known = KNOWN_MODELS[PRESETS[check_choice("preset", preset, PRESETS)]]
         images = _images(network, preset, inputs, reliability_maps)
         scan = ScanConfig(**{"divisor": 2**network.num_levels, **known.scan})
         config = ModelConfig(name=Path(path).stem, network=network, inputs=images, scan=scan)
@@ -101,8 +100,5 @@ def _with_residual(config: ModelConfig, name: str | None) -> ScanConfig:
         return config.scan
     if name == NO_RESIDUAL:
         return replace(config.scan, residual_input=None, output_range=ScanConfig.output_range)
-    if name not in names:
-        raise ModelError(
-            f"the residual input must be one of {', '.join(names)}, or {NO_RESIDUAL}, got {name!r}."
-        )
+    check_choice("the residual input", name, [*names, NO_RESIDUAL])
     return replace(config.scan, residual_input=names.index(name), output_range=None)

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: metrics, pictures, events and progress."""
+"""Metrics, pictures, events and progress of a run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 
 from synthsr_net.training.config import TrainingConfig
 from synthsr_net.training.folder import RunFolder
-from synthsr_net.training.task.regression import TrainingTask
+from synthsr_net.training.task.regression import ShownSample, TrainingTask
 from synthsr_transforms.drawing.panels import figure_array
 
 from .curves import save_curve
@@ -27,7 +27,7 @@ _LOSSES = "losses_of_epoch"
 
 
 class Progress(NamedTuple):
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
         done: Number of batches so far.
@@ -45,7 +45,7 @@ class Progress(NamedTuple):
 
 
 class EpochResults(NamedTuple):
-    """What came out of an epoch.
+    """Results of an epoch.
 
     Attributes:
         epoch: Its number, from 1.
@@ -93,29 +93,27 @@ class RunLog(Callback):
         self._losses: list[float] = []
         self._recent = math.nan
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Drop the rows of epochs that are trained again."""
-        assert isinstance(pl_module, TrainingTask)
         if trainer.is_global_zero:
             with saving(self.folder):
                 self.metrics.truncate(pl_module.position.done // self.batches_per_epoch)
         self._restart_clock(pl_module)
 
     def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
         """Save the losses of the epoch so far; none of them may be missing or not finite."""
-        assert isinstance(pl_module, TrainingTask)
-        self._losses += [reading.value for reading in pl_module.take_readings(wait=True)]
+        self._take_losses(pl_module, wait=True)
         checkpoint[_LOSSES] = list(self._losses)
 
     def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
-        """Go on with the losses of the epoch so far."""
+        """Restore the losses of the epoch so far."""
         self._losses = list(checkpoint.get(_LOSSES, []))
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Let the last epoch be validated, whatever its number."""
         every = max(self.training.validation.every_epochs, 1)
         last = trainer.current_epoch + 1 == self.training.run.epochs
@@ -124,18 +122,15 @@ class RunLog(Callback):
     def on_train_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        pl_module: Any,
         outputs: Any,
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Take the losses that have arrived."""
-        assert isinstance(pl_module, TrainingTask)
-        readings = pl_module.take_readings()
-        self._losses += [reading.value for reading in readings]
+        """Collect the losses that have arrived."""
+        last = self._take_losses(pl_module)
         done = batch_idx + 1 + trainer.current_epoch * self.batches_per_epoch
-        if readings:
-            last = [reading.value for reading in readings]
+        if last:
             mean = sum(last) / len(last)
             self._recent = mean if math.isnan(self._recent) else 0.95 * self._recent + 0.05 * mean
         if done % STEPS_BETWEEN_EVENTS == 0 and self._losses:
@@ -147,10 +142,9 @@ class RunLog(Callback):
             total, epoch = epochs * self.batches_per_epoch, trainer.current_epoch + 1
             self.on_step(Progress(done, total, epoch, epochs, self._recent))
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the row, the model files and the pictures of the epoch."""
-        assert isinstance(pl_module, TrainingTask)
-        self._losses += [reading.value for reading in pl_module.take_readings(wait=True)]
+        self._take_losses(pl_module, wait=True)
         epoch = trainer.current_epoch + 1
         row = self._row(trainer, pl_module, epoch)
         if trainer.is_global_zero:
@@ -165,6 +159,11 @@ class RunLog(Callback):
         pl_module.results = {}
         self._losses = []
         self._restart_clock(pl_module)
+
+    def _take_losses(self, task: TrainingTask, *, wait: bool = False) -> list[float]:
+        losses = [reading.value for reading in task.take_readings(wait=wait)]
+        self._losses += losses
+        return losses
 
     def _restart_clock(self, task: TrainingTask) -> None:
         self._begin, self._first_step = time.perf_counter(), task.position.done
@@ -214,7 +213,7 @@ class RunLog(Callback):
                 self._event(trainer, f"epoch/{name}", float(value), done)
         if not task.shown:
             return
-        samples = [self._sample(number, task) for number in range(len(task.shown))]
+        samples = [self._sample(number, shown) for number, shown in enumerate(task.shown, start=1)]
         title = f"epoch {epoch}"
         save_previews(self.folder.preview_path(epoch), samples, title)
         pixels = figure_array(preview_figure(samples, title))
@@ -223,10 +222,9 @@ class RunLog(Callback):
         )
         task.shown = []
 
-    def _sample(self, number: int, task: TrainingTask) -> PreviewSample:
-        shown = task.shown[number]
+    def _sample(self, number: int, shown: ShownSample) -> PreviewSample:
         return PreviewSample(
-            name=f"validation sample {number + 1}",
+            name=f"validation sample {number}",
             image=shown.image,
             prediction=shown.prediction,
             target=shown.target,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from synthsr_net.models.checkpoint import ModelConfig, save_model
@@ -29,30 +29,45 @@ STOP_SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 ]
 """Signals of users and of schedulers that ask a run to end."""
-STEPS_BETWEEN_TALKS = 50
+STEPS_BETWEEN_AGREEMENTS = 50
 """Batches between those at which processes agree whether to save or to stop."""
 
 
-class Stop:
-    """Wish of the user, or of a scheduler, that a run ends at the next batch.
+class StopRequest:
+    """Stop request of a user or scheduler, honoured before the next batch.
+
+    Within the context, signals make the request, and a second signal stops at once.
 
     Attributes:
-        wished: Whether there is one.
+        made: Whether there is one.
     """
 
     def __init__(self) -> None:
-        self.wished = False
+        self.made = False
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        """Take over the signals."""
+        self._handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        self.listen()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Restore the handlers of before."""
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._handlers.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def listen(self) -> None:
-        """Take signals for wishes; a second one takes effect at once."""
+        """Handle the signals, which only the main thread can."""
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
-                signal.signal(number, self._hear)
+                signal.signal(number, self._handle)
 
-    def _hear(self, number: int, frame: Any) -> None:
-        if self.wished:
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.made:
             raise KeyboardInterrupt
-        self.wished = True
+        self.made = True
 
 
 class SaveState(Callback):
@@ -61,26 +76,24 @@ class SaveState(Callback):
     Args:
         folder: Folder of the run.
         config: Settings.
-        stop: Set from outside when the run is to end.
+        stop: Request to end the run.
     """
 
-    def __init__(self, folder: RunFolder, config: TrainingConfig, stop: Stop) -> None:
+    def __init__(self, folder: RunFolder, config: TrainingConfig, stop: StopRequest) -> None:
         self.folder, self.config, self.stop = folder, config, stop
         self._saved_at = time.monotonic()
         self._saved_position = -1
         self._stopping = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count, and take signals back from Lightning, which ends without saving."""
-        assert isinstance(pl_module, TrainingTask)
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Take signals back from Lightning, which ends without saving."""
         self.stop.listen()
         self._saved_position = pl_module.position.done
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if it is time; everything before this batch is complete, and nothing of it done."""
-        assert isinstance(pl_module, TrainingTask)
+        """Save if it is time, after the batch before and before anything of this one."""
         done = pl_module.position.done
         stopping = self._is_stopping(trainer, done, batch_idx)
         if batch_idx % self.config.optimiser.accumulate_batches:
@@ -91,18 +104,17 @@ class SaveState(Callback):
         if done != self._saved_position and self._is_due(trainer, done, batch_idx):
             self.save(trainer, done)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Save the state at the end."""
-        assert isinstance(pl_module, TrainingTask)
         self.save(trainer, pl_module.position.done)
 
     def _is_stopping(self, trainer: Trainer, done: int, batch_idx: int) -> bool:
-        """Whether the user wished to stop; of several processes, all learn it at the same batch."""
+        """Whether to stop; several processes agree on it at the same batch."""
         if trainer.world_size == 1:
-            return self.stop.wished
-        if done % STEPS_BETWEEN_TALKS == 0 or batch_idx == 0:
-            wished = trainer.strategy.reduce_boolean_decision(self.stop.wished, all=False)
-            self._stopping = self._stopping or wished
+            return self.stop.made
+        if done % STEPS_BETWEEN_AGREEMENTS == 0 or batch_idx == 0:
+            made = trainer.strategy.reduce_boolean_decision(self.stop.made, all=False)
+            self._stopping = self._stopping or made
         return self._stopping
 
     def _is_due(self, trainer: Trainer, done: int, batch_idx: int) -> bool:
@@ -113,8 +125,8 @@ class SaveState(Callback):
             return done - self._saved_position >= every or batch_idx == 0
         passed = time.monotonic() - self._saved_at > 60 * self.config.run.save_every_minutes
         if trainer.world_size > 1:  # clocks differ, and all processes save or none
-            talk = done % STEPS_BETWEEN_TALKS < self.config.optimiser.accumulate_batches
-            passed = trainer.strategy.reduce_boolean_decision(passed) if talk else False
+            agree = done % STEPS_BETWEEN_AGREEMENTS < self.config.optimiser.accumulate_batches
+            passed = trainer.strategy.reduce_boolean_decision(passed) if agree else False
         return passed or batch_idx == 0
 
     def save(self, trainer: Trainer, done: int) -> None:
@@ -122,8 +134,7 @@ class SaveState(Callback):
 
         Weights that are not finite are not saved: the next loss will say so.
         """
-        task = trainer.lightning_module
-        assert isinstance(task, TrainingTask)
+        task: Any = trainer.lightning_module
         if not are_finite(task.network.state_dict()):
             return
         path = self.folder.state_path

@@ -16,7 +16,8 @@ from synthsr_transforms.functional.acquisition import (
     thousandths,
 )
 from synthsr_transforms.functional.reliability import distance_map, reliability_map
-from synthsr_transforms.transforms.arguments import one_of, positive_distribution, sample_axes
+from synthsr_transforms.support.messages import check_choice
+from synthsr_transforms.transforms.arguments import positive_distribution, sample_axes
 from synthsr_transforms.transforms.base import Params, SynthTransform, grid_of
 from synthsr_transforms.transforms.images import SLICES, add_made_image, named_image
 
@@ -58,10 +59,10 @@ class ReliabilityMap(SynthTransform):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.kind = one_of(kind, KINDS, "kind")
+        self.kind = check_choice("kind", kind, KINDS)
         self.image, self.destination = image, destination
         self.spacing_mm = positive_distribution(spacing_mm, "spacing_mm")
-        self.alignment = one_of(alignment, ALIGNMENTS, "alignment")
+        self.alignment = check_choice("alignment", alignment, ALIGNMENTS)
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
         """Sample the fixed spacing, if there is one."""

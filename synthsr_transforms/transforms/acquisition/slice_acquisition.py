@@ -21,9 +21,9 @@ from synthsr_transforms.functional.acquisition import (
 from synthsr_transforms.functional.blur import acquisition_sigma
 from synthsr_transforms.functional.intensity import add_noise
 from synthsr_transforms.seeds import normal_field, sample_seeds
+from synthsr_transforms.support.messages import check_choice
 from synthsr_transforms.transforms.arguments import (
     blur_boundary,
-    one_of,
     optional_triple,
     positive,
     positive_distribution,
@@ -106,7 +106,7 @@ class SliceAcquisition(SynthTransform):
         self.blur_coefficient = positive(blur_coefficient, "blur_coefficient")
         self.max_spacing_mm = optional_triple(max_spacing_mm, "max_spacing_mm", float)
         self.truncate, self.boundary = positive(truncate, "truncate"), blur_boundary(boundary)
-        self.alignment = one_of(alignment, ALIGNMENTS, "alignment")
+        self.alignment = check_choice("alignment", alignment, ALIGNMENTS)
         self.downsample = downsample if isinstance(downsample, bool) else list(downsample)
         self.noise_std = as_distribution(noise_std, name="noise_std", minimum=0)
         self.rician_probability = probability(rician_probability, "rician_probability")

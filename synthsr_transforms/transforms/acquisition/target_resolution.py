@@ -12,7 +12,8 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 from synthsr_transforms.functional.blur import acquisition_sigma, gaussian_blur
 from synthsr_transforms.functional.layout import plan_patch
 from synthsr_transforms.functional.resample import resize
-from synthsr_transforms.transforms.arguments import blur_boundary, one_of, positive, triple
+from synthsr_transforms.support.messages import check_choice
+from synthsr_transforms.transforms.arguments import blur_boundary, positive, triple
 from synthsr_transforms.transforms.base import Grid, Params, grid_of, is_label_map
 from synthsr_transforms.transforms.images import (
     float_dtype,
@@ -54,7 +55,7 @@ class TargetResolution(SynthSpatialTransform):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.alignment = one_of(alignment, ("centre", "corner"), "alignment")
+        self.alignment = check_choice("alignment", alignment, ("centre", "corner"))
         self.spacing_mm = triple(spacing_mm, "spacing_mm", float)
         self.truncate, self.boundary = positive(truncate, "truncate"), blur_boundary(boundary)
 
