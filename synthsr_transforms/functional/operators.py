@@ -227,16 +227,17 @@ def axis_operator(size: int, coordinates: Tensor, sigma: float = 0.0) -> Tensor:
     """
     where = coordinates.double().clamp(0, size - 1)
     low = where.long().clamp(max=max(size - 2, 0))
-    share, rows = where - low, torch.arange(len(where))
+    share = where - low
     radius = int(4 * sigma + 0.5)
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    weights = torch.exp(-0.5 * (offsets / max(sigma, 1e-9)) ** 2)
+    offsets = torch.arange(-radius, radius + 1)
+    weights = torch.exp(-0.5 * (offsets.double() / max(sigma, 1e-9)) ** 2)
     weights = weights / weights.sum()
-    matrix = torch.zeros(len(where), size, dtype=torch.float64)
-    for offset, weight in enumerate(weights.tolist(), start=-radius):
-        matrix[rows, _mirrored(low + offset, size)] += weight * (1 - share)
-        matrix[rows, _mirrored(low + 1 + offset, size)] += weight * share
-    return matrix.float()
+    columns = _mirrored(low[:, None, None] + offsets[:, None] + torch.arange(2), size)
+    values = weights[:, None] * torch.stack([1 - share, share], -1)[:, None]
+    places = torch.arange(len(where))[:, None, None] * size + columns
+    matrix = torch.zeros(len(where) * size, dtype=torch.float64)
+    matrix.index_add_(0, places.flatten(), values.flatten())
+    return matrix.view(-1, size).float()
 
 
 def _mirrored(index: Tensor, size: int) -> Tensor:

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from synthsr_transforms.support.atomic import write_text
-from synthsr_transforms.support.messages import SynthSRError, check_choice, integers, naming
+from synthsr_transforms.support.messages import SynthSRError, integers, naming
 
-from .rows import SIDES, TISSUES, LabelRow, Side, Tissue, side_of, valid_row, valid_rows
+from .rows import LabelRow, side_of, valid_row, valid_rows
 
 COLUMNS = ("value", "name", "side", "class", "tissue")
 """Columns of a label table file, in the order in which they are written."""
@@ -79,56 +79,40 @@ def _read_text(path: Path) -> str:
 
 def _parse_rows(text: str, path: Path) -> tuple[LabelRow, ...]:
     """Make rows from the text of a `.tsv` file."""
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1)]
-    cells = [(n, line.split("\t")) for n, line in lines if line.strip() and line[0] != "#"]
-    if not cells:
-        raise SynthSRError(
-            f"label table must start with the columns {', '.join(COLUMNS)}, got an empty file"
-            f" ({path})."
-        )
-    (header_number, header), *body = cells
-    columns = [column.strip() for column in header]
+    lines = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    table = [(n, [c.strip() for c in line.split("\t")]) for n, line in lines if line[0] != "#"]
+    (header, columns), *body = table or [(1, [])]
     if sorted(columns) != sorted(COLUMNS):
         raise SynthSRError(
-            f"columns must be {', '.join(COLUMNS)}, separated by tabs, got {', '.join(columns)}"
-            f" ({path}, line {header_number})."
+            f"columns must be {', '.join(COLUMNS)}, separated by tabs, got"
+            f" {', '.join(columns) or 'an empty file'} ({path}, line {header})."
         )
-    rows = [_parse_row(row, columns, f"{path}, line {number}") for number, row in body]
     line_of: dict[int, int] = {}
-    for (line, _), row in zip(body, rows, strict=True):
-        if line_of.setdefault(row.value, line) != line:
-            raise SynthSRError(
-                f"each value must occur once, got {row.value} again ({path}, line {line}, column"
-                f" 'value'; first in line {line_of[row.value]}). Remove one of the two lines."
-            )
-    with naming(f"{path}, column 'class'" if rows else path):
+    rows = []
+    for line, cells in body:
+        with naming(f"{path}, line {line}"):
+            rows.append(_parse_row(cells, columns))
+            first = line_of.setdefault(rows[-1].value, line)
+            if first != line:
+                raise SynthSRError(
+                    f"each value must occur once, got {rows[-1].value} again, first in line"
+                    f" {first}. Remove one of the two lines."
+                )
+    with naming(path):
         return valid_rows(rows, sort=False)
 
 
-def _parse_row(cells: Sequence[str], columns: Sequence[str], place: str) -> LabelRow:
+def _parse_row(cells: Sequence[str], columns: Sequence[str]) -> LabelRow:
     if len(cells) != len(columns):
         raise SynthSRError(
-            f"row must have {len(columns)} cells, got {len(cells)} ({place})."
-            f" Separate cells by single tabs."
+            f"row must have {len(columns)} cells, got {len(cells)}. Separate cells by single tabs."
         )
-    cell = {column: text.strip() for column, text in zip(columns, cells, strict=True)}
+    cell: dict[str, Any] = dict(zip(columns, cells, strict=True))
     for column in ("value", "class"):
         if not cell[column].isdecimal():
-            where = f"{place}, column {column!r}"
-            raise SynthSRError(f"{column} must be a whole number, got {cell[column]!r} ({where}).")
-    for column, choices in (("side", SIDES), ("tissue", tuple(TISSUES))):
-        with naming(f"{place}, column {column!r}"):
-            check_choice(column, cell[column], choices)
-    with naming(place):
-        return valid_row(
-            LabelRow(
-                value=int(cell["value"]),
-                name=cell["name"],
-                side=cast("Side", cell["side"]),
-                label_class=int(cell["class"]),
-                tissue=cast("Tissue", cell["tissue"]),
-            )
-        )
+            raise SynthSRError(f"{column} must be a whole number, got {cell[column]!r}.")
+        cell[column] = int(cell[column])
+    return valid_row(LabelRow(*(cell[column] for column in COLUMNS)))
 
 
 # Lists of label values and classes, as the original SynthSR keeps them --------------------------
@@ -146,9 +130,10 @@ def rows_of_values(
     unique = list(dict.fromkeys(numbers)) if sort else numbers
     rows = []
     for k, value in enumerate(unique):
-        name, tissue = _name_and_tissue(value)
+        unknown = LabelRow(value, f"label {value}", "neutral", 0, "brain_other")
+        row = _known_rows().get(value, unknown)
         side = side_of(value) if sort else "neutral"
-        rows.append(LabelRow(value, name, side, given[value] if given else k, tissue))
+        rows.append(row._replace(side=side, label_class=given[value] if given else k))
     return tuple(rows)
 
 
@@ -168,11 +153,6 @@ def _classes_by_value(values: Sequence[int], classes: Iterable[int]) -> dict[int
                 f" (value {value}). Remove one of the two."
             )
     return by_value
-
-
-def _name_and_tissue(value: int) -> tuple[str, Tissue]:
-    known = _known_rows().get(value)
-    return (known.name, known.tissue) if known else (f"label {value}", "brain_other")
 
 
 @cache

@@ -312,19 +312,19 @@ class TestFiles:
             (["value\tname"], r"columns must be .*got value, name \(.*line 1\)"),
             ([HEADER], r"at least one row, got none \(.*mine\.tsv\)"),
             ([HEADER, "1\ta\tleft\t0"], r"5 cells, got 4 \(.*mine\.tsv, line 2\)"),
-            ([HEADER, "x\ta\tleft\t0\tcsf"], r"got 'x' \(.*mine\.tsv, line 2, column 'value'\)"),
-            ([HEADER, "1\ta\tleft\t-1\tcsf"], r"got '-1' \(.*line 2, column 'class'\)"),
+            ([HEADER, "x\ta\tleft\t0\tcsf"], r"got 'x' \(.*mine\.tsv, line 2\)"),
+            ([HEADER, "1\ta\tleft\t-1\tcsf"], r"got '-1' \(.*line 2\)"),
             (
                 [HEADER, "# c", "1\ta\tlfet\t0\tcsf"],
-                r"got 'lfet' \(did you mean 'left'\?\) \(.*mine\.tsv, line 3, column 'side'\)",
+                r"got 'lfet' \(did you mean 'left'\?\) \(.*mine\.tsv, line 3\)",
             ),
-            ([HEADER, "1\ta\tleft\t0\tskull"], r"got 'skull' \(.*line 2, column 'tissue'\)"),
+            ([HEADER, "1\ta\tleft\t0\tskull"], r"got 'skull' \(.*line 2\)"),
             ([HEADER, "1\t\tleft\t0\tcsf"], r"name must be one line .*line 2"),
             (
                 [HEADER, "1\ta\tleft\t0\tcsf", "1\tb\tleft\t0\tcsf"],
-                r"got 1 again \(.*mine\.tsv, line 3, column 'value'; first in line 2\)",
+                r"got 1 again, first in line 2 \(.*mine\.tsv, line 3\)",
             ),
-            ([HEADER, "1\ta\tleft\t2\tcsf"], r"got 2 \(.*mine\.tsv, column 'class'\)\. Renumber"),
+            ([HEADER, "1\ta\tleft\t2\tcsf"], r"got 2 \(.*mine\.tsv\)\. Renumber"),
         ],
     )
     def test_errors_name_file_line_and_column(self, lines, message, tmp_path):

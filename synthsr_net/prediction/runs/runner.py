@@ -54,15 +54,16 @@ def check_tasks(tasks: Sequence[Task], predictor: Predictor) -> None:
     """Refuse tasks that do not go with a model.
 
     Raises:
-        ValueError: If the model takes another number of scans, or predicts no spread where one is
-            to be written.
+        ValueError: If the model takes another number of scans, or predicts no Laplace scale where
+            one is to be written.
     """
     for task in tasks:
         check_number(predictor.config, len(task.inputs))
-        if task.spread is not None and not predictor.config.spread:
+        if task.uncertainty is not None and not predictor.config.spread:
             raise SynthSRError(
-                f"uncertainty needs a model that predicts a spread, got {predictor.config.name},"
-                " which predicts none. Leave --uncertainty out, or choose another model."
+                "uncertainty needs a model that predicts a Laplace scale, got"
+                f" {predictor.config.name}, which predicts none. Leave --uncertainty out, or choose"
+                " another model."
             )
 
 
@@ -219,8 +220,8 @@ class Batch:
     def _write_files(self, task: Task, prediction: Prediction) -> None:
         """Write the prediction last, so that where it is, the others are."""
         description = _description(task, self.predictor)
-        if task.spread is not None and prediction.spread is not None:
-            self.predictor.write(task.spread, prediction.spread, description)
+        if task.uncertainty is not None and prediction.laplace_scale is not None:
+            self.predictor.write(task.uncertainty, prediction.laplace_scale, description)
         for path, content in task.sidecars.items():
             used = {**self.predictor.record.used(ct=task.ct), "precision": self.predictor.precision}
             more = {
