@@ -23,7 +23,7 @@ from synthsr_net.prediction.postprocess import Prediction
 from synthsr_net.prediction.predictor import Predictor, Prepared
 from synthsr_net.prediction.preprocess import check_number
 from synthsr_net.prediction.writing import read_description, write_json
-from synthsr_transforms.io.grids import Volume, spacings
+from synthsr_transforms.io.grids import Volume, format_spacing
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.io.volumes import read_image
 from synthsr_transforms.support.atomic import is_full
@@ -225,7 +225,7 @@ class Batch:
         for path, content in task.sidecars.items():
             used = {**self.predictor.record.used(ct=task.ct), "precision": self.predictor.precision}
             more = {
-                "Resolution": spacings(prediction.image.spacing_mm),
+                "Resolution": format_spacing(prediction.image.spacing_mm),
                 "Settings": used,
                 "Warnings": list(prediction.warnings),
             }
