@@ -35,8 +35,8 @@ def available_device(name: str = "auto") -> str:
     if kind == "cuda" and not count:
         raise SynthSRError(
             f"device must be one that this machine has, got {name!r}, but PyTorch"
-            f" {torch.__version__} finds no CUDA device. Use --device cpu, or install a driver and a"
-            " CUDA build of PyTorch."
+            f" {torch.__version__} finds no CUDA device. Use --device cpu, or install a driver and"
+            " a CUDA build of PyTorch."
         )
     if index and int(index) >= count:
         raise SynthSRError(
