@@ -42,7 +42,7 @@ def use_in_words(config: ModelConfig) -> dict[str, str]:
     return {
         "images": listed(images),
         "output": what + (", and its spread" if config.spread else ""),
-        "by default": f"{'' if scan.flip else 'no '}flip averaging,"
+        "by default": f"{'' if scan.flip else 'no '}test-time augmentation (flip),"
         f"{' with inversion of inverse contrast,' if scan.flip and scan.inverse_contrast else ''}"
         f" {'' if scan.sharpen else 'no '}sharpening,"
         f" {'' if scan.data_consistency else 'no '}data consistency",

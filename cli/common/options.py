@@ -133,7 +133,7 @@ def prediction_options(command: Command) -> Command:
             "--uncertainty",
             type=click.Path(path_type=Path),
             metavar="OUT",
-            help="Write the spread of the prediction as well, where the model predicts one.",
+            help="Write the Laplace scale of each voxel as well, where the model predicts one.",
         ),
         click.option("--resume", is_flag=True, help="Keep complete output, and make the rest."),
         overwrite_option,
@@ -150,9 +150,12 @@ def prediction_options(command: Command) -> Command:
         click.option(
             "--max-memory",
             metavar="SIZE",
-            help="Stay below this, such as 4GB: scans are cut into tiles.  [default: what is free]",
+            help="Stay below this, such as 4GB: larger scans are predicted with a sliding window."
+            "  [default: what is free]",
         ),
-        click.option("--tile", type=click.IntRange(min=1), metavar="N", help="Size of tiles."),
+        click.option(
+            "--window", type=click.IntRange(min=1), metavar="N", help="Size of the sliding window."
+        ),
         click.option(
             "--devices",
             metavar="N|all",

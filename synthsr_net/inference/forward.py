@@ -1,4 +1,4 @@
-"""Forward strategies: flip averaging, slabs and tiles."""
+"""Forward strategies: test-time augmentation, slabs, sliding window."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from synthsr_net.networks.unet import UNet3d
 
 from .memory import HALO, Plan, plan_memory, slab_bytes
 from .precision import DTYPES, resolve_precision
+from .sliding_window import sliding_window
 from .streamed_unet import can_stream, prepare
-from .tiles import predict_tiles
 
 LEFT_RIGHT = 1
-"""Axis of `(C, X, Y, Z)` that is mirrored for flip averaging."""
+"""Axis of `(C, X, Y, Z)` that is mirrored for test-time augmentation."""
 
 Pass = Callable[[Tensor], Tensor]
 
@@ -75,10 +75,10 @@ def predict_volume(
 
 
 def _forward(network: UNet3d, x: Tensor, plan: Plan, dtype: torch.dtype) -> Pass:
-    tile = plan.tile
-    if tile is not None:
-        return lambda volume: predict_tiles(
-            _exact(network, tile, x.device, dtype, keep=True), volume, tile, HALO
+    window = plan.window
+    if window is not None:
+        return lambda volume: sliding_window(
+            _exact(network, window, x.device, dtype, keep=True), volume, window, HALO
         )
     shape = (x.shape[1], x.shape[2], x.shape[3])
     return _exact(network, shape, x.device, dtype, keep=plan.strategy != "recompute")

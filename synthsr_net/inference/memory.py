@@ -17,9 +17,9 @@ from synthsr_transforms.support.messages import SynthSRError
 Strategy = Literal["store", "recompute", "whole", "sliding_window"]
 
 HALO = 32
-"""Least overlap of neighbouring tiles in voxels, blended linearly."""
-MIN_TILE = 96
-"""Smallest tile in voxels that is chosen without being asked for."""
+"""Least overlap of neighbouring windows in voxels, blended linearly."""
+MIN_WINDOW = 96
+"""Smallest window in voxels that is chosen without being asked for."""
 RESERVE = 0.9
 """Share of the available memory that is used at most."""
 
@@ -36,15 +36,15 @@ class Plan:
             largest skip connection computed twice; `whole`: layer by layer; `sliding_window`: in
             overlapping windows, which changes the result where they meet.
         num_bytes: Estimate of the memory it takes at most, inputs and outputs included.
-        tile: Shape of a tile in voxels, for `tiled`.
-        local_statistics: Whether each tile is normalised by statistics of its own, not of the whole
-            volume, which changes the result everywhere: for `tiled` where the network has
-            `instance` or `group` normalisation.
+        window: Shape of a window in voxels, for `sliding_window`.
+        local_statistics: Whether each window is normalised by statistics of its own, not of the
+            whole volume, which changes the result everywhere: for `sliding_window` where the
+            network has `instance` or `group` normalisation.
     """
 
     strategy: Strategy
     num_bytes: int
-    tile: tuple[int, int, int] | None = None
+    window: tuple[int, int, int] | None = None
     local_statistics: bool = False
 
     @property
@@ -60,9 +60,9 @@ def plan_memory(
     device: str | torch.device = "cpu",
     precision: str = "fp32",
     max_bytes: int | None = None,
-    tile: int | None = None,
+    window: int | None = None,
 ) -> Plan:
-    """Choose how to compute a prediction: exactly if it fits, else in tiles.
+    """Choose how to compute a prediction: exactly if it fits, else with a sliding window.
 
     Args:
         config: Architecture.
@@ -70,10 +70,10 @@ def plan_memory(
         device: Where to compute.
         precision: `fp32`, `tf32` or `bf16`.
         max_bytes: Memory that may be used; None means 90 % of what is available now.
-        tile: Edge of tiles in voxels, if tiles are wanted.
+        window: Edge of the sliding window in voxels, if one is asked for.
 
     Raises:
-        SynthSRError: If not even small tiles fit; the message gives the figures.
+        SynthSRError: If not even small windows fit; the message gives the figures.
 
     Examples:
         >>> plan_memory(UNetConfig(), (192, 256, 160), max_bytes=4 * 10**9).strategy
@@ -81,26 +81,26 @@ def plan_memory(
     """
     kind = torch.device(device).type
     budget = int(RESERVE * available_bytes(device)) if max_bytes is None else max_bytes
-    if tile is not None:
-        return _tiled(config, shape, tile, kind, precision)
+    if window is not None:
+        return _windowed(config, shape, window, kind, precision)
     for strategy in _exact_strategies(config, shape):
         plan = Plan(
             strategy, estimate_bytes(config, shape, strategy, device=kind, precision=precision)
         )
         if plan.num_bytes <= budget:
             return plan
-    step = _tile_step(config)
+    step = _window_step(config)
     largest = math.ceil(max(shape) / step) * step
-    smallest = min(math.ceil(MIN_TILE / step) * step, largest)
+    smallest = min(math.ceil(MIN_WINDOW / step) * step, largest)
     for edge in range(largest, smallest - 1, -step):
-        plan = _tiled(config, shape, edge, kind, precision)
+        plan = _windowed(config, shape, edge, kind, precision)
         if plan.num_bytes <= budget:
             return plan
-    needed = _tiled(config, shape, smallest, kind, precision).num_bytes
+    needed = _windowed(config, shape, smallest, kind, precision).num_bytes
     allowed = in_gigabytes(max(0, budget))
     raise SynthSRError(
         f"a volume of {' x '.join(map(str, shape))} voxels needs {in_gigabytes(needed)} of memory"
-        f" even in tiles, but only {allowed} may be used on {kind}. Close other"
+        f" even in a sliding window, but only {allowed} may be used on {kind}. Close other"
         " programs, raise --max-memory, use --precision bf16, or crop the scan."
     )
 
@@ -150,12 +150,12 @@ def _exact_strategies(config: UNetConfig, shape: Sequence[int]) -> tuple[Strateg
     return ("store", "recompute") if divisible else ("whole",)
 
 
-def _tiled(
+def _windowed(
     config: UNetConfig, shape: Sequence[int], edge: int, device: str, precision: str
 ) -> Plan:
-    step = _tile_step(config)
+    step = _window_step(config)
     if edge < 1:
-        raise ValueError(f"tile must be at least 1 voxel, got {edge}.")
+        raise ValueError(f"window must be at least 1 voxel, got {edge}.")
     edge = max(math.ceil(edge / step) * step, 2 * math.ceil(HALO / step) * step)
     x, y, z = (min(edge, math.ceil(n / config.divisor) * config.divisor) for n in shape)
     strategy = _exact_strategies(config, (x, y, z))[0]
@@ -165,7 +165,7 @@ def _tiled(
     return Plan("sliding_window", pass_bytes + whole, (x, y, z), local)
 
 
-def _tile_step(config: UNetConfig) -> int:
+def _window_step(config: UNetConfig) -> int:
     return max(config.divisor, 16)
 
 

@@ -26,8 +26,8 @@ from .resampling import as_tensor, reslice
 
 GRIDS = ("1mm", "input")
 """Grids of predictions: with the network's spacing, or the grid of the scan."""
-MAX_LOG_SPREAD = 20.0
-"""Log spreads are cut here, so that their exponential stays finite."""
+MAX_LOG_SCALE = 20.0
+"""Logarithms of scales are cut here, so that their exponential stays finite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +36,9 @@ class Prediction:
 
     image: Volume
     """`(X, Y, Z)` float32, finite, and its affine in mm."""
-    spread: Volume | None = None
+    laplace_scale: Volume | None = None
     """Scale of a Laplace distribution for each voxel, in the intensities of `image`, if the model
-    predicts it. With test-time augmentation it comes from the mean of the two log spreads."""
+    predicts it. With test-time augmentation it comes from the mean of the two log scales."""
     warnings: tuple[str, ...] = ()
     """Doubts about scans and prediction, one line each."""
 
@@ -113,16 +113,16 @@ def from_network_space(
             f"{wrong} voxels of the prediction are NaN or infinite: set to the minimum. The model"
             " does not suit this scan, or is damaged."
         )
-    spread = None
+    laplace_scale = None
     if config.spread:
-        log_spread = torch.nan_to_num(inside[images], nan=MAX_LOG_SPREAD).clamp(max=MAX_LOG_SPREAD)
-        scale = SMALLEST_SCALE + UNIT_SCALE * torch.exp(log_spread)
-        spread = _place(scale * _unit(space, settings), space, grid)
-    return Prediction(_place(image, space, grid), spread, tuple(doubts))
+        log_scale = torch.nan_to_num(inside[images], nan=MAX_LOG_SCALE).clamp(max=MAX_LOG_SCALE)
+        scale = SMALLEST_SCALE + UNIT_SCALE * torch.exp(log_scale)
+        laplace_scale = _place(scale * _unit(space, settings), space, grid)
+    return Prediction(_place(image, space, grid), laplace_scale, tuple(doubts))
 
 
 def _num_images(config: ModelConfig) -> int:
-    """Number of output channels that are images; the others are log spreads."""
+    """Number of output channels that are images; the others are log scales."""
     return config.network.out_channels // (2 if config.spread else 1)
 
 

@@ -209,7 +209,7 @@ class Predictor:
             device=self.device,
             precision=self.precision,
             max_bytes=None if limit is None else left_of(limit, self.device),
-            tile=self.settings.tile,
+            window=self.settings.window,
         )
         return prepared._replace(plan=plan)
 
@@ -252,7 +252,10 @@ class Predictor:
             sharpen=self.sharpen,
             scan=prepared.tensor[0] if self.data_consistency else None,
         )
-        image, doubts = prediction.image, [*prediction.warnings, *self._about_tiles(prepared.plan)]
+        image, doubts = (
+            prediction.image,
+            [*prediction.warnings, *self._about_windows(prepared.plan)],
+        )
         if lesion_mask is not None:
             image, more = keep_lesion(image, prepared.scans[0], lesion_mask)
             doubts += more
@@ -269,18 +272,18 @@ class Predictor:
         legacy = self.settings.legacy is not None
         write_volume(path, volume, legacy=legacy, description=description or self.record.describe())
 
-    def _about_tiles(self, plan: Plan | None) -> Iterator[str]:
-        if plan is None or plan.tile is None:
+    def _about_windows(self, plan: Plan | None) -> Iterator[str]:
+        if plan is None or plan.window is None:
             return
-        tiles = f"tiles of {' x '.join(map(str, plan.tile))} voxels"
-        if self.settings.tile is None:
+        windows = f"windows of {' x '.join(map(str, plan.window))} voxels"
+        if self.settings.window is None:
             yield (
-                f"predicted in {tiles} for want of memory: intensities may differ a little from"
+                f"predicted in {windows} for lack of memory: intensities may differ a little from"
                 " those of the whole volume."
             )
         if plan.local_statistics:
             yield (
-                f"the network normalises by statistics of the volume it sees, and saw {tiles}:"
+                f"the network normalises by statistics of the volume it sees, and saw {windows}:"
                 " contrast may differ between parts of the head. Allow more memory to avoid that."
             )
 

@@ -45,8 +45,8 @@ class PredictorSettings:
     """One of `GRIDS`."""
     max_memory: int | str | None = None
     """Bytes to stay below, or text such as 4GB. None: what the device has."""
-    tile: int | None = None
-    """Size in voxels of the tiles to predict in. None: as large as fits."""
+    window: int | None = None
+    """Edge in voxels of the sliding window to predict in. None: as large as fits."""
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
@@ -76,7 +76,7 @@ class PredictorOptions(TypedDict, total=False):
     legacy: str | None
     grid: str
     max_memory: int | str | None
-    tile: int | None
+    window: int | None
 
 
 def check_inverse_contrast(config: ModelConfig) -> None:

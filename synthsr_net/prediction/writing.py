@@ -10,7 +10,7 @@ from typing import Any
 
 import nibabel as nib
 
-from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.support.atomic import write_text
 
 
 def read_description(path: str | os.PathLike[str]) -> str:
@@ -26,6 +26,4 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
     """Write a JSON file atomically; folders that are missing are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

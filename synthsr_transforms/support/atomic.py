@@ -13,7 +13,10 @@ from uuid import uuid4
 
 from synthsr_transforms.support.messages import SynthSRError
 
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, or somebody's share of it, is full."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -58,7 +61,7 @@ def why_unwritable(folder: Path) -> str | None:
     try:
         tempfile.TemporaryFile(dir=nearest).close()  # some folders promise more than they keep
     except OSError as error:
-        if error.errno not in _FULL:
+        if not is_full(error):
             return f"no file can be made in {nearest}"
     return None
 
@@ -98,7 +101,7 @@ def writing_to(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full(error):
             raise SynthSRError(
                 f"the disk of {folder} is full. Free some space and run the same command again:"
                 " complete samples are kept."

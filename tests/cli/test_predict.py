@@ -138,7 +138,7 @@ class TestOneScan:
 
         monkeypatch.setattr(Predictor, "__init__", look)
         options = ("--ct", "--no-flip", "--sharpen", "--precision", "bf16", "--device", "cpu")
-        more = ("--max-memory", "3GB", "--tile", "128", "--no-data-consistency")
+        more = ("--max-memory", "3GB", "--window", "128", "--no-data-consistency")
         more += ("--no-inverse-contrast",)
         save(folder / "ct.nii", 80 * voxels() - 5)
         result = run("predict", "ct.nii", "p.nii", *MODEL, *options, *more)
@@ -154,7 +154,7 @@ class TestOneScan:
             "legacy": None,
             "grid": "1mm",
             "max_memory": "3GB",
-            "tile": 128,
+            "window": 128,
         }
 
     def test_legacy(self, folder):
@@ -594,7 +594,7 @@ BAD_SCANS: dict[str, tuple[Make, str]] = {
     ),
     "spread of a model without": (
         lambda f: ("scan.nii.gz", "--uncertainty", "s.nii"),
-        "uncertainty needs a model that predicts a spread",
+        "uncertainty needs a model that predicts a Laplace scale",
     ),
     "missing mask": (
         lambda f: ("scan.nii.gz", "--lesion-mask", "m.nii"),
@@ -608,7 +608,10 @@ BAD_SCANS: dict[str, tuple[Make, str]] = {
         lambda f: ("scan.nii.gz", "--with", "x.nii"),
         "--with must be NAME=FILE, such as T2=t2.nii.gz, got 'x.nii'",
     ),
-    "little memory": (lambda f: ("scan.nii.gz", "--max-memory", "10kB"), "even in tiles, but only"),
+    "little memory": (
+        lambda f: ("scan.nii.gz", "--max-memory", "10kB"),
+        "even in a sliding window, but only",
+    ),
     "wrong size": (lambda f: ("scan.nii.gz", "--max-memory", "lots"), "a number and a unit"),
     "absent device": (lambda f: ("scan.nii.gz", "--device", "cuda:77"), "device must be"),
     "legacy on another grid": (

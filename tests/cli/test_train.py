@@ -235,7 +235,7 @@ class TestPrediction:
         predicted, (image, spread), (base,) = self.both(predictor, scan())
         expected = self.intensities(scan(), image + base)
         np.testing.assert_allclose(predicted, expected, atol=0.01 * expected.max())
-        found = predictor.predict([scan_of(scan())]).spread
+        found = predictor.predict([scan_of(scan())]).laplace_scale
         expected = np.ptp(scan().get_fdata()) * (1e-5 + 0.02 * np.exp(spread))
         np.testing.assert_allclose(found.data, expected, rtol=1e-2)
 

@@ -28,8 +28,8 @@ from synthsr_net.inference.slabs import (
     packed,
     pooled,
 )
+from synthsr_net.inference.sliding_window import sliding_window, window_starts, window_weight
 from synthsr_net.inference.streamed_unet import can_stream, prepare
-from synthsr_net.inference.tiles import predict_tiles, tile_starts, tile_weight
 from synthsr_net.networks.normalisation import InstanceNorm
 from synthsr_net.networks.phase_convolution import interleave, phase_weight
 from synthsr_net.networks.unet import UNet3d, UNetConfig
@@ -276,40 +276,40 @@ def test_wrong_number_of_channels() -> None:
         predict_volume(network_of(), torch.zeros(2, 8, 8, 8))
 
 
-# Tiles -------------------------------------------------------------------------------------------
+# Windows -----------------------------------------------------------------------------------------
 
 
-@given(size=st.integers(1, 400), tile=st.integers(48, 200), overlap=st.integers(0, 40))
+@given(size=st.integers(1, 400), window=st.integers(48, 200), overlap=st.integers(0, 40))
 @settings(max_examples=100, deadline=None)
-def test_tiles_cover_an_axis_and_overlap(size: int, tile: int, overlap: int) -> None:
-    starts = tile_starts(size, tile, overlap)
+def test_windows_cover_an_axis_and_overlap(size: int, window: int, overlap: int) -> None:
+    starts = window_starts(size, window, overlap)
     assert starts[0] == 0
     assert starts == sorted(set(starts))
-    assert all(b - a <= tile - overlap for a, b in itertools.pairwise(starts))
-    assert starts[-1] + tile == max(size, tile)
+    assert all(b - a <= window - overlap for a, b in itertools.pairwise(starts))
+    assert starts[-1] + window == max(size, window)
 
 
 def test_tile_weights_are_positive_and_whole_inside() -> None:
-    weight = tile_weight((20, 24, 30), 6, "cpu")
+    weight = window_weight((20, 24, 30), 6, "cpu")
     assert weight.min() > 0
     assert (weight[6:-6, 6:-6, 6:-6] == 1).all()
     assert torch.equal(weight, weight.flip(0, 1, 2))
 
 
 @pytest.mark.parametrize("shape", [(40, 33, 20), (10, 50, 16)])
-def test_tiles_of_a_pointwise_network_leave_no_trace(shape: tuple[int, ...]) -> None:
+def test_windows_of_a_pointwise_network_leave_no_trace(shape: tuple[int, ...]) -> None:
     x = volume_of(2, *shape)
-    result = predict_tiles(lambda v: v.square(), x, (16, 16, 16), 6)
+    result = sliding_window(lambda v: v.square(), x, (16, 16, 16), 6)
     assert_close(result, x.square())
 
 
-def test_tiles_agree_with_the_whole_away_from_their_faces(device: torch.device) -> None:
+def test_windows_agree_with_the_whole_away_from_their_faces(device: torch.device) -> None:
     network = network_of(device, num_levels=2)  # sees 9 voxels around
     x = volume_of(1, 96, 32, 32).to(device)
-    plan = plan_memory(network.config, x.shape[1:], tile=64)
+    plan = plan_memory(network.config, x.shape[1:], window=64)
     assert plan.strategy == "sliding_window"
     assert not plan.exact
-    assert plan.tile == (64, 32, 32)
+    assert plan.window == (64, 32, 32)
     result, whole = predict_volume(network, x, plan=plan), network(x[None])[0]
     assert_close(result[:, :20], whole[:, :20])
     assert_close(result[:, 76:], whole[:, 76:])
@@ -320,7 +320,7 @@ def test_tiles_agree_with_the_whole_away_from_their_faces(device: torch.device) 
 def test_plans_tell_where_statistics_are_those_of_tiles(normalisation: str) -> None:
     config = UNetConfig(normalisation=normalisation)
     local = normalisation in OWN_STATISTICS
-    assert plan_memory(config, HEAD, tile=128).local_statistics == local
+    assert plan_memory(config, HEAD, window=128).local_statistics == local
     for budget, strategy in ((10**10, "store"), (1_100_000_000, "recompute")):
         plan = plan_memory(config, HEAD, max_bytes=budget)
         assert (plan.strategy, plan.local_statistics) == (strategy, False)
@@ -381,11 +381,11 @@ def test_too_little_memory_is_said_with_figures() -> None:
         plan_memory(UNetConfig(), HEAD, max_bytes=10**8)
 
 
-def test_tiles_are_multiples_of_the_divisor_and_no_larger_than_the_volume() -> None:
-    plan = plan_memory(UNetConfig(), (100, 256, 300), tile=130)
-    assert plan.tile == (112, 144, 144)
-    with pytest.raises(ValueError, match=r"tile must be at least 1 voxel, got 0\."):
-        plan_memory(UNetConfig(), HEAD, tile=0)
+def test_windows_are_multiples_of_the_divisor_and_no_larger_than_the_volume() -> None:
+    plan = plan_memory(UNetConfig(), (100, 256, 300), window=130)
+    assert plan.window == (112, 144, 144)
+    with pytest.raises(ValueError, match=r"window must be at least 1 voxel, got 0\."):
+        plan_memory(UNetConfig(), HEAD, window=0)
 
 
 def test_available_memory_heeds_the_limit_of_a_container(

@@ -160,7 +160,9 @@ class TestDerivative:
         assert written["SpatialReference"] == written["Sources"][0]
         assert written["SkullStripped"] is False
         assert written["Description"].startswith("T1-weighted scan predicted from")
-        assert sidecar(scan, spread=True)["Description"].startswith("scale of a Laplace law")
+        assert sidecar(scan, laplace_scale=True)["Description"].startswith(
+            "scale of a Laplace distribution"
+        )
 
     def test_a_stripped_source_makes_a_stripped_prediction(self, dataset):
         (dataset / NO_SCANS[3]).write_text('{"SkullStripped": true}')
@@ -186,11 +188,11 @@ class TestDerivative:
         assert len(tasks) == len(FILES)
         assert len({path for task in tasks for path in task.outputs}) == 4 * len(FILES)
         first = tasks[0]
-        assert first.spread is not None
+        assert first.uncertainty is not None
         assert [path.name for path in first.sidecars] == [
-            image.name.replace(".nii.gz", ".json") for image in (first.output, first.spread)
+            image.name.replace(".nii.gz", ".json") for image in (first.output, first.uncertainty)
         ]
-        assert "_desc-synthsrSpread" in first.spread.name
+        assert "_desc-synthsrSpread" in first.uncertainty.name
         for path in first.outputs:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"x")

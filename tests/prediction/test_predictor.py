@@ -173,9 +173,9 @@ class TestModels:
 
     def test_a_spread_comes_with_the_prediction(self, save_image):
         prediction = Predictor(make_model(spread=True)).predict([read_scan(save_image())])
-        assert prediction.spread is not None
-        assert prediction.spread.data.shape == prediction.image.data.shape
-        assert float(prediction.spread.data.min()) > 0
+        assert prediction.laplace_scale is not None
+        assert prediction.laplace_scale.data.shape == prediction.image.data.shape
+        assert float(prediction.laplace_scale.data.min()) > 0
 
     def test_weights_have_a_checksum_where_there_is_no_file(self, model):
         first = Predictor(model).record.sha256
@@ -240,18 +240,18 @@ class TestSettings:
     def test_auto_is_a_precision(self, model):
         assert Predictor(model, precision="auto").precision in ("fp32", "tf32", "bf16")
 
-    def test_tiles_for_want_of_memory_are_told(self, model, image, monkeypatch):
+    def test_windows_for_lack_of_memory_are_told(self, model, image, monkeypatch):
         def little_memory(*args: Any, **kwargs: Any) -> Plan:
-            return plan_memory(*args, **{**kwargs, "tile": 64})
+            return plan_memory(*args, **{**kwargs, "window": 64})
 
-        asked_for = Predictor(model, tile=64)(image)  # needs no warning
+        asked_for = Predictor(model, window=64)(image)  # needs no warning
         monkeypatch.setattr(predict_module, "plan_memory", little_memory)
-        with pytest.warns(UserWarning, match="predicted in tiles of .* for want of memory"):
-            tiled = Predictor(model)(image)
-        assert np.array_equal(tiled.get_fdata(), asked_for.get_fdata())
+        with pytest.warns(UserWarning, match="predicted in windows of .* for lack of memory"):
+            windowed = Predictor(model)(image)
+        assert np.array_equal(windowed.get_fdata(), asked_for.get_fdata())
 
     def test_too_little_memory_is_an_error_with_figures(self, model, image):
-        with pytest.raises(ValueError, match="even in tiles, but only"):
+        with pytest.raises(ValueError, match="even in a sliding window, but only"):
             Predictor(model, max_memory="10kB")(image)
 
     def test_a_lesion_is_kept(self, model, save_image, monkeypatch):
@@ -299,7 +299,7 @@ class TestRecords:
         predictor = Predictor(model)
         assert (
             predictor.record.describe()
-            == Predictor(model, max_memory="4GB", tile=64).record.describe()
+            == Predictor(model, max_memory="4GB", window=64).record.describe()
         )
         assert predictor.record.describe(lesion=True) != predictor.record.describe()
 

@@ -449,7 +449,7 @@ class TestRun:
                 name="a",
                 inputs=(tmp_path / "a.nii",),
                 output=tmp_path / "out" / "p.nii.gz",
-                spread=tmp_path / "out" / "s.nii.gz",
+                uncertainty=tmp_path / "out" / "s.nii.gz",
                 sidecars={tmp_path / "out" / f"{name}.json": {"Sources": [name]} for name in "ps"},
             )
         ]
@@ -500,7 +500,7 @@ class TestRun:
         with pytest.raises(ValueError, match="takes 2 scans"):
             check_tasks(tasks, make_predictor(2))
         spread = plan_tasks([tmp_path / "in"], tmp_path / "out", uncertainty=tmp_path / "spread")
-        with pytest.raises(ValueError, match="uncertainty needs a model that predicts a spread"):
+        with pytest.raises(ValueError, match="needs a model that predicts a Laplace scale"):
             Batch(spread, predictor)
 
 

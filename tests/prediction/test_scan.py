@@ -382,14 +382,14 @@ class TestOutput:
         _, space = self.space(config)
         output = torch.stack([torch.full((32,) * 3, 0.25), torch.full((32,) * 3, -1.5)])
         prediction = from_network_space(output, space, config)
-        assert prediction.spread is not None
+        assert prediction.laplace_scale is not None
         np.testing.assert_allclose(prediction.image.data, 63.75)
         expected = 255 * (1e-5 + 0.02 * np.exp(-1.5))
-        np.testing.assert_allclose(prediction.spread.data, expected, rtol=1e-5)
-        np.testing.assert_array_equal(prediction.spread.affine, prediction.image.affine)
+        np.testing.assert_allclose(prediction.laplace_scale.data, expected, rtol=1e-5)
+        np.testing.assert_array_equal(prediction.laplace_scale.affine, prediction.image.affine)
         output[1] = torch.nan
         output[1, 16:] = 1e4
-        spread = from_network_space(output, space, config).spread
+        spread = from_network_space(output, space, config).laplace_scale
         assert spread is not None
         assert np.isfinite(spread.data).all()
 

@@ -210,11 +210,11 @@ def write_descriptions(
         write_json(output / DESCRIPTION, derivative_description(Path(root), output))
 
 
-def sidecar(scan: BidsScan, *, spread: bool = False) -> dict[str, Any]:
+def sidecar(scan: BidsScan, *, laplace_scale: bool = False) -> dict[str, Any]:
     """Content of the JSON file beside a prediction or its Laplace scale: the source."""
     source = f"bids:{LINK}:{scan.relative}"
     what = f"T1-weighted scan predicted from a {scan.suffix} scan"
-    what = f"scale of a Laplace law around the {what}" if spread else what
+    what = f"scale of a Laplace distribution around the {what}" if laplace_scale else what
     return {
         "Description": f"{what}; intensities are not those of an acquired scan",
         "Sources": [source],

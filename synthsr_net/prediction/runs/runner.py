@@ -7,7 +7,6 @@ A scan that fails does not stop the others.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections import deque
@@ -24,9 +23,10 @@ from synthsr_net.prediction.postprocess import Prediction
 from synthsr_net.prediction.predictor import Predictor, Prepared
 from synthsr_net.prediction.preprocess import check_number
 from synthsr_net.prediction.writing import read_description, write_json
-from synthsr_transforms.io.grids import Volume, spacings
+from synthsr_transforms.io.grids import Volume, format_spacing
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.io.volumes import read_image
+from synthsr_transforms.support.atomic import is_full
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
 from synthsr_transforms.support.threads import num_cores, threads
 
@@ -54,15 +54,16 @@ def check_tasks(tasks: Sequence[Task], predictor: Predictor) -> None:
     """Refuse tasks that do not go with a model.
 
     Raises:
-        ValueError: If the model takes another number of scans, or predicts no spread where one is
-            to be written.
+        ValueError: If the model takes another number of scans, or predicts no Laplace scale where
+            one is to be written.
     """
     for task in tasks:
         check_number(predictor.config, len(task.inputs))
-        if task.spread is not None and not predictor.config.spread:
+        if task.uncertainty is not None and not predictor.config.spread:
             raise SynthSRError(
-                f"uncertainty needs a model that predicts a spread, got {predictor.config.name},"
-                " which predicts none. Leave --uncertainty out, or choose another model."
+                "uncertainty needs a model that predicts a Laplace scale, got"
+                f" {predictor.config.name}, which predicts none. Leave --uncertainty out, or choose"
+                " another model."
             )
 
 
@@ -219,12 +220,12 @@ class Batch:
     def _write_files(self, task: Task, prediction: Prediction) -> None:
         """Write the prediction last, so that where it is, the others are."""
         description = _description(task, self.predictor)
-        if task.spread is not None and prediction.spread is not None:
-            self.predictor.write(task.spread, prediction.spread, description)
+        if task.uncertainty is not None and prediction.laplace_scale is not None:
+            self.predictor.write(task.uncertainty, prediction.laplace_scale, description)
         for path, content in task.sidecars.items():
             used = {**self.predictor.record.used(ct=task.ct), "precision": self.predictor.precision}
             more = {
-                "Resolution": spacings(prediction.image.spacing_mm),
+                "Resolution": format_spacing(prediction.image.spacing_mm),
                 "Settings": used,
                 "Warnings": list(prediction.warnings),
             }
@@ -234,15 +235,11 @@ class Batch:
     def _finished(self, writing: Future[Outcome]) -> Iterator[Outcome]:
         outcome = writing.result()
         yield outcome
-        if isinstance(outcome.error, OSError) and _is_full(outcome.error):
+        if outcome.error is not None and is_full(outcome.error):
             raise DiskFullError(
                 f"the disk of {outcome.task.output.parent} is full. Free some space and run the"
                 " same command again with --resume: complete predictions are kept."
             )
-
-
-def _is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _free_memory(error: Exception) -> None:

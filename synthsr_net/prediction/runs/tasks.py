@@ -18,8 +18,8 @@ from .bids import BidsScan, check_derivative, find_bids_scans, sidecar
 from .inputs import check_writable, find_scans, plan_outputs, refuse_inputs
 from .pairing import CONTRASTS, MASK_WORDS, match
 
-SPREAD_LABEL = "synthsrSpread"
-"""Beginning of the `desc` label of spreads in BIDS datasets."""
+SCALE_LABEL = "synthsrSpread"
+"""Beginning of the `desc` label of Laplace scales in BIDS datasets."""
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}-(.+)")
 
@@ -36,7 +36,7 @@ class Task:
     """The prediction."""
     lesion_mask: Path | None = None
     """Mask of a lesion in the first scan, which the prediction shows as the scan does."""
-    spread: Path | None = None
+    uncertainty: Path | None = None
     """File of the predicted Laplace scale."""
     ct: bool | None = None
     """Whether the scan is CT; None: as the predictor is set."""
@@ -46,8 +46,8 @@ class Task:
     @property
     def outputs(self) -> list[Path]:
         """Every file that is written."""
-        spreads = [] if self.spread is None else [self.spread]
-        return [self.output, *spreads, *self.sidecars]
+        scales = [] if self.uncertainty is None else [self.uncertainty]
+        return [self.output, *scales, *self.sidecars]
 
 
 def plan_tasks(
@@ -64,7 +64,7 @@ def plan_tasks(
             which words such as T1w are taken, lists line by line.
         output: See `plan_outputs`.
         lesion_mask: Masks that go with the first input, matched in the same way.
-        uncertainty: Where predicted spreads go; see `plan_outputs`.
+        uncertainty: Where predicted Laplace scales go; see `plan_outputs`.
 
     Raises:
         SynthSRError: If something is missing, does not match, or cannot be written.
@@ -74,19 +74,19 @@ def plan_tasks(
     columns = [list(first.scans), *(match(first, other, CONTRASTS) for other in sources[1:])]
     outputs = plan_outputs(first, output)
     masks: list[Path | None] = [None] * len(outputs)
-    spreads = list(masks)
+    scales = list(masks)
     if lesion_mask is not None:
         masks = [*match(first, find_scans(lesion_mask), MASK_WORDS)]
     if uncertainty is not None:
-        spreads = [*plan_outputs(first, uncertainty, "_synthsr_spread")]
+        scales = [*plan_outputs(first, uncertainty, "_synthsr_spread")]
     tasks = [
-        Task(name=name, inputs=scans, output=path, lesion_mask=mask, spread=spread)
-        for name, scans, path, mask, spread in zip(
+        Task(name=name, inputs=scans, output=path, lesion_mask=mask, uncertainty=scale)
+        for name, scans, path, mask, scale in zip(
             unique_names(first.scans),
             zip(*columns, strict=True),
             outputs,
             masks,
-            spreads,
+            scales,
             strict=True,
         )
     ]
@@ -107,7 +107,7 @@ def plan_bids(
         root: The dataset.
         output: Folder of the derivative dataset.
         participants: Labels of participants; none given means all.
-        uncertainty: Folder for predicted spreads, laid out alike; it may be `output`.
+        uncertainty: Folder for predicted Laplace scales, laid out alike; it may be `output`.
 
     Raises:
         ValueError: If something is missing or cannot be written.
@@ -125,14 +125,14 @@ def plan_bids(
 def _bids_task(scan: BidsScan, output: Path, uncertainty: str | os.PathLike[str] | None) -> Task:
     image = output / scan.output()
     sidecars = {_beside(image): sidecar(scan)}
-    spread = None if uncertainty is None else Path(uncertainty) / scan.output(SPREAD_LABEL)
-    if spread is not None:
-        sidecars[_beside(spread)] = sidecar(scan, spread=True)
+    scale = None if uncertainty is None else Path(uncertainty) / scan.output(SCALE_LABEL)
+    if scale is not None:
+        sidecars[_beside(scale)] = sidecar(scan, laplace_scale=True)
     return Task(
         name=str(scan.relative),
         inputs=(scan.path,),
         output=image,
-        spread=spread,
+        uncertainty=scale,
         ct=scan.is_ct,
         sidecars=sidecars,
     )

@@ -1,4 +1,4 @@
-"""Overlapping tiles that cover a volume, and how their predictions are blended."""
+"""Sliding-window inference: overlapping windows cover a volume, their outputs are blended."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 
-def tile_starts(size: int, tile: int, overlap: int) -> list[int]:
-    """First voxels of tiles along an axis, evenly spread, overlapping by at least `overlap`.
+def window_starts(size: int, window: int, overlap: int) -> list[int]:
+    """First voxels of windows along an axis, evenly spread, overlapping by at least `overlap`.
 
     Examples:
-        >>> tile_starts(200, 96, 32)
+        >>> window_starts(200, 96, 32)
         [0, 52, 104]
     """
-    if tile >= size:
+    if window >= size:
         return [0]
-    number = -(-(size - overlap) // (tile - overlap))
-    return [round(i * (size - tile) / (number - 1)) for i in range(number)]
+    number = -(-(size - overlap) // (window - overlap))
+    return [round(i * (size - window) / (number - 1)) for i in range(number)]
 
 
-def tile_weight(shape: Sequence[int], overlap: int, device: torch.device | str) -> Tensor:
-    """Weight of the voxels of a tile: 1 inside, falling linearly towards its faces.
+def window_weight(shape: Sequence[int], overlap: int, device: torch.device | str) -> Tensor:
+    """Weight of the voxels of a window: 1 inside, falling linearly towards its faces.
 
     Args:
-        shape: `(x, y, z)` of the tile.
+        shape: `(x, y, z)` of the window.
         overlap: Width of the fall in voxels.
         device: Where the weights are.
 
@@ -42,31 +42,31 @@ def tile_weight(shape: Sequence[int], overlap: int, device: torch.device | str) 
     return weight
 
 
-def predict_tiles(
-    network: Callable[[Tensor], Tensor], x: Tensor, tile: Sequence[int], overlap: int
+def sliding_window(
+    network: Callable[[Tensor], Tensor], x: Tensor, window: Sequence[int], overlap: int
 ) -> Tensor:
-    """Apply a network to tiles and blend the results where they overlap.
+    """Apply a network to windows and blend the results where they overlap.
 
     Args:
         network: Takes `(C, x, y, z)` and gives `(O, x, y, z)`.
-        x: `(C, X, Y, Z)`; zeros are added where a tile is larger than the volume.
-        tile: Shape of a tile in voxels.
-        overlap: Least overlap of neighbouring tiles in voxels.
+        x: `(C, X, Y, Z)`; zeros are added where a window is larger than the volume.
+        window: Shape of a window in voxels.
+        overlap: Least overlap of neighbouring windows in voxels.
 
     Returns:
-        `(O, X, Y, Z)`. Far from the faces of tiles it is what the whole volume gives; near them
+        `(O, X, Y, Z)`. Far from the faces of windows it is what the whole volume gives; near them
         the network sees less of its surroundings.
     """
     shape = x.shape[1:]
-    missing = [max(0, t - n) for t, n in zip(tile, shape, strict=True)]
+    missing = [max(0, t - n) for t, n in zip(window, shape, strict=True)]
     if any(missing):
         x = torch.nn.functional.pad(x, [p for m in reversed(missing) for p in (0, m)])
-    starts = [tile_starts(n, t, overlap) for n, t in zip(x.shape[1:], tile, strict=True)]
-    weight = tile_weight(tile, overlap, x.device)
+    starts = [window_starts(n, t, overlap) for n, t in zip(x.shape[1:], window, strict=True)]
+    weight = window_weight(window, overlap, x.device)
     total = torch.zeros(x.shape[1:], device=x.device)
     result: Tensor | None = None
     for corner in itertools.product(*starts):
-        place = tuple(slice(start, start + t) for start, t in zip(corner, tile, strict=True))
+        place = tuple(slice(start, start + t) for start, t in zip(corner, window, strict=True))
         output = network(x[(slice(None), *place)])
         if result is None:
             result = output.new_zeros(output.shape[0], *x.shape[1:])
