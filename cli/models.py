@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from synthsr_cli.common.describing import network_in_words, outline, use_in_words
 from synthsr_cli.common.options import traceback_option
+from synthsr_cli.common.tables import print_table
 from synthsr_transforms.support.messages import WorkFailedError
 
 if TYPE_CHECKING:
@@ -171,17 +171,4 @@ def _list() -> None:
         )
         for m in list_models()
     ]
-    if not sys.stdout.isatty():
-        for row in (COLUMNS, *rows):
-            click.echo("\t".join(row))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for column in COLUMNS:
-        justify: Literal["left", "right"] = "right" if column == "MB" else "left"
-        table.add_column(column, justify=justify, no_wrap=column == "name")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    print_table(COLUMNS, rows, left=[column for column in COLUMNS if column != "MB"])
