@@ -65,9 +65,9 @@ def as_click_error(error: Exception) -> click.ClickException:
         >>> as_click_error(ValueError("size must be above 0, got 0.")).exit_code
         2
     """
-    shown = click.ClickException(_message(error))
-    shown.exit_code = 2 if isinstance(error, (ValueError, OSError)) else 1
-    return shown
+    is_input = isinstance(error, (ValueError, OSError))
+    kind = click.UsageError if is_input else click.ClickException  # exit codes 2 and 1
+    return kind(_message(error))
 
 
 def _message(error: Exception) -> str:
