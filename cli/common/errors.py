@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import click
 
@@ -71,9 +71,9 @@ def as_click_error(error: Exception) -> click.ClickException:
             f"{text.rstrip('.')}. Please report it, with what --traceback (or {TRACEBACK}=1)"
             " prints."
         )
-    shown: Any = click.ClickException(text)
-    shown.exit_code = 2 if isinstance(error, (ValueError, OSError)) else 1
-    return cast(click.ClickException, shown)
+    is_input = isinstance(error, (ValueError, OSError))
+    kind = click.UsageError if is_input else click.ClickException  # exit codes 2 and 1
+    return kind(text)
 
 
 def _one_line(error: click.ClickException) -> str:

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.contrasts import CONTRASTS
-from evaluation.held_out import HeldOutPlan
-from evaluation.plan import EvaluationData, EvaluationSettings
-from evaluation.run import Evaluation
+from evaluation.run import Evaluation, EvaluationData, EvaluationSettings
+from evaluation.truth import SimulationPlan
 
 from synthsr_net.models.zoo.files import default_model
 from synthsr_net.prediction.predictor import Predictor
@@ -78,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 def settings_of(options: argparse.Namespace) -> EvaluationSettings:
     """How much is simulated."""
     if options.quick:
-        plan = HeldOutPlan(
+        plan = SimulationPlan(
             contrasts=["T1"],
             stripped=[],
             with_lesions=[],
@@ -87,7 +86,7 @@ def settings_of(options: argparse.Namespace) -> EvaluationSettings:
             seed=options.seed,
         )
         return EvaluationSettings(held_out=plan, degraded_mm=[5.0], lesion_scans=1)
-    plan = HeldOutPlan(
+    plan = SimulationPlan(
         contrasts=options.contrasts,
         stripped=options.stripped,
         with_lesions=options.with_lesions,

@@ -1,6 +1,6 @@
 """The folder of a run: names of files, its records, and what may change when it is resumed.
 
-| File | What it holds |
+| File | Content |
 | --- | --- |
 | `config.yaml`, `label_table.tsv` | all settings, from which the run can be repeated |
 | `environment.json` | versions, state of the source, hardware, command |
@@ -8,7 +8,7 @@
 | `models/` | `last.safetensors`, `best.safetensors`, and one model file per epoch |
 | `previews/` | pictures of the validation samples, one per epoch |
 | `logs/` | events for TensorBoard |
-| `state/last.ckpt` | what `--resume` goes on from |
+| `state/last.ckpt` | state for `--resume` |
 | `failed/` | the pair at which a run broke off |
 """
 
@@ -32,11 +32,7 @@ from synthsr_transforms.support.messages import SynthSRError
 
 from .config import SECTION, Experiment
 
-ENVIRONMENT, METRICS, CURVE = (
-    "environment.json",
-    "metrics.csv",
-    "curve.png",
-)
+ENVIRONMENT, METRICS, CURVE = "environment.json", "metrics.csv", "curve.png"
 MODELS, PREVIEWS, LOGS, STATE, FAILED = "models", "previews", "logs", "state", "failed"
 
 MAY_CHANGE = {
@@ -68,7 +64,7 @@ MAY_CHANGE = {
     ),
     "model": None,
 }
-"""Settings of the training that a resumed run may have otherwise; None means the whole section."""
+"""Settings that may change when a run is resumed; None means the whole section."""
 
 _HALF_WRITTEN = re.compile(r"\.[0-9a-f]{32}-.+|\.last\.ckpt\.part")
 _FILES = (
@@ -82,7 +78,7 @@ _FILES = (
     TABLE,
     ENVIRONMENT,
 )
-"""What a run writes, besides `config.yaml` and `failed/`."""
+"""Files of a run besides `config.yaml` and `failed/`."""
 
 _HEADER = "# `synthsr train {} --out FOLDER` repeats the run.\n"
 _SAMPLES = "# `synthsr generate {} --out FOLDER` makes its samples.\n"
@@ -105,7 +101,7 @@ class RunFolder:
 
     @property
     def state_path(self) -> Path:
-        """What a run is resumed from."""
+        """State from which a run is resumed."""
         return self.path / STATE / "last.ckpt"
 
     @property
@@ -119,15 +115,15 @@ class RunFolder:
         return self.path / CURVE
 
     def model_path(self, name: str) -> Path:
-        """A model file: `last`, `best`, or that of an epoch."""
+        """Return the path of a model file: `last`, `best`, or that of an epoch."""
         return self.path / MODELS / f"{name}.safetensors"
 
     def epoch_model_path(self, epoch: int) -> Path:
-        """The model file of an epoch, counted from 1."""
+        """Return the path of the model file of an epoch, counted from 1."""
         return self.model_path(f"epoch_{epoch:03d}")
 
     def preview_path(self, epoch: int) -> Path:
-        """The pictures of an epoch, counted from 1."""
+        """Return the path of the pictures of an epoch, counted from 1."""
         return self.path / PREVIEWS / f"epoch_{epoch:03d}.png"
 
     @cached_property
@@ -189,12 +185,13 @@ class RunFolder:
                     path.unlink()
         if config.label_table == TABLE:
             table.write(self.path / TABLE)
-        self.write_text(ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
+        write_text(self.path / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
         loss = config.training.loss
         padded = loss.crop is not None if loss.padding_voxels is None else bool(loss.padding_voxels)
         alone = config.training.run.batch_size == 1 and not padded
         header = _HEADER + (_SAMPLES if alone else "")
-        self.write_text(CONFIG, header.replace("{}", str(self.config_path)) + to_yaml(config))
+        header = header.replace("{}", str(self.config_path))
+        write_text(self.config_path, header + to_yaml(config))
 
     def clear(self) -> None:
         """Remove the files of an earlier run, and nothing else."""
@@ -209,13 +206,9 @@ class RunFolder:
                 (self.path / name).rmdir()
         self.config_path.unlink()
 
-    def write_text(self, name: str, text: str) -> None:
-        """Write a text file, atomically."""
-        write_text(self.path / name, text)
-
 
 def _comparable(config: Any) -> dict[str, Any]:
-    """Everything that makes a run another, as plain data."""
+    """Return the settings that define a run, as plain data."""
     plain = plain_config(config)
     job = dict(plain.get("job") or {})
     plain["job"] = {
@@ -233,6 +226,6 @@ def _comparable(config: Any) -> dict[str, Any]:
 
 
 def _names(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Names of the files of a subject; folders may move."""
+    """Return the names of the files of a subject, whose folders may move."""
     image = source.get("image")
     return {"labels": Path(source["labels"]).name, "image": image and Path(image).name}

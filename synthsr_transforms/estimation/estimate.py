@@ -55,7 +55,7 @@ class ChannelEstimate:
         return np.flatnonzero(self.scans_with == 0).tolist()
 
     def hyper_parameters(self, legacy: bool = False) -> tuple[FloatArray, FloatArray]:
-        """Mean and population standard deviation over scans, of medians and of spreads.
+        """Mean and population standard deviation over scans, of medians and of robust stds.
 
         Args:
             legacy: Whether a class that a scan lacks counts as 0, as in the original.
@@ -87,11 +87,11 @@ class PriorEstimate:
     data_sets: tuple[DataSet, ...]
     """Scans and label maps."""
     settings: EstimationSettings
-    """How they were measured."""
+    """Settings of the measurement."""
     channels: tuple[ChannelEstimate, ...]
     """Channels of the priors: those of the first data set, then those of the next."""
     t2_extents: tuple[tuple[float, float], ...] = ()
-    """Where the T2 channel of each scan begins and ends, if that was measured."""
+    """Begin and end of the T2 channel of each scan, see `t2_extent`, if that was measured."""
 
     @cached_property
     def priors(self) -> TissuePriors:

@@ -55,7 +55,7 @@ class PriorEstimation:
     """Labels and their classes: a table, the name of a ready one, a file, or `auto` for the ready
     one that fits the label maps best, as in the generator."""
     settings: EstimationSettings = field(default_factory=EstimationSettings)
-    """How to measure."""
+    """Settings of the measurement."""
     keep_samples: bool = False
     """Whether to keep some intensities, to draw histograms from."""
 

@@ -48,7 +48,7 @@ class DataSet:
 
 @dataclass(frozen=True, kw_only=True)
 class EstimationSettings:
-    """How scans are measured."""
+    """Settings of the measurement of scans."""
 
     rescale: bool = True
     """Whether to rescale each channel of each scan, see `rescale_intensities`."""
@@ -67,7 +67,7 @@ class ScanStatistics(NamedTuple):
     Attributes:
         channels: One entry per channel.
         labelled: `(K,)` numbers of voxels that carry a label of each class, zero or not.
-        t2_extent: Where the second channel begins and ends, if that was asked for.
+        t2_extent: Begin and end of the second channel, if that was asked for.
     """
 
     channels: tuple[ClassStatistics, ...]
@@ -202,7 +202,7 @@ def measure_scan(
         subject: The files.
         table: Labels and their classes.
         settings: How to measure.
-        num_samples: How many intensities of each class to keep, see `class_statistics`.
+        num_samples: Number of intensities of each class to keep, see `class_statistics`.
 
     Raises:
         VolumeError: If a file is not what it should be; the message names it.

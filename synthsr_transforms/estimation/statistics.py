@@ -78,7 +78,7 @@ def class_statistics(
         num_classes: Number of classes, K.
         positive_only: Whether to leave out voxels of 0 and less in every class but class 0, where
             zeros are what skull stripping and padding leave.
-        num_samples: How many intensities of each class to keep, evenly spread over its voxels.
+        num_samples: Number of intensities of each class to keep, taken evenly from its voxels.
 
     Returns:
         The statistics.
@@ -103,7 +103,7 @@ def class_statistics(
         medians,
         stds,
         np.array([group.size for group in groups]),
-        tuple(_spread_out(group, num_samples) for group in groups),
+        tuple(_evenly(group, num_samples) for group in groups),
     )
 
 
@@ -116,7 +116,7 @@ def _groups(
     return np.split(values[order], np.cumsum(counts)[:-1]) if num_classes > 1 else []
 
 
-def _spread_out(group: FloatArray, number: int) -> FloatArray:
+def _evenly(group: FloatArray, number: int) -> FloatArray:
     """A few values from all over a group."""
     if group.size <= number:
         return group.astype(np.float32)
@@ -130,7 +130,7 @@ def _spread_out(group: FloatArray, number: int) -> FloatArray:
 
 
 def t2_extent(t2: npt.NDArray[Any], *, legacy: bool = False) -> tuple[float, float]:
-    r"""Where the covered part begins and ends along the longest axis, as shares of its length.
+    r"""Begin and end of the covered part along the longest axis, as shares of its length.
 
     With n voxels along that axis, the covered part reaches from voxel i to voxel j after it was
     widened by a ball of radius r = 5: the shares are \((i + \lfloor r/2 \rfloor) / n\) and

@@ -41,9 +41,9 @@ class GeneratorConfig:
     """Everything that defines a generator; a YAML file holds the same fields."""
 
     description: str = ""
-    """What the pairs are for, in one sentence."""
+    """Purpose of the pairs, in one sentence."""
     citation: str = ""
-    """Where the settings come from."""
+    """Source of the settings."""
     label_table: str = "auto"
     """Name of a ready label table, path of a table file, or `auto` for the one that fits best."""
     steps: dict[str, StepConfig] = field(default_factory=dict)

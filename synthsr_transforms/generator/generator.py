@@ -30,14 +30,14 @@ from .config import GeneratorConfig, StepConfig, load_config
 from .spatial_stage import SpatialStage
 
 Params = dict[str, Any]
-Source = Subject | SubjectsBatch | Image | Tensor | str | os.PathLike[str]
-"""What a generator makes pairs from; all but the first two are label maps."""
+GeneratorInput = Subject | SubjectsBatch | Image | Tensor | str | os.PathLike[str]
+"""Input of a generator; all but the first two are label maps."""
 
 BRAIN_BOX = "brain_box"
 
 
 class TrainingPair(NamedTuple):
-    """What a network is trained on.
+    """Input and targets of one training step.
 
     Attributes:
         image: Network input `(B, Cin, X, Y, Z)`; with reliability maps, each channel is followed
@@ -133,7 +133,7 @@ class Generator:
         return transform
 
     def _prior_advice(self, name: str, step: StepConfig) -> str:
-        """How to go on where priors were made for another number of classes."""
+        """Advice where priors were made for another number of classes."""
         priors = np.asarray(step.params.get("prior_means"), dtype=object)
         classes = self.label_table.num_classes
         if priors.ndim != 2 or priors.shape[1] == classes:
@@ -145,7 +145,7 @@ class Generator:
             f" --set {name}.prior_stds=STDS.npy."
         )
 
-    def run(self, data: Source, seed: int) -> tuple[SubjectsBatch, dict[str, Any]]:
+    def run(self, data: GeneratorInput, seed: int) -> tuple[SubjectsBatch, dict[str, Any]]:
         """Run every step.
 
         Args:
@@ -165,7 +165,7 @@ class Generator:
                 record.update(_run_stage(names, stage, batch, generator))
         return batch, record
 
-    def replay(self, data: Source, record: Mapping[str, Any]) -> SubjectsBatch:
+    def replay(self, data: GeneratorInput, record: Mapping[str, Any]) -> SubjectsBatch:
         """Run every step with recorded parameters.
 
         Args:
@@ -181,7 +181,7 @@ class Generator:
                 _replay_stage(stage, batch, [record[name] for name in names])
         return batch
 
-    def pair(self, data: Source, seed: int) -> TrainingPair:
+    def pair(self, data: GeneratorInput, seed: int) -> TrainingPair:
         """Make the training pair of a seed, as `run` does but without keeping a record."""
         generator = torch.Generator().manual_seed(seed)
         batch = self._start(data)
@@ -211,7 +211,7 @@ class Generator:
             )
         return batch.images[name].data
 
-    def _start(self, data: Source) -> SubjectsBatch:
+    def _start(self, data: GeneratorInput) -> SubjectsBatch:
         batch = _as_batch(data)
         if self.config.real_target and self.config.target not in batch.images:
             raise SynthSRError(
@@ -257,7 +257,7 @@ class Generator:
             begin += length
 
 
-def _as_batch(data: Source) -> SubjectsBatch:
+def _as_batch(data: GeneratorInput) -> SubjectsBatch:
     if isinstance(data, str | os.PathLike | Tensor):
         data = LabelMap(data)
     if isinstance(data, Image):
@@ -273,7 +273,7 @@ def _as_batch(data: Source) -> SubjectsBatch:
 
 
 def _table_advice(values: Sequence[int], num_classes: int) -> str:
-    """Which table to take for label maps with these values, and priors of so many classes."""
+    """Advice on a table for label maps with these values, and priors of so many classes."""
     tables = {name: LabelTable.ready(name) for name in LabelTable.ready_names()}
     knowing = [name for name, table in tables.items() if not table.unknown_values(values)]
     for name in sorted(knowing, key=lambda name: len(tables[name])):

@@ -428,7 +428,7 @@ class StartedJob:
         return _Loaded(batch, subject_affine(files))
 
     def _volumes(self, batch: SubjectsBatch) -> dict[str, Volume]:
-        """What a sample consists of, on the CPU, oriented as it was generated."""
+        """The volumes of a sample, on the CPU, oriented as they were generated."""
         config = self.generator.config
         named = {"image": config.image, "reliability": config.reliability, "target": config.target}
         if not {name for name in named.values() if name} <= set(batch.images):

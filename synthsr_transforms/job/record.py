@@ -28,7 +28,7 @@ CONFIG, TABLE = "config.yaml", "label_table.tsv"
 
 @dataclass(frozen=True, kw_only=True)
 class JobSettings:
-    """What defines the samples of a job besides the generator."""
+    """Settings that define the samples of a job besides the generator."""
 
     synthsr_version: str = ""
     """Version that made the samples."""
@@ -83,7 +83,7 @@ def job_config(generator: Generator, settings: JobSettings) -> JobConfig:
 
     Args:
         generator: Generator with its label table chosen.
-        settings: What defines the samples besides.
+        settings: Settings of the job.
     """
     config = generator.config
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(GeneratorConfig)}
@@ -158,7 +158,7 @@ def difference(there: Any, here: Any, name: str = "") -> str | None:
 
 
 def _difference_of_subjects(there: Any, here: Any) -> str:
-    """How many label maps two jobs have, and the first that only one of them has."""
+    """Numbers of label maps of two jobs, and the first that only one of them has."""
     try:
         old, new = ({s["labels"]: s.get("image") for s in sources} for sources in (there, here))
     except (AttributeError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Label tables: what each value of a label map means, and what a set of label maps holds.
+"""Label tables: name, side, class and tissue of each value, and summaries of label maps.
 
 Imports `io` and `support`.
 """

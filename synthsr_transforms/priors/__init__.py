@@ -1,4 +1,4 @@
 """Tissue priors: the distributions of the intensities of each tissue class, and their files.
 
-Imports `distributions`, `labels`, `io` and `support`.
+Imports `labels`, `io` and `support`.
 """

@@ -15,12 +15,10 @@ from uuid import uuid4
 
 from synthsr_transforms.support.messages import SynthSRError
 
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
-
-def is_full(error: OSError) -> bool:
-    """Whether an error says that a disk is full."""
-    return error.errno in _FULL
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, or somebody's share of it, is full."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager

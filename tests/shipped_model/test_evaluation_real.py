@@ -10,16 +10,26 @@ import numpy as np
 import pytest
 import torch
 import torchio as tio
-from evaluation.bright_lesions import find_bright_lesions
 from evaluation.heads import Head
-from evaluation.lesions import blobs, contrast, evaluate_own, evaluate_synthetic
-from evaluation.network import EvaluationError, HeadNetwork
-from evaluation.patient import evaluate_patient
-from evaluation.plan import EvaluationData, EvaluationSettings
-from evaluation.real import evaluate_real_pairs
-from evaluation.run import Evaluation
-from evaluation.scans import Seen, evaluate_scan, see
-from evaluation.world import read_on, read_registration
+from evaluation.lesions import (
+    NoLesionsError,
+    blobs,
+    contrast,
+    evaluate_own,
+    evaluate_synthetic,
+    find_bright_lesions,
+)
+from evaluation.network import HeadNetwork
+from evaluation.run import Evaluation, EvaluationData, EvaluationSettings
+from evaluation.scans import (
+    Seen,
+    evaluate_patient,
+    evaluate_scan,
+    read_on,
+    read_registration,
+    see,
+)
+from evaluation.truth import SimulationPlan, evaluate_real_pairs
 from scipy import ndimage
 from torch import Tensor
 
@@ -42,6 +52,7 @@ from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan, scan_of
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
+from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -111,14 +122,13 @@ class TestRealPairs:
             "a", Volume(image, head.affine), Volume(labels.data[0].numpy(), head.affine)
         )
         tried = network()
-        rows = evaluate_real_pairs([pair], tried, spacings_mm=[3, 9])
-        assert len(rows) == 1 + 3
 
         def forward(x: Tensor) -> Tensor:
             return tried.predictor.network(x).clamp(0, 128 / 255)
 
         tried.predictor.flip = False
-        rows = evaluate_real_pairs([pair], tried, spacings_mm=[3, 9])
+        rows = list(evaluate_real_pairs([pair], tried, SimulationPlan(spacings_mm=[3, 9])))
+        assert len(rows) == 1 + 3
         means = RealPairs([pair], tried.config, spacings_mm=[3, 9]).measure(forward)
         for name in ("ssim", "psnr", "l1", "dice_wm"):
             for mm in (3, 9):
@@ -136,7 +146,7 @@ class TestScans:
         np.testing.assert_allclose(found.prediction.affine, expected.affine)
 
     def test_what_depends_on_nothing_but_the_voxel_is_robust(self, seen: Seen):
-        rows = evaluate_scan(seen, Stub(), spacings_mm=[9, 15], axes=[0, 1, 2])
+        rows = list(evaluate_scan(seen, Stub(), spacings_mm=[9, 15], axes=[0, 1, 2]))
         found = {(row["change"], row["axis"]): row for row in rows}
         assert len(found) == 6 + 3
         assert found["flipped", None]["network"] == pytest.approx(1)
@@ -150,13 +160,13 @@ class TestScans:
 
     def test_a_prediction_that_knows_left_from_right_is_told(self, seen: Seen):
         ramp = torch.linspace(0, 100, seen.image.shape[0])[:, None, None].expand(seen.image.shape)
-        rows = evaluate_scan(seen, Stub(lambda x: ramp + x), spacings_mm=[])
+        rows = list(evaluate_scan(seen, Stub(lambda x: ramp + x), spacings_mm=[]))
         assert next(r for r in rows if r["change"] == "flipped")["network"] < -0.9
 
     def test_slices_thinner_than_those_of_the_scan_are_not_simulated(self, seen: Seen):
         affine = seen.scan.affine @ np.diag([1, 1, 4, 1.0])
         thick = seen._replace(scan=Scan(seen.scan.data[..., ::4], affine))
-        rows = evaluate_scan(thick, Stub(), spacings_mm=[9, 16], axes=[0, 1, 2])
+        rows = list(evaluate_scan(thick, Stub(), spacings_mm=[9, 16], axes=[0, 1, 2]))
         assert (rows[0]["change"], rows[0]["axis"]) == ("16 mm", "axial")
         assert len(rows) == 1 + 3
 
@@ -211,7 +221,7 @@ class TestWorld:
     @pytest.mark.parametrize("text", ["", "Parameters: 1 2\nFixedParameters: 0 0 0", "a: b"])
     def test_other_files_are_refused(self, tmp_path: Path, text: str):
         (tmp_path / "a.txt").write_text(text)
-        with pytest.raises(EvaluationError, match=r"a\.txt must"):
+        with pytest.raises(SynthSRError, match=r"a\.txt must"):
             read_registration(tmp_path / "a.txt")
 
     def test_volumes_are_read_where_the_registration_says(self):
@@ -244,11 +254,11 @@ class TestPatient:
         empty = seen._replace(regions=Regions(none, none, none, none))
         (row,) = evaluate_patient([empty, empty], [None, None])
         assert all(math.isnan(row[name]) for name in ("correlation", "ssim", "inputs"))
-        assert evaluate_synthetic(empty, Stub(), 0) == []
+        assert list(evaluate_synthetic(empty, Stub(), 0)) == []
 
     def test_three_scans_make_three_pairs_and_inversion_shows_in_the_inputs_alone(self, seen: Seen):
         other = seen._replace(name="other", image=1 - seen.image)
-        rows = evaluate_patient([other, seen, seen], [None] * 3)
+        rows = list(evaluate_patient([other, seen, seen], [None] * 3))
         assert [row["inputs"] for row in rows] == pytest.approx([-1, -1, 1], abs=1e-6)
         assert [row["correlation"] for row in rows] == pytest.approx([1, 1, 1])
 
@@ -278,8 +288,8 @@ class TestLesions:
         assert not torch.equal(weights, blobs(seen.regions, SPACING, 1)[0])
 
     def test_a_copy_shows_them_and_a_healthy_prediction_does_not(self, seen: Seen):
-        copied = evaluate_synthetic(seen, Stub(), 0)
-        healthy = evaluate_synthetic(seen, Stub(lambda x: seen.t1), 0)
+        copied = list(evaluate_synthetic(seen, Stub(), 0))
+        healthy = list(evaluate_synthetic(seen, Stub(lambda x: seen.t1), 0))
         assert [row["lesions"] for row in copied] == ["bright", "dark"]
         for copy, well, sign in zip(copied, healthy, (1, -1), strict=True):
             assert sign * copy["input"] > 0.5
@@ -309,7 +319,7 @@ class TestLesions:
         assert sum(volumes) == pytest.approx(expected, rel=0.05)
         away = mask._replace(affine=np.array(mask.affine))
         away.affine[0, 3] += 1000
-        with pytest.raises(EvaluationError, match="marks none there"):
+        with pytest.raises(NoLesionsError, match="marks none there"):
             evaluate_own(ill, away, None, Stub())
 
 
@@ -356,12 +366,12 @@ class TestBrightLesions:
     def test_small_ones_and_those_beside_cortex_are_left_out(self, flair: Seen):
         small, beside = self.ball((28, 28, 28), 1), self.ball((28, 28, 47), 3)
         image = torch.where(small | beside, 0.65, flair.image)
-        with pytest.raises(EvaluationError, match=r"none was found\. Give a mask"):
+        with pytest.raises(NoLesionsError, match=r"none was found\. Give a mask"):
             find_bright_lesions(flair._replace(image=image))
 
     def test_without_white_matter_there_are_none(self, flair: Seen):
         none = torch.zeros_like(flair.regions.brain)
-        with pytest.raises(EvaluationError, match="none was found"):
+        with pytest.raises(NoLesionsError, match="none was found"):
             find_bright_lesions(flair._replace(regions=Regions(none, none, none, none)))
 
     def test_they_are_looked_for_in_all_scans_of_the_patient(self, seen: Seen, tmp_path: Path):
@@ -413,7 +423,7 @@ class TestBrightLesions:
                 file.write_text("")
         data = EvaluationData(patient=files[:2], registrations=["-", files[2]])
         said: list[str] = []
-        with pytest.raises(EvaluationError, match=message):
+        with pytest.raises(SynthSRError, match=message):
             Evaluation(network().predictor, data, say=said.append).run(tmp_path / "out")
         assert said == []
 

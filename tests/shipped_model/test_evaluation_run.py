@@ -14,7 +14,7 @@ import pytest
 import torch
 import torchio as tio
 from evaluation.heads import Head
-from evaluation.plan import EvaluationData
+from evaluation.run import EvaluationData
 from evaluation.tables import report_text, table
 from PIL import Image
 

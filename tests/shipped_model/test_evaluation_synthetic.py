@@ -11,10 +11,10 @@ import torch
 import torchio as tio
 from evaluation.contrasts import CONTRASTS, LATERAL_VENTRICLES, scan_generator, target_contrast
 from evaluation.heads import Head, find_label_maps, read_head
-from evaluation.held_out import HeldOutPlan, evaluate_label_maps, num_predictions, seed_of
-from evaluation.held_out_lesions import evaluate_head_lesions, num_lesion_predictions
-from evaluation.network import EvaluationError, HeadNetwork
+from evaluation.lesions import evaluate_head_lesions
+from evaluation.network import HeadNetwork
 from evaluation.slices import acquire, cubic, linear, operators
+from evaluation.truth import SimulationPlan, evaluate_label_maps, seed_of
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch import Tensor
 
@@ -28,6 +28,7 @@ from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
+from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.transforms import SliceAcquisition
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -194,7 +195,7 @@ class TestNetwork:
         network = UNetConfig(in_channels=2, num_levels=2, num_features=2)
         inputs = [InputConfig(name="T1"), InputConfig(name="T2")]
         config = ModelConfig(name="two", network=network, inputs=inputs)
-        with pytest.raises(EvaluationError, match=r"one scan .* got 'two' with 2 input channels"):
+        with pytest.raises(SynthSRError, match=r"one scan .* got 'two' with 2 input channels"):
             HeadNetwork(Predictor(Model(config, UNet3d(network).eval()), device="cpu"))
 
     @pytest.mark.parametrize("percent", [0.0, 0.1, 37.0, 99.9, 100.0])
@@ -262,13 +263,13 @@ class TestHeads:
         assert all(size % 8 == 0 for size in head.target.shape)
         brain = head.reference.image[head.reference.tissues > 0]
         np.testing.assert_allclose(np.percentile(brain.numpy(), (1, 99)), [0, 1], atol=1e-5)
-        torch.testing.assert_close(head.in_range(head.target), head.reference.image)
+        torch.testing.assert_close(head.reference.in_range(head.target), head.reference.image)
 
     def test_other_voxels_and_heads_without_brain_are_refused(
         self, file: Path, labels: tio.LabelMap, tmp_path: Path
     ):
         (subject,) = find_label_maps([file])
-        with pytest.raises(EvaluationError, match=r"voxels of 1 mm, as the model, got 4 x 4 x 4"):
+        with pytest.raises(SynthSRError, match=r"voxels of 1 mm, as the model, got 4 x 4 x 4"):
             read_head(subject, 1.0, 8, "cpu")
         skull = torch.where(labels.data == 515, 515, 0).to(labels.data.dtype)
         tio.LabelMap(skull, affine=labels.affine).save(tmp_path / "skull.nii.gz")
@@ -278,15 +279,15 @@ class TestHeads:
 
 
 class TestHeldOut:
-    plan = HeldOutPlan(
+    plan = SimulationPlan(
         contrasts=("T1", "random"), stripped=("T1",), spacings_mm=(4, 12), stripped_mm=12
     )
 
     def test_the_truth_is_found_to_be_perfect_and_interpolation_is_not(self, file: Path):
         subjects = find_label_maps([file])
         truth = read_head(subjects[0], SPACING, 8, "cpu").target
-        rows = evaluate_label_maps(subjects, Oracle(truth), self.plan)  # type: ignore[arg-type]
-        assert len(rows) == num_predictions(self.plan, 1, SPACING) == (1 + 3) + 6 + 3
+        rows = list(evaluate_label_maps(subjects, Oracle(truth), self.plan))  # type: ignore[arg-type]
+        assert len(rows) == (1 + 3) + 6 + 3
         for row in rows:
             for scores in (row["network"], row["raw"]):
                 assert scores["ssim"] == pytest.approx(1, abs=1e-5)
@@ -300,26 +301,26 @@ class TestHeldOut:
         (row,) = evaluate_label_maps(
             subjects,
             Oracle(110 - truth),  # type: ignore[arg-type]
-            HeldOutPlan(contrasts=["T1"], stripped=[], spacings_mm=[12], axes=[2]),
+            SimulationPlan(contrasts=["T1"], stripped=[], spacings_mm=[12], axes=[2]),
         )
         assert row["network"]["ssim"] == pytest.approx(1, abs=1e-4)
         assert row["raw"]["ssim"] < 0.5
 
     def test_a_network_that_changes_nothing_is_near_interpolation(self, file: Path):
-        plan = HeldOutPlan(contrasts=["T1"], stripped=[], spacings_mm=[12], axes=[1])
+        plan = SimulationPlan(contrasts=["T1"], stripped=[], spacings_mm=[12], axes=[1])
         (row,) = evaluate_label_maps(find_label_maps([file]), Oracle(), plan)  # type: ignore[arg-type]
         assert row["network"]["ssim"] == pytest.approx(row["interpolation"]["ssim"], abs=0.05)
 
     def test_thicker_slices_are_interpolated_worse(self, file: Path):
-        plan = HeldOutPlan(contrasts=["T1"], stripped=[], spacings_mm=[4, 12, 20], axes=[0])
-        rows = evaluate_label_maps(find_label_maps([file]), Oracle(), plan)  # type: ignore[arg-type]
+        plan = SimulationPlan(contrasts=["T1"], stripped=[], spacings_mm=[4, 12, 20], axes=[0])
+        rows = list(evaluate_label_maps(find_label_maps([file]), Oracle(), plan))  # type: ignore[arg-type]
         found = [row["interpolation"]["ssim"] for row in rows]
         assert found == sorted(found, reverse=True)
 
     def test_a_random_contrast_is_the_same_for_all_spacings_of_an_axis(self, file: Path):
         oracle = Oracle()
-        plan = HeldOutPlan(contrasts=["random"], stripped=[], spacings_mm=[12, 4.1], axes=[0, 2])
-        rows = evaluate_label_maps(find_label_maps([file]), oracle, plan)  # type: ignore[arg-type]
+        plan = SimulationPlan(contrasts=["random"], stripped=[], spacings_mm=[12, 4.1], axes=[0, 2])
+        rows = list(evaluate_label_maps(find_label_maps([file]), oracle, plan))  # type: ignore[arg-type]
         assert [row["axis"] for row in rows] == ["sagittal"] * 2 + ["axial"] * 2
         likeness = [
             abs(float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]))
@@ -329,8 +330,8 @@ class TestHeldOut:
 
     def test_clipped_ct_reaches_the_network(self, file: Path):
         oracle = Oracle()
-        plan = HeldOutPlan(contrasts=["CT"], stripped=[], spacings_mm=[4], axes=[2])
-        evaluate_label_maps(find_label_maps([file]), oracle, plan)  # type: ignore[arg-type]
+        plan = SimulationPlan(contrasts=["CT"], stripped=[], spacings_mm=[4], axes=[2])
+        list(evaluate_label_maps(find_label_maps([file]), oracle, plan))  # type: ignore[arg-type]
         assert (float(oracle.seen[0].min()), float(oracle.seen[0].max())) == (0, 80)
 
     @pytest.mark.parametrize(
@@ -344,17 +345,17 @@ class TestHeldOut:
         ],
     )
     def test_what_cannot_be_simulated_is_refused(self, wrong: dict[str, Any]):
-        with pytest.raises(EvaluationError):
-            HeldOutPlan(**wrong)
+        with pytest.raises(SynthSRError):
+            SimulationPlan(**wrong)
 
 
 class TestHeadLesions:
     def rows(self, oracle: Oracle, file: Path, pictures: Any = None) -> list[dict[str, Any]]:
         oracle.spacing_mm = 2.0
-        plan = HeldOutPlan(lesions_mm=4)
+        plan = SimulationPlan(lesions_mm=4)
         subjects = find_label_maps([file])
-        rows = evaluate_head_lesions(subjects, oracle, plan, pictures)  # type: ignore[arg-type]
-        assert len(oracle.seen) == num_lesion_predictions(plan, 1) == 6
+        rows = list(evaluate_head_lesions(subjects, oracle, plan, pictures))  # type: ignore[arg-type]
+        assert len(oracle.seen) == 6
         assert len(rows) == 3 * 2
         return rows
 

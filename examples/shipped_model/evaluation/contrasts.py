@@ -8,9 +8,8 @@ labels, as in Billot et al., "SynthSeg" (Medical Image Analysis 2023).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from synthsr_transforms.distributions import as_distribution
 from synthsr_transforms.generator.config import GeneratorConfig, StepConfig, load_config
@@ -26,12 +25,20 @@ STRIPPING_MARGIN_MM = 1.0
 LATERAL_VENTRICLES = (4, 5, 43, 44)
 """Label values beside which lesions of white matter are most frequent."""
 
-_EYES, _SOFT_TISSUE, _SKIN, _BONE, _MARROW = 506, 507, 511, 515, 516
+_TISSUES = (
+    *("white_matter", "grey_matter", "deep_grey", "csf"),
+    *("brain_other", "vessel", "lesion", "extracerebral"),
+)
+_VALUES = (506, 507, 511, 515, 516)  # eyes, soft tissue, skin, bone, marrow
 
 
-@dataclass(frozen=True, kw_only=True)
-class Contrast:
-    """A kind of scan.
+class Contrast(NamedTuple):
+    """Mean intensities of a kind of scan.
+
+    Attributes:
+        by_tissue: Mean intensity of each tissue; None: drawn for each class of labels.
+        by_value: Mean intensity of single labels, which wins over that of their tissue.
+        ct: Whether intensities are Hounsfield units, and scans are treated like CT.
 
     Examples:
         >>> CONTRASTS["T2"].by_tissue["csf"] > CONTRASTS["T2"].by_tissue["grey_matter"]
@@ -39,94 +46,30 @@ class Contrast:
     """
 
     by_tissue: Mapping[str, float] | None
-    """Mean intensity of each tissue; None: drawn for each class of labels."""
     by_value: Mapping[int, float]
-    """Mean intensity of single labels, which wins over that of their tissue."""
-    noise_std: float
-    """Standard deviation of the noise of a slice."""
-    bias_std: float
-    """Standard deviation of the logarithm of the bias field."""
     ct: bool = False
-    """Whether intensities are Hounsfield units, and scans are treated like CT."""
 
 
-def _scanner(by_tissue: Mapping[str, float], by_value: Mapping[int, float]) -> Contrast:
-    return Contrast(by_tissue=by_tissue, by_value=by_value, noise_std=4.0, bias_std=0.15)
-
-
-CONTRASTS: Mapping[str, Contrast] = {
-    "T1": _scanner(
-        {
-            "white_matter": 165,
-            "grey_matter": 115,
-            "deep_grey": 130,
-            "csf": 35,
-            "brain_other": 140,
-            "vessel": 120,
-            "lesion": 105,
-            "extracerebral": 105,
-        },
-        {_EYES: 25, _SOFT_TISSUE: 130, _SKIN: 150, _BONE: 15, _MARROW: 170},
-    ),
-    "T2": _scanner(
-        {
-            "white_matter": 70,
-            "grey_matter": 110,
-            "deep_grey": 85,
-            "csf": 220,
-            "brain_other": 80,
-            "vessel": 40,
-            "lesion": 170,
-            "extracerebral": 85,
-        },
-        {_EYES: 225, _SOFT_TISSUE: 105, _SKIN: 115, _BONE: 12, _MARROW: 110},
-    ),
-    "FLAIR": _scanner(
-        {
-            "white_matter": 110,
-            "grey_matter": 145,
-            "deep_grey": 125,
-            "csf": 25,
-            "brain_other": 115,
-            "vessel": 60,
-            "lesion": 220,
-            "extracerebral": 95,
-        },
-        {_EYES: 30, _SOFT_TISSUE: 120, _SKIN: 140, _BONE: 12, _MARROW: 120},
-    ),
-    "PD": _scanner(
-        {
-            "white_matter": 135,
-            "grey_matter": 170,
-            "deep_grey": 155,
-            "csf": 185,
-            "brain_other": 145,
-            "vessel": 90,
-            "lesion": 190,
-            "extracerebral": 130,
-        },
-        {_EYES: 190, _SOFT_TISSUE: 140, _SKIN: 150, _BONE: 20, _MARROW: 150},
-    ),
-    "CT": Contrast(
-        by_tissue={
-            "background": -1000,
-            "white_matter": 28,
-            "grey_matter": 37,
-            "deep_grey": 36,
-            "csf": 8,
-            "brain_other": 31,
-            "vessel": 45,
-            "lesion": 20,
-            "extracerebral": 45,
-        },
-        by_value={_EYES: 8, _SOFT_TISSUE: 20, _SKIN: 30, _BONE: 900, _MARROW: 350},
-        noise_std=4.0,
-        bias_std=0.0,
-        ct=True,
-    ),
-    "random": Contrast(by_tissue=None, by_value={}, noise_std=4.0, bias_std=0.15),
+_INTENSITIES = {  # in the order of _TISSUES and _VALUES
+    "T1": ((165, 115, 130, 35, 140, 120, 105, 105), (25, 130, 150, 15, 170)),
+    "T2": ((70, 110, 85, 220, 80, 40, 170, 85), (225, 105, 115, 12, 110)),
+    "FLAIR": ((110, 145, 125, 25, 115, 60, 220, 95), (30, 120, 140, 12, 120)),
+    "PD": ((135, 170, 155, 185, 145, 90, 190, 130), (190, 140, 150, 20, 150)),
+    "CT": ((28, 37, 36, 8, 31, 45, 20, 45), (8, 20, 30, 900, 350)),
 }
+CONTRASTS: Mapping[str, Contrast] = {
+    name: Contrast(
+        ({"background": -1000} if name == "CT" else {}) | dict(zip(_TISSUES, tissues, strict=True)),
+        dict(zip(_VALUES, values, strict=True)),
+        ct=name == "CT",
+    )
+    for name, (tissues, values) in _INTENSITIES.items()
+} | {"random": Contrast(None, {})}
 """All contrasts by name."""
+NOISE_STD = 4.0
+"""Standard deviation of the noise of a slice."""
+BIAS_STD = 0.15
+"""Standard deviation of the logarithm of the bias field, which CT does not have."""
 
 
 def scan_generator(name: str, values: Sequence[int], *, stripped: bool = False) -> Generator:
@@ -139,12 +82,12 @@ def scan_generator(name: str, values: Sequence[int], *, stripped: bool = False) 
     """
     contrast = CONTRASTS[name]
     steps = {"contrast": _contrast_step(contrast), "borders": _borders("image")}
-    if contrast.bias_std:
-        params = {"std": contrast.bias_std, "include": ["image"]}
-        steps["bias"] = StepConfig(name="BiasCorruption", params=params)
+    if not contrast.ct:
+        steps["bias"] = _step("BiasCorruption", std=BIAS_STD, include=["image"])
     if stripped:
-        params = {"margin_mm": STRIPPING_MARGIN_MM, "include": ["image"]}
-        steps["stripping"] = StepConfig(name="SkullStripping", params=params)
+        steps["stripping"] = _step(
+            "SkullStripping", margin_mm=STRIPPING_MARGIN_MM, include=["image"]
+        )
     return Generator.for_labels(GeneratorConfig(steps=steps), values)
 
 
@@ -157,19 +100,17 @@ def lesion_generator(values: Sequence[int]) -> Generator:
         values: Label values that occur.
     """
     nothing = dict.fromkeys(target_contrast()["by_tissue"], 0.0)
-    params = {
-        "intensity": 1.0,
-        "size_mm": 10.0,
-        "height": 2.0,
-        "beside": list(LATERAL_VENTRICLES),
-        "beside_lift": 2.2,
-        "include": ["image"],
-    }
     steps = {
-        "nothing": StepConfig(
-            name="TissueContrast", params={"by_tissue": nothing, "destination": "image"}
+        "nothing": _step("TissueContrast", by_tissue=nothing, destination="image"),
+        "lesions": _step(
+            "LesionSimulation",
+            intensity=1.0,
+            size_mm=10.0,
+            height=2.0,
+            beside=list(LATERAL_VENTRICLES),
+            beside_lift=2.2,
+            include=["image"],
         ),
-        "lesions": StepConfig(name="LesionSimulation", params=params),
     }
     return Generator.for_labels(GeneratorConfig(steps=steps), values)
 
@@ -184,14 +125,15 @@ def target_generator(values: Sequence[int]) -> Generator:
         values: Label values that occur.
     """
     steps = {
-        "contrast": StepConfig(name="TissueContrast", params=target_contrast()),
+        "contrast": _step("TissueContrast", **target_contrast()),
         "borders": _borders("target"),
     }
     return Generator.for_labels(GeneratorConfig(steps=steps), values)
 
 
+@cache
 def target_contrast() -> dict[str, Any]:
-    """Intensities of the target of the preset by tissue and label; the middle of each law.
+    """Intensities of the preset's target by tissue and label: the middle of each distribution.
 
     Examples:
         >>> target_contrast()["by_tissue"]["white_matter"]
@@ -199,7 +141,7 @@ def target_contrast() -> dict[str, Any]:
     """
     params = next(
         step.params
-        for step in _preset_steps()
+        for step in load_config(TARGET_PRESET).steps.values()
         if step.name == "TissueContrast" and step.params.get("destination", "target") == "target"
     )
     return {
@@ -208,31 +150,20 @@ def target_contrast() -> dict[str, Any]:
     }
 
 
-@cache
-def _preset_steps() -> tuple[StepConfig, ...]:
-    return tuple(load_config(TARGET_PRESET).steps.values())
+def _step(name: str, **params: Any) -> StepConfig:
+    return StepConfig(name=name, params=params)
 
 
 def _borders(image: str) -> StepConfig:
-    params = {"sigma_mm": BORDER_MM, "include": [image]}
-    return StepConfig(name="GaussianSmoothing", params=params)
+    return _step("GaussianSmoothing", sigma_mm=BORDER_MM, include=[image])
 
 
 def _contrast_step(contrast: Contrast) -> StepConfig:
     if contrast.by_tissue is None:
-        params: dict[str, Any] = {
-            "prior_means": [25, 225],
-            "prior_stds": [0, 10],
-            "background_mean": 0,
-            "background_std": 0,
-        }
-        return StepConfig(name="TissueMixture", params=params)
-    params = {
-        "by_tissue": dict(contrast.by_tissue),
-        "by_value": dict(contrast.by_value),
-        "destination": "image",
-    }
-    return StepConfig(name="TissueContrast", params=params)
+        drawn = {"prior_means": [25, 225], "prior_stds": [0, 10]}
+        return _step("TissueMixture", **drawn, background_mean=0, background_std=0)
+    means = {"by_tissue": dict(contrast.by_tissue), "by_value": dict(contrast.by_value)}
+    return _step("TissueContrast", **means, destination="image")
 
 
 def _middle(spec: Any) -> float:

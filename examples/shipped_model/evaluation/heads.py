@@ -1,4 +1,4 @@
-"""Held-out label maps: the scans that are made of them, and the standard T1 to be predicted."""
+"""Held-out label maps, the scans that are simulated from them, and the T1 to be predicted."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from synthsr_transforms.functional.layout import bounding_box
 from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.io.files import VolumeError, list_volumes, stem
 from synthsr_transforms.subjects.files import SubjectFiles, read_subject
+from synthsr_transforms.support.messages import SynthSRError
 
 from .contrasts import lesion_generator, scan_generator, target_generator
-from .network import EvaluationError
 
 MARGIN_MM = 10.0
 """Least distance from the brain to the border of the field of view."""
@@ -71,14 +71,10 @@ class Head:
         brain = self.target[tissues > OUTSIDE]
         if brain.numel() < 2:
             raise VolumeError(f"{name} must label a brain, but does not. Leave it out.")
-        self.low, self.high = (percentile(brain, p) for p in RANGE_PERCENTILES)
-        """Intensities of the target that are 0 and 1 in the measures."""
-        self.reference = Reference(self.in_range(self.target), self.labels > 0, tissues)
+        low, high = (percentile(brain, p) for p in RANGE_PERCENTILES)
+        image = (self.target - low) / (high - low)
+        self.reference = Reference(image, self.labels > 0, tissues, low, high)
         """The target as predictions are compared with it."""
-
-    def in_range(self, volume: Tensor) -> Tensor:
-        """Intensities of the standard T1 in the unit of the measures."""
-        return (volume - self.low) / (self.high - self.low)
 
     def image(self, contrast: str, seed: int, *, stripped: bool = False) -> Tensor:
         """A scan with the voxels of the label map, without noise.
@@ -124,14 +120,14 @@ def read_head(
         device: Where to keep it.
 
     Raises:
-        EvaluationError: If its voxels have another spacing.
+        SynthSRError: If its voxels have another spacing.
         VolumeError: If it cannot be read, or shows no brain.
     """
     image = read_subject(subject).images["labels"]
     labels, affine = image.data[0], np.asarray(image.affine.data, dtype=np.float64)
     own = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.allclose(own, spacing_mm, rtol=_SAME_SPACING, atol=0):
-        raise EvaluationError(
+        raise SynthSRError(
             f"{subject.labels} must have voxels of {spacing_mm:g} mm, as the model, got"
             f" {' x '.join(f'{mm:.3g}' for mm in own)} mm. Resample it."
         )

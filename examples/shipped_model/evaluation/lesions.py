@@ -8,10 +8,11 @@ it is as dark as grey matter in a T1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import ndimage
 from torch import Tensor
@@ -20,11 +21,17 @@ from synthsr_net.metrics.comparison import RANGE_PERCENTILES
 from synthsr_net.prediction.intensities import percentile
 from synthsr_net.prediction.refinement.brain_mask import Regions, dilated, eroded
 from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.subjects.files import SubjectFiles
+from synthsr_transforms.support.messages import SynthSRError
 
-from .network import EvaluationError, HeadNetwork
+from .contrasts import CONTRASTS, LATERAL_VENTRICLES
+from .heads import Head, read_head
+from .network import HeadNetwork
 from .pictures import Pictures
-from .scans import Seen
-from .world import Affine, read_on
+from .scans import Seen, read_on
+from .slices import AXES, Affine, linear, predict_from
+from .truth import Setting, SimulationPlan, scan_of_head, seed_of
 
 KINDS = {"bright": 0.6, "dark": -0.6}
 """Synthetic lesions: intensity above white matter, as a share of the range of the brain."""
@@ -36,9 +43,32 @@ APART_MM = 20.0
 """Least distance between the centres of inserted lesions."""
 _MIN_VOXELS = 10
 
+NEARBY_MM = 10.0
+"""Standard deviation of the neighbourhood whose white matter a voxel is compared with."""
+DEVIATIONS = 3.0
+"""Lesions are brighter than white matter nearby by so many of its standard deviations."""
+SMALLEST_MM3 = 10.0
+WHITE_SHARE = 0.7
+"""Share of white matter in the surroundings of a lesion, from `AROUND_MM` on all sides."""
+AROUND_MM = (1.0, 3.0)
+_LEAST_WHITE = 1e-3  # weight of white matter nearby, below which there is none to compare with
+_TO_STD = 1.4826  # from the median absolute deviation of a normal distribution
+
+NEAR_MM = 6.0
+"""Distance from the lateral ventricles up to which lesions count as beside them."""
+NEAR, FAR = "beside the ventricles", "elsewhere"
+_TRACE = 0.05  # share of lesion up to which a voxel is healthy
+_TABLE = "synthseg"  # of tissues; other labels belong to none
+
+Mask = npt.NDArray[np.bool_]
+
+
+class NoLesionsError(SynthSRError):
+    """There are no lesions where they are looked for."""
+
 
 def contrast(volume: Tensor, lesions: Tensor, regions: Regions, spacing_mm: float) -> float:
-    """Contrast of lesions, see the head of this module.
+    """Contrast of lesions, see the top of this module.
 
     Args:
         volume: `(X, Y, Z)`, scan or prediction.
@@ -61,86 +91,49 @@ def contrast(volume: Tensor, lesions: Tensor, regions: Regions, spacing_mm: floa
     return (inside - around) / unit if unit > 0 else math.nan
 
 
+def contrasts(
+    volumes: Mapping[str, Tensor], lesions: Tensor, regions: Regions, spacing_mm: float
+) -> dict[str, float]:
+    """`contrast` of the same lesions in several volumes, by their names."""
+    return {
+        name: contrast(volume, lesions, regions, spacing_mm) for name, volume in volumes.items()
+    }
+
+
+# Inserted into real scans ------------------------------------------------------------------------
+
+
 def evaluate_synthetic(
-    seen: Seen,
-    network: HeadNetwork,
-    seed: int,
-    pictures: Pictures | None = None,
-    *,
-    on_row: Callable[[], object] | None = None,
-) -> list[dict[str, Any]]:
+    seen: Seen, network: HeadNetwork, seed: int, pictures: Pictures | None = None
+) -> Iterator[dict[str, Any]]:
     """Insert lesions into the white matter of a scan, and look for them in the prediction.
 
     Args:
-        seen: A scan, from `evaluation.scans.see`.
+        seen: A scan, from `scans.see`.
         network: The model.
         seed: Of places and sizes.
         pictures: Where to draw the scan with lesions and its prediction.
-        on_row: Called after each prediction, to show progress.
 
-    Returns:
+    Yields:
         One row per kind of lesion: `scan`, `lesions` (`bright` or `dark`), `count`, and contrasts
         `input`, `prediction`, and `without`: in the prediction from the scan without lesions at
         the same places, which is what a perfect prediction shows.
     """
-    spacing_mm = network.spacing_mm
-    weights, count = blobs(seen.regions, spacing_mm, seed)
-    if not count:
-        return []
+    weights, count = blobs(seen.regions, network.spacing_mm, seed)
     lesions = weights > 0.5
-    rows = []
-    for kind, share in KINDS.items():
+    for kind, share in KINDS.items() if count else ():
         image = with_lesions(seen.image, weights, seen.regions, share)
         t1 = network(image, slices=seen.slices)
-        rows.append(
-            {
-                "scan": seen.name,
-                "lesions": kind,
-                "count": count,
-                **{
-                    what: contrast(volume, lesions, seen.regions, spacing_mm)
-                    for what, volume in (("input", image), ("prediction", t1), ("without", seen.t1))
-                },
-            }
-        )
+        volumes = {"input": image, "prediction": t1, "without": seen.t1}
+        yield {
+            "scan": seen.name,
+            "lesions": kind,
+            "count": count,
+            **contrasts(volumes, lesions, seen.regions, network.spacing_mm),
+        }
         if pictures is not None:
             shown = {"input": image, "prediction": t1, "prediction without lesions": seen.t1}
             _draw(pictures, seen, kind, lesions, shown)
-        if on_row is not None:
-            on_row()
-    return rows
-
-
-def draw_lesions(
-    pictures: Pictures,
-    name: str,
-    title: str,
-    affine: Affine,
-    lesions: Tensor,
-    volumes: Mapping[str, Tensor],
-) -> None:
-    """Draw slices of volumes through the largest lesion.
-
-    Args:
-        pictures: Where to.
-        name: Of the file, without its ending.
-        title: Of the picture.
-        affine: `(4, 4)` of mask and volumes.
-        lesions: Mask, `(X, Y, Z)` bool, of one lesion at least.
-        volumes: What to draw, by name.
-    """
-    numbers, count = ndimage.label(lesions.cpu().numpy())
-    largest = 1 + int(np.argmax(np.bincount(numbers.ravel(), minlength=count + 1)[1:]))
-    voxel = np.argwhere(numbers == largest).mean(0)
-    rows = {each: Volume(volume.cpu().numpy(), affine) for each, volume in volumes.items()}
-    pictures.add_around(name, rows, affine[:3, :3] @ voxel + affine[:3, 3], title)
-
-
-def _draw(
-    pictures: Pictures, seen: Seen, kind: str, lesions: Tensor, volumes: dict[str, Tensor]
-) -> None:
-    name, title = f"lesions_{kind}_{seen.name}", f"{seen.name} with {kind} lesions"
-    draw_lesions(pictures, name, title, seen.grid[1], lesions, volumes)
 
 
 def blobs(regions: Regions, spacing_mm: float, seed: int) -> tuple[Tensor, int]:
@@ -189,6 +182,9 @@ def with_lesions(image: Tensor, weights: Tensor, regions: Regions, share: float)
     return torch.lerp(image, torch.full_like(image, value), weights)
 
 
+# Of the patient ----------------------------------------------------------------------------------
+
+
 def evaluate_own(
     seen: Seen,
     mask: Volume,
@@ -199,7 +195,7 @@ def evaluate_own(
     """Look for the lesions that a scan shows in its prediction.
 
     Args:
-        seen: The scan, from `evaluation.scans.see`.
+        seen: The scan, from `scans.see`.
         mask: Lesions, above 0.5, on any grid of the common world.
         registration: From points of the common world to those of the scan; None if they agree.
         network: The model.
@@ -210,7 +206,7 @@ def evaluate_own(
         of all together, and `each`: volume `ml` and contrasts of the largest, at most eight.
 
     Raises:
-        EvaluationError: If no lesion lies in the scan.
+        NoLesionsError: If no lesion lies in the scan.
     """
     back = None if registration is None else np.asarray(np.linalg.inv(registration), np.float64)
     data = torch.from_numpy(np.array(mask.data > 0.5, dtype=np.float32)).to(network.device)
@@ -218,7 +214,7 @@ def evaluate_own(
     lesions = (weights > 0.5) & inside
     numbers, count = ndimage.label(lesions.cpu().numpy(), np.ones((3, 3, 3)))
     if not count:
-        raise EvaluationError(
+        raise NoLesionsError(
             f"the lesion mask must mark lesions in {seen.name}, but marks none there. Check that"
             " both lie in one space."
         )
@@ -228,17 +224,203 @@ def evaluate_own(
         shown = {"input": seen.image, "lesions": torch.maximum(image, lesions.float())}
         _draw(pictures, seen, "own", lesions, shown | {"prediction": seen.t1})
 
-    def contrasts(part: Tensor) -> dict[str, float]:
-        return {
-            what: contrast(volume, part, seen.regions, network.spacing_mm)
-            for what, volume in volumes.items()
-        }
-
+    units = (seen.regions, network.spacing_mm)
     sizes = np.bincount(numbers.ravel())[1:]
     each = []
     for place in np.argsort(-sizes, kind="stable")[:NUMBER]:
         part = torch.from_numpy(numbers == place + 1).to(lesions.device)
         millilitres = float(sizes[place]) * network.spacing_mm**3 / 1000
-        each.append({"ml": millilitres, **contrasts(part)})
-    together = contrasts(lesions)
+        each.append({"ml": millilitres, **contrasts(volumes, part, *units)})
+    together = contrasts(volumes, lesions, *units)
     return {"scan": seen.name, "lesions": "own", "count": count, **together, "each": each}
+
+
+def find_bright_lesions(seen: Seen) -> Volume:
+    """Find lesions that are brighter than the white matter around them.
+
+    What is brighter than white matter nearby by three standard deviations of white matter is a
+    lesion if it has 10 mm^3 and its surroundings are white matter, as far as the prediction says:
+    cortex is bright in a FLAIR as well, but has white matter on one side only.
+
+    Args:
+        seen: The scan, from `scans.see`.
+
+    Returns:
+        Mask, float32 0 and 1, on the grid of the prediction.
+
+    Raises:
+        NoLesionsError: If there is none.
+
+    References:
+        Roura et al., A toolbox for multiple sclerosis lesion segmentation, Neuroradiology 57
+        (2015), for a threshold on FLAIR and the share of white matter around. They set the
+        threshold by grey matter and for the whole scan.
+    """
+    white, brain = seen.regions.white.cpu().numpy(), seen.regions.brain.cpu().numpy()
+    bright = brain & (_deviations(seen.image.cpu().numpy(), white, seen) > DEVIATIONS)
+    numbers, _ = ndimage.label(bright)
+    found = np.zeros(bright.shape, dtype=np.float32)
+    for number, box in enumerate(ndimage.find_objects(numbers), start=1):
+        wider = _widened(box, seen)
+        part = numbers[wider] == number
+        if _is_lesion(part, white[wider], seen):
+            found[wider][part] = 1
+    if not found.any():
+        raise NoLesionsError(
+            f"there must be lesions that are brighter than white matter in {seen.name}, but none"
+            " was found. Give a mask of them instead."
+        )
+    return Volume(found, seen.grid[1])
+
+
+def _deviations(image: npt.NDArray[np.float32], white: Mask, seen: Seen) -> npt.NDArray[np.float32]:
+    """Share above white matter nearby, in standard deviations of that share in white matter."""
+    sigma = NEARBY_MM / _spacing_mm(seen)
+    weight = ndimage.gaussian_filter(white.astype(np.float32), sigma)
+    nearby = ndimage.gaussian_filter(np.where(white, image, 0), sigma) / weight.clip(_LEAST_WHITE)
+    share = image / nearby.clip(1e-6) - 1
+    inside = share[white]
+    if not inside.size:
+        return np.zeros_like(share)
+    std = _TO_STD * np.median(np.abs(inside - np.median(inside)))
+    return np.where(weight > _LEAST_WHITE, share / max(float(std), 1e-6), 0)
+
+
+def _is_lesion(part: Mask, white: Mask, seen: Seen) -> bool:
+    if part.sum() * _spacing_mm(seen) ** 3 < SMALLEST_MM3:
+        return False
+    near, far = (ndimage.binary_dilation(part, np.ones((3, 3, 3)), n) for n in _shell(seen))
+    around = white[far & ~near]
+    return around.size > 0 and float(around.mean()) >= WHITE_SHARE
+
+
+def _shell(seen: Seen) -> tuple[int, int]:
+    """`AROUND_MM` in voxels, at least one of them thick."""
+    near, far = (max(1, round(mm / _spacing_mm(seen))) for mm in AROUND_MM)
+    return near, max(far, near + 1)
+
+
+def _widened(box: tuple[slice, ...], seen: Seen) -> tuple[slice, ...]:
+    """A box with room for the surroundings; it may reach beyond the end of the volume."""
+    margin = _shell(seen)[1]
+    return tuple(slice(max(0, each.start - margin), each.stop + margin) for each in box)
+
+
+def _spacing_mm(seen: Seen) -> float:
+    return float(np.linalg.norm(seen.grid[1][:3, 0]))
+
+
+# Simulated in held-out label maps ----------------------------------------------------------------
+
+
+def evaluate_head_lesions(
+    subjects: Sequence[SubjectFiles],
+    network: HeadNetwork,
+    plan: SimulationPlan,
+    pictures: Pictures | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Predict from scans of heads with and without lesions, and compare the lesions' contrasts.
+
+    Caps and bands beside the ventricles are harder than blobs in deep white matter: grey matter and
+    fluid are near.
+
+    Args:
+        subjects: Label maps, from `heads.find_label_maps`.
+        network: The model.
+        plan: Contrasts `with_lesions`, their slices, and the seed.
+        pictures: Where to draw the first label map in each contrast.
+
+    Yields:
+        Two rows per label map and contrast: `map`, `contrast`, `slice_mm`, `axis`, `place` (beside
+        the lateral ventricles or elsewhere), `ml`, and `lesions`: the contrasts `input`,
+        `prediction`, and `without`, which is that of the prediction from the scan without lesions.
+        One that cannot be measured is left out.
+    """
+    for number, subject in enumerate(subjects):
+        head = read_head(subject, network.spacing_mm, network.config.scan.divisor, network.device)
+        weights = head.lesion_weights(seed_of(plan.seed, head.name, "lesions"))
+        regions = _labelled_regions(head, weights > _TRACE, network.spacing_mm)
+        near = dilated(_where(head, LATERAL_VENTRICLES), NEAR_MM / network.spacing_mm)
+        places = {NEAR: (weights > 0.5) & near, FAR: (weights > 0.5) & ~near}
+        for name in plan.with_lesions:
+            setting = Setting(name, False, plan.lesions_mm, plan.axes[-1])
+            volumes = _with_and_without(head, weights, network, setting, plan.seed)
+            for place, lesions in places.items():
+                found = contrasts(volumes, lesions, regions, network.spacing_mm)
+                yield {
+                    "map": head.name,
+                    "contrast": name,
+                    "slice_mm": setting.slice_mm,
+                    "axis": AXES[setting.axis],
+                    "place": place,
+                    "ml": float(lesions.sum()) * network.spacing_mm**3 / 1000,
+                    "lesions": {k: v for k, v in found.items() if not math.isnan(v)},
+                }
+            if pictures is not None and not number and bool(places[NEAR].any()):
+                title = f"{head.name}: {name} with lesions, slices of {setting.slice_mm:g} mm"
+                file = f"held_out_{name}_with_lesions"
+                draw_lesions(pictures, file, title, head.affine, places[NEAR], volumes)
+
+
+def _with_and_without(
+    head: Head, weights: Tensor, network: HeadNetwork, setting: Setting, seed: int
+) -> dict[str, Tensor]:
+    """The scan with lesions, and the predictions with and without them."""
+    healthy = head.image(setting.contrast, seed_of(seed, head.name, setting.contrast, ""))
+    means = CONTRASTS[setting.contrast].by_tissue or {}
+    ill = torch.lerp(healthy, torch.full_like(healthy, means["lesion"]), weights)
+    with_lesions, without = (scan_of_head(head, setting, image, seed) for image in (ill, healthy))
+    return {
+        "input": linear(with_lesions),
+        "prediction": predict_from(with_lesions, network),
+        "without": predict_from(without, network),
+    }
+
+
+def _labelled_regions(head: Head, lesions: Tensor, spacing_mm: float) -> Regions:
+    """Regions as the labels say, white and grey matter apart from all lesions."""
+    others = ~dilated(lesions, SHELL_MM[0] / spacing_mm)
+    table = LabelTable.ready(_TABLE)
+    white, grey = (
+        _where(head, table.values_of(tissue)) & others for tissue in ("white_matter", "grey_matter")
+    )
+    return Regions(head.reference.brain, white, grey, head.reference.head)
+
+
+def _where(head: Head, values: Sequence[int]) -> Tensor:
+    return torch.isin(head.labels, torch.tensor(list(values), device=head.labels.device))
+
+
+# Pictures ----------------------------------------------------------------------------------------
+
+
+def draw_lesions(
+    pictures: Pictures,
+    name: str,
+    title: str,
+    affine: Affine,
+    lesions: Tensor,
+    volumes: Mapping[str, Tensor],
+) -> None:
+    """Draw slices of volumes through the largest lesion.
+
+    Args:
+        pictures: Where to.
+        name: Of the file, without its ending.
+        title: Of the picture.
+        affine: `(4, 4)` of mask and volumes.
+        lesions: Mask, `(X, Y, Z)` bool, of one lesion at least.
+        volumes: What to draw, by name.
+    """
+    numbers, count = ndimage.label(lesions.cpu().numpy())
+    largest = 1 + int(np.argmax(np.bincount(numbers.ravel(), minlength=count + 1)[1:]))
+    voxel = np.argwhere(numbers == largest).mean(0)
+    rows = {each: Volume(volume.cpu().numpy(), affine) for each, volume in volumes.items()}
+    pictures.add_around(name, rows, affine[:3, :3] @ voxel + affine[:3, 3], title)
+
+
+def _draw(
+    pictures: Pictures, seen: Seen, kind: str, lesions: Tensor, volumes: dict[str, Tensor]
+) -> None:
+    name, title = f"lesions_{kind}_{seen.name}", f"{seen.name} with {kind} lesions"
+    draw_lesions(pictures, name, title, seen.grid[1], lesions, volumes)

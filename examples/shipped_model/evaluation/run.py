@@ -1,13 +1,13 @@
-"""A whole evaluation: parts whose data are given, one after the other, and the files of results."""
+"""A whole evaluation: data, settings, parts one after the other, and the files of results."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,30 @@ from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.io.volumes import read_volume
 from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.support.messages import SynthSRError
 
-from .bright_lesions import find_bright_lesions
 from .heads import find_label_maps
-from .held_out import evaluate_label_maps, num_predictions
-from .held_out_lesions import evaluate_head_lesions, num_lesion_predictions
-from .lesions import evaluate_own, evaluate_synthetic
-from .network import EvaluationError, HeadNetwork
-from .patient import draw_patient, evaluate_patient
+from .lesions import (
+    NoLesionsError,
+    evaluate_head_lesions,
+    evaluate_own,
+    evaluate_synthetic,
+    find_bright_lesions,
+)
+from .network import HeadNetwork
 from .pictures import Pictures, drawing_in
-from .plan import NO_REGISTRATION, EvaluationData, EvaluationSettings, PathLike
-from .real import evaluate_real_pairs
-from .scans import Seen, draw_scan, evaluate_scan, see
+from .scans import DEGRADED_MM, Seen, evaluate_patient, evaluate_scan, read_registration, see
+from .slices import Affine
 from .tables import report_text
-from .world import Affine, read_registration
+from .truth import SimulationPlan, evaluate_label_maps, evaluate_real_pairs
 
+PathLike = str | os.PathLike[str]
 Say = Callable[[str], object]
+Row = dict[str, Any]
 
 _SILENCE = 5.0  # seconds between lines about progress
+NO_REGISTRATION = "-"
+"""Stands for a scan that lies in the common world already."""
 PROTOCOL = (
     "L1, PSNR and SSIM are means over the brain; the range of the truth from percentile 1 to 99 of"
     " the brain counts as 1. SSIM: Gaussian window of 11 voxels, standard deviation 1.5, in three"
@@ -49,6 +55,89 @@ PROTOCOL = (
     " to. Contrast of lesions: mean in the lesions minus that of the white matter around them, in"
     " units of the difference between white and grey matter."
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationData:
+    """What a model is evaluated on; each part runs if its data are given.
+
+    Raises:
+        SynthSRError: If data do not go together, or there are none.
+    """
+
+    labels: Sequence[PathLike] = ()
+    """Held-out label maps, or folders of them."""
+    images: PathLike | None = None
+    """Real T1-weighted scans, or one."""
+    image_labels: PathLike | None = None
+    """Their label maps, see `synthsr_transforms.subjects.files.find_subjects` for names."""
+    scans: Sequence[PathLike] = ()
+    """Real scans, or folders of them."""
+    patient: Sequence[PathLike] = ()
+    """Co-registered scans of one person."""
+    registrations: Sequence[PathLike] = ()
+    """For each of these an affine transform of ITK, or `NO_REGISTRATION`; none: all agree."""
+    lesions: PathLike | None = None
+    """Mask of the person's lesions, in the common world."""
+    bright_lesions: PathLike | None = None
+    """The one of these scans that shows them bright, such as a FLAIR: they are found in it."""
+    ct: PathLike | None = None
+    """Head CT in Hounsfield units."""
+
+    def __post_init__(self) -> None:
+        if (self.images is None) != (self.image_labels is None):
+            raise SynthSRError("images and image labels go together, got one of them. Give both.")
+        if self.registrations and len(self.registrations) != len(self.patient):
+            raise SynthSRError(
+                f"registrations must be as many as the patient's scans, {len(self.patient)}, got"
+                f" {len(self.registrations)}. Give - for a scan that needs none."
+            )
+        sought = self.lesions is not None or self.bright_lesions is not None
+        if len(self.patient) == 1 or (sought and not self.patient):
+            raise SynthSRError(
+                "the patient must have at least two scans, also to look for lesions, got"
+                f" {len(self.patient)}."
+            )
+        if self.lesions is not None and self.bright_lesions is not None:
+            raise SynthSRError(
+                "lesions must come from a mask or from a scan that shows them bright, got both."
+                " Give one of them."
+            )
+        if self.bright_lesions is not None and Path(self.bright_lesions).resolve() not in {
+            Path(scan).resolve() for scan in self.patient
+        }:
+            raise SynthSRError(
+                "the scan with bright lesions must be one of the patient's, got"
+                f" {self.bright_lesions}. Name it among them as well."
+            )
+        if not any((self.labels, self.images, self.scans, self.patient, self.ct)):
+            raise SynthSRError("there must be data to evaluate on, got none. Give some.")
+
+    def check_files(self) -> None:
+        """Refuse a path that does not exist, before hours of work on the others.
+
+        Raises:
+            SynthSRError: If there is one.
+        """
+        alone = (self.images, self.image_labels, self.lesions, self.ct)
+        named = (path for path in self.registrations if str(path) != NO_REGISTRATION)
+        for path in (*self.labels, *self.scans, *self.patient, *named, *alone):
+            if path is not None and not Path(path).exists():
+                raise SynthSRError(
+                    f"{path} must be a file or folder, but does not exist. Check the path."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How much is simulated."""
+
+    held_out: SimulationPlan = field(default_factory=SimulationPlan)
+    """What is simulated from held-out label maps; its spacings and axes hold for real pairs too."""
+    degraded_mm: Sequence[float] = DEGRADED_MM
+    """Slice spacings that real scans are degraded to."""
+    lesion_scans: int | None = None
+    """How many of the real scans are given synthetic lesions; None: all."""
 
 
 class Evaluation:
@@ -71,7 +160,6 @@ class Evaluation:
         self.data, self.settings = data, settings or EvaluationSettings()
         self.network = HeadNetwork(predictor)
         self._say = say
-        self._done, self._of, self._said = 0, 0, 0.0
         self._seconds: dict[str, float] = {}
         self._kept: dict[Path, Seen] = {}
 
@@ -90,7 +178,7 @@ class Evaluation:
         folder = Path(folder)
         begin = time.perf_counter()
         self.data.check_files()
-        self._registrations()  # a mistake in them is told before hours of work as well
+        self._registrations()  # a mistake in them is found before hours of work as well
         with drawing_in(folder / "pictures") as pictures:
             parts = self._parts(pictures)
         results = {
@@ -111,94 +199,62 @@ class Evaluation:
         return results
 
     def _parts(self, pictures: Pictures) -> dict[str, Any]:
-        data = self.data
+        data, plan, network = self.data, self.settings.held_out, self.network
         parts: dict[str, Any] = {}
-        if data.labels:
-            with self._part("held-out label maps"):
-                parts["held_out"] = self._held_out(pictures)
-        if data.labels and self.settings.held_out.with_lesions:
-            with self._part("lesions in held-out label maps"):
-                parts["held_out_lesions"] = self._held_out_lesions(pictures)
+        subjects = find_label_maps(data.labels)
+        if subjects:
+            rows = evaluate_label_maps(subjects, network, plan, pictures)
+            parts["held_out"] = self._part("held-out label maps", rows)
+        if subjects and plan.with_lesions:
+            rows = evaluate_head_lesions(subjects, network, plan, pictures)
+            parts["held_out_lesions"] = self._part("lesions in held-out label maps", rows)
         if data.images is not None and data.image_labels is not None:
-            with self._part("real scans with label maps"):
-                parts["real_pairs"] = self._real_pairs(pictures)
-        parts["lesions"] = []
+            pairs = read_real_pairs(data.images, data.image_labels)
+            rows = evaluate_real_pairs(pairs, network, plan, pictures)
+            parts["real_pairs"] = self._part("real scans with label maps", rows)
+        lesions: list[Row] = []
         if data.scans:
-            with self._part("real scans"):
-                parts["scans"], parts["lesions"] = self._scans(pictures)
+            parts["scans"] = self._part("real scans", self._scans(pictures, lesions))
         if data.patient:
-            with self._part("scans of one person"):
-                parts["patient"], own = self._patient(pictures)
-                parts["lesions"] += own
+            rows = self._patient(pictures, lesions)
+            parts["patient"] = self._part("scans of one person", rows)
+        parts["lesions"] = lesions
         if data.ct is not None:
-            with self._part("computed tomography"):
-                parts["ct"] = [self._ct(data.ct, pictures)]
+            parts["ct"] = self._part("computed tomography", self._ct(data.ct, pictures))
         return parts
 
-    @contextmanager
-    def _part(self, name: str) -> Iterator[None]:
-        begin, self._done, self._of = time.perf_counter(), 0, 0
+    def _part(self, name: str, rows: Iterable[Row]) -> list[Row]:
+        """All rows of a part, with lines about progress."""
+        begin = said = time.perf_counter()
         self._say(f"{name} ...")
-        yield
+        made: list[Row] = []
+        for row in rows:
+            made.append(row)
+            if time.perf_counter() - said >= _SILENCE:
+                said = time.perf_counter()
+                self._say(f"  {len(made)} results")
         self._seconds[name] = time.perf_counter() - begin
-        self._say(f"{name}: {self._seconds[name]:.1f} s")
+        self._say(f"{name}: {len(made)} results, {self._seconds[name]:.1f} s")
+        return made
 
-    def _count(self) -> None:
-        self._done += 1
-        if self._done == self._of or time.perf_counter() - self._said >= _SILENCE:
-            self._said = time.perf_counter()
-            self._say(f"  {self._done}{f'/{self._of}' if self._of else ''} predictions")
-
-    def _held_out(self, pictures: Pictures) -> list[dict[str, Any]]:
-        subjects, plan = find_label_maps(self.data.labels), self.settings.held_out
-        self._of = num_predictions(plan, len(subjects), self.network.spacing_mm)
-        return evaluate_label_maps(subjects, self.network, plan, pictures, on_row=self._count)
-
-    def _held_out_lesions(self, pictures: Pictures) -> list[dict[str, Any]]:
-        subjects, plan = find_label_maps(self.data.labels), self.settings.held_out
-        self._of = num_lesion_predictions(plan, len(subjects))
-        return evaluate_head_lesions(subjects, self.network, plan, pictures, on_row=self._count)
-
-    def _real_pairs(self, pictures: Pictures) -> list[dict[str, Any]]:
-        assert self.data.images is not None
-        assert self.data.image_labels is not None
-        plan = self.settings.held_out
-        return evaluate_real_pairs(
-            read_real_pairs(self.data.images, self.data.image_labels),
-            self.network,
-            pictures,
-            spacings_mm=plan.spacings_mm,
-            axes=plan.axes,
-            on_row=self._count,
-        )
-
-    def _scans(self, pictures: Pictures) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        files = [file for path in self.data.scans for file in list_volumes(path)]
-        plan = self.settings.held_out
-        rows: list[dict[str, Any]] = []
-        lesions: list[dict[str, Any]] = []
-        for number, file in enumerate(files):
+    def _scans(self, pictures: Pictures, lesions: list[Row]) -> Iterator[Row]:
+        """Rows of scans; those of synthetic lesions in them are added to a list."""
+        plan, settings = self.settings.held_out, self.settings
+        names: set[str] = set()
+        for number, file in enumerate(f for path in self.data.scans for f in list_volumes(path)):
             seen = self._see(file)
-            if any(row["scan"] == seen.name for row in rows):
+            if seen.name in names:
                 seen = seen._replace(name=f"{seen.name}_{number}")
-            draw_scan(seen, pictures)
-            rows += evaluate_scan(
-                seen,
-                self.network,
-                spacings_mm=self.settings.degraded_mm,
-                axes=plan.axes,
-                on_row=self._count,
-            )
-            most = self.settings.lesion_scans
-            if most is None or number < most:
+            names.add(seen.name)
+            seen.draw(pictures, "scan")
+            spacings_mm, axes = settings.degraded_mm, plan.axes
+            yield from evaluate_scan(seen, self.network, spacings_mm=spacings_mm, axes=axes)
+            if settings.lesion_scans is None or number < settings.lesion_scans:
                 drawn = None if number else pictures
-                lesions += evaluate_synthetic(
-                    seen, self.network, plan.seed, drawn, on_row=self._count
-                )
-        return rows, lesions
+                lesions += evaluate_synthetic(seen, self.network, plan.seed, drawn)
 
     def _see(self, file: PathLike) -> Seen:
-        """A scan with its prediction; the patient's are kept, since they may be sought twice."""
+        """A scan with its prediction; the patient's are kept, since they may be needed twice."""
         path = Path(file).resolve()
         if path in self._kept:
             return self._kept[path]
@@ -207,20 +263,22 @@ class Evaluation:
             self._kept[path] = seen
         return seen
 
-    def _patient(self, pictures: Pictures) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def _patient(self, pictures: Pictures, lesions: list[Row]) -> Iterator[Row]:
+        """Rows of pairs of scans; those of the patient's lesions are added to a list."""
         matrices = self._registrations()
         scans = [self._see(file) for file in self.data.patient]
-        draw_patient(scans, pictures)
-        lesions: list[dict[str, Any]] = []
+        for scan in scans:
+            scan.draw(pictures, "patient")
         try:
             mask = self._lesions(scans, matrices)
             if mask is not None:
-                for scan, matrix in zip(scans, matrices, strict=True):
-                    lesions.append(evaluate_own(scan, mask, matrix, self.network, pictures))
-        except EvaluationError as error:  # the rest of the evaluation is worth keeping
+                lesions += [
+                    evaluate_own(scan, mask, matrix, self.network, pictures)
+                    for scan, matrix in zip(scans, matrices, strict=True)
+                ]
+        except NoLesionsError as error:  # the rest of the evaluation is worth keeping
             self._say(f"Note: the patient's lesions are left out: {error}")
-            lesions.clear()
-        return evaluate_patient(scans, matrices), lesions
+        yield from evaluate_patient(scans, matrices)
 
     def _registrations(self) -> list[Affine | None]:
         """For each scan of the patient, its matrix; None where the common world is its own."""
@@ -238,29 +296,26 @@ class Evaluation:
         mask, matrix = find_bright_lesions(scans[place]), matrices[place]
         return mask if matrix is None else Volume(mask.data, np.linalg.inv(matrix) @ mask.affine)
 
-    def _ct(self, file: PathLike, pictures: Pictures) -> dict[str, Any]:
+    def _ct(self, file: PathLike, pictures: Pictures) -> Iterator[Row]:
         seen = see(read_scan(file), self.network, ct=True)
-        draw_scan(seen, pictures, "ct")
+        seen.draw(pictures, "ct")
         millilitres = self.network.spacing_mm**3 / 1000
         white, grey = (
             float(seen.t1[mask].median()) if bool(mask.any()) else float("nan")
             for mask in (seen.regions.white, seen.regions.grey)
         )
         volume = float(seen.regions.brain.sum()) * millilitres
-        return {"scan": seen.name, "brain_ml": volume, "white": white, "grey": grey}
+        yield {"scan": seen.name, "brain_ml": volume, "white": white, "grey": grey}
 
     def _model(self) -> dict[str, Any]:
         predictor = self.network.predictor
+        names = ("precision", "flip", "inverse_contrast", "sharpen", "data_consistency")
         return {
             "name": predictor.config.name,
             "file": None if predictor.record.path is None else predictor.record.path.name,
             "sha256": predictor.record.sha256,
-            "precision": predictor.precision,
             "device": str(predictor.device),
-            "flip": predictor.flip,
-            "inverse_contrast": predictor.inverse_contrast,
-            "sharpen": predictor.sharpen,
-            "data_consistency": predictor.data_consistency,
+            **{name: getattr(predictor, name) for name in names},
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,9 +18,16 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 from synthsr_transforms.functional.acquisition import plan_slices, slice_operator
 from synthsr_transforms.functional.operators import apply_separable
 from synthsr_transforms.functional.resample import resize, resize_coordinates
+from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.transforms import SliceAcquisition
 
+from .network import HeadNetwork
+
 Affine = npt.NDArray[np.float64]
+
+
+AXES = ("sagittal", "coronal", "axial")
+"""Orientations of slices, by the axis across which they lie."""
 
 
 class Slices(NamedTuple):
@@ -34,6 +42,19 @@ class Slices(NamedTuple):
     data: Tensor
     affine: Affine
     shape: tuple[int, int, int]
+
+
+def check_slices(spacings_mm: Sequence[float], axes: Sequence[int]) -> None:
+    """Refuse spacings that are not above 0, and axes other than 0, 1 and 2.
+
+    Raises:
+        SynthSRError: If there is one.
+    """
+    if min(spacings_mm, default=1.0) <= 0 or not set(axes) <= {0, 1, 2}:
+        raise SynthSRError(
+            f"slices must be above 0 mm thick and across axes 0, 1 or 2, got {list(spacings_mm)}"
+            f" and {list(axes)}. Correct them."
+        )
 
 
 def acquire(
@@ -81,6 +102,11 @@ def acquire(
     acquisition.run_unrecorded(batch, torch.Generator().manual_seed(seed))
     made = batch.images["image"]
     return Slices(made.data[0, 0], np.asarray(made.affines[0].data), (x, y, z))
+
+
+def predict_from(slices: Slices, network: HeadNetwork) -> Tensor:
+    """Prediction from slices that are interpolated linearly, as `synthsr predict` does."""
+    return network(linear(slices), slices=operators(slices))
 
 
 def linear(slices: Slices) -> Tensor:

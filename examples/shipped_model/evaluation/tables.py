@@ -6,18 +6,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .likeness import DICE, grouped
+from synthsr_net.metrics.comparison import DICE_TISSUES, mean_of
 
 Row = Mapping[str, Any]
 
 _ALL = "mean"
+_QUALITY = ("ssim", "psnr", "l1")
 
 
 def report_text(results: Mapping[str, Any]) -> str:
     """Report of all parts that were evaluated.
 
     Args:
-        results: From `evaluation.run.evaluate`.
+        results: From `run.Evaluation`.
     """
     model = results["model"]
     lines = [f"# Evaluation of {model['name']}", "", *_about(results), ""]
@@ -72,29 +73,48 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
+def grouped(
+    rows: Sequence[Mapping[str, Any]], keys: Sequence[str], measured: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Means of rows that agree in some keys.
+
+    Args:
+        rows: Each with all keys, and mappings of measures.
+        keys: What rows of a group have in common; groups keep the order of their first rows.
+        measured: Names of the mappings to average.
+
+    Examples:
+        >>> rows = [{"scan": s, "network": {"ssim": x}} for s, x in (("a", 1.0), ("a", 0.5))]
+        >>> grouped(rows, ["scan"], ["network"])
+        [{'scan': 'a', 'count': 2, 'network': {'ssim': 0.75}}]
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return [
+        {
+            **dict(zip(keys, values, strict=True)),
+            "count": len(members),
+            **{name: mean_of(row[name] for row in members) for name in measured},
+        }
+        for values, members in groups.items()
+    ]
+
+
 # Parts -------------------------------------------------------------------------------------------
 
 
 def _held_out(rows: Sequence[Row]) -> list[str]:
-    header = [
-        "contrast",
-        "slices",
-        "SSIM",
-        "interpolated",
-        "PSNR (dB)",
-        "interpolated",
-        "L1",
-        "interpolated",
-        "SSIM raw",
-        "PSNR raw",
-        "L1 raw",
-    ]
+    header = ["contrast", "slices"]
+    for name in ("SSIM", "PSNR (dB)", "L1"):
+        header += [name, "interpolated"]
+    header += ["SSIM raw", "PSNR raw", "L1 raw"]
     cells = [
         [
             row["contrast"] + ("" if row["skull"] else ", no skull"),
             f"{row['slice_mm']:g} mm",
-            *_pairs(row, ("ssim", "psnr", "l1")),
-            *(row["raw"][name] for name in ("ssim", "psnr", "l1")),
+            *_pairs(row, _QUALITY),
+            *(row["raw"][name] for name in _QUALITY),
         ]
         for row in grouped(
             rows, ["contrast", "skull", "slice_mm"], ["network", "interpolation", "raw"]
@@ -103,33 +123,16 @@ def _held_out(rows: Sequence[Row]) -> list[str]:
     return table(header, cells)
 
 
-def _held_out_lesions(rows: Sequence[Row]) -> list[str]:
-    header = ["contrast", "lesions", "number of heads", *_LESION_COLUMNS]
-    names = ("input", "prediction", "without")
-    cells = [
-        [row["contrast"], row["place"], row["count"], *(row["lesions"].get(n) for n in names)]
-        for row in grouped(rows, ["contrast", "place"], ["lesions"])
-    ]
-    return table(header, cells)
-
-
-_LESION_COLUMNS = ("input", "prediction", "prediction without lesions")
-
-
 def _real_pairs(rows: Sequence[Row]) -> list[str]:
     header = ["scan", "slices"]
     for name in ("SSIM", "PSNR (dB)", "L1", "Dice white", "Dice grey", "Dice fluid"):
         header += [name, "interpolated"]
     everyone = [{**row, "scan": _ALL} for row in rows]
     several = len({row["scan"] for row in rows}) > 1
-    means = [
-        mean
-        for part in ([rows, everyone] if several else [rows])
-        for mean in grouped(part, ["scan", "slice_mm"], ["network", "interpolation"])
-    ]
     cells = [
-        [row["scan"], f"{row['slice_mm']:g} mm", *_pairs(row, ("ssim", "psnr", "l1", *DICE))]
-        for row in means
+        [row["scan"], f"{row['slice_mm']:g} mm", *_pairs(row, (*_QUALITY, *DICE_TISSUES))]
+        for part in ([rows, everyone] if several else [rows])
+        for row in grouped(part, ["scan", "slice_mm"], ["network", "interpolation"])
     ]
     return table(header, cells)
 
@@ -168,31 +171,43 @@ _SHORT = {"interpolation": "interpolated", "resampling": "resampled only"}
 
 
 def _patient(rows: Sequence[Row]) -> list[str]:
-    header = ["scans", "correlation", "SSIM", "PSNR (dB)", "L1", "correlation of the scans"]
-    names = ("correlation", "ssim", "psnr", "l1", "inputs")
-    return table(header, [[" and ".join(row["pair"]), *(row[n] for n in names)] for row in rows])
+    columns = {
+        "correlation": "correlation",
+        "SSIM": "ssim",
+        "PSNR (dB)": "psnr",
+        "L1": "l1",
+        "correlation of the scans": "inputs",
+    }
+    return _plain(
+        {"scans": "scans"} | columns, [{**r, "scans": " and ".join(r["pair"])} for r in rows]
+    )
+
+
+_CONTRASTS = {
+    "input": "input",
+    "prediction": "prediction",
+    "prediction without lesions": "without",
+}
+
+
+def _held_out_lesions(rows: Sequence[Row]) -> list[str]:
+    columns = {"contrast": "contrast", "lesions": "place", "number of heads": "count"}
+    means = grouped(rows, ["contrast", "place"], ["lesions"])
+    return _plain(columns | _CONTRASTS, [{**row, **row["lesions"]} for row in means])
 
 
 def _lesions(rows: Sequence[Row]) -> list[str]:
-    header = ["scan", "lesions", "number", *_LESION_COLUMNS]
-    cells = [
-        [
-            row["scan"],
-            row["lesions"],
-            row["count"],
-            row["input"],
-            row["prediction"],
-            row.get("without"),
-        ]
-        for row in rows
-    ]
-    return table(header, cells)
+    return _plain({"scan": "scan", "lesions": "lesions", "number": "count"} | _CONTRASTS, rows)
 
 
 def _ct(rows: Sequence[Row]) -> list[str]:
-    header = ["scan", "brain (ml)", "white matter", "grey matter"]
-    names = ("brain_ml", "white", "grey")
-    return table(header, [[row["scan"], *(row[name] for name in names)] for row in rows])
+    columns = {"brain (ml)": "brain_ml", "white matter": "white", "grey matter": "grey"}
+    return _plain({"scan": "scan"} | columns, rows)
+
+
+def _plain(columns: Mapping[str, str], rows: Sequence[Row]) -> list[str]:
+    """Table of rows as they are: names of columns, and where rows have their cells."""
+    return table(list(columns), [[row.get(key) for key in columns.values()] for row in rows])
 
 
 _PARTS = {

@@ -1,10 +1,10 @@
-"""A bank: all label maps of a run, packed small and kept where pairs are generated."""
+"""A bank: all label maps of a run, packed and held where pairs are generated."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,28 +61,29 @@ class Entry:
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
     def labels(self) -> Tensor:
-        """Label map `(1, X, Y, Z)`, int32."""
+        """Return the label map `(1, X, Y, Z)`, int32."""
         return self.indices if self.values is None else self.values[self.indices.int()]
 
     def present(self) -> set[int]:
-        """Label values that occur."""
+        """Return the label values that occur."""
         found = self.labels().unique() if self.values is None else self.values
         return {int(value) for value in found.tolist()}
 
     def to(self, device: torch.device) -> Entry:
-        """The same on another device; the affine stays on the CPU, where it is read."""
-        moved = {
-            name: None if tensor is None else tensor.to(device, non_blocking=True)
-            for name, tensor in (
-                ("indices", self.indices),
-                ("values", self.values),
-                ("image", self.image),
-            )
-        }
-        return replace(self, **moved)  # type: ignore[arg-type]
+        """Return the same on another device; the affine stays on the CPU, where it is read."""
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Entry:
+        """Return the same in memory from which GPUs copy without waiting."""
+        return self._with_tensors(Tensor.pin_memory)
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Entry:
+        tensors = {"indices": self.indices, "values": self.values, "image": self.image}
+        changed: Any = {k: None if t is None else change(t) for k, t in tensors.items()}
+        return replace(self, **changed)
 
     def padded(self, before: Sequence[int], after: Sequence[int]) -> Entry:
-        """The same with zeros around it; world coordinates stay."""
+        """Return the same with zeros around it; world coordinates stay."""
         if not any((*before, *after)):
             return self
         margins = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
@@ -98,7 +99,7 @@ class Entry:
         )
 
     def _with_background(self) -> tuple[Tensor, Tensor | None]:
-        """Indices and values where index 0 is background."""
+        """Return indices and values where index 0 is background."""
         if self.values is None or int(self.values[0]) == 0:
             return self.indices, self.values
         if len(self.values) < 256:
@@ -153,7 +154,7 @@ def read_entry(files: SubjectFiles, *, target: str) -> Entry:
 
 
 def _values(labels: np.ndarray) -> np.ndarray:
-    """Sorted label values that occur."""
+    """Return the sorted label values that occur."""
     high = int(labels.max())
     if high > _HIGH:
         return np.unique(labels)
@@ -163,7 +164,7 @@ def _values(labels: np.ndarray) -> np.ndarray:
 
 
 def _positions(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Position of each label in sorted values, uint8."""
+    """Return the position of each label in sorted values, uint8."""
     if int(values[-1]) > _HIGH:
         return np.searchsorted(values, labels).astype(np.uint8)
     position = np.zeros(int(values[-1]) + 1, dtype=np.uint8)
@@ -172,7 +173,7 @@ def _positions(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _packed(image: Tensor) -> Tensor:
-    """An image in the smallest type that holds its values exactly."""
+    """Return an image in the smallest type that holds its values exactly."""
     for kind in (torch.uint8, torch.int16):
         small = image.to(kind)
         if torch.equal(small.to(image.dtype), image):
@@ -187,7 +188,7 @@ class Bank:
         entries: The subjects, of one shape if batches hold several.
         target: Name that the image of an entry gets.
         device: Where batches are wanted.
-        kept: Where the entries are kept: that device, or the CPU, from where each batch is copied.
+        memory: Where the entries are held: that device, or the CPU, from where batches are copied.
     """
 
     def __init__(
@@ -196,13 +197,13 @@ class Bank:
         *,
         target: str = "target",
         device: torch.device | str = "cpu",
-        kept: torch.device | str | None = None,
+        memory: torch.device | str | None = None,
     ) -> None:
         self.device = torch.device(device)
-        kept = self.device if kept is None else torch.device(kept)
-        moved = [entry.to(kept) for entry in entries]
-        if kept.type == "cpu" and self.device.type == "cuda":
-            moved = [_pinned(entry) for entry in moved]
+        memory = self.device if memory is None else torch.device(memory)
+        moved = [entry.to(memory) for entry in entries]
+        if memory.type == "cpu" and self.device.type == "cuda":
+            moved = [entry.pinned() for entry in moved]
         self.entries, self.target = moved, target
 
     def __len__(self) -> int:
@@ -232,24 +233,12 @@ def _images(
     return ImagesBatch(stacked, [AffineMatrix(a) for a in affines], image_class=kind)
 
 
-def _pinned(entry: Entry) -> Entry:
-    """An entry in memory from which GPUs copy without waiting."""
-    return replace(
-        entry,
-        indices=entry.indices.pin_memory(),
-        image=None if entry.image is None else entry.image.pin_memory(),
-    )
-
-
 def with_brain_boxes(entries: Sequence[Entry], generator: Generator) -> list[Entry]:
-    """Note the box around the brain where the generator places patches by it."""
+    """Add the box around the brain where the generator places patches by it."""
     if not generator.needs_brain_box():
         return list(entries)
-    noted = []
-    for entry in entries:
-        box = generator.brain_box(Bank([entry]).batch([0]))
-        noted.append(replace(entry, brain_box=box[0].tolist()))
-    return noted
+    boxes = [generator.brain_box(Bank([entry]).batch([0]))[0].tolist() for entry in entries]
+    return [replace(entry, brain_box=box) for entry, box in zip(entries, boxes, strict=True)]
 
 
 def common_shape(entries: Sequence[Entry]) -> list[Entry]:
@@ -263,21 +252,17 @@ def common_shape(entries: Sequence[Entry]) -> list[Entry]:
     return result
 
 
-def place_of(entries: Sequence[Entry], device: torch.device, wish: str) -> torch.device:
-    """Where to keep a bank.
+def place_of(entries: Sequence[Entry], device: torch.device, memory: str) -> torch.device:
+    """Choose the memory of a bank.
 
     Args:
         entries: What it holds.
         device: Where batches are generated.
-        wish: `device`, `host`, or `auto`, see `RunConfig.label_map_memory`.
+        memory: `device`, `host`, or `auto`, see `RunConfig.label_map_memory`.
     """
-    if wish == "host" or device.type != "cuda":
-        return torch.device("cpu") if device.type == "cuda" else device
+    if device.type != "cuda":
+        return device
     room = SHARE_OF_DEVICE * torch.cuda.get_device_properties(device).total_memory
     fits = sum(entry.num_bytes for entry in entries) <= room
-    return device if wish == "device" or fits else torch.device("cpu")
-
-
-def names_of(subjects: Sequence[SubjectFiles]) -> list[str]:
-    """Names of the label maps of subjects, for messages."""
-    return [Path(subject.labels).name for subject in subjects]
+    on_device = memory == "device" or (memory == "auto" and fits)
+    return device if on_device else torch.device("cpu")

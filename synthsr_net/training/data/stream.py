@@ -17,11 +17,11 @@ from .bank import Bank, Entry, place_of
 
 
 class BatchPlan(NamedTuple):
-    """What a batch is made from.
+    """Plan of a batch.
 
     Attributes:
         number: Number of the batch, counted over all devices.
-        seed: Seed of all its chance.
+        seed: Seed of all its random numbers.
         entries: Positions of its label maps in the bank.
     """
 
@@ -31,7 +31,7 @@ class BatchPlan(NamedTuple):
 
 
 def plan_batch(seed: int, number: int, num_entries: int, batch_size: int = 1) -> BatchPlan:
-    """The batch of a number, the same whatever came before it.
+    """Plan the batch of a number, the same whatever came before it.
 
     With one sample per batch, it is the sample of that number that `synthsr generate` makes of the
     same label maps and seed.
@@ -54,7 +54,7 @@ def plan_batch(seed: int, number: int, num_entries: int, batch_size: int = 1) ->
 
 @dataclass
 class Position:
-    """How many batches a run has trained on, on each device."""
+    """Number of batches that a run has trained on, on each device."""
 
     done: int = 0
 
@@ -91,17 +91,17 @@ class PairStream:
         self._next: tuple[int, TrainingPair, torch.cuda.Event | None] | None = None
 
     def plan(self, step: int) -> BatchPlan:
-        """What this process trains on at a step."""
+        """Return the plan of a step of this process."""
         number = step * self.num_ranks + self.rank
         return plan_batch(self.seed, number, len(self.bank), self.batch_size)
 
     def pair(self, step: int) -> TrainingPair:
-        """Make the pair of a step, here and now."""
+        """Make the pair of a step now."""
         plan = self.plan(step)
         return self.generator.pair(self.bank.batch(plan.entries), seed=plan.seed)
 
     def prefetch(self, step: int) -> None:
-        """Begin to make the pair of a step, where that goes on beside other work."""
+        """Begin to make the pair of a step on the side stream, if there is one."""
         if self._side is None or (self._next is not None and self._next[0] == step):
             return
         with torch.cuda.stream(self._side):
@@ -111,7 +111,7 @@ class PairStream:
         self._next = (step, pair, ready)
 
     def take(self, step: int) -> TrainingPair:
-        """The pair of a step, made ahead or now."""
+        """Return the pair of a step, prefetched or made now."""
         self.prefetch(step)
         if self._next is None:
             return self.pair(step)
@@ -130,7 +130,7 @@ class PairLoader:
 
     Args:
         stream: Makes the pairs.
-        position: Where the run is; whoever trains moves it on.
+        position: Position of the run, which the task increases.
         batches_per_epoch: Number of batches of an epoch.
     """
 
@@ -150,11 +150,11 @@ class PairLoader:
             yield self.stream.take(number)
 
     def state_dict(self) -> dict[str, Any]:
-        """What Lightning saves with the state of a run."""
+        """Return the state that Lightning saves with that of a run."""
         return {"done": self.position.done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Restore a saved state."""
         self.position.done = int(state["done"])
 
 
@@ -227,16 +227,16 @@ class PairData(LightningDataModule):
             num_ranks: Number of processes.
         """
         run = self.config.run
-        kept = place_of([*self.entries, *self.held_out], device, run.label_map_memory)
+        memory = place_of([*self.entries, *self.held_out], device, run.label_map_memory)
         self.stream = PairStream(
             self.generator,
-            self._bank(self.entries, device, kept),
+            self._bank(self.entries, device, memory),
             seed=run.seed,
             batch_size=run.batch_size,
             rank=rank,
             num_ranks=num_ranks,
         )
-        held_out = self._bank(self.held_out, device, kept) if self.held_out else self.stream.bank
+        held_out = self._bank(self.held_out, device, memory) if self.held_out else self.stream.bank
         self.fixed = FixedPairs(
             PairStream(self.generator, held_out, seed=self.config.validation.seed),
             self.config.validation.samples,
@@ -244,8 +244,8 @@ class PairData(LightningDataModule):
             num_ranks,
         )
 
-    def _bank(self, entries: Sequence[Entry], device: torch.device, kept: torch.device) -> Bank:
-        return Bank(entries, target=self.generator.config.target, device=device, kept=kept)
+    def _bank(self, entries: Sequence[Entry], device: torch.device, memory: torch.device) -> Bank:
+        return Bank(entries, target=self.generator.config.target, device=device, memory=memory)
 
     def train_dataloader(self) -> PairLoader:
         """Batches of an epoch, from where the run is."""

@@ -1,8 +1,7 @@
-"""What the model files of a run say to `synthsr predict`."""
+"""Descriptions in the model files of a run, which `synthsr predict` reads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +23,7 @@ def model_config(
     folder_name: str,
     num_maps: int,
 ) -> ModelConfig:
-    """Config of the model that a run trains.
+    """Describe the model that a run trains.
 
     Args:
         generator: Makes the pairs.
@@ -38,7 +37,7 @@ def model_config(
         SynthSRError: If the settings name another number of images than the generator makes.
     """
     settings, loss = training.model, training.loss
-    spacing = target_spacing_mm(generator, spacing_mm)
+    spacing = _target_spacing_mm(generator, spacing_mm)
     residual = loss.residual_channels
     alone = residual is None or len(residual) != 1
     scan = replace(
@@ -62,8 +61,8 @@ def model_config(
     )
 
 
-def target_spacing_mm(generator: Generator, spacing_mm: float) -> float:
-    """Voxel spacing of the targets, in mm.
+def _target_spacing_mm(generator: Generator, spacing_mm: float) -> float:
+    """Return the voxel spacing of the targets, in mm.
 
     Raises:
         SynthSRError: If it differs between axes, which predictions cannot have.
@@ -81,10 +80,11 @@ def target_spacing_mm(generator: Generator, spacing_mm: float) -> float:
 
 
 def _inputs(config: GeneratorConfig, settings: ModelSettings, channels: int) -> list[InputConfig]:
+    """Describe the input images, as the settings name them."""
     maps = config.reliability is not None
     count = channels // (2 if maps else 1)
-    names = settings.inputs or (["image"] if count == 1 else _numbered(count))
-    contrasts = settings.contrasts or ["any"] * count
+    numbered = ["image"] if count == 1 else [f"image_{number}" for number in range(1, count + 1)]
+    names, contrasts = settings.inputs or numbered, settings.contrasts or ["any"] * count
     for what, given in (("inputs", names), ("contrasts", contrasts)):
         if len(given) != count:
             raise SynthSRError(
@@ -96,15 +96,10 @@ def _inputs(config: GeneratorConfig, settings: ModelSettings, channels: int) -> 
     ]
 
 
-def _numbered(count: int) -> list[str]:
-    return [f"image_{number}" for number in range(1, count + 1)]
-
-
 def _summary(config: GeneratorConfig, training: TrainingConfig, num_maps: int) -> dict[str, Any]:
-    steps: Sequence[str] = list(config.steps)
     return {
         "generator": config.description,
-        "steps": list(steps),
+        "steps": list(config.steps),
         "real_target": config.real_target,
         "label_maps": num_maps,
         "loss": training.loss.name,
