@@ -71,7 +71,7 @@ class PublishedModel:
     licence: str
     """In short."""
     licence_note: str
-    """Where the terms come from."""
+    """Source of the terms."""
     citation: str
     """Publications to cite, one per line."""
     file: str
