@@ -27,8 +27,8 @@ def available_bytes(device: str | torch.device = "cpu") -> int:
     return min(psutil.virtual_memory().available, *_limits())
 
 
-def left_of(limit: int, device: str | torch.device = "cpu") -> int:
-    """What is left of a limit of this process for a prediction: less what it holds already.
+def left_within(limit: int, device: str | torch.device = "cpu") -> int:
+    """Bytes left for a prediction within a limit of this process, less those it holds already.
 
     Args:
         limit: Bytes that the process may hold, in all on a CPU, on the device elsewhere.
@@ -43,7 +43,7 @@ def left_of(limit: int, device: str | torch.device = "cpu") -> int:
 
 
 def _limits() -> list[int]:
-    """What the control groups of Linux (version 2, then 1) still leave."""
+    """Bytes that the control groups of Linux (version 2, then 1) leave."""
     left = [2**62]
     for limit, used in (
         ("memory.max", "memory.current"),

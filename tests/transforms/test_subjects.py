@@ -218,11 +218,6 @@ class TestChecks:
         with pytest.raises(VolumeError, match=r"b.nii must hold labels, got background 0 alone"):
             check_subjects(subjects)
 
-    def test_arrays_of_another_name_are_named(self, tmp_path):
-        np.savez(tmp_path / "a.npz", seg=labels(2), x=1)
-        with pytest.raises(VolumeError, match=r"must hold an array named vol_data, got seg, x\."):
-            read_subject(SubjectFiles(tmp_path / "a.npz"))
-
     def test_affine_and_shape_need_no_voxels(self, tmp_path):
         lia = np.array([[-1, 0, 0, 5], [0, 0, 2, -3], [0, -1.5, 0, 9], [0, 0, 0, 1]], float)
         path = save(tmp_path / "a.nii", labels(2)[..., None], lia)
