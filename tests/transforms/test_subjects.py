@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from helpers import save
 from torchio import LabelMap, ScalarImage
 
 from synthsr_transforms.io.files import VolumeError
@@ -26,12 +27,6 @@ from synthsr_transforms.subjects.files import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
-
-
-def save(path: Path, data: object, affine: np.ndarray = AFFINE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(np.asarray(data), affine), path)
-    return path
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -192,7 +187,7 @@ class TestReadSubject:
 
     def test_an_image_beside_its_label_map_is_refused(self, tmp_path):
         a = save(tmp_path / "a.nii", labels(2))
-        moved = AFFINE.copy()
+        moved = np.eye(4)
         moved[0, 3] = 1
         b = save(tmp_path / "b.nii", np.zeros((4, 5, 6), np.float32), moved)
         with pytest.raises(VolumeError, match=r"places in the world"):

@@ -22,15 +22,15 @@ from torch import Tensor
 from synthsr_net.prediction.postprocess import Prediction
 from synthsr_net.prediction.predictor import Predictor, Prepared
 from synthsr_net.prediction.preprocess import check_number
-from synthsr_net.prediction.writing import read_description, write_json
+from synthsr_net.prediction.provenance import read_description
 from synthsr_transforms.io.grids import Volume, format_spacing
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.io.volumes import read_image
-from synthsr_transforms.support.atomic import is_full
-from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
+from synthsr_transforms.support.atomic import is_full, write_json
+from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, describe
 from synthsr_transforms.support.threads import num_cores, threads
 
-from .outcome import BatchReport, Outcome, describe
+from .outcome import BatchReport, Outcome
 from .tasks import Task, remove_leftovers
 
 READERS_BESIDE_GPU, WRITERS_BESIDE_GPU = 6, 12
