@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from synthsr_cli.common.describing import network_in_words, use_in_words
-from synthsr_cli.common.options import overwrite_option, traceback_option
+from synthsr_cli.common.options import check_output_file, overwrite_option, traceback_option
 from synthsr_transforms.support.messages import SynthSRError
 
 ABOUT = ("name", "description", "licence", "citation")
@@ -82,7 +82,13 @@ def convert_weights(
       A model to pass on, half as large:
         synthsr convert-weights run/models/best.safetensors own.safetensors --precision fp16
     """  # noqa: D301 - click reads the character itself
-    _check_target(target, ".h5" if to_keras else ".safetensors", overwrite)
+    keras_by_name = target.suffix.lower() == ".h5"
+    check_output_file(
+        target,
+        ".h5" if to_keras else ".safetensors",
+        overwrite=overwrite,
+        advice="To make a Keras file, add --to-keras." if keras_by_name else "",
+    )
     given = {name: value for name, value in options.items() if value}
     if to_keras:
         if given:
@@ -94,18 +100,6 @@ def convert_weights(
     else:
         _from_keras(source, target, given)
     click.echo(f"Wrote {target}.")
-
-
-def _check_target(target: Path, ending: str, overwrite: bool) -> None:
-    if target.suffix.lower() != ending:
-        other = " To make a Keras file, add --to-keras." if target.suffix == ".h5" else ""
-        raise SynthSRError(f"OUT must end in {ending}, got {target}.{other}")
-    if not target.parent.is_dir():
-        raise SynthSRError(f"{target.parent} must be a folder, but is not. Make it first.")
-    if target.exists() and not overwrite:
-        raise SynthSRError(
-            f"OUT must name a new file, got {target}. Add --overwrite to replace it."
-        )
 
 
 def _from_keras(source: Path, target: Path, options: dict[str, Any]) -> None:

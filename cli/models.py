@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from synthsr_cli.common.describing import network_in_words, outline, use_in_words
 from synthsr_cli.common.options import traceback_option
+from synthsr_cli.common.tables import print_table
 from synthsr_transforms.support.messages import WorkFailedError
 
 if TYPE_CHECKING:
     from synthsr_net.models.checkpoint import ModelConfig
-    from synthsr_net.models.zoo.registry import KnownModel
+    from synthsr_net.models.zoo.registry import PublishedModel
 
 COLUMNS = ("name", "alias", "input", "MB", "licence", "state")
 
@@ -61,7 +61,7 @@ def list_command() -> None:
 def download(names: tuple[str, ...], url: str | None) -> None:
     """Download models, checked by their SHA-256; a damaged file is replaced."""
     from synthsr_net.models.zoo.files import download_model, full_name, shipped_models, web_file
-    from synthsr_net.models.zoo.registry import KNOWN_MODELS
+    from synthsr_net.models.zoo.registry import PUBLISHED_MODELS
     from synthsr_transforms.support.downloads import DownloadError
 
     for name in names:  # first, so that nothing is downloaded if one is wrong
@@ -75,8 +75,8 @@ def download(names: tuple[str, ...], url: str | None) -> None:
             failures.append(str(error))
             continue
         click.echo(path)
-        if name in KNOWN_MODELS:
-            known = KNOWN_MODELS[name]
+        if name in PUBLISHED_MODELS:
+            known = PUBLISHED_MODELS[name]
             click.echo(f"{name}: {known.licence}. {known.licence_note}", err=True)
     if failures:
         raise WorkFailedError(" ".join(failures))
@@ -119,10 +119,10 @@ def _look_up(model: str) -> tuple[ModelConfig, dict[str, str]]:
     """Config of a model, and what else is known of its file."""
     from synthsr_net.models.loading import load_model_config
     from synthsr_net.models.zoo.files import resolve_model
-    from synthsr_net.models.zoo.registry import KNOWN_MODELS, config_of_known
+    from synthsr_net.models.zoo.registry import PUBLISHED_MODELS, config_of_known
 
-    if model in KNOWN_MODELS:
-        known = KNOWN_MODELS[model]
+    if model in PUBLISHED_MODELS:
+        known = PUBLISHED_MODELS[model]
         return config_of_known(known), dict(_published(known))
     path = resolve_model(model)
     return load_model_config(path), dict(_stored(path))
@@ -146,7 +146,7 @@ def _stored(path: Path) -> Iterator[tuple[str, str]]:
         yield "sha256", checksums()[path.name]
 
 
-def _published(known: KnownModel) -> Iterator[tuple[str, str]]:
+def _published(known: PublishedModel) -> Iterator[tuple[str, str]]:
     from synthsr_net.models.zoo.files import cached_path, state_of
 
     yield "state", state_of(known)
@@ -171,17 +171,4 @@ def _list() -> None:
         )
         for m in list_models()
     ]
-    if not sys.stdout.isatty():
-        for row in (COLUMNS, *rows):
-            click.echo("\t".join(row))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for column in COLUMNS:
-        justify: Literal["left", "right"] = "right" if column == "MB" else "left"
-        table.add_column(column, justify=justify, no_wrap=column == "name")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    print_table(COLUMNS, rows, left=("name", "alias", "input", "licence", "state"))

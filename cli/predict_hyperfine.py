@@ -14,7 +14,7 @@ from synthsr_cli.common.options import PredictionCommand, model_option, predicti
 @click.argument("t1", metavar="T1", type=click.Path(path_type=Path))
 @click.argument("t2", metavar="T2", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))
-@model_option("synthsr-hyperfine, which must be brought along")
+@model_option("synthsr-hyperfine, which cannot be downloaded")
 @prediction_options
 def predict_hyperfine(t1: Path, t2: Path, output: Path, **options: Any) -> None:
     """Turn a T1 and a T2 scan of a Hyperfine scanner into one T1-weighted scan of 1 mm.

@@ -35,9 +35,9 @@ TABLE = "synthseg"
 SLICE_MM = 5
 NUM_SLICES = 30
 TILT_DEGREES = (6.0, -4.0, 3.0)
-"""How the slices lie in the scanner: turns about the axes right, anterior and superior."""
+"""Orientation of the slices in the scanner: turns about the axes right, anterior and superior."""
 ASKEW_DEGREES = (3.0, -5.0, 6.0)
-"""How the head lies askew in the slices, likewise."""
+"""Orientation of the head in the slices, likewise."""
 
 FLAIR = {
     "background": 3,

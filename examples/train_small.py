@@ -42,7 +42,7 @@ SETTINGS = [
 
 
 def report(results: EpochResults) -> None:
-    """Say what came out of an epoch."""
+    """Print the results of an epoch."""
     row = results.row
     print(
         f"epoch {results.epoch}: loss {row['train/loss']:.3f},"

@@ -22,28 +22,7 @@ if TYPE_CHECKING:
     from .generator.generator import TrainingPair as TrainingPair
     from .labels.table import LabelTable as LabelTable
     from .priors.tissue_priors import TissuePriors as TissuePriors
-    from .transforms import AcquisitionResolution as AcquisitionResolution
-    from .transforms import BiasCorruption as BiasCorruption
-    from .transforms import CopyImage as CopyImage
-    from .transforms import GammaContrast as GammaContrast
-    from .transforms import GaussianSmoothing as GaussianSmoothing
-    from .transforms import HemisphereFlip as HemisphereFlip
-    from .transforms import LesionSimulation as LesionSimulation
-    from .transforms import MinMaxRescale as MinMaxRescale
-    from .transforms import PartialFieldOfView as PartialFieldOfView
-    from .transforms import PatchCrop as PatchCrop
-    from .transforms import RegistrationCorrection as RegistrationCorrection
-    from .transforms import RegistrationError as RegistrationError
-    from .transforms import ReliabilityMap as ReliabilityMap
-    from .transforms import ScannerNoise as ScannerNoise
-    from .transforms import SelectChannels as SelectChannels
-    from .transforms import SharedTexture as SharedTexture
-    from .transforms import SkullStripping as SkullStripping
-    from .transforms import SliceAcquisition as SliceAcquisition
-    from .transforms import SpatialDeformation as SpatialDeformation
-    from .transforms import TargetResolution as TargetResolution
-    from .transforms import TissueContrast as TissueContrast
-    from .transforms import TissueMixture as TissueMixture
+    from .transforms import *  # noqa: F403
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

@@ -282,11 +282,8 @@ class Web:
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     """A web server on 127.0.0.1; downloads that fail are tried once more, at once."""
-    from synthsr_transforms.support import downloads
-
     for variable in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(variable, "127.0.0.1")
-    monkeypatch.setattr(downloads, "RETRIES", 1)
     monkeypatch.setattr("pooch.core.time.sleep", lambda _: None)
     state = Web()
 

@@ -64,16 +64,15 @@ def test_type_checkers_see_the_same_names(package: ModuleType) -> None:
     assert importlib.resources.files(package).joinpath("py.typed").is_file()
     tree = ast.parse(Path(str(package.__file__)).read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
-    seen = {
-        alias.name: node.module
-        for node in ast.walk(block)
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    assert set(seen) == set(package.__all__)
-    for name, module in seen.items():
-        home = importlib.import_module(f"{package.__name__}.{module}")
-        assert getattr(home, name) is getattr(package, name)
+    seen = set()
+    for node in ast.walk(block):
+        if isinstance(node, ast.ImportFrom):
+            home = importlib.import_module(f"{package.__name__}.{node.module}")
+            named = [alias.name for alias in node.names]
+            names = home.__all__ if named == ["*"] else named
+            assert all(getattr(home, name) is getattr(package, name) for name in names)
+            seen.update(names)
+    assert seen == set(package.__all__)
 
 
 def test_every_registered_transform_is_public() -> None:

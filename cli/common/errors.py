@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from synthsr_transforms.support.messages import WorkFailedError
+from synthsr_transforms.support.messages import describe
 
 TRACEBACK = "SYNTHSR_TRACEBACK"
 """Environment variable, and key of `Context.meta`, that asks for tracebacks."""
@@ -65,28 +65,15 @@ def as_click_error(error: Exception) -> click.ClickException:
         >>> as_click_error(ValueError("size must be above 0, got 0.")).exit_code
         2
     """
-    shown = click.ClickException(_message(error))
-    shown.exit_code = 2 if isinstance(error, (ValueError, OSError)) else 1
-    return shown
-
-
-def _message(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.strerror:
-        where = "" if error.filename is None else f"{error.filename}: "
-        return f"{where}{error.strerror}."
-    if isinstance(error, (ValueError, OSError, WorkFailedError)):
-        return text
-    no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if no_memory or "allocate memory" in text:  # PyTorch has no error of its own for the CPU
-        return (
-            "out of memory. Make smaller pieces (predict: lower --max-memory), or use --device cpu"
-            f" ({text})."
+    text = describe(error)
+    if text.startswith(f"unexpected {type(error).__name__}: "):
+        text = (
+            f"{text.rstrip('.')}. Please report it, with what --traceback (or {TRACEBACK}=1)"
+            " prints."
         )
-    return (
-        f"unexpected {type(error).__name__}: {text.rstrip('.')}. Please report it, with what"
-        f" --traceback (or {TRACEBACK}=1) prints."
-    )
+    is_input = isinstance(error, (ValueError, OSError))
+    kind = click.UsageError if is_input else click.ClickException  # exit codes 2 and 1
+    return kind(text)
 
 
 def _one_line(error: click.ClickException) -> str:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from synthsr_transforms.support.messages import SynthSRError
+
 from .errors import TRACEBACK
 
 ARGUMENTS = "synthsr.arguments"
@@ -15,6 +17,30 @@ ARGUMENTS = "synthsr.arguments"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
+
+
+def check_output_file(target: Path, ending: str, *, overwrite: bool, advice: str = "") -> None:
+    """Refuse a file OUT that has another ending, has no folder, or exists already.
+
+    Args:
+        target: The file.
+        ending: Such as `.onnx`.
+        overwrite: Whether it may be replaced.
+        advice: Added to the error about the ending.
+
+    Raises:
+        SynthSRError: If so.
+    """
+    if target.suffix.lower() != ending:
+        raise SynthSRError(f"OUT must end in {ending}, got {target}. {advice or 'Rename it.'}")
+    if not target.parent.is_dir():
+        raise SynthSRError(f"{target.parent} must be a folder, but is not. Make it first.")
+    if target.is_dir():
+        raise SynthSRError(f"OUT must be a file, got the folder {target}. Name a file.")
+    if target.exists() and not overwrite:
+        raise SynthSRError(
+            f"OUT must name a new file, got {target}. Add --overwrite to replace it."
+        )
 
 
 class PredictionCommand(click.Command):

@@ -21,7 +21,6 @@ import click
 import torch
 
 from synthsr_net.models.zoo.files import default_model
-from synthsr_net.models.zoo.registry import ModelError
 from synthsr_net.prediction.predictor import Predictor, Prepared
 from synthsr_net.prediction.report import write_report
 from synthsr_net.prediction.runs.distribution import (
@@ -106,13 +105,8 @@ def _shard(tasks: Sequence[Task], shard: tuple[int, int] | None) -> Sequence[Tas
 
 def _load(options: dict[str, Any]) -> Predictor:
     settings: Any = {k: v for k, v in options.items() if k in PredictorOptions.__annotations__}
-    if options["model"] is not None:
-        return Predictor.from_file(options["model"], **settings)
-    name = options.get("default_model") or default_model()
-    try:
-        return Predictor.from_file(name, **settings)
-    except ModelError as error:
-        raise SynthSRError(f"{str(error).rstrip('.')}. Or name another with --model.") from error
+    name = options["model"] or options.get("default_model") or default_model()
+    return Predictor.from_file(name, **settings)
 
 
 def _warn(

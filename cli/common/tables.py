@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable, Sequence
+from typing import Literal
 
 import click
 
@@ -34,7 +35,8 @@ def print_table(
 
     table = Table(title=title or None)
     for column in columns:
-        table.add_column(column, justify="left" if column in left else "right")
+        justify: Literal["left", "right"] = "left" if column in left else "right"
+        table.add_column(column, justify=justify, no_wrap=column == columns[0])
     for row in rows:
         table.add_row(*row)
     Console().print(table)

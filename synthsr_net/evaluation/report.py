@@ -20,6 +20,8 @@ from synthsr_net.prediction.report.picture import write_planes
 from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.support.atomic import replacing
 
+from .pairs import PathLike
+
 if TYPE_CHECKING:
     from .scores import PairScore
 
@@ -48,7 +50,7 @@ def worst_first(scores: Sequence[PairScore]) -> list[int]:
     return sorted(range(len(scores)), key=lambda k: -math.inf if math.isnan(ssim[k]) else ssim[k])
 
 
-def write_evaluation(folder: str | Path, scores: Sequence[PairScore], pictures: Path) -> None:
+def write_evaluation(folder: PathLike, scores: Sequence[PairScore], pictures: Path) -> None:
     """Write `metrics.csv` and `report.html`.
 
     Args:

@@ -101,9 +101,9 @@ def _exact(
 
 @contextmanager
 def _products(device: torch.device, *, tf32: bool) -> Iterator[None]:
-    """Say whether NVIDIA GPUs may round the factors of float32 convolutions.
+    """Set whether NVIDIA GPUs may round the factors of float32 convolutions.
 
-    PyTorch has one such switch for all threads, so one pass at a time is put on its way.
+    PyTorch has one such switch for all threads, so one pass at a time is started.
     """
     if device.type != "cuda":
         yield

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .precision import at_least_float32, without_autocast
+from .base import at_least_float32, without_autocast
 
 Critic = Callable[..., Tensor]
 """`critic(image)` or `critic(image, mask)`: scores `(B, 1)` of images `(B, C, X, Y, Z)`."""

@@ -1,12 +1,11 @@
-"""Base class of image losses."""
+"""Base class of image losses; all sums are done in float32 at least."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
-
-from .precision import at_least_float32, without_autocast
 
 
 class ImageLoss(nn.Module):
@@ -58,3 +57,18 @@ def _check_shapes(prediction: Tensor, target: Tensor, outputs_per_target: int) -
             f"prediction must be {expected}{each}, got {tuple(prediction.shape)}. Change the"
             " number of output channels of the network or the target."
         )
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Same numbers as float32, or as float64 where they are already.
+
+    Examples:
+        >>> at_least_float32(torch.ones(1, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def without_autocast(x: Tensor) -> torch.autocast:
+    """Context in which operations on the device of a tensor keep their precision."""
+    return torch.autocast(x.device.type, enabled=False)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .base import at_least_float32, without_autocast
 from .cropping import central_crop, crop_sizes
-from .precision import at_least_float32, without_autocast
 
 IGNORED = -1
 """Stands for "no label" where a channel of a segmentation network is to be left out."""

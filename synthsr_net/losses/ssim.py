@@ -8,8 +8,13 @@ import torch
 from torch import Tensor
 
 from .base import ImageLoss
-from .similarity import products, similarity
-from .windows import check_window_fits, gaussian_window, local_mean
+from .similarity import (
+    check_window_fits,
+    gaussian_window,
+    local_mean,
+    products,
+    similarity,
+)
 
 WINDOW = gaussian_window(11, 1.5)
 """Weights along both axes of a plane."""

@@ -5,8 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from .base import ImageLoss
-from .similarity import products, similarity
-from .windows import check_window_fits, gaussian_window, local_mean
+from .similarity import (
+    check_window_fits,
+    gaussian_window,
+    local_mean,
+    products,
+    similarity,
+)
 
 
 class SSIM3dLoss(ImageLoss):

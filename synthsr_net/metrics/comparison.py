@@ -41,7 +41,7 @@ _MARGIN = 8  # voxels kept around the head
 
 
 class Reference(NamedTuple):
-    """What predictions are compared with, `(X, Y, Z)`.
+    """Reference of a prediction, `(X, Y, Z)`.
 
     Attributes:
         image: float32; 0 and 1 are percentiles 1 and 99 of the brain.
@@ -226,7 +226,7 @@ def fit_polynomial(values: Tensor, goal: Tensor, degree: int = 3) -> Tensor:
 
 
 def dice_scores(prediction: Tensor, tissues: Tensor) -> dict[str, float]:
-    """Dice scores of the three tissues, told apart by the intensities of a prediction.
+    """Dice scores of the three tissues, separated by the intensities of a prediction.
 
     Voxels of white matter, grey matter and fluid are assigned to the one whose mean intensity in
     the prediction they are nearest to. The scores do not depend on scale or contrast.

@@ -16,8 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
 from torchmetrics import Metric
 
-from synthsr_net.losses.similarity import products, similarity
-from synthsr_net.losses.windows import gaussian_window, local_mean
+from synthsr_net.losses.similarity import gaussian_window, local_mean, products, similarity
 from synthsr_transforms.labels.table import LabelTable
 
 REGIONS = ("brain", "head")

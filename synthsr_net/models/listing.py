@@ -9,7 +9,7 @@ from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_net.models.loading import load_model_config
 
 from .zoo.files import alias_of, default_model, fault_of_shipped, shipped_models, state_of
-from .zoo.registry import KNOWN_MODELS
+from .zoo.registry import PUBLISHED_MODELS
 
 
 class ListedModel(NamedTuple):
@@ -52,7 +52,7 @@ def list_models(root: str | os.PathLike[str] | None = None) -> list[ListedModel]
             licence=known.licence,
             state=state_of(known, root),
         )
-        for known in KNOWN_MODELS.values()
+        for known in PUBLISHED_MODELS.values()
     ]
     return [*map(_shipped, shipped_models()), *published]
 

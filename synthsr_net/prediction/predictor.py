@@ -25,7 +25,7 @@ from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan, read_scan, scan_of
 from synthsr_transforms.io.volumes import nifti_of, write_volume
 from synthsr_transforms.support.devices import available_device
-from synthsr_transforms.support.memory import left_of, parse_size
+from synthsr_transforms.support.memory import left_within, parse_size
 from synthsr_transforms.support.messages import SynthSRError
 
 from .postprocess import Prediction, from_network_space, pass_finisher
@@ -208,7 +208,7 @@ class Predictor:
             prepared.tensor.shape[1:],
             device=self.device,
             precision=self.precision,
-            max_bytes=None if limit is None else left_of(limit, self.device),
+            max_bytes=None if limit is None else left_within(limit, self.device),
             window=self.settings.window,
         )
         return prepared._replace(plan=plan)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import nibabel as nib
 
 from synthsr_net.models.checkpoint import Model
 
@@ -68,3 +71,12 @@ class PredictionRecord:
         text = json.dumps(self.used(ct=ct, lesion=lesion), sort_keys=True)
         word = hashlib.sha256(text.encode()).hexdigest()[:12]
         return f"synthsr {version('synthsr')} {self._model.config.name[:24]} {word}"
+
+
+def read_description(path: str | os.PathLike[str]) -> str:
+    """Text in the header of a NIfTI file; empty if there is none or it is another kind of file."""
+    try:
+        header: Any = nib.load(path).header
+        return bytes(header["descrip"].item()).rstrip(b"\0").decode("ascii", "replace")
+    except Exception:
+        return ""

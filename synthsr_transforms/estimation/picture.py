@@ -69,7 +69,7 @@ def channel_figure(estimate: PriorEstimate, number: int) -> Figure:
 
 
 class _Picture:
-    """What is drawn of a channel."""
+    """Panels of one channel."""
 
     def __init__(self, estimate: PriorEstimate, number: int) -> None:
         channel = estimate.channels[number - 1]

@@ -138,7 +138,7 @@ def _damage(path: Path, error: Exception) -> str:
         return f"cannot be read ({error.strerror}). Check the path and its permissions."
     with path.open("rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
-    if is_zipped(path) and not zipped:
+    if is_gzipped(path) and not zipped:
         return (
             "must be a gzip file, as its name says, but is not. Name it after what it is, or copy"
             " it again."
@@ -155,7 +155,7 @@ def _damage(path: Path, error: Exception) -> str:
     return f"cannot be read as a volume ({reason}). Copy or convert it again."
 
 
-def is_zipped(path: Path) -> bool:
+def is_gzipped(path: Path) -> bool:
     """Whether a file is compressed by gzip, by its name."""
     return path.name.lower().endswith((".gz", ".mgz"))
 

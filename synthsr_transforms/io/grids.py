@@ -38,11 +38,11 @@ def spacing_of(affine: Affine) -> Affine:
     return np.linalg.norm(affine[:3, :3], axis=0)
 
 
-def spacings(values: Sequence[float] | Affine) -> str:
+def format_spacing(values: Sequence[float] | Affine) -> str:
     """Voxel spacings as text.
 
     Examples:
-        >>> spacings([0.48242188, 1.0, 5.0])
+        >>> format_spacing([0.48242188, 1.0, 5.0])
         '0.4824 x 1 x 5 mm'
     """
     return " x ".join(f"{float(mm):.4g}" for mm in values) + " mm"
@@ -106,8 +106,8 @@ def same_grid(first: Volume, second: Volume, tolerance_mm: float = 1e-2) -> bool
     return shape == second.data.shape[:3] and bool(apart <= tolerance_mm)
 
 
-def difference(first: Affine, second: Affine, shape: Sequence[int]) -> tuple[float, float]:
-    """How far apart two affines put a volume.
+def affine_difference(first: Affine, second: Affine, shape: Sequence[int]) -> tuple[float, float]:
+    """Displacement and angle between two affines of a volume.
 
     Args:
         first: `(4, 4)` voxel-to-world matrix.

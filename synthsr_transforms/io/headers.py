@@ -1,8 +1,8 @@
-"""Headers of volumes: what they must say, and what of it to doubt.
+"""Headers of volumes: errors for what cannot be used, warnings for what is questionable.
 
-`check_header` is the one list of what is refused before voxels are read. Of scans, more is asked:
-`scan_affine` decides between the forms of their affine, `check_extent` bounds their extent, and
-what is odd becomes a warning of one line: the scan is used, but somebody should look at its header.
+`check_header` is the one list of what is refused before voxels are read. For scans, `scan_affine`
+chooses between the forms of the affine and `check_extent` bounds the extent. Warnings are of one
+line: the scan is used, but somebody should look at its header.
 """
 
 from __future__ import annotations
@@ -18,14 +18,21 @@ from nibabel.spatialimages import HeaderDataError
 from synthsr_transforms.support.memory import available_bytes
 
 from .files import VolumeError, check_holds
-from .grids import MIN_SHEAR_DEGREES, Affine, difference, shear_degrees, spacing_of, spacings
+from .grids import (
+    MIN_SHEAR_DEGREES,
+    Affine,
+    affine_difference,
+    format_spacing,
+    shear_degrees,
+    spacing_of,
+)
 
 MAX_VOXELS = 10**9
 """Most voxels after resampling: a cube of 1 m at 1 mm."""
 HEAD_MM = (80.0, 400.0)
 """Fields of view that are plausible for a head, per axis."""
 VOXEL_MM = (0.15, 15.0)
-"""Voxel spacings outside this range are doubted."""
+"""Plausible voxel spacings."""
 FORMS_MM = 0.5
 """Largest displacement between qform and sform that needs no warning."""
 UNITS_MM = {"meter": 1000.0, "micron": 0.001}
@@ -33,7 +40,7 @@ UNITS_MM = {"meter": 1000.0, "micron": 0.001}
 
 
 class Header(NamedTuple):
-    """What is known of a volume before its voxels are read.
+    """Facts about a volume that need no voxels.
 
     Attributes:
         name: Path or description, for messages.
@@ -73,7 +80,7 @@ def spatial_shape(shape: Sequence[int]) -> tuple[int, ...]:
     return sizes
 
 
-# What is refused ---------------------------------------------------------------------------------
+# Errors ------------------------------------------------------------------------------------------
 
 
 def check_header(header: Header) -> None:
@@ -140,8 +147,8 @@ def _check_affine(header: Header) -> None:
     zooms = _zooms(header)
     if zooms.size < 3 or not np.isfinite(zooms).all() or zooms.min() <= 0:
         raise VolumeError(
-            f"{header.name} must have a voxel spacing above 0 mm, got {spacings(zooms)} in its"
-            " header. Correct the header, or convert the file again."
+            f"{header.name} must have a voxel spacing above 0 mm, got {format_spacing(zooms)} in"
+            " its header. Correct the header, or convert the file again."
         )
     axes = header.affine[:3, :3]
     if np.isfinite(header.affine).all():
@@ -177,14 +184,14 @@ def check_extent(header: Header, affine: Affine) -> None:
 
 def _size(header: Header) -> str:
     sizes = "x".join(str(n) for n in header.shape)
-    return f"{sizes} voxels of {spacings(spacing_of(header.affine))}"
+    return f"{sizes} voxels of {format_spacing(spacing_of(header.affine))}"
 
 
-# What is doubted ---------------------------------------------------------------------------------
+# Warnings ----------------------------------------------------------------------------------------
 
 
 def geometry_warnings(shape: Sequence[int], affine: Affine) -> list[str]:
-    """Doubts about spacing, field of view and angles, one line each.
+    """Warnings about spacing, field of view and angles, one line each.
 
     Args:
         shape: Three sizes.
@@ -200,7 +207,9 @@ def geometry_warnings(shape: Sequence[int], affine: Affine) -> list[str]:
             " check the spacing in the header."
         )
     if spacing.min() <= VOXEL_MM[0] or spacing.max() >= VOXEL_MM[1]:
-        warnings.append(f"unusual voxels of {spacings(spacing)}: check the spacing in the header.")
+        warnings.append(
+            f"unusual voxels of {format_spacing(spacing)}: check the spacing in the header."
+        )
     if (angle := shear_degrees(affine)) >= MIN_SHEAR_DEGREES:
         warnings.append(
             f"axes are {angle:.1f} degrees off a right angle (gantry tilt of CT): this is allowed"
@@ -210,7 +219,7 @@ def geometry_warnings(shape: Sequence[int], affine: Affine) -> list[str]:
 
 
 def scan_affine(header: Header) -> tuple[Affine, list[str]]:
-    """Voxel-to-world matrix of a scan in mm, and what to doubt in it.
+    """Voxel-to-world matrix of a scan in mm, with warnings.
 
     The sform counts if its code is above 0, else the qform, as in NiBabel. A unit matrix beside
     other voxel spacings is replaced by these spacings.
@@ -237,12 +246,12 @@ def scan_affine(header: Header) -> tuple[Affine, list[str]]:
 
 
 def _unit_form(header: Header, codes: tuple[int, int] | None) -> tuple[Affine, list[str]]:
-    """What a unit affine stands for: beside other spacings, a qform knows better than it."""
+    """Matrix in place of a unit affine: that of the qform, or else of the voxel spacings."""
     zooms = _zooms(header)
     unit_zooms = np.allclose(zooms, 1, atol=1e-3)
     qform = _qform(header.fields) if codes is not None and min(codes) > 0 else None
     if qform is not None and not unit_zooms:
-        return qform, [f"unit sform, but voxels of {spacings(zooms)}: the qform is used."]
+        return qform, [f"unit sform, but voxels of {format_spacing(zooms)}: the qform is used."]
     if qform is not None and not np.allclose(qform, np.eye(4), atol=1e-3):
         return np.eye(4), _form_warnings(header, codes, np.eye(4))
     if header.name.lower().endswith(".npz"):
@@ -253,7 +262,9 @@ def _unit_form(header: Header, codes: tuple[int, int] | None) -> tuple[Affine, l
     where = "axes are taken to run to the right, front and top. Check the orientation."
     if unit_zooms:
         return np.eye(4), [f"unit affine, as of files without orientation: {where}"]
-    text = f"unit affine, but voxels of {spacings(zooms)}: these spacings are used, and {where}"
+    text = (
+        f"unit affine, but voxels of {format_spacing(zooms)}: these spacings are used, and {where}"
+    )
     return np.diag([*zooms, 1.0]), [text]
 
 
@@ -278,15 +289,15 @@ def _form_warnings(header: Header, codes: tuple[int, int] | None, affine: Affine
     zooms, spacing = _zooms(header), spacing_of(affine)
     if not np.allclose(spacing, zooms, rtol=0.01):
         warnings.append(
-            f"voxels of {spacings(spacing)} by the affine, but {spacings(zooms)} by the header:"
-            " the affine is used."
+            f"voxels of {format_spacing(spacing)} by the affine, but {format_spacing(zooms)} by the"
+            " header: the affine is used."
         )
     if codes is None or min(codes) < 1 or shear_degrees(affine) >= MIN_SHEAR_DEGREES:
         return warnings  # a qform cannot hold shear: nothing to compare
     sform, qform = header.fields.get_sform(), _qform(header.fields)
     if qform is None:
         return [*warnings, "the qform is invalid: the sform is used."]
-    apart, turned = difference(qform, sform, header.shape)
+    apart, turned = affine_difference(qform, sform, header.shape)
     if np.linalg.det(qform[:3, :3]) * np.linalg.det(sform[:3, :3]) < 0:
         warnings.append(
             f"sform and qform disagree by up to {apart:.1f} mm and mirror each other: the sform is"

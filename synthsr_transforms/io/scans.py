@@ -35,7 +35,7 @@ class Scan:
     name: str = "scan"
     """Path or description, for messages."""
     warnings: tuple[str, ...] = ()
-    """Doubts about the scan, one line each."""
+    """Warnings about the scan, one line each."""
 
     @property
     def volume(self) -> Volume:

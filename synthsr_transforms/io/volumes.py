@@ -25,7 +25,7 @@ from .files import (
     VolumeError,
     check_file,
     has_known_extension,
-    is_zipped,
+    is_gzipped,
     naming_damage,
     read_to_end,
 )
@@ -131,7 +131,7 @@ def read_voxels(header: Header, *, first: bool = False) -> npt.NDArray[Any]:
                 read_to_end(file)
             return _voxels_of(data, first)
         proxy = header.dataobj
-        if not is_zipped(header.path):
+        if not is_gzipped(header.path):
             return _voxels_of(proxy, first)
         layout = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
         with nib.openers.ImageOpener(str(header.path)) as file:

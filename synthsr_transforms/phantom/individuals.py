@@ -32,7 +32,7 @@ class Noises(NamedTuple):
 
 @dataclass(frozen=True)
 class Person:
-    """What makes an individual."""
+    """Anatomical differences of an individual from the average head."""
 
     scale: Triple
     """Size along R, A, S relative to the average head."""

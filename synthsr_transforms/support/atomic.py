@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from synthsr_transforms.support.messages import SynthSRError
 
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, or somebody's share of it, is full."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -43,6 +48,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write a JSON file, atomically; folders that are missing are made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
 def nearest_folder(path: Path) -> Path:
     """The folder itself, or the nearest one above it that exists."""
     return next(p for p in (path, *path.absolute().parents) if p.exists())
@@ -58,7 +69,7 @@ def why_unwritable(folder: Path) -> str | None:
     try:
         tempfile.TemporaryFile(dir=nearest).close()  # some folders promise more than they keep
     except OSError as error:
-        if error.errno not in _FULL:
+        if not is_full(error):
             return f"no file can be made in {nearest}"
     return None
 
@@ -98,7 +109,7 @@ def writing_to(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full(error):
             raise SynthSRError(
                 f"the disk of {folder} is full. Free some space and run the same command again:"
                 " complete samples are kept."

@@ -14,7 +14,6 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.messages import SynthSRError, suggest
 
 Config = TypeVar("Config")
@@ -116,12 +115,6 @@ def to_yaml(config: Any) -> str:
 def to_plain(config: Any) -> dict[str, Any]:
     """Settings as `read_yaml` gives them back: mappings and lists, no tuples."""
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
-
-
-def write_yaml(config: Any, path: str | os.PathLike[str]) -> None:
-    """Write settings to a YAML file, atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(to_yaml(config), encoding="utf-8")
 
 
 def override(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from synthsr_transforms.support.messages import SynthSRError
+
 if TYPE_CHECKING:
     import torch
 
@@ -25,8 +27,8 @@ def available_bytes(device: str | torch.device = "cpu") -> int:
     return min(psutil.virtual_memory().available, *_limits())
 
 
-def left_of(limit: int, device: str | torch.device = "cpu") -> int:
-    """What is left of a limit of this process for a prediction: less what it holds already.
+def left_within(limit: int, device: str | torch.device = "cpu") -> int:
+    """Bytes left for a prediction within a limit of this process, less those it holds already.
 
     Args:
         limit: Bytes that the process may hold, in all on a CPU, on the device elsewhere.
@@ -41,7 +43,7 @@ def left_of(limit: int, device: str | torch.device = "cpu") -> int:
 
 
 def _limits() -> list[int]:
-    """What the control groups of Linux (version 2, then 1) still leave."""
+    """Bytes that the control groups of Linux (version 2, then 1) leave."""
     left = [2**62]
     for limit, used in (
         ("memory.max", "memory.current"),
@@ -58,7 +60,7 @@ def parse_size(text: str) -> int:
     """Bytes from a text such as `4GB`, `800 MB` or `2GiB`.
 
     Raises:
-        ValueError: If it is not a number above 0 with a known unit.
+        SynthSRError: If it is not a number above 0 with a known unit.
 
     Examples:
         >>> parse_size("1.5GB"), parse_size("2 GiB")
@@ -67,7 +69,9 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", text.lower())
     number = round(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
     if number <= 0:
-        raise ValueError(f"memory must be a number and a unit, such as 4GB or 800MB, got {text!r}.")
+        raise SynthSRError(
+            f"memory must be a number and a unit, such as 4GB or 800MB, got {text!r}."
+        )
     return number
 
 

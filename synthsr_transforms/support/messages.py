@@ -15,6 +15,28 @@ class WorkFailedError(RuntimeError):
     """Work on valid input that could not be finished; the message says why."""
 
 
+def describe(error: Exception) -> str:
+    """An error in one line.
+
+    Examples:
+        >>> describe(FileNotFoundError(2, "No such file or directory", "a.nii"))
+        'a.nii: No such file or directory.'
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"{where}{error.strerror}."
+    if isinstance(error, (ValueError, OSError, WorkFailedError)):
+        return text
+    no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if no_memory or "allocate memory" in text:  # PyTorch has no error of its own for the CPU
+        return (
+            "out of memory. Make smaller pieces (predict: lower --max-memory), or use --device cpu"
+            f" ({text})."
+        )
+    return f"unexpected {type(error).__name__}: {text}"
+
+
 def listed(items: Sequence[object], limit: int = 12) -> str:
     """Return items as text for a message, only the first few if there are many.
 

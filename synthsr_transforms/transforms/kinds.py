@@ -12,7 +12,7 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 from synthsr_transforms.functional.layout import take_channels
 
 from .base import Grid, Params, SynthTransform, grid_of, is_label_map, is_scalar_image
-from .images import channel_indices, check_one_shape, find_labels, float_dtype
+from .images import channel_indices, check_channels, check_one_shape, find_labels, float_dtype
 
 
 class SynthIntensityTransform(SynthTransform, abstract=True):
@@ -39,7 +39,7 @@ class SynthIntensityTransform(SynthTransform, abstract=True):
         """Sample for each image in turn; names are `image.parameter`."""
         params = {}
         for name, image in self.images(batch).items():
-            for key, value in self.sample_image_params(self._grid(image), generator).items():
+            for key, value in self.sample_image_params(self._grid(name, image), generator).items():
                 params[f"{name}.{key}"] = value
         return params
 
@@ -48,7 +48,7 @@ class SynthIntensityTransform(SynthTransform, abstract=True):
         for name, image in self.images(batch).items():
             prefix = f"{name}."
             own = {k[len(prefix) :]: v for k, v in params.items() if k.startswith(prefix)}
-            grid = self._grid(image)
+            grid = self._grid(name, image)
             data = image.data.to(float_dtype(image.data))
             selected = data if self.channels is None else take_channels(data, self.channels)
             result = self.apply_to_image(selected.float(), own, grid).to(data.dtype)
@@ -62,13 +62,11 @@ class SynthIntensityTransform(SynthTransform, abstract=True):
         chosen = self.chosen_images(batch)
         return {name: image for name, image in chosen.items() if is_scalar_image(image)}
 
-    def _grid(self, image: ImagesBatch) -> Grid:
-        if self.channels is not None and max(self.channels) >= image.data.shape[1]:
-            raise ValueError(
-                f"channels must be below the number of channels {image.data.shape[1]},"
-                f" got {self.channels}. Name channels that the image has."
-            )
-        return grid_of(image, None if self.channels is None else len(self.channels))
+    def _grid(self, name: str, image: ImagesBatch) -> Grid:
+        if self.channels is None:
+            return grid_of(image)
+        check_channels(self.channels, image.data, name)
+        return grid_of(image, len(self.channels))
 
 
 class SynthSpatialTransform(SynthTransform, abstract=True):

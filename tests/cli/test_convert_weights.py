@@ -26,7 +26,7 @@ from synthsr_net.models.keras.converted import PRESETS, config_of_converted
 from synthsr_net.models.keras.weights import read_keras, write_keras
 from synthsr_net.models.loading import load_model
 from synthsr_net.models.packing import stored_precision
-from synthsr_net.models.zoo.registry import KNOWN_MODELS, config_of_known
+from synthsr_net.models.zoo.registry import PUBLISHED_MODELS, config_of_known
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -217,7 +217,7 @@ class TestSettings:
 
     @pytest.mark.parametrize(("preset", "name"), PRESETS.items())
     def test_a_preset_has_the_settings_of_its_published_model(self, folder, preset, name):
-        published = config_of_known(KNOWN_MODELS[name])
+        published = config_of_known(PUBLISHED_MODELS[name])
         config = self.config(f"{len(published.inputs)}ch.h5", "--preset", preset)
         assert config.scan == replace(published.scan, divisor=4)
         assert config.inputs == published.inputs
@@ -280,8 +280,8 @@ class TestSettings:
         assert read_model("own.safetensors").config.spread
 
     def test_a_published_file_is_known_by_its_name(self, folder):
-        Path("1ch.h5").rename(KNOWN_MODELS["synthsr-v2"].file)
-        config = self.config(KNOWN_MODELS["synthsr-v2"].file, "--licence", "mine")
+        Path("1ch.h5").rename(PUBLISHED_MODELS["synthsr-v2"].file)
+        config = self.config(PUBLISHED_MODELS["synthsr-v2"].file, "--licence", "mine")
         assert config.scan.sharpen
         assert config.licence == "mine"
 

@@ -20,7 +20,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
+from helpers import run, save
 
 from synthsr_cli.common.errors import as_click_error
 from synthsr_cli.common.progress import progress
@@ -44,16 +45,6 @@ steps:
   {target}
   acquisition: {{name: SliceAcquisition, params: {{spacing_mm: [1, 1, 3]}}}}
 """
-
-
-def run(*arguments: object, **kwargs: Any) -> Result:
-    return CliRunner().invoke(synthsr, [str(argument) for argument in arguments], **kwargs)
-
-
-def save(path: Path, data: object, affine: np.ndarray | None = None) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(np.asarray(data), np.eye(4) if affine is None else affine), path)
-    return path
 
 
 def label_map(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
@@ -326,7 +317,7 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
             *("real.yaml", "--labels", "maps/sub-01_dseg.nii.gz", "--images"),
             save(folder / "b.nii", np.zeros((16, 18, 21), np.float32)),
         ),
-        "(16, 18, 20) and (16, 18, 21)",
+        "(16, 18, 21) and (16, 18, 20)",
     ),
     "image with NaN": (
         lambda folder: (

@@ -7,13 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import helpers
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from helpers import save
 
-from synthsr_cli.main import synthsr
 from synthsr_transforms.labels.summary import report_label_maps
 from synthsr_transforms.labels.table import LabelTable
 
@@ -24,19 +25,7 @@ needs_shared_data = pytest.mark.skipif(
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(synthsr, ["labels", *map(str, arguments)])
-
-
-def save(path: Path, volume: object, spacing_mm: tuple[float, float, float] = (1, 1, 1)) -> Path:
-    array = np.asarray(volume)
-    affine = np.diag([*spacing_mm, 1])
-    if path.suffix == ".npz":
-        np.savez(path, vol_data=array)
-    elif path.suffix == ".mgz":
-        nib.save(nib.MGHImage(array, affine), path)
-    else:
-        nib.save(nib.Nifti1Image(array, affine), path)
-    return path
+    return helpers.run("labels", *arguments)
 
 
 def cube(*values: int, dtype: type = np.int16) -> npt.NDArray[Any]:
@@ -55,7 +44,7 @@ def cells(result: Result) -> dict[str, list[str]]:
 
 class TestReport:
     def test_columns_are_those_of_a_label_table_then_sizes(self, tmp_path):
-        result = run(save(tmp_path / "a.nii.gz", cube(2, 41), (1, 2, 3)))
+        result = run(save(tmp_path / "a.nii.gz", cube(2, 41), np.diag([1, 2, 3, 1])))
         assert result.exit_code == 0
         assert cells(result)["value"] == [
             *("name", "side", "class", "tissue", "voxels", "mm3", "ml", "files"),

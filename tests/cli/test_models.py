@@ -18,7 +18,7 @@ from synthsr_net.models.checkpoint import ModelConfig, read_config, save_model
 from synthsr_net.models.keras.weights import write_keras
 from synthsr_net.models.zoo import registry as model_registry
 from synthsr_net.models.zoo.files import shipped_models
-from synthsr_net.models.zoo.registry import KNOWN_MODELS
+from synthsr_net.models.zoo.registry import PUBLISHED_MODELS
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 
 BODY = b"weights" * 9999
@@ -37,14 +37,14 @@ def url(web: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.delenv("SYNTHSR_MODELS_URL", raising=False)
     web.files["a.h5"] = BODY
     model = replace(
-        KNOWN_MODELS["synthsr-v2"],
+        PUBLISHED_MODELS["synthsr-v2"],
         name="made-up",
         file="a.h5",
         url=f"{web.url}/a.h5",
         size_bytes=len(BODY),
         sha256=hashlib.sha256(BODY).hexdigest(),
     )
-    monkeypatch.setitem(model_registry.KNOWN_MODELS, "made-up", model)
+    monkeypatch.setitem(model_registry.PUBLISHED_MODELS, "made-up", model)
     return web.url
 
 
@@ -64,7 +64,7 @@ class TestList:
         assert rows["synthsr-v1"] == ["-", "any contrast", "53.1", licence, "not downloaded"]
         last = ["-", "T1w + T2w", "-", "Apache-2.0", "bring your own file"]
         assert rows["synthsr-hyperfine"] == last
-        named = {*shipped_models(), *model_registry.KNOWN_MODELS}
+        named = {*shipped_models(), *model_registry.PUBLISHED_MODELS}
         assert set(rows) - {"name"} == named
 
     def test_a_downloaded_model_is_cached(self, url):
@@ -115,8 +115,8 @@ class TestDownload:
         assert "https://surfer.nmr.mgh.harvard.edu/fswiki" in result.stderr
 
     def test_a_mirror_can_be_named(self, url, monkeypatch):
-        broken = replace(model_registry.KNOWN_MODELS["made-up"], url="http://127.0.0.1:9/a.h5")
-        monkeypatch.setitem(model_registry.KNOWN_MODELS, "made-up", broken)
+        broken = replace(model_registry.PUBLISHED_MODELS["made-up"], url="http://127.0.0.1:9/a.h5")
+        monkeypatch.setitem(model_registry.PUBLISHED_MODELS, "made-up", broken)
         assert run("download", "made-up").exit_code == 1
         assert run("download", "made-up", "--url", url).exit_code == 0
 
@@ -131,9 +131,9 @@ class TestDownload:
 
     def test_one_that_fails_does_not_stop_the_others(self, url, monkeypatch):
         gone = replace(
-            model_registry.KNOWN_MODELS["made-up"], name="gone", file="b.h5", url=f"{url}/b.h5"
+            model_registry.PUBLISHED_MODELS["made-up"], name="gone", file="b.h5", url=f"{url}/b.h5"
         )
-        monkeypatch.setitem(model_registry.KNOWN_MODELS, "gone", gone)
+        monkeypatch.setitem(model_registry.PUBLISHED_MODELS, "gone", gone)
         result = run("download", "gone", "made-up")
         assert result.exit_code == 1
         assert "404" in result.stderr.splitlines()[-1]
@@ -191,11 +191,11 @@ class TestShipped:
 
 
 class TestShow:
-    @pytest.mark.parametrize("name", list(KNOWN_MODELS))
+    @pytest.mark.parametrize("name", list(PUBLISHED_MODELS))
     def test_a_published_model(self, url, name):
         result = run("show", name)
         assert result.exit_code == 0
-        known = KNOWN_MODELS[name]
+        known = PUBLISHED_MODELS[name]
         for line in known.citation.splitlines():
             assert f"citation: {line}" in result.stdout
         assert known.licence in result.stdout

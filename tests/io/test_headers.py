@@ -1,4 +1,4 @@
-"""Promises of header checks: what is refused, what is doubted, and which affine counts."""
+"""Promises of header checks: what is refused, what is warned of, and which affine counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from synthsr_transforms.io.files import VolumeError
-from synthsr_transforms.io.grids import difference, shear_degrees
+from synthsr_transforms.io.grids import affine_difference, shear_degrees
 from synthsr_transforms.io.headers import (
     Header,
     check_extent,
@@ -58,9 +58,9 @@ def header(
     return Header("a.nii", spatial_shape(shape), np.dtype(dtype), affine, fields)
 
 
-def affine_and_doubts(image: nib.Nifti1Image, fields: Any = None) -> tuple[np.ndarray, str]:
-    affine, doubts = scan_affine(header(affine=image.affine, fields=fields or image.header))
-    return affine, " ".join(doubts)
+def affine_and_warnings(image: nib.Nifti1Image, fields: Any = None) -> tuple[np.ndarray, str]:
+    affine, warnings = scan_affine(header(affine=image.affine, fields=fields or image.header))
+    return affine, " ".join(warnings)
 
 
 class TestRefused:
@@ -140,96 +140,96 @@ class TestAffine:
 
     def test_sform_counts_and_agreement_is_silent(self):
         sform = matrix((1.5, 2, 2.5), (5, -4, 3), (-80, -90, -100))
-        affine, doubts = affine_and_doubts(header_image(sform, sform))
+        affine, warnings = affine_and_warnings(header_image(sform, sform))
         np.testing.assert_allclose(affine, sform, atol=1e-4)
-        assert doubts == ""
+        assert warnings == ""
 
-    def test_disagreeing_forms_are_told_with_mm_and_degrees(self):
+    def test_disagreeing_forms_are_reported_with_mm_and_degrees(self):
         sform, qform = matrix(), matrix(degrees=(0, 0, 7), at=(3, 0, 0))
-        affine, doubts = affine_and_doubts(header_image(sform, qform))
+        affine, warnings = affine_and_warnings(header_image(sform, qform))
         np.testing.assert_allclose(affine, sform, atol=1e-5)
-        assert "sform and qform disagree" in doubts
-        assert "7.0 degrees" in doubts
+        assert "sform and qform disagree" in warnings
+        assert "7.0 degrees" in warnings
 
-    def test_forms_that_mirror_each_other_put_left_and_right_in_doubt(self):
-        affine, doubts = affine_and_doubts(header_image(matrix(), matrix((-2, 2, 2))))
+    def test_forms_that_mirror_each_other_make_left_and_right_uncertain(self):
+        affine, warnings = affine_and_warnings(header_image(matrix(), matrix((-2, 2, 2))))
         np.testing.assert_allclose(affine, matrix())
-        assert "mirror each other" in doubts
-        assert "Check left and right" in doubts
+        assert "mirror each other" in warnings
+        assert "Check left and right" in warnings
 
     def test_signs_of_spacings_do_not_count(self):
         image = header_image(matrix(), matrix())
         fields = image.header.copy()
         fields["pixdim"][2:4] *= -1
-        assert affine_and_doubts(image, fields)[1] == ""
+        assert affine_and_warnings(image, fields)[1] == ""
 
-    def test_an_invalid_qform_is_told_and_not_used(self):
+    def test_an_invalid_qform_is_reported_and_not_used(self):
         image = header_image(matrix(), matrix())
         fields = image.header.copy()
         fields["quatern_b"] = fields["quatern_c"] = 0.9
-        affine, doubts = affine_and_doubts(image, fields)
+        affine, warnings = affine_and_warnings(image, fields)
         np.testing.assert_allclose(affine, matrix())
-        assert doubts == "the qform is invalid: the sform is used."
+        assert warnings == "the qform is invalid: the sform is used."
 
-    def test_a_difference_below_half_a_mm_is_not_told(self):
-        assert affine_and_doubts(header_image(matrix(), matrix(at=(0.3, 0, 0))))[1] == ""
+    def test_a_difference_below_half_a_mm_is_not_reported(self):
+        assert affine_and_warnings(header_image(matrix(), matrix(at=(0.3, 0, 0))))[1] == ""
 
     def test_qform_counts_alone(self):
         qform = matrix((1.5, 2, 2.5), (5, -4, 3), (-80, -90, -100))
-        affine, doubts = affine_and_doubts(header_image(None, qform))
+        affine, warnings = affine_and_warnings(header_image(None, qform))
         np.testing.assert_allclose(affine, qform, atol=1e-4)
-        assert doubts == ""
+        assert warnings == ""
 
-    def test_no_form_at_all_is_told(self):
-        affine, doubts = affine_and_doubts(header_image(zooms=(2, 3, 4)))
-        assert "codes are 0" in doubts
+    def test_no_form_at_all_is_reported(self):
+        affine, warnings = affine_and_warnings(header_image(zooms=(2, 3, 4)))
+        assert "codes are 0" in warnings
         np.testing.assert_allclose(np.abs(np.diag(affine)[:3]), (2, 3, 4))
 
     def test_unit_matrix_gives_way_to_the_spacings_of_the_header(self):
-        affine, doubts = affine_and_doubts(header_image(np.eye(4), zooms=(0.5, 0.5, 4)))
+        affine, warnings = affine_and_warnings(header_image(np.eye(4), zooms=(0.5, 0.5, 4)))
         np.testing.assert_allclose(affine, np.diag([0.5, 0.5, 4, 1]))
-        assert "0.5 x 0.5 x 4 mm" in doubts
+        assert "0.5 x 0.5 x 4 mm" in warnings
 
-    def test_unit_matrix_of_1_mm_voxels_is_told(self):
-        affine, doubts = affine_and_doubts(header_image(np.eye(4)))
+    def test_unit_matrix_of_1_mm_voxels_is_reported(self):
+        affine, warnings = affine_and_warnings(header_image(np.eye(4)))
         np.testing.assert_allclose(affine, np.eye(4))
-        assert "unit affine" in doubts
+        assert "unit affine" in warnings
 
     def test_unit_sform_gives_way_to_a_qform_of_other_spacing(self):
         qform = matrix((1.5, 2, 2.5), (5, -4, 3), (-80, -90, -100))
-        affine, doubts = affine_and_doubts(header_image(np.eye(4), qform))
+        affine, warnings = affine_and_warnings(header_image(np.eye(4), qform))
         np.testing.assert_allclose(affine, qform, atol=1e-4)
-        assert "unit sform, but voxels of 1.5 x 2 x 2.5 mm: the qform is used" in doubts
+        assert "unit sform, but voxels of 1.5 x 2 x 2.5 mm: the qform is used" in warnings
 
-    def test_unit_sform_that_disagrees_with_a_qform_of_1_mm_is_told(self):
+    def test_unit_sform_that_disagrees_with_a_qform_of_1_mm_is_reported(self):
         qform = matrix((1, 1, 1), (0, 0, 30), (-80, -90, -100))
-        affine, doubts = affine_and_doubts(header_image(np.eye(4), qform))
+        affine, warnings = affine_and_warnings(header_image(np.eye(4), qform))
         np.testing.assert_allclose(affine, np.eye(4))
-        assert "sform and qform disagree" in doubts
+        assert "sform and qform disagree" in warnings
 
-    def test_spacing_unlike_that_of_the_affine_is_told(self):
-        affine, doubts = affine_and_doubts(header_image(matrix(), zooms=(2, 2, 5)))
+    def test_spacing_unlike_that_of_the_affine_is_reported(self):
+        affine, warnings = affine_and_warnings(header_image(matrix(), zooms=(2, 2, 5)))
         np.testing.assert_allclose(affine, matrix())
-        assert "2 x 2 x 5 mm by the header" in doubts
+        assert "2 x 2 x 5 mm by the header" in warnings
 
     def test_shear_is_no_disagreement(self):
         sheared = matrix()
         sheared[2, 1] = 0.6
-        doubts = affine_and_doubts(header_image(sheared, matrix()))[1]
-        assert "disagree" not in doubts
+        warnings = affine_and_warnings(header_image(sheared, matrix()))[1]
+        assert "disagree" not in warnings
 
     @pytest.mark.parametrize(("unit", "factor"), [("meter", 1000.0), ("micron", 0.001)])
     def test_other_units_become_mm(self, unit: str, factor: float):
         stored = np.diag([1 / factor, 1 / factor, 1 / factor, 1]) @ matrix(at=(-90, -90, -90))
-        affine, doubts = affine_and_doubts(header_image(stored, stored, unit=unit))
+        affine, warnings = affine_and_warnings(header_image(stored, stored, unit=unit))
         np.testing.assert_allclose(affine, matrix(at=(-90, -90, -90)), rtol=1e-6)
-        assert "converted to mm" in doubts
+        assert "converted to mm" in warnings
 
     @pytest.mark.parametrize("unit", ["meter", "micron"])
     def test_units_that_cannot_be_true_are_taken_as_mm(self, unit: str):
-        affine, doubts = affine_and_doubts(header_image(matrix(), matrix(), unit=unit))
+        affine, warnings = affine_and_warnings(header_image(matrix(), matrix(), unit=unit))
         np.testing.assert_allclose(affine, matrix())
-        assert "taken as mm" in doubts
+        assert "taken as mm" in warnings
 
 
 class TestShear:
@@ -248,12 +248,12 @@ class TestShear:
         first = matrix(at=(1, 2, 3))
         moved, turned = first.copy(), matrix(degrees=(0, 0, angle))
         moved[0, 3] += shift
-        assert difference(first, moved, SHAPE)[0] == pytest.approx(abs(shift))
-        assert difference(matrix(), turned, SHAPE)[1] == pytest.approx(abs(angle), abs=1e-5)
+        assert affine_difference(first, moved, SHAPE)[0] == pytest.approx(abs(shift))
+        assert affine_difference(matrix(), turned, SHAPE)[1] == pytest.approx(abs(angle), abs=1e-5)
 
 
 class TestGeometry:
-    def test_a_usual_head_raises_no_doubt(self):
+    def test_a_usual_head_raises_no_warning(self):
         assert geometry_warnings((256, 256, 36), matrix((0.9, 0.9, 4), (10, 5, -8))) == []
 
     @pytest.mark.parametrize(
@@ -266,10 +266,10 @@ class TestGeometry:
             ((2, 2, 0.5), "field of view"),
         ],
     )
-    def test_implausible_spacing_and_extent_are_told(self, spacing: Any, what: str):
+    def test_implausible_spacing_and_extent_are_reported(self, spacing: Any, what: str):
         assert any(what in text for text in geometry_warnings(SHAPE, matrix(spacing)))
 
-    def test_gantry_tilt_is_told_in_degrees(self):
+    def test_gantry_tilt_is_reported_in_degrees(self):
         affine = matrix()
         affine[2, 1] = 2 * np.tan(np.deg2rad(18))
         (text,) = geometry_warnings(SHAPE, affine)

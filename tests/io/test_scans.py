@@ -91,7 +91,7 @@ class TestRefused:
             read_scan(path)
 
 
-class TestDoubts:
+class TestWarnings:
     @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mgz"])
     def test_of_many_volumes_the_first_is_used(self, save: Save, voxels: np.ndarray, name: str):
         scan = read_scan(save(np.stack([voxels, 2 * voxels, 3 * voxels], -1), name))
@@ -127,7 +127,7 @@ class TestDoubts:
         three = (voxels > 50).astype(np.uint8) + (voxels > 99)
         assert read_scan(save(three)).warnings == ()
 
-    def test_odd_header_is_told(self, save: Save, voxels: np.ndarray, affine: np.ndarray):
+    def test_odd_header_is_reported(self, save: Save, voxels: np.ndarray, affine: np.ndarray):
         tilted = affine.copy()
         tilted[:3, 1] += tilted[:3, 0] * 0.3
         assert "gantry tilt" in read_scan(save(voxels, at=tilted)).warnings[-1]
@@ -174,7 +174,7 @@ class TestImages:
         np.testing.assert_array_equal(scan.data, voxels)
         assert "2 volumes" in scan.warnings[0]
 
-    def test_torchio_image_without_affine_is_told(self, voxels: np.ndarray):
+    def test_torchio_image_without_affine_is_reported(self, voxels: np.ndarray):
         scan = scan_of(tio.ScalarImage(torch.from_numpy(np.tile(voxels, (5, 5, 5)))[None]))
         (text,) = scan.warnings
         assert "unit affine" in text

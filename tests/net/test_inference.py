@@ -34,7 +34,7 @@ from synthsr_net.networks.normalisation import InstanceNorm
 from synthsr_net.networks.phase_convolution import interleave, phase_weight
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support import memory
-from synthsr_transforms.support.memory import available_bytes, left_of, parse_size
+from synthsr_transforms.support.memory import available_bytes, left_within, parse_size
 from synthsr_transforms.support.messages import SynthSRError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -402,10 +402,10 @@ def test_available_memory_heeds_the_limit_of_a_container(
 
 def test_what_the_process_holds_counts_towards_its_limit() -> None:
     held = torch.ones(10**7)
-    left = left_of(10**10)
+    left = left_within(10**10)
     more = torch.ones(10**8)
     assert 0 < left < 10**10 - held.nbytes
-    assert left - left_of(10**10) > 0.9 * more.nbytes
+    assert left - left_within(10**10) > 0.9 * more.nbytes
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "4 apples", "1e9"])

@@ -26,7 +26,7 @@ from synthsr_net.losses import (
 )
 from synthsr_net.losses.laplace import log_scale
 from synthsr_net.losses.segmentation import merged_dice
-from synthsr_net.losses.windows import gaussian_window, local_mean
+from synthsr_net.losses.similarity import gaussian_window, local_mean
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -30,9 +30,9 @@ from synthsr_net.models.zoo.files import (
     web_file,
 )
 from synthsr_net.models.zoo.registry import (
-    KNOWN_MODELS,
-    KnownModel,
+    PUBLISHED_MODELS,
     ModelError,
+    PublishedModel,
     config_of_keras,
     config_of_known,
 )
@@ -53,19 +53,19 @@ def server(web: Any) -> Any:
 
 
 @pytest.fixture
-def known(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnownModel:
+def known(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PublishedModel:
     """A published model that the server offers."""
     monkeypatch.setenv("SYNTHSR_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("SYNTHSR_MODELS_URL", raising=False)
     model = replace(
-        KNOWN_MODELS["synthsr-v2"],
+        PUBLISHED_MODELS["synthsr-v2"],
         name="made-up",
         file="a.h5",
         url=f"{server.url}/a.h5",
         size_bytes=len(BODY),
         sha256=hashlib.sha256(BODY).hexdigest(),
     )
-    monkeypatch.setitem(model_registry.KNOWN_MODELS, "made-up", model)
+    monkeypatch.setitem(model_registry.PUBLISHED_MODELS, "made-up", model)
     return model
 
 
@@ -84,7 +84,7 @@ class TestDownloadModel:
     @pytest.mark.parametrize("how", ["argument", "environment"])
     def test_a_mirror_can_be_named(self, server, known, monkeypatch, how, ending):
         broken = replace(known, url="http://127.0.0.1:9/nowhere.h5")
-        monkeypatch.setitem(model_registry.KNOWN_MODELS, "made-up", broken)
+        monkeypatch.setitem(model_registry.PUBLISHED_MODELS, "made-up", broken)
         mirror = server.url + ending
         if how == "environment":
             monkeypatch.setenv("SYNTHSR_MODELS_URL", mirror)
@@ -398,7 +398,7 @@ class TestLoad:
         keras(path, UNetConfig(num_features=2))
         body = path.read_bytes()
         right = replace(known, size_bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
-        monkeypatch.setitem(model_registry.KNOWN_MODELS, "made-up", right)
+        monkeypatch.setitem(model_registry.PUBLISHED_MODELS, "made-up", right)
         config = load_model("made-up").config
         assert config.scan.sharpen
         assert config.name == "made-up"
@@ -429,7 +429,7 @@ class TestConfigs:
     def test_the_name_of_a_published_file_gives_its_settings_but_not_its_licence(self, path):
         path = path.rename(path.with_name("SynthSR_v20_230130.h5"))
         config = config_of_keras(path, UNetConfig())
-        assert config.scan == config_of_known(KNOWN_MODELS["synthsr-v2"]).scan
+        assert config.scan == config_of_known(PUBLISHED_MODELS["synthsr-v2"]).scan
         assert config.licence == "unknown"
         assert "file name" in config.description
 
@@ -450,32 +450,32 @@ class TestConfigs:
 
 
 class TestRegistry:
-    @pytest.mark.parametrize("name", list(KNOWN_MODELS))
+    @pytest.mark.parametrize("name", list(PUBLISHED_MODELS))
     def test_entries_are_complete(self, name):
-        known = KNOWN_MODELS[name]
+        known = PUBLISHED_MODELS[name]
         assert known.name == name
         assert "doi:" in known.citation
         config = config_of_known(known)
         assert config.num_channels == config.network.in_channels
         assert config.scan.divisor % config.network.divisor == 0
 
-    @pytest.mark.parametrize("name", [n for n, m in KNOWN_MODELS.items() if m.url])
+    @pytest.mark.parametrize("name", [n for n, m in PUBLISHED_MODELS.items() if m.url])
     def test_addresses_agree_with_files_sizes_and_checksums(self, name):
-        known = KNOWN_MODELS[name]
+        known = PUBLISHED_MODELS[name]
         assert known.url.startswith("https://")
         assert len(bytes.fromhex(known.sha256)) == 32
         last = known.url.rsplit("/", 1)[1]
         assert last in (known.file, f"SHA256E-s{known.size_bytes}--{known.sha256}.h5")
 
     def test_settings_are_the_published_ones(self):
-        assert config_of_known(KNOWN_MODELS["synthsr-v1"]).scan == ScanConfig()
+        assert config_of_known(PUBLISHED_MODELS["synthsr-v1"]).scan == ScanConfig()
         v2 = ScanConfig(normalise_after_padding=True, clip_each_pass=True, sharpen=True)
         for name in ("synthsr-v2", "synthsr-lowfield-v2"):
-            assert config_of_known(KNOWN_MODELS[name]).scan == v2
+            assert config_of_known(PUBLISHED_MODELS[name]).scan == v2
 
     def test_the_cache_is_in_the_folder_of_the_data(self, monkeypatch, tmp_path):
         monkeypatch.setenv("SYNTHSR_DATA", str(tmp_path))
-        known = KNOWN_MODELS["synthsr-v1"]
+        known = PUBLISHED_MODELS["synthsr-v1"]
         assert cached_path(known) == tmp_path / "models" / known.file
         assert cached_path(known, "other") == Path("other") / "models" / known.file
         assert os.path.isabs(cached_path(known))

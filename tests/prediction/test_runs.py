@@ -24,7 +24,7 @@ from synthsr_net.prediction.report.entries import read_entries
 from synthsr_net.prediction.runs import outcome as batch_outcome
 from synthsr_net.prediction.runs import runner as batch_module
 from synthsr_net.prediction.runs.inputs import check_writable, find_scans, plan_outputs
-from synthsr_net.prediction.runs.outcome import Outcome, describe
+from synthsr_net.prediction.runs.outcome import Outcome
 from synthsr_net.prediction.runs.runner import Batch, DiskFullError, check_same_maker, check_tasks
 from synthsr_net.prediction.runs.tasks import (
     Task,
@@ -33,7 +33,7 @@ from synthsr_net.prediction.runs.tasks import (
     plan_tasks,
     unique_names,
 )
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, describe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,7 +17,6 @@ from synthsr_transforms.support.config import (
     read_yaml,
     to_plain,
     to_yaml,
-    write_yaml,
 )
 from synthsr_transforms.support.messages import SynthSRError
 
@@ -55,12 +54,6 @@ def write(folder: Path, text: str) -> Path:
 
 class TestFiles:
     def test_settings_come_back_from_a_file(self, tmp_path: Path) -> None:
-        path = tmp_path / "whole.yaml"
-        write_yaml(WHOLE, path)
-        assert from_mapping(Outer, read_yaml(path)) == WHOLE
-        assert [p.name for p in tmp_path.iterdir()] == ["whole.yaml"]
-
-    def test_settings_come_back_from_text(self, tmp_path: Path) -> None:
         assert from_mapping(Outer, read_yaml(write(tmp_path, to_yaml(WHOLE)))) == WHOLE
 
     @pytest.mark.parametrize(
@@ -87,13 +80,6 @@ class TestFiles:
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(SynthSRError, match=r"nothing.yaml does not exist. Check the path"):
             read_yaml(tmp_path / "nothing.yaml")
-
-    def test_a_failed_write_leaves_the_old_file(self, tmp_path: Path) -> None:
-        path = write(tmp_path, "title: old\n")
-        with pytest.raises(ValueError, match="object"):
-            write_yaml(object(), path)
-        assert path.read_text(encoding="utf-8") == "title: old\n"
-        assert len(list(tmp_path.iterdir())) == 1
 
 
 class TestMapping:

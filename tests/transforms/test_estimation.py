@@ -8,9 +8,9 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
+from helpers import save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -37,7 +37,8 @@ from synthsr_transforms.estimation.statistics import (
 from synthsr_transforms.priors.files import read_prior_file
 from synthsr_transforms.support.config import read_yaml
 from synthsr_transforms.support.messages import WorkFailedError
-from synthsr_transforms.transforms.spec import build_transform, constructor_params
+from synthsr_transforms.transforms.build import build_transform
+from synthsr_transforms.transforms.spec import constructor_params
 
 SHAPE = (9, 10, 8)
 VALUES = [0, 2, 3, 41, 42]
@@ -45,12 +46,6 @@ TABLE = LabelTable.from_values(VALUES)  # classes: background, white matter, cor
 
 SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, max_side=5)
 volumes = hnp.arrays(np.float32, SHAPES, elements=st.floats(0, 1000, width=32))
-
-
-def save(path: Path, data: Any, affine: np.ndarray | None = None) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(np.asarray(data), np.eye(4) if affine is None else affine), path)
-    return path
 
 
 def label_map(seed: int = 0, values: list[int] = VALUES) -> np.ndarray:

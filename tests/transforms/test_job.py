@@ -22,6 +22,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from helpers import save
 
 from synthsr_transforms.generator.config import GeneratorConfig, StepConfig, load_config
 from synthsr_transforms.generator.generator import Generator
@@ -68,12 +69,6 @@ def blocks(seed: int, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
     for axis, size in enumerate(shape):
         small = np.repeat(small, 3, axis=axis).take(range(size), axis=axis)
     return VALUES[small]
-
-
-def save(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(data, np.eye(4) if affine is None else affine), path)
-    return path
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ class TestRescaling:
         assert out.flatten().tolist() == [0, 0.5, 1]
 
     def test_channels_that_an_image_lacks_are_named(self) -> None:
-        with pytest.raises(ValueError, match=r"channels must be below the number of channels 2"):
+        with pytest.raises(ValueError, match=r"channels must be below 2 for image"):
             synth.MinMaxRescale(channels=[2])(channels_of(1, 2))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig
-from synthsr_net.models.zoo.registry import KNOWN_MODELS, ModelError, config_of_keras
+from synthsr_net.models.zoo.registry import PUBLISHED_MODELS, ModelError, config_of_keras
 from synthsr_net.networks.unet import UNetConfig
 from synthsr_transforms.support.messages import check_choice
 
@@ -61,7 +61,7 @@ def config_of_converted(
         config = config_of_keras(path, network)
     else:
         preset = preset or _default_preset(network, inputs, reliability_maps)
-        known = KNOWN_MODELS[PRESETS[check_choice("preset", preset, PRESETS)]]
+        known = PUBLISHED_MODELS[PRESETS[check_choice("preset", preset, PRESETS)]]
         images = _images(network, preset, inputs, reliability_maps)
         scan = ScanConfig(**{"divisor": 2**network.num_levels, **known.scan})
         config = ModelConfig(name=Path(path).stem, network=network, inputs=images, scan=scan)
@@ -70,7 +70,7 @@ def config_of_converted(
 
 
 def _default_preset(network: UNetConfig, names: Sequence[str], maps: bool) -> str:
-    pair = tuple(image["name"] for image in KNOWN_MODELS[PRESETS["hyperfine"]].inputs)
+    pair = tuple(image["name"] for image in PUBLISHED_MODELS[PRESETS["hyperfine"]].inputs)
     alike = network.in_channels == len(pair) and tuple(names) in ((), pair) and not maps
     return "hyperfine" if alike else "v1"
 
@@ -81,7 +81,7 @@ def _images(
     if "" in names or len(set(names)) < len(names):
         raise ModelError(f"the images must have different names, got {', '.join(names)!r}.")
     count = len(names) or network.in_channels // (2 if maps else 1)
-    known = KNOWN_MODELS[PRESETS[preset]].inputs
+    known = PUBLISHED_MODELS[PRESETS[preset]].inputs
     if not names and count != len(known):
         raise ModelError(
             f"the images of preset {preset} must make as many channels as the network"

@@ -12,7 +12,7 @@ import pooch
 from synthsr_transforms.support.downloads import WebFile, data_root, fetch
 from synthsr_transforms.support.messages import suggest
 
-from .registry import KNOWN_MODELS, KnownModel, ModelError
+from .registry import PUBLISHED_MODELS, ModelError, PublishedModel
 
 SHIPPED_FOLDER = Path(__file__).parents[2] / "weights"
 """Folder of the models that ship with the package, `NAME.safetensors`."""
@@ -54,7 +54,7 @@ def alias_of(name: str) -> str | None:
 
 
 def _unknown(name: str, expected: str) -> ModelError:
-    names = [*shipped_models(), *KNOWN_MODELS]
+    names = [*shipped_models(), *PUBLISHED_MODELS]
     listed = ", ".join(f"{n} (or {alias})" if (alias := alias_of(n)) else n for n in names)
     return ModelError(f"{expected} {listed}, got {name!r}{suggest(name, [*names, *ALIASES])}.")
 
@@ -82,7 +82,7 @@ def resolve_model(
     name = full_name(os.fspath(name_or_path))
     if name in shipped_models():
         return _shipped_file(name)
-    if name in KNOWN_MODELS:
+    if name in PUBLISHED_MODELS:
         return _cached_file(name, root)
     path = Path(name).expanduser()
     if path.is_file():
@@ -118,7 +118,7 @@ def checksums() -> dict[str, str]:
 
 
 def fault_of_shipped(name: str) -> str | None:
-    """What is wrong with the file of a shipped model, and the remedy; None if it is whole."""
+    """Fault of the file of a shipped model, and the remedy; None if it is whole."""
     path, again = shipped_models()[name], "Install the package again."
     if not path.is_file():
         return f"is missing. {again}"
@@ -144,7 +144,7 @@ def _shipped_file(name: str) -> Path:
 # Published models --------------------------------------------------------------------------------
 
 
-def cached_path(known: KnownModel, root: str | os.PathLike[str] | None = None) -> Path:
+def cached_path(known: PublishedModel, root: str | os.PathLike[str] | None = None) -> Path:
     """Place of the file of a published model on disk.
 
     Args:
@@ -153,13 +153,13 @@ def cached_path(known: KnownModel, root: str | os.PathLike[str] | None = None) -
             `SYNTHSR_DATA`, else the user's cache folder.
 
     Examples:
-        >>> cached_path(KNOWN_MODELS["synthsr-v2"], "data").as_posix()
+        >>> cached_path(PUBLISHED_MODELS["synthsr-v2"], "data").as_posix()
         'data/models/synthsr_v20_230130.h5'
     """
     return data_root(root) / "models" / known.file
 
 
-def state_of(known: KnownModel, root: str | os.PathLike[str] | None = None) -> str:
+def state_of(known: PublishedModel, root: str | os.PathLike[str] | None = None) -> str:
     """`cached`, `not downloaded`, `damaged` (of a wrong size), or `bring your own file`.
 
     Checksums take a while, and are looked at when a model is used.
@@ -185,12 +185,12 @@ def web_file(
     Raises:
         ModelError: If the name is unknown, or of a model that cannot be downloaded.
     """
-    if name not in KNOWN_MODELS:
+    if name not in PUBLISHED_MODELS:
         raise _unknown(name, "model must be one of")
-    known = KNOWN_MODELS[name]
+    known = PUBLISHED_MODELS[name]
     if known.url is None or known.sha256 is None:
         raise ModelError(
-            f"model {name} must be brought along: get {known.file} from"
+            f"model {name} cannot be downloaded: get {known.file} from"
             " https://github.com/BBillot/SynthSR or from FreeSurfer, and say --model FILE"
         )
     url, mirror = known.url, base_url or os.environ.get(URL_VARIABLE)

@@ -58,11 +58,11 @@ class ModelError(SynthSRError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnownModel:
+class PublishedModel:
     """A published model of the original authors.
 
     Examples:
-        >>> KNOWN_MODELS["synthsr-v1"].size_bytes
+        >>> PUBLISHED_MODELS["synthsr-v1"].size_bytes
         53075984
     """
 
@@ -71,13 +71,13 @@ class KnownModel:
     licence: str
     """In short."""
     licence_note: str
-    """Where the terms come from."""
+    """Source of the terms."""
     citation: str
-    """What to cite, one publication per line."""
+    """Publications to cite, one per line."""
     file: str
     """Name of the Keras weight file."""
     url: str | None = None
-    """Address of the file; None if it must be brought along."""
+    """Address of the file; None if it cannot be downloaded."""
     size_bytes: int | None = None
     sha256: str | None = None
     """In hexadecimal digits."""
@@ -93,10 +93,10 @@ def _annexed(folder: str, size_bytes: int, sha256: str) -> dict[str, Any]:
     return {"url": f"{_ANNEX}/{folder}/{key}/{key}", "size_bytes": size_bytes, "sha256": sha256}
 
 
-KNOWN_MODELS: Mapping[str, KnownModel] = {
+PUBLISHED_MODELS: Mapping[str, PublishedModel] = {
     model.name: model
     for model in (
-        KnownModel(
+        PublishedModel(
             name="synthsr-v2",
             description="Any MRI contrast, or CT; version 2.0 of January 2023, as in FreeSurfer.",
             **_FREESURFER,
@@ -109,7 +109,7 @@ KNOWN_MODELS: Mapping[str, KnownModel] = {
                 "a472f776e7b33b5ea6e10c801f55fee488f1477a208b3e6998dc1aec1d9c5f8b",
             ),
         ),
-        KnownModel(
+        PublishedModel(
             name="synthsr-lowfield-v2",
             description=(
                 "One scan of a portable low-field scanner (0.064 T), of any contrast; version 2.0 "
@@ -125,7 +125,7 @@ KNOWN_MODELS: Mapping[str, KnownModel] = {
                 "a7c5ea91c94fe31f3c716252caae0d181629201bd884dc59af88ddfd75ed4b84",
             ),
         ),
-        KnownModel(
+        PublishedModel(
             name="synthsr-v1",
             description="Any MRI contrast, or CT; version 1.0 of July 2021.",
             **_FREESURFER,
@@ -135,7 +135,7 @@ KNOWN_MODELS: Mapping[str, KnownModel] = {
             size_bytes=53_075_984,
             sha256="2fd59e96196388360eba95254fb6dfc9eb9eb8638018b590575e47e0a387f255",
         ),
-        KnownModel(
+        PublishedModel(
             name="synthsr-hyperfine",
             description=(
                 "A T1-weighted and a T2-weighted scan of a Hyperfine scanner (0.064 T); version "
@@ -157,7 +157,7 @@ KNOWN_MODELS: Mapping[str, KnownModel] = {
 _BY_CHANNELS = {1: "synthsr-v1", 2: "synthsr-hyperfine"}
 
 
-def config_of_known(known: KnownModel, network: UNetConfig | None = None) -> ModelConfig:
+def config_of_known(known: PublishedModel, network: UNetConfig | None = None) -> ModelConfig:
     """Config of a published model.
 
     Args:
@@ -165,7 +165,7 @@ def config_of_known(known: KnownModel, network: UNetConfig | None = None) -> Mod
         network: Its architecture, where it was read from the weights; None for the published one.
 
     Examples:
-        >>> config_of_known(KNOWN_MODELS["synthsr-v2"]).scan.sharpen
+        >>> config_of_known(PUBLISHED_MODELS["synthsr-v2"]).scan.sharpen
         True
     """
     return _config(
@@ -193,7 +193,7 @@ def config_of_keras(path: str | os.PathLike[str], network: UNetConfig) -> ModelC
         ModelError: If the channels fit neither.
     """
     path = Path(path)
-    fitting = [m for m in KNOWN_MODELS.values() if len(m.inputs) == network.in_channels]
+    fitting = [m for m in PUBLISHED_MODELS.values() if len(m.inputs) == network.in_channels]
     for known in fitting:
         if _is_file_of(known, path):
             return config_of_known(known, network)
@@ -204,7 +204,7 @@ def config_of_keras(path: str | os.PathLike[str], network: UNetConfig) -> ModelC
             f" is, got {network.in_channels} and {network.out_channels}. Say what they are by"
             " synthsr convert-weights --inputs."
         )
-    known = named[0] if named else KNOWN_MODELS[_BY_CHANNELS[network.in_channels]]
+    known = named[0] if named else PUBLISHED_MODELS[_BY_CHANNELS[network.in_channels]]
     why = "file name" if named else "number of channels"
     return _config(
         known,
@@ -215,12 +215,12 @@ def config_of_keras(path: str | os.PathLike[str], network: UNetConfig) -> ModelC
     )
 
 
-def _is_file_of(known: KnownModel, path: Path) -> bool:
+def _is_file_of(known: PublishedModel, path: Path) -> bool:
     same_size = path.stat().st_size == known.size_bytes
     return same_size and pooch.file_hash(str(path)) == known.sha256
 
 
-def _config(known: KnownModel, network: UNetConfig, **described: Any) -> ModelConfig:
+def _config(known: PublishedModel, network: UNetConfig, **described: Any) -> ModelConfig:
     """Settings of a known model, for a network, which may have another depth."""
     divisor = 2**network.num_levels  # as in the original, though half of it would do
     return ModelConfig(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from synthsr_transforms.io.files import stem
-from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.support.atomic import write_text
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,7 @@ def save_entry(folder: str | os.PathLike[str], entry: ReportEntry) -> Path:
     """
     path = entry_path(folder, entry.input)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(asdict(entry), indent=1, default=lambda number: number.item())
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, json.dumps(asdict(entry), indent=1, default=lambda number: number.item()))
     return path
 
 

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from synthsr_net.prediction.writing import write_json
+from synthsr_transforms.support.atomic import write_json
 from synthsr_transforms.support.messages import SynthSRError
 
 BIDS_VERSION = "1.10.0"

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from synthsr_net.prediction.report.entries import ReportEntry, entry_path, picture_path, save_entry
 from synthsr_net.prediction.report.picture import write_picture
 from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.support.messages import describe
 
 from .tasks import Task
 
@@ -43,24 +42,6 @@ class Outcome:
         if len(self.task.inputs) == 1 and text.startswith(path):
             text = text.removeprefix(path).lstrip(": ")
         return text
-
-
-def describe(error: Exception) -> str:
-    """An error in one line, for people.
-
-    Examples:
-        >>> describe(FileNotFoundError(2, "No such file or directory", "a.nii"))
-        'a.nii: No such file or directory.'
-    """
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, OSError) and error.strerror:
-        where = "" if error.filename is None else f"{error.filename}: "
-        return f"{where}{error.strerror}."
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in text:
-        return f"out of memory. Lower --max-memory, or use --device cpu ({text})."
-    if isinstance(error, (ValueError, OSError)):
-        return text
-    return f"unexpected {type(error).__name__}: {text}"
 
 
 class BatchReport:

@@ -7,7 +7,6 @@ A scan that fails does not stop the others.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections import deque
@@ -23,14 +22,15 @@ from torch import Tensor
 from synthsr_net.prediction.postprocess import Prediction
 from synthsr_net.prediction.predictor import Predictor, Prepared
 from synthsr_net.prediction.preprocess import check_number
-from synthsr_net.prediction.writing import read_description, write_json
-from synthsr_transforms.io.grids import Volume, spacings
+from synthsr_net.prediction.provenance import read_description
+from synthsr_transforms.io.grids import Volume, format_spacing
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.io.volumes import read_image
-from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
+from synthsr_transforms.support.atomic import is_full, write_json
+from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, describe
 from synthsr_transforms.support.threads import num_cores, threads
 
-from .outcome import BatchReport, Outcome, describe
+from .outcome import BatchReport, Outcome
 from .tasks import Task, remove_leftovers
 
 READERS_BESIDE_GPU, WRITERS_BESIDE_GPU = 6, 12
@@ -225,7 +225,7 @@ class Batch:
         for path, content in task.sidecars.items():
             used = {**self.predictor.record.used(ct=task.ct), "precision": self.predictor.precision}
             more = {
-                "Resolution": spacings(prediction.image.spacing_mm),
+                "Resolution": format_spacing(prediction.image.spacing_mm),
                 "Settings": used,
                 "Warnings": list(prediction.warnings),
             }
@@ -235,15 +235,11 @@ class Batch:
     def _finished(self, writing: Future[Outcome]) -> Iterator[Outcome]:
         outcome = writing.result()
         yield outcome
-        if isinstance(outcome.error, OSError) and _is_full(outcome.error):
+        if outcome.error is not None and is_full(outcome.error):
             raise DiskFullError(
                 f"the disk of {outcome.task.output.parent} is full. Free some space and run the"
                 " same command again with --resume: complete predictions are kept."
             )
-
-
-def _is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _free_memory(error: Exception) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
@@ -22,7 +21,7 @@ from synthsr_net.models.checkpoint import ModelConfig, save_model
 from synthsr_net.training.config import TrainingConfig
 from synthsr_net.training.folder import RunFolder
 from synthsr_net.training.task.regression import TrainingTask
-from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.support.atomic import is_full, replacing
 from synthsr_transforms.support.messages import WorkFailedError
 
 STOP_SIGNALS = [
@@ -218,8 +217,7 @@ def saving(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        number = getattr(error, "errno", None)
-        full = number in (errno.ENOSPC, errno.EDQUOT) or "file write failed" in str(error)
+        full = is_full(error) or "file write failed" in str(error)
         if not isinstance(error, OSError) and not full:
             raise
         reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error)

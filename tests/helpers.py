@@ -1,0 +1,30 @@
+"""Functions that tests of several folders share; `from helpers import run, save`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from click.testing import CliRunner, Result
+
+from synthsr_cli.main import synthsr
+
+
+def run(*arguments: object, **options: Any) -> Result:
+    """Run the command `synthsr` with these arguments, in this process."""
+    return CliRunner().invoke(synthsr, [str(argument) for argument in arguments], **options)
+
+
+def save(path: Path, data: Any, affine: Any = None) -> Path:
+    """Write a volume in the format of its ending, on 1 mm voxels by default; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data, affine = np.asarray(data), np.eye(4) if affine is None else np.asarray(affine)
+    if path.suffix == ".npz":
+        np.savez(path, vol_data=data)
+    elif path.suffix == ".mgz":
+        nib.save(nib.MGHImage(data, affine.astype(np.float32)), path)
+    else:
+        nib.save(nib.Nifti1Image(data, affine), path)
+    return path
