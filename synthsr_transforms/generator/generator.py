@@ -22,9 +22,9 @@ from synthsr_transforms.labels.summary import best_ready_table
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.messages import SynthSRError, listed
 from synthsr_transforms.transforms.base import SynthTransform, append_history, shallow_copy
+from synthsr_transforms.transforms.build import build_transform
 from synthsr_transforms.transforms.images import find_labels
 from synthsr_transforms.transforms.labels_on_grid import LabelSet, whole_labels
-from synthsr_transforms.transforms.spec import build_transform
 
 from .config import GeneratorConfig, StepConfig, load_config
 from .spatial_stage import SpatialStage

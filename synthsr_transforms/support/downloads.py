@@ -12,8 +12,8 @@ from synthsr_transforms.support.messages import WorkFailedError
 
 ROOT_VARIABLE = "SYNTHSR_DATA"
 """Environment variable that names the folder in which data sets and models are kept."""
-RETRIES = 2
-"""Further attempts after a download that failed."""
+RETRIES = 1
+"""Further attempts after a download that failed or has another checksum."""
 TIMEOUT_SECONDS = 30
 
 
@@ -77,7 +77,7 @@ def fetch(file: WebFile, *, progressbar: bool = False) -> Path:
         source.fetch(name, downloader=download)
     except (OSError, ValueError) as error:
         raise DownloadError(
-            f"{name} must be reachable at {file.url} and fit into {folder}, got {_reason(error)}."
+            f"{name} could not be downloaded from {file.url} to {folder}: {_reason(error)}."
             f" Check the connection, name a mirror or another folder ({ROOT_VARIABLE}), or put the"
             " file there yourself."
         ) from error

@@ -31,7 +31,7 @@ from torchio.data.batch import SubjectsBatch
 
 import synthsr_transforms as synth
 from synthsr_transforms.transforms.base import registered_transforms, shallow_copy
-from synthsr_transforms.transforms.spec import build_transform
+from synthsr_transforms.transforms.build import build_transform
 
 TABLE = "synthseg"
 EXTRA_ARGUMENTS: dict[str, dict[str, Any]] = {"ScannerNoise": {"std": [0.01, 0.1]}}

@@ -24,12 +24,13 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 import synthsr_transforms
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.transforms.base import SynthTransform, registered_transforms
+from synthsr_transforms.transforms.build import build_transform
 from synthsr_transforms.transforms.kinds import (
     SynthIntensityTransform,
     SynthLabelTransform,
     SynthSpatialTransform,
 )
-from synthsr_transforms.transforms.spec import build_transform, constructor_params
+from synthsr_transforms.transforms.spec import constructor_params
 
 ASEG = "freesurfer_aseg"
 AXES_2_TO_6 = {"uniform": [[1, 1, 2], [1, 1, 6]]}

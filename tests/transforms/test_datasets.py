@@ -183,7 +183,7 @@ class TestDisk:
             raise error
 
         monkeypatch.setattr(downloads.pooch.HTTPDownloader, "__call__", fail)
-        assert f"got {reason}." in self.failure(file)
+        assert f": {reason}." in self.failure(file)
 
     def test_a_folder_that_cannot_be_made(self, server: Any, file: WebFile) -> None:
         file.path.parent.touch()

@@ -37,7 +37,8 @@ from synthsr_transforms.estimation.statistics import (
 from synthsr_transforms.priors.files import read_prior_file
 from synthsr_transforms.support.config import read_yaml
 from synthsr_transforms.support.messages import WorkFailedError
-from synthsr_transforms.transforms.spec import build_transform, constructor_params
+from synthsr_transforms.transforms.build import build_transform
+from synthsr_transforms.transforms.spec import constructor_params
 
 SHAPE = (9, 10, 8)
 VALUES = [0, 2, 3, 41, 42]
