@@ -148,7 +148,7 @@ def _start(
 
 
 def _announce(run: TrainingRun) -> None:
-    """Say what is about to be trained, and what was corrected."""
+    """Report what is about to be trained, and what was corrected."""
     prepared = run.prepared
     network = prepared.network.config
     weights = sum(p.numel() for p in prepared.network.parameters())

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from synthsr_net.training.callbacks.log import EpochResults, Progress
 
 SHOWN = ("train/loss", "validation/brain/l1", "validation/brain/psnr", "validation/brain/ssim")
-"""Metrics told after each epoch."""
+"""Metrics reported after each epoch."""
 
 
 class TrainingProgress:
-    """Tells how far a run is, on the error stream.
+    """Progress of a run on the error stream.
 
     Args:
-        quiet: Whether to tell nothing.
+        quiet: Whether to show nothing.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -56,7 +56,7 @@ class TrainingProgress:
             self._bar.stop()
 
     def step(self, now: Progress) -> None:
-        """Tell of a batch."""
+        """Report a batch."""
         if self._first is None:
             self._first, self._begin = now.done - 1, time.perf_counter()
         pace = self.seconds / max(now.done - self._first - 1, 1)
@@ -76,16 +76,16 @@ class TrainingProgress:
             click.echo(", ".join(part for part in parts if part) + " left", err=True)
 
     def epoch(self, results: EpochResults) -> None:
-        """Tell of an epoch."""
+        """Report an epoch."""
         if self._quiet:
             return
-        told = [
+        values = [
             f"{name.removeprefix('validation/').replace('/', ' ')} {results.row[name]:.4g}"
             for name in SHOWN
             if name in results.row
         ]
         best = " (best)" if results.best else ""
-        text = f"Epoch {results.epoch}: {', '.join(told) or 'the critic alone has learnt'}{best}"
+        text = f"Epoch {results.epoch}: {', '.join(values) or 'the critic alone has learnt'}{best}"
         if self._bar is not None:
             self._bar.console.print(text, highlight=False)
         else:

@@ -36,7 +36,7 @@ class SegmentationConfig:
     """For each output channel of the network, the label of the label maps that it stands for, or
     -1 for none: a list or a `.npy` file (`segmentation_label_equivalency` of the original)."""
     weight: float = 0.25
-    """Weight of the Dice loss; the image loss keeps 1."""
+    """Weight of the Dice loss; that of the image loss is 1."""
     freesurfer_axes: bool = False
     """Whether the network expects the axes of FreeSurfer's volumes (left, inferior, anterior)."""
     clip_percentiles: Optional[tuple[float, float]] = None  # noqa: UP045
@@ -145,8 +145,8 @@ class RunConfig:
     deterministic: bool = False
     """Whether only deterministic algorithms are used, slower on GPUs."""
     label_map_memory: str = "auto"
-    """Where label maps are held: on the `device`, on the `host`, or `auto`: on the device if they
-    take less than half of its memory."""
+    """Memory that holds label maps: `device`, `host`, or `auto`: that of the device if they take
+    less than half of it."""
     save_every_minutes: float = 5.0
     """Time after which the state of the run is saved, besides the end of each epoch."""
     save_every_steps: Optional[int] = None  # noqa: UP045
@@ -248,11 +248,11 @@ class ModelSettings:
     name: Optional[str] = None  # noqa: UP045
     """Name of the model; null means that of the run's folder."""
     description: str = ""
-    """What the model does, in one sentence."""
+    """Purpose of the model, in one sentence."""
     licence: str = "unknown"
     """SPDX identifier of the terms of the weights."""
     citation: str = ""
-    """What to cite."""
+    """Reference to cite."""
     output: str = "T1w"
     """Contrast of the prediction."""
     inputs: list[str] = field(default_factory=list)
@@ -260,8 +260,8 @@ class ModelSettings:
     contrasts: list[str] = field(default_factory=list)
     """Their contrasts; empty means any."""
     scan: ScanConfig = field(default_factory=lambda: ScanConfig(output_range=(0.0, 255.0)))
-    """How scans become inputs and outputs become scans; spacing, divisor and residual input are
-    set by the run."""
+    """Conversion of scans to inputs and of outputs to scans; spacing, divisor and residual input
+    are set by the run."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,7 +82,7 @@ def environment(device: torch.device, num_devices: int, num_nodes: int) -> dict[
     """Describe versions, command, hardware and source, so that results can be traced.
 
     Args:
-        device: Where it computes.
+        device: Device to compute on.
         num_devices: Number of devices per node.
         num_nodes: Number of nodes.
     """

@@ -128,7 +128,7 @@ class RunFolder:
 
     @cached_property
     def recorded(self) -> dict[str, Any] | None:
-        """What `config.yaml` held when it was first read; None if there is none."""
+        """Content of `config.yaml` when it was first read; None if there is none."""
         return read_yaml(self.config_path) if self.config_path.exists() else None
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
@@ -175,7 +175,7 @@ class RunFolder:
         Args:
             config: All settings.
             table: The label table.
-            environment: What it runs on.
+            environment: Versions and hardware, see `environment`.
         """
         for name in (MODELS, PREVIEWS, LOGS, STATE):
             (self.path / name).mkdir(parents=True, exist_ok=True)

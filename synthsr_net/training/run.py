@@ -109,9 +109,9 @@ class TrainingRun:
     """A run whose input was checked and whose records are written.
 
     Args:
-        prepared: What to train, on what.
+        prepared: Network and data.
         folder: Its folder.
-        hardware: What it computes on.
+        hardware: Devices to compute on.
         resume: Whether to go on from the saved state.
     """
 
@@ -141,7 +141,7 @@ class TrainingRun:
 
         Raises:
             WorkFailedError: If the loss is not finite or the run cannot be saved; what was
-                saved before is kept.
+                saved before stays.
             KeyboardInterrupt: If the user stopped it; its state is saved then.
         """
         task, data = self.prepared.task(), self.prepared.data()

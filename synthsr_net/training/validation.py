@@ -50,9 +50,9 @@ class _Degraded(NamedTuple):
 
     Attributes:
         key: Beginning of the names of its metrics, such as `real/5mm`.
-        reference: What it is made from.
+        reference: Scan that it is made from.
         x: `(1, X, Y, Z)` float16, as the network takes it, padded.
-        inside: Where the reference lies in it.
+        inside: Box of the reference in it.
     """
 
     key: str
@@ -91,7 +91,7 @@ class RealPairs:
     Each scan is brought to the voxel spacing of the network and cropped to the head. For each
     slice spacing, slices along each axis in turn are simulated, as thick as they are apart; a slice
     spacing that is not above that of the network stands for the scan as it is. The results become
-    inputs as in `synthsr_net.prediction`, once, and are kept on the CPU.
+    inputs as in `synthsr_net.prediction`, once, and are held on the CPU.
 
     Args:
         pairs: From `read_real_pairs`.
@@ -129,7 +129,7 @@ class RealPairs:
             predict: Makes a prediction `(1, O, X, Y, Z)` of an input `(1, 1, X, Y, Z)`, both on
                 the device. Its first channel is compared as it is: of a network with residual
                 channels, the input must have been added.
-            device: Where to compute. By default where the weights are if `predict` is a module,
+            device: Device to compute on. By default that of the weights if `predict` is a module,
                 else the CPU.
 
         Returns:

@@ -61,11 +61,6 @@ class Header(NamedTuple):
     path: Path | None = None
     dataobj: Any = None
 
-    @property
-    def num_volumes(self) -> int:
-        """Number of 3-D volumes."""
-        return math.prod(self.shape[3:])
-
 
 def spatial_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """Sizes without single trailing axes behind the third.

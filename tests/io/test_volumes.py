@@ -244,7 +244,7 @@ class TestKinds:
             np.testing.assert_allclose(volume.affine, expected)
             assert volume.data.dtype == dtype
         header = read_header(path)
-        assert (header.shape, header.num_volumes) == (SHAPE, 1)
+        assert header.shape == SHAPE
         np.testing.assert_allclose(header.affine, expected)
 
     @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mgz", "a.npz"])

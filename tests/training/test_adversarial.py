@@ -59,18 +59,6 @@ def folder(tmp_path_factory, save_label_maps: Callable) -> Path:
     return place
 
 
-@pytest.fixture
-def begin(folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]:
-    """Starter of runs; a resumed one takes its recorded settings."""
-
-    def go(*assignments: str, name: str = "run", **kwargs: Any) -> TrainingRun:
-        fresh = not kwargs.get("resume")
-        source, labels = (folder / "own.yaml", folder / "maps") if fresh else (None, None)
-        return start(source, assignments, folder=tmp_path / name, **{"labels": labels, **kwargs})
-
-    return go
-
-
 def watched(run: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Weights of network and critic before each batch and after the last, as the run goes on."""
     seen: dict[str, Any] = {"network": [], "critic": [], "rate": [], "average": []}

@@ -22,16 +22,10 @@ from synthsr_net.losses.adversarial import critic_loss, generator_total
 from synthsr_net.training.callbacks.metrics_file import MetricsFile
 from synthsr_net.training.data.stream import PairStream
 from synthsr_net.training.folder import RunFolder
-from synthsr_net.training.run import TrainingRun, start
+from synthsr_net.training.run import TrainingRun
 from synthsr_transforms.seeds import derive_seed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def folder(run_sources: Path) -> Path:
-    """Three label maps and a configuration."""
-    return run_sources
 
 
 SERVER = """
@@ -241,18 +235,6 @@ def on_train_end(self):
 TrainingTask.on_train_end = on_train_end
 run.fit()
 """
-
-
-@pytest.fixture
-def begin(folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]:
-    """Starter of runs in this process."""
-
-    def go(*assignments: str) -> TrainingRun:
-        return start(
-            folder / "own.yaml", assignments, folder=tmp_path / "run", labels=folder / "maps"
-        )
-
-    return go
 
 
 class TestSeveralProcesses:

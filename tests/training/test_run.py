@@ -35,25 +35,6 @@ pytestmark = pytest.mark.usefixtures("one_thread", "without_curves")
 
 
 @pytest.fixture(scope="module")
-def folder(run_sources: Path) -> Path:
-    """Three label maps and a configuration."""
-    return run_sources
-
-
-@pytest.fixture
-def begin(folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]:
-    """Starter of runs; a resumed one takes its recorded settings."""
-
-    def go(*assignments: str, name: str = "run", **kwargs: Any) -> TrainingRun:
-        own = {} if kwargs.get("resume") else {"labels": folder / "maps"}
-        source = None if kwargs.get("resume") else folder / "own.yaml"
-        source = kwargs.pop("source", source)
-        return start(source, assignments, folder=tmp_path / name, **{**own, **kwargs})
-
-    return go
-
-
-@pytest.fixture(scope="module")
 def whole(folder: Path, tmp_path_factory, hard: list[str]) -> TrainingRun:
     """A run with `hard` settings that was never interrupted."""
     place = tmp_path_factory.mktemp("whole") / "run"

@@ -24,7 +24,7 @@ from synthsr_net.training.callbacks.metrics_file import MetricsFile
 from synthsr_net.training.config import LossConfig, OptimiserConfig, SegmentationConfig
 from synthsr_net.training.data.bank import Bank, read_entry
 from synthsr_net.training.data.stream import PairStream
-from synthsr_net.training.run import TrainingRun, start
+from synthsr_net.training.run import TrainingRun
 from synthsr_net.training.task.objective import (
     Objective,
     input_channels,
@@ -89,25 +89,9 @@ def folder(tmp_path_factory, save_label_maps: Callable, make_image: Callable) ->
     for k in range(3):
         image = nib.Nifti1Image(make_image(SHAPE, 1, k)[0].numpy(), np.diag([4.0, 4, 4, 1]))
         nib.save(image, place / "images" / f"sub-0{k}.nii")
-    (place / "synthetic.yaml").write_text(SYNTHETIC)
+    (place / "own.yaml").write_text(SYNTHETIC)
     (place / "two.yaml").write_text(TWO_CHANNELS)
     return place
-
-
-@pytest.fixture
-def begin(folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]:
-    """Starter of runs on the three label maps."""
-
-    def go(*assignments: str, source: str = "synthetic.yaml", name: str = "run") -> TrainingRun:
-        place = (
-            source if source.startswith("tutorial") or source == "hyperfine" else folder / source
-        )
-        images = folder / "images" if "real" in source else None
-        return start(
-            place, assignments, folder=tmp_path / name, labels=folder / "maps", images=images
-        )
-
-    return go
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:
@@ -572,11 +556,12 @@ class TestKinds:
         )
         assert (network.config.in_channels, network.config.out_channels) == (4, 1)
 
-    def test_real_targets(self, begin):
+    def test_real_targets(self, begin, folder):
         run = begin(
             "label_table=freesurfer_synthsr",
             *self.TINY,
             source="tutorial_1_sr_real",
+            images=folder / "images",
         )
         assert run.prepared.patch == (20, 18, 22)
         assert self.trained(run).config.in_channels == 2

@@ -1,4 +1,4 @@
-"""Saving while a run goes on: its state, model files, metrics and pictures."""
+"""Stop requests, and saving of the state and the models of a run."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class SaveModels(Callback):
 
     Args:
         folder: Folder of the run.
-        config: What the model files say.
+        config: Description in the model files.
         training: Settings.
     """
 

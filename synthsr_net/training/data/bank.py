@@ -117,7 +117,7 @@ def read_bank(
     """Read and check all subjects.
 
     Args:
-        subjects: What to read, see `synthsr_transforms.subjects.files.find_subjects`.
+        subjects: Files to read, see `synthsr_transforms.subjects.files.find_subjects`.
         target: Name of the image that comes with each label map.
         on_subject: Called with each subject after it was read.
 
@@ -187,8 +187,8 @@ class Bank:
     Args:
         entries: The subjects, of one shape if batches hold several.
         target: Name that the image of an entry gets.
-        device: Where batches are wanted.
-        memory: Where the entries are held: that device, or the CPU, from where batches are copied.
+        device: Device of the batches.
+        memory: Device that holds the entries: the same, or the CPU, from where batches are copied.
     """
 
     def __init__(
@@ -256,8 +256,8 @@ def place_of(entries: Sequence[Entry], device: torch.device, memory: str) -> tor
     """Choose the memory of a bank.
 
     Args:
-        entries: What it holds.
-        device: Where batches are generated.
+        entries: Entries of the bank.
+        device: Device that generates batches.
         memory: `device`, `host`, or `auto`, see `RunConfig.label_map_memory`.
     """
     if device.type != "cuda":

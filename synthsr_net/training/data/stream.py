@@ -66,7 +66,7 @@ class PairStream:
 
     Args:
         generator: Makes the pairs.
-        bank: What they are made from.
+        bank: Label maps that they are made from.
         seed: Seed of the run.
         batch_size: Number of samples in a batch.
         rank: Number of this process.
@@ -222,7 +222,7 @@ class PairData(LightningDataModule):
         """Make the streams of a process.
 
         Args:
-            device: Where it computes.
+            device: Device of the process.
             rank: Number of the process.
             num_ranks: Number of processes.
         """

@@ -23,7 +23,7 @@ def load_experiment(source: str | os.PathLike[str], assignments: Sequence[str] =
 
     Args:
         source: Name of a preset or path of a YAML file: a configuration of the generator, whose
-            section `training` holds a `TrainingConfig`. What the section leaves out has defaults.
+            section `training` holds a `TrainingConfig`. Other settings have defaults.
         assignments: Changes such as `"crop.shape=128"` for a step of the generator, or
             `"optimiser.learning_rate=1e-3"` for a section of the training. Sections of the training
             go before steps of the same name.
@@ -45,7 +45,7 @@ def _experiment(settings: dict[str, Any], assignments: Sequence[str], where: str
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """What to train, on what."""
+    """Settings and label maps of a run."""
 
     experiment: Experiment
     """Settings."""
@@ -95,7 +95,7 @@ class RunPlan:
 
 
 def _recorded_choice(training: dict[str, Any]) -> Any:
-    """What the section of a run's file holds out."""
+    """Return what the section of a run's file holds out."""
     return (training.get("validation") or {}).get("held_out", ValidationConfig().held_out)
 
 

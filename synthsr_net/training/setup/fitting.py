@@ -1,4 +1,4 @@
-"""Making the generator fit the label maps, the network and the loss before a run begins."""
+"""Fitting the generator to the label maps, the network and the loss before a run begins."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Fitted(NamedTuple):
     Attributes:
         generator: With its label table chosen and its patch of a size that the network takes.
         entries: Label maps, padded where the loss or the batch asks for it.
-        notes: What was corrected, in sentences.
+        notes: Corrections, in sentences.
     """
 
     generator: Generator

@@ -47,21 +47,21 @@ class Prepared:
     fitted: Fitted
     """Generator and label maps."""
     num_training: int
-    """How many of the label maps are for training; the others are for validation."""
+    """Number of label maps for training; the others are for validation."""
     model: ModelConfig
-    """What model files say."""
+    """Description in the model files."""
     precision: str
     """`fp32`, `tf32` or `bf16`."""
     network: UNet3d
     """The network with its first weights."""
     objective: Objective
-    """What it is trained for."""
+    """Training loss."""
     patch: tuple[int, int, int]
     """Size of the first pair."""
     real: RealPairs | None
     """Real scans of validation."""
     notes: list[str]
-    """What the user should know, in sentences."""
+    """Notes to the user, in sentences."""
     position: Position
     """Counter of batches."""
 
@@ -181,8 +181,8 @@ def prepare(
     """Read label maps, make the first pair and the network, and check that all fit.
 
     Args:
-        plan: What to train.
-        device: Where it will be trained.
+        plan: Settings and label maps.
+        device: Device to train on.
         folder_name: Name of the model where the settings name none.
         on_subject: Called with each subject after it was read.
         resumed: Whether weights come from a saved state, so that initial ones are not needed.

@@ -53,7 +53,7 @@ class TrainingTask(LightningModule):
 
     Args:
         network: The network.
-        objective: What it is trained for.
+        objective: Training loss.
         config: Settings.
         table: Label table, by which metrics find brain and head.
         position: Counter of batches, shared with the loader.
