@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import helpers
 import nibabel as nib
 import numpy as np
 import pytest
@@ -43,15 +44,7 @@ def voxels(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
 
 
 def save(path: Path, data: Any = None, affine: np.ndarray = AFFINE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = voxels() if data is None else np.asarray(data)
-    if path.suffix == ".npz":
-        np.savez(path, vol_data=data)
-    elif path.suffix == ".mgz":
-        nib.save(nib.MGHImage(data, affine.astype(np.float32)), path)
-    else:
-        nib.save(nib.Nifti1Image(data, affine), path)
-    return path
+    return helpers.save(path, voxels() if data is None else data, affine)
 
 
 def save_tiny(path: Path, num_inputs: int = 1, *, spread: bool = False) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import helpers
 import nibabel as nib
 import numpy as np
 import pytest
@@ -23,10 +24,7 @@ MODEL = ("--model", "pair.safetensors")
 
 
 def save(path: Path, seed: int, affine: np.ndarray = AFFINE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = np.random.default_rng(seed).random(SHAPE, np.float32)
-    nib.save(nib.Nifti1Image(data, affine), path)
-    return path
+    return helpers.save(path, np.random.default_rng(seed).random(SHAPE, np.float32), affine)
 
 
 def save_model_of(path: Path, names: tuple[str, ...]) -> None:

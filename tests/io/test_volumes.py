@@ -141,6 +141,14 @@ class TestDamage:
         path.write_bytes(content)
         assert "CRC" in error_of(path)
 
+    def test_reasons_are_short(self, tmp_path: Path, labels: np.ndarray):
+        path = tmp_path / "a.npz"
+        np.savez(path, vol_data=labels)
+        content = bytearray(path.read_bytes())
+        content[26] = 255  # length of a name
+        path.write_bytes(content)
+        assert len(error_of(path)) < 250 + len(str(path))
+
     def test_truncated_file(self, save: Save, labels: np.ndarray):
         path = save(labels, "a.nii")
         path.write_bytes(path.read_bytes()[:-1000])
