@@ -47,11 +47,6 @@ class Plan:
     window: tuple[int, int, int] | None = None
     local_statistics: bool = False
 
-    @property
-    def exact(self) -> bool:
-        """Whether the result is that of the network on the whole volume."""
-        return self.strategy != "sliding_window"
-
 
 def plan_memory(
     config: UNetConfig,
