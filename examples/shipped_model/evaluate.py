@@ -21,6 +21,12 @@ from evaluation.truth import SimulationPlan
 from synthsr_net.models.zoo.files import default_model
 from synthsr_net.prediction.predictor import Predictor
 
+QUICK = {
+    **{"contrasts": ["T1"], "stripped": [], "with_lesions": []},
+    **{"spacings": [5.0], "degraded": [5.0], "axes": [2]},
+}
+"""Options that `--quick` sets."""
+
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
@@ -77,15 +83,7 @@ def parser() -> argparse.ArgumentParser:
 def settings_of(options: argparse.Namespace) -> EvaluationSettings:
     """How much is simulated."""
     if options.quick:
-        plan = SimulationPlan(
-            contrasts=["T1"],
-            stripped=[],
-            with_lesions=[],
-            spacings_mm=[5.0],
-            axes=[2],
-            seed=options.seed,
-        )
-        return EvaluationSettings(held_out=plan, degraded_mm=[5.0], lesion_scans=1)
+        vars(options).update(QUICK)
     plan = SimulationPlan(
         contrasts=options.contrasts,
         stripped=options.stripped,
@@ -94,7 +92,10 @@ def settings_of(options: argparse.Namespace) -> EvaluationSettings:
         axes=options.axes,
         seed=options.seed,
     )
-    return EvaluationSettings(held_out=plan, degraded_mm=options.degraded)
+    lesion_scans = 1 if options.quick else None
+    return EvaluationSettings(
+        held_out=plan, degraded_mm=options.degraded, lesion_scans=lesion_scans
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

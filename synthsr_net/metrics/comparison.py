@@ -8,8 +8,8 @@ Dice scores of tissues are computed from the prediction's own intensities.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable, Mapping
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.labels.table import LabelTable
 
 from .volumes import MEASURES, SSIM_WINDOW, measure
+
+Name = TypeVar("Name", bound=Hashable)
 
 MAPPINGS: Mapping[str, int] = {"none": 0, "linear": 1, "cubic": 3}
 """Degrees of the polynomials that intensities can be mapped by; `none` leaves them as they are."""
@@ -255,14 +257,14 @@ def dice_scores(prediction: Tensor, tissues: Tensor) -> dict[str, float]:
     return scores
 
 
-def mean_of(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+def mean_of(rows: Iterable[Mapping[Name, float]]) -> dict[Name, float]:
     """Mean of each measure over the rows that have it.
 
     Examples:
         >>> mean_of([{"ssim": 1.0}, {"ssim": 0.5, "l1": 2.0}])
         {'ssim': 0.75, 'l1': 2.0}
     """
-    found: dict[str, list[float]] = {}
+    found: dict[Name, list[float]] = {}
     for row in rows:
         for name, value in row.items():
             found.setdefault(name, []).append(value)

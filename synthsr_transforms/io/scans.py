@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,13 +98,13 @@ def scan_of(image: Any) -> Scan:
 
 def _scan(header: Header) -> Scan:
     """Read the first volume, check it, and replace voxels that are not finite."""
-    name, number = header.name, header.num_volumes
+    name, num_volumes = header.name, math.prod(header.shape[3:])
     affine, warnings = scan_affine(header)
     check_extent(header, affine)
     warnings += geometry_warnings(header.shape, affine)
-    if number > 1:
-        axes = len(header.shape)
-        warnings.insert(0, f"{axes}-D scan with {number} volumes: the first one is used.")
+    if num_volumes > 1:
+        kind = f"{len(header.shape)}-D scan with {num_volumes} volumes"
+        warnings.insert(0, f"{kind}: the first one is used.")
     data = read_voxels(header, first=True)
     if isinstance(data, np.memmap) or not data.flags.writeable:
         data = np.array(data)

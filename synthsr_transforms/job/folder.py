@@ -40,7 +40,8 @@ class JobFolder:
 
     def __init__(self, path: str | os.PathLike[str], config: JobConfig, table: LabelTable) -> None:
         self.path = Path(path)
-        self.config = config
+        assert config.job is not None
+        self.config, self.job = config, config.job
         self.table = table if config.label_table == TABLE else None
         self.fingerprint = fingerprint(config, self.table)
         """Hash of everything that defines the samples."""
@@ -52,7 +53,7 @@ class JobFolder:
 
     def volume_path(self, sample: Sample, kind: str) -> Path:
         """Path of a volume of a sample."""
-        return self.path / f"{sample.stem}_{kind}.{self.config.job.file_format}"
+        return self.path / f"{sample.stem}_{kind}.{self.job.file_format}"
 
     def record_path(self, sample: Sample) -> Path:
         """Path of the record of a sample, which is written last."""
@@ -91,7 +92,7 @@ class JobFolder:
         differs = difference(there, comparable(self.config, self.table))
         if differs:
             raise SynthSRError(f"{self.path} holds another job: {differs}. {advice}")
-        there, here = found["job"]["num_samples"], self.config.job.num_samples
+        there, here = found["job"]["num_samples"], self.job.num_samples
         if there > here:
             raise SynthSRError(
                 f"{self.path} holds a job of {there} samples, got {here}. Ask for at least as many"
@@ -161,7 +162,7 @@ class JobFolder:
             "seed": sample.seed,
             "source": sample.subject.record(),
             "job": self.fingerprint,
-            "device": self.config.job.device,
+            "device": self.job.device,
             "files": {kind: self.volume_path(sample, kind).name for kind in volumes},
         }
         try:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import helpers
 import nibabel as nib
 import numpy as np
 import pytest
@@ -62,11 +63,8 @@ def make_predictor(num_inputs: int = 1, *, spread: bool = False, **settings: Any
 
 
 def save(path: Path, seed: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     voxels = np.random.default_rng(seed).random(SHAPE, np.float32)
-    affine = np.diag([-SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
-    nib.save(nib.Nifti1Image(voxels, affine), path)
-    return path
+    return helpers.save(path, voxels, np.diag([-SPACING_MM, SPACING_MM, SPACING_MM, 1.0]))
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -26,7 +26,8 @@ class Pictures:
 
     def __init__(self, folder: str | os.PathLike[str], pool: ThreadPoolExecutor) -> None:
         self.folder, self._pool = Path(folder), pool
-        self._work: list[Future[None]] = []
+        self.work: list[Future[None]] = []
+        """Pictures that are being drawn."""
         self.names: list[str] = []
         """Files so far, without their folder."""
 
@@ -61,12 +62,7 @@ class Pictures:
         file = f"{name}.png"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.names.append(file)
-        self._work.append(self._pool.submit(write, self.folder / file, *args, **kwargs))
-
-    def finish(self) -> None:
-        """Wait until all are there, and pass on what went wrong."""
-        for work in self._work:
-            work.result()
+        self.work.append(self._pool.submit(write, self.folder / file, *args, **kwargs))
 
 
 @contextmanager
@@ -79,4 +75,5 @@ def drawing_in(folder: str | os.PathLike[str]) -> Iterator[Pictures]:
     with threads(1) as pool:
         pictures = Pictures(folder, pool)
         yield pictures
-        pictures.finish()
+        for work in pictures.work:
+            work.result()

@@ -145,29 +145,21 @@ def _pairs(row: Row, names: Sequence[str]) -> Iterator[float | None]:
 
 
 def _scans(rows: Sequence[Row]) -> list[str]:
-    columns: dict[tuple[str, str], dict[str, list[float]]] = {}
+    found: dict[str, list[dict[tuple[str, str], float]]] = {}
     for row in rows:
-        for what in ("network", "interpolation", "resampling"):
-            if what in row:
-                column = columns.setdefault((row["change"], what), {})
-                column.setdefault(row["scan"], []).append(row[what])
-    scans = list(dict.fromkeys(row["scan"] for row in rows))
-    header = ["scan"]
-    header += [change if what == "network" else _SHORT[what] for change, what in columns]
-    cells = []
-    for scan in scans:
-        found = [column.get(scan) for column in columns.values()]
-        cells.append([scan, *(sum(x) / len(x) if x else None for x in found)])
-    if len(scans) > 1:
-        every = [
-            [cell for cell in column if cell is not None]
-            for column in zip(*(line[1:] for line in cells), strict=True)
-        ]
-        cells.append([_ALL, *(sum(x) / len(x) if x else None for x in every)])
-    return table(header, cells)
+        measured = {(row["change"], what): row[what] for what in _SHORT if what in row}
+        found.setdefault(row["scan"], []).append(measured)
+    means = {scan: mean_of(values) for scan, values in found.items()}
+    if len(means) > 1:
+        means[_ALL] = mean_of(list(means.values()))
+    columns = list(dict.fromkeys(column for values in means.values() for column in values))
+    header = ["scan", *(_SHORT[what] or change for change, what in columns)]
+    return table(
+        header, [[scan, *(values.get(c) for c in columns)] for scan, values in means.items()]
+    )
 
 
-_SHORT = {"interpolation": "interpolated", "resampling": "resampled only"}
+_SHORT = {"network": "", "interpolation": "interpolated", "resampling": "resampled only"}
 
 
 def _patient(rows: Sequence[Row]) -> list[str]:

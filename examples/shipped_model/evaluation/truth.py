@@ -71,11 +71,6 @@ class Setting(NamedTuple):
     slice_mm: float
     axis: int
 
-    def title(self, name: str) -> str:
-        """Heading of a picture of a head."""
-        contrast = self.contrast + (" without skull" if self.stripped else "")
-        return f"{name}: {contrast}, {AXES[self.axis]} slices of {self.slice_mm:g} mm"
-
 
 # Held-out label maps -----------------------------------------------------------------------------
 
@@ -116,10 +111,9 @@ def evaluate_label_maps(
             yield {**about, **_mapped(prediction, scan, reference), "raw": raw}
             if pictures is not None and not number and _is_drawn(setting, plan):
                 name = setting.contrast + ("_without_skull" if setting.stripped else "")
+                title = f"{head.name}: {name.replace('_', ' ')}, {_in_words(*setting[2:])}"
                 target = {"target": Volume(head.target.cpu().numpy(), head.affine)}
-                _draw(
-                    pictures, f"held_out_{name}", scan, target, prediction, setting.title(head.name)
-                )
+                _draw(pictures, f"held_out_{name}", scan, target, prediction, title)
 
 
 def _images(
@@ -214,7 +208,7 @@ def evaluate_real_pairs(
                 yield {**about, **_mapped(prediction, scan, reference)}
                 if pictures is not None and slice_mm == drawn and axis == plan.axes[-1]:
                     whole = {"scan": Volume(image.cpu().numpy(), affine)}
-                    title = f"{pair.name}: {AXES[axis]} slices of {slice_mm:g} mm"
+                    title = f"{pair.name}: {_in_words(slice_mm, axis)}"
                     _draw(pictures, f"real_{pair.name}", scan, whole, prediction, title)
 
 
@@ -227,6 +221,10 @@ def _mapped(prediction: Tensor, scan: Slices, reference: Reference) -> dict[str,
         }
         for what, volume in (("network", prediction), ("interpolation", cubic(scan)))
     }
+
+
+def _in_words(slice_mm: float, axis: int) -> str:
+    return f"{AXES[axis]} slices of {slice_mm:g} mm"
 
 
 def _draw(
