@@ -20,11 +20,11 @@ import torch
 
 from synthsr_net.models.checkpoint import InputConfig, Model, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNet3d, UNetConfig
+from synthsr_net.prediction.files import check_writable, find_scans, plan_outputs
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.report.entries import read_entries
 from synthsr_net.prediction.runs import outcome as batch_outcome
 from synthsr_net.prediction.runs import runner as batch_module
-from synthsr_net.prediction.runs.inputs import check_writable, find_scans, plan_outputs
 from synthsr_net.prediction.runs.outcome import Outcome
 from synthsr_net.prediction.runs.runner import Batch, DiskFullError, check_same_maker, check_tasks
 from synthsr_net.prediction.runs.tasks import (
