@@ -65,7 +65,7 @@ def evaluate(
     from synthsr_net.evaluation import evaluate as compare
     from synthsr_net.evaluation import find_pairs
     from synthsr_net.evaluation.report import CSV_NAME, MEAN, PAGE_NAME, columns, means
-    from synthsr_net.prediction.runs.inputs import check_writable
+    from synthsr_net.prediction.files import check_writable
 
     if folder is not None:
         there = [name for name in (CSV_NAME, PAGE_NAME) if (folder / name).exists()]

@@ -17,6 +17,16 @@ def run(*arguments: object, **options: Any) -> Result:
     return CliRunner().invoke(synthsr, [str(argument) for argument in arguments], **options)
 
 
+def one_error(result: Result, code: int = 2, *, warned: bool = False) -> str:
+    """The one line that a command writes when it fails; warnings may come before if `warned`."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    lines = [x for x in result.stderr.splitlines() if not (warned and x.startswith("Warning: "))]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("Error: ")
+    return lines[0]
+
+
 def save(path: Path, data: Any, affine: Any = None) -> Path:
     """Write a volume in the format of its ending, on 1 mm voxels by default; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)

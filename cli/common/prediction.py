@@ -21,6 +21,7 @@ import click
 import torch
 
 from synthsr_net.models.zoo.files import default_model
+from synthsr_net.prediction.files import check_writable, unread_scans
 from synthsr_net.prediction.predictor import Predictor, Prepared
 from synthsr_net.prediction.report import write_report
 from synthsr_net.prediction.runs.distribution import (
@@ -30,7 +31,6 @@ from synthsr_net.prediction.runs.distribution import (
     num_processes,
     sum_over_processes,
 )
-from synthsr_net.prediction.runs.inputs import check_writable, unread_scans
 from synthsr_net.prediction.runs.outcome import Outcome
 from synthsr_net.prediction.runs.runner import Batch, DiskFullError, check_same_maker, check_tasks
 from synthsr_net.prediction.runs.tasks import Task, is_complete, missing_tasks, order_inputs

@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from synthsr_net.prediction.runs.inputs import ENDING, find_scans
-from synthsr_net.prediction.runs.pairing import CONTRASTS, MASK_WORDS, match
+from synthsr_net.prediction.files import CONTRASTS, ENDING, MASK_WORDS, find_scans, match
 from synthsr_transforms.io.files import stem
 
 PathLike = str | os.PathLike[str]

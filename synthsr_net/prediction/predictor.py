@@ -20,7 +20,6 @@ from synthsr_net.inference.precision import resolve_precision
 from synthsr_net.models.checkpoint import Model
 from synthsr_net.prediction.refinement.contrast_inversion import second_input
 from synthsr_net.prediction.refinement.lesions import keep_lesion
-from synthsr_net.prediction.runs.inputs import find_scans, plan_outputs, refuse_inputs
 from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan, read_scan, scan_of
 from synthsr_transforms.io.volumes import nifti_of, write_volume
@@ -28,6 +27,7 @@ from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.memory import left_within, parse_size
 from synthsr_transforms.support.messages import SynthSRError
 
+from .files import find_scans, plan_outputs, refuse_inputs
 from .postprocess import Prediction, from_network_space, pass_finisher
 from .preprocess import ScanSpace, scan_config, to_network_space
 from .provenance import PredictionRecord
@@ -291,9 +291,7 @@ class Predictor:
         if isinstance(image, nib.spatialimages.SpatialImage):
             legacy = self.settings.legacy is not None
             return nifti_of(volume, legacy=legacy, description=self.record.describe())
-        import torchio as tio
-
-        return tio.ScalarImage(torch.as_tensor(volume.data)[None], affine=volume.affine)
+        return type(image)(torch.as_tensor(volume.data)[None], affine=volume.affine)
 
 
 def _output_path(images: Sequence[AnyPath], output: AnyPath | None) -> Path:

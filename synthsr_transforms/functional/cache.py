@@ -1,4 +1,4 @@
-"""Tensors that depend on shapes alone, made once and kept."""
+"""Tensors that depend on shapes alone, made once and cached."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Made = TypeVar("Made")
 
 
 def cached(number: int) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
-    """Decorator of a function of shapes whose last argument is a device: keep its last results.
+    """Decorator of a function of shapes whose last argument is a device: cache its last results.
 
     Results are shared, so nobody may write into them. Each stream of a GPU has results of its own,
     as one stream does not wait for what another makes.
 
     Args:
-        number: How many results to keep.
+        number: Number of results to cache.
 
     Examples:
         >>> @cached(2)

@@ -152,7 +152,7 @@ def _damage(path: Path, error: Exception) -> str:
         except (OSError, zlib.error):
             pass
     reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-    return f"cannot be read as a volume ({reason}). Copy or convert it again."
+    return f"cannot be read as a volume ({reason[:150]}). Copy or convert it again."
 
 
 def is_gzipped(path: Path) -> bool:

@@ -319,7 +319,10 @@ def _qform(fields: Any) -> Affine | None:
 def _in_mm(affine: Affine, header: Header) -> tuple[Affine, list[str]]:
     """Convert from the unit that the header names, where the result can be a head."""
     fields = header.fields
-    unit = fields.get_xyzt_units()[0] if hasattr(fields, "get_xyzt_units") else "mm"
+    try:
+        unit = fields.get_xyzt_units()[0] if hasattr(fields, "get_xyzt_units") else "mm"
+    except KeyError:
+        return affine, ["the header's unit has an unknown code: taken as mm."]
     factor = UNITS_MM.get(unit)
     if factor is None:
         return affine, []

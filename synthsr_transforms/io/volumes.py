@@ -66,7 +66,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 def header_of(image: Any, name: str, fields: Any, path: Path | None) -> Header:
     """Header of a NiBabel image, with its fields as stored."""
     affine = getattr(image, "affine", None)
-    affine = image.header.get_best_affine() if affine is None else affine
+    if affine is None:  # headers of surfaces (CIFTI) have none either
+        affine = getattr(image.header, "get_best_affine", lambda: np.eye(4))()
     dtype = np.dtype(getattr(image.dataobj, "dtype", None) or image.get_data_dtype())
     affine = np.array(affine, dtype=np.float64)
     return Header(name, spatial_shape(image.shape), dtype, affine, fields, path, image.dataobj)

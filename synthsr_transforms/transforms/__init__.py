@@ -1,4 +1,9 @@
-"""One transform per step of the generator, each usable alone."""
+"""One transform per step of the generator, each usable alone, in families.
+
+Beside the families: `base` (the only module with private names of TorchIO), `kinds` to derive from,
+`build` and `spec` (transforms as data), and what transforms share: `images`, `labels_on_grid`,
+`random_fields`, `arguments`. Imports `functional`, `distributions`, `labels` and `priors`.
+"""
 
 from synthsr_transforms.transforms.acquisition.acquisition_resolution import AcquisitionResolution
 from synthsr_transforms.transforms.acquisition.partial_field_of_view import PartialFieldOfView

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import helpers
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
+from helpers import one_error
 
-from synthsr_cli.main import synthsr
 from synthsr_net.models.checkpoint import (
     InputConfig,
     ModelConfig,
@@ -35,7 +36,7 @@ RECORDED = Path(__file__).parents[1] / "parity" / "data"
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(synthsr, ["convert-weights", *map(str, arguments)])
+    return helpers.run("convert-weights", *arguments)
 
 
 def convert(*arguments: object) -> Result:
@@ -43,15 +44,6 @@ def convert(*arguments: object) -> Result:
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
     return result
-
-
-def one_error(result: Result, code: int = 2) -> str:
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("Error: ")
-    return lines[0]
 
 
 def small(in_channels: int = 1, out_channels: int = 1, **changes: Any) -> UNetConfig:

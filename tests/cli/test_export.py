@@ -10,12 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import helpers
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
+from helpers import one_error
 
-from synthsr_cli.main import synthsr
 from synthsr_net.models.checkpoint import ModelConfig, read_model, save_model
 from synthsr_net.models.keras.weights import write_keras
 from synthsr_net.models.onnx import export as library
@@ -31,16 +32,7 @@ NETWORK = UNetConfig(num_levels=3, num_features=4)
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(synthsr, ["export", *map(str, arguments)])
-
-
-def one_error(result: Result, code: int = 2) -> str:
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("Error: ")
-    return lines[0]
+    return helpers.run("export", *arguments)
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import helpers
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from synthsr_cli.main import synthsr
 from synthsr_net.models.checkpoint import ModelConfig, read_config, save_model
 from synthsr_net.models.keras.weights import write_keras
 from synthsr_net.models.zoo import registry as model_registry
@@ -25,7 +25,7 @@ BODY = b"weights" * 9999
 
 
 def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(synthsr, ["models", *map(str, arguments)])
+    result = helpers.run("models", *arguments)
     assert "Traceback" not in result.output
     return result
 

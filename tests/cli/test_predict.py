@@ -17,14 +17,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import helpers
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
+from helpers import one_error, run
 
 from synthsr_cli.common import prediction
-from synthsr_cli.main import synthsr
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig, save_model
 from synthsr_net.models.zoo.files import default_model
 from synthsr_net.networks.unet import UNet3d, UNetConfig
@@ -38,24 +39,12 @@ AFFINE = np.diag([-SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
 AFFINE[:3, 3] = 40, -30, 5
 
 
-def run(*arguments: object, **kwargs: Any) -> Result:
-    return CliRunner().invoke(synthsr, [str(argument) for argument in arguments], **kwargs)
-
-
 def voxels(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
     return np.random.default_rng(seed).random(shape, np.float32)
 
 
 def save(path: Path, data: Any = None, affine: np.ndarray = AFFINE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = voxels() if data is None else np.asarray(data)
-    if path.suffix == ".npz":
-        np.savez(path, vol_data=data)
-    elif path.suffix == ".mgz":
-        nib.save(nib.MGHImage(data, affine.astype(np.float32)), path)
-    else:
-        nib.save(nib.Nifti1Image(data, affine), path)
-    return path
+    return helpers.save(path, voxels() if data is None else data, affine)
 
 
 def save_tiny(path: Path, num_inputs: int = 1, *, spread: bool = False) -> Path:
@@ -505,11 +494,7 @@ class TestProcesses:
 
 
 def assert_one_error(result: Result, expected: str, code: int = 2) -> None:
-    assert result.exit_code == code, result.output
-    (line,) = [text for text in result.stderr.splitlines() if not text.startswith("Warning: ")]
-    assert line.startswith("Error: ")
-    assert expected in line
-    assert result.stdout == ""
+    assert expected in one_error(result, code, warned=True)
 
 
 def raw(path: Path, change: Callable[[Any], None], data: np.ndarray | None = None) -> Path:

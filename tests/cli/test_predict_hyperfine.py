@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import helpers
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from helpers import one_error, run
 
-from synthsr_cli.main import synthsr
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig, save_model
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.predictor import Predictor
@@ -23,15 +23,8 @@ AFFINE = np.diag([-SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
 MODEL = ("--model", "pair.safetensors")
 
 
-def run(*arguments: object, **kwargs: Any) -> Result:
-    return CliRunner().invoke(synthsr, [str(argument) for argument in arguments], **kwargs)
-
-
 def save(path: Path, seed: int, affine: np.ndarray = AFFINE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = np.random.default_rng(seed).random(SHAPE, np.float32)
-    nib.save(nib.Nifti1Image(data, affine), path)
-    return path
+    return helpers.save(path, np.random.default_rng(seed).random(SHAPE, np.float32), affine)
 
 
 def save_model_of(path: Path, names: tuple[str, ...]) -> None:
@@ -69,14 +62,6 @@ def data_of(path: Path | str) -> np.ndarray:
 def expected(t1: str, t2: str, **settings: Any) -> np.ndarray:
     predictor = Predictor.from_file("pair.safetensors", **settings)
     return predictor([nib.load(t1), nib.load(t2)]).get_fdata()
-
-
-def assert_one_error(result: Result, text: str) -> None:
-    assert result.exit_code == 2, result.output
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("Error: ")
-    assert text in line
-    assert result.stdout == ""
 
 
 class TestPairs:
@@ -137,40 +122,40 @@ class TestBadInput:
     def test_other_numbers_of_files(self, folder):
         (folder / "t2" / "s1_T2w.nii").unlink()
         result = run("predict-hyperfine", "t1", "t2", "out", *MODEL)
-        assert_one_error(result, "1 have none: t1/s1_T1w.nii.gz")
+        assert "1 have none: t1/s1_T1w.nii.gz" in one_error(result)
 
     def test_other_names(self, folder):
         (folder / "t2" / "s1_T2w.nii").rename(folder / "t2" / "s7_T2w.nii")
         result = run("predict-hyperfine", "t1", "t2", "out", *MODEL)
-        assert_one_error(result, "2 have none: t1/s1_T1w.nii.gz, t2/s7_T2w.nii")
+        assert "2 have none: t1/s1_T1w.nii.gz, t2/s7_T2w.nii" in one_error(result)
 
     def test_a_file_and_a_folder(self, folder):
         result = run("predict-hyperfine", "one_T1.nii.gz", "t2", "out", *MODEL)
-        assert_one_error(result, "t2 must be a file as one_T1.nii.gz is, got a folder")
+        assert "t2 must be a file as one_T1.nii.gz is, got a folder" in one_error(result)
 
     def test_lists_of_different_lengths(self, folder):
         (folder / "1.txt").write_text("one_T1.nii.gz\n")
         (folder / "2.txt").write_text("one_T2.nii.gz\none_T2.nii.gz\n")
         result = run("predict-hyperfine", "1.txt", "2.txt", "out", *MODEL)
-        assert_one_error(result, "must name equally many files, got 1 and 2")
+        assert "must name equally many files, got 1 and 2" in one_error(result)
 
     def test_scans_that_do_not_overlap(self, folder):
         affine = AFFINE.copy()
         affine[:3, 3] += 1000
         save(folder / "far.nii.gz", 1, affine)
         result = run("predict-hyperfine", "one_T1.nii.gz", "far.nii.gz", "out/p.nii", *MODEL)
-        assert_one_error(result, "must overlap with one_T1.nii.gz")
+        assert "must overlap with one_T1.nii.gz" in one_error(result)
         assert not (folder / "out").exists()
 
     def test_a_model_for_one_scan(self, folder):
         save_model_of(folder / "single.safetensors", ("T1",))
         pair = ("one_T1.nii.gz", "one_T2.nii.gz")
         result = run("predict-hyperfine", *pair, "p.nii", "--model", "single.safetensors")
-        assert_one_error(result, "model single takes 1 scan (T1), got 2")
+        assert "model single takes 1 scan (T1), got 2" in one_error(result)
 
     def test_the_model_is_not_here(self, folder, monkeypatch):
         monkeypatch.setenv("HOME", str(folder))
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         result = run("predict-hyperfine", "one_T1.nii.gz", "one_T2.nii.gz", "p.nii")
-        assert_one_error(result, "synthsr-hyperfine")
+        assert "synthsr-hyperfine" in one_error(result)
         assert "--model" in result.stderr

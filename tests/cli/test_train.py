@@ -14,10 +14,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
+from helpers import run, save
 
 from synthsr_cli.common.training_progress import TrainingProgress
-from synthsr_cli.main import synthsr
 from synthsr_net.models.checkpoint import read_model
 from synthsr_net.models.transfer import start_from
 from synthsr_net.prediction.predictor import Predictor
@@ -83,18 +83,8 @@ INTENSITIES = {
 }
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(synthsr, [str(argument) for argument in arguments])
-
-
 def settings(*assignments: str) -> list[str]:
     return [word for assignment in assignments for word in ("--set", assignment)]
-
-
-def save(path: Path, data: object, affine: np.ndarray = AFFINE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(np.asarray(data), affine), path)
-    return path
 
 
 @pytest.fixture
@@ -104,8 +94,8 @@ def folder(
     """Working folder with two label maps, their images, and configurations."""
     monkeypatch.chdir(tmp_path)
     for k in (1, 2):
-        save(tmp_path / "maps" / f"sub-0{k}_dseg.nii", make_labels(SHAPE, k)[0].numpy())
-        save(tmp_path / "images" / f"sub-0{k}_T1w.nii", make_image(SHAPE, 1, k)[0].numpy())
+        save(tmp_path / "maps" / f"sub-0{k}_dseg.nii", make_labels(SHAPE, k)[0].numpy(), AFFINE)
+        save(tmp_path / "images" / f"sub-0{k}_T1w.nii", make_image(SHAPE, 1, k)[0].numpy(), AFFINE)
     copy = "target: {name: CopyImage}"
     rescale = "target_rescale: {name: MinMaxRescale, params: {include: [target]}}"
     (tmp_path / "own.yaml").write_text(CONFIG.format(real="false", target=copy))

@@ -231,6 +231,13 @@ class TestAffine:
         np.testing.assert_allclose(affine, matrix())
         assert "taken as mm" in warnings
 
+    def test_unknown_units_are_taken_as_mm(self):
+        image = header_image(matrix(), matrix())
+        image.header["xyzt_units"] = 7
+        affine, warnings = affine_and_warnings(image)
+        np.testing.assert_allclose(affine, matrix())
+        assert warnings == "the header's unit has an unknown code: taken as mm."
+
 
 class TestShear:
     @given(st.floats(0, 45), st.floats(0.2, 8), st.floats(-180, 180), st.booleans())

@@ -141,6 +141,14 @@ class TestDamage:
         path.write_bytes(content)
         assert "CRC" in error_of(path)
 
+    def test_reasons_are_short(self, tmp_path: Path, labels: np.ndarray):
+        path = tmp_path / "a.npz"
+        np.savez(path, vol_data=labels)
+        content = bytearray(path.read_bytes())
+        content[26] = 255  # length of a name
+        path.write_bytes(content)
+        assert len(error_of(path)) < 250 + len(str(path))
+
     def test_truncated_file(self, save: Save, labels: np.ndarray):
         path = save(labels, "a.nii")
         path.write_bytes(path.read_bytes()[:-1000])
@@ -196,6 +204,12 @@ class TestContent:
     @pytest.mark.parametrize("name", ["a.nii", "a.npz"])
     def test_2d(self, save: Save, labels: np.ndarray, name: str):
         assert "2-D" in error_of(save(labels[:, :, 0], name))
+
+    def test_values_on_a_surface(self, tmp_path: Path):
+        axis = nib.cifti2.BrainModelAxis.from_surface(np.arange(9), 9, "CortexLeft")
+        header = nib.cifti2.Cifti2Header.from_axes((nib.cifti2.ScalarAxis(["a"]), axis))
+        nib.save(nib.Cifti2Image(np.ones((1, 9), np.float32), header), tmp_path / "a.dscalar.nii")
+        assert "2-D image of shape (1, 9)" in error_of(tmp_path / "a.dscalar.nii")
 
     def test_single_slice(self, save: Save, labels: np.ndarray):
         assert "single slice" in error_of(save(labels[:, :, :1]))

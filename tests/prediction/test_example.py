@@ -8,12 +8,13 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import helpers
 import nibabel as nib
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from helpers import one_error
 
-from synthsr_cli.main import synthsr
 from synthsr_net.example import EXAMPLE_SCAN, write_example
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.support.messages import SynthSRError
@@ -22,15 +23,7 @@ MAKER = Path(__file__).parents[2] / "examples" / "make_example_scan.py"
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(synthsr, ["example", *map(str, arguments)])
-
-
-def one_error(result: Result) -> str:
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("Error: ")
-    return line
+    return helpers.run("example", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import helpers
 import nibabel as nib
 import numpy as np
 import pytest
@@ -19,11 +20,11 @@ import torch
 
 from synthsr_net.models.checkpoint import InputConfig, Model, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNet3d, UNetConfig
+from synthsr_net.prediction.files import check_writable, find_scans, plan_outputs
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.report.entries import read_entries
 from synthsr_net.prediction.runs import outcome as batch_outcome
 from synthsr_net.prediction.runs import runner as batch_module
-from synthsr_net.prediction.runs.inputs import check_writable, find_scans, plan_outputs
 from synthsr_net.prediction.runs.outcome import Outcome
 from synthsr_net.prediction.runs.runner import Batch, DiskFullError, check_same_maker, check_tasks
 from synthsr_net.prediction.runs.tasks import (
@@ -62,11 +63,8 @@ def make_predictor(num_inputs: int = 1, *, spread: bool = False, **settings: Any
 
 
 def save(path: Path, seed: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     voxels = np.random.default_rng(seed).random(SHAPE, np.float32)
-    affine = np.diag([-SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
-    nib.save(nib.Nifti1Image(voxels, affine), path)
-    return path
+    return helpers.save(path, voxels, np.diag([-SPACING_MM, SPACING_MM, SPACING_MM, 1.0]))
 
 
 def touch(folder: Path, *names: str) -> Path:

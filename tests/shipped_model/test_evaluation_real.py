@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -87,12 +88,8 @@ class Stub(HeadNetwork):
 
 
 @pytest.fixture(scope="module")
-def labels() -> tio.LabelMap:
-    return head_phantom(spacing_mm=SPACING, seed=2)
-
-
-@pytest.fixture(scope="module")
-def head(labels: tio.LabelMap) -> Head:
+def head() -> Head:
+    labels = head_phantom(spacing_mm=SPACING, seed=2)
     return Head("phantom", labels.data[0], np.asarray(labels.affine.data), "cpu")
 
 
@@ -106,6 +103,25 @@ def seen(head: Head) -> Seen:
     return Seen("head", scan, image, grid, head.target, regions, [None] * 3)
 
 
+@pytest.fixture
+def files(seen: Seen, tmp_path: Path) -> list[Path]:
+    """Two files of the same scan."""
+    files = [tmp_path / "a.nii", tmp_path / "b.nii"]
+    for file in files:
+        nib.save(nib.Nifti1Image(seen.image.numpy(), seen.grid[1]), file)
+    return files
+
+
+def evaluated(
+    data: EvaluationData, stub: Stub, folder: Path, settings: EvaluationSettings | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Results of an evaluation of a stub, and what it said."""
+    said: list[str] = []
+    evaluation = Evaluation(stub.predictor, data, settings, say=said.append)
+    evaluation.network = stub
+    return evaluation.run(folder), said
+
+
 def registration(path: Path, matrix: np.ndarray, shift: list[float], centre: list[float]) -> Path:
     numbers = " ".join(map(str, [*matrix.ravel(), *shift]))
     path.write_text(ITK.format(parameters=numbers, centre=" ".join(map(str, centre))))
@@ -113,14 +129,10 @@ def registration(path: Path, matrix: np.ndarray, shift: list[float], centre: lis
 
 
 class TestRealPairs:
-    def test_means_equal_those_of_validation_during_training(
-        self, head: Head, labels: tio.LabelMap
-    ):
+    def test_means_equal_those_of_validation_during_training(self, head: Head):
         noise = np.random.default_rng(0).normal(0, 2, head.target.shape)
         image = (head.target.numpy() + noise).clip(0).astype(np.float32)
-        pair = RealPair(
-            "a", Volume(image, head.affine), Volume(labels.data[0].numpy(), head.affine)
-        )
+        pair = RealPair("a", Volume(image, head.affine), Volume(head.labels.numpy(), head.affine))
         tried = network()
 
         def forward(x: Tensor) -> Tensor:
@@ -386,9 +398,7 @@ class TestBrightLesions:
         matrix = registration(tmp_path / "there.txt", np.eye(3), shift, [0, 0, 0])
         data = EvaluationData(patient=files, registrations=["-", matrix], bright_lesions=files[1])
         stub = Stub(lambda x: 110 * (x / x[seen.regions.white].median()).clamp(max=1))
-        evaluation = Evaluation(stub.predictor, data, say=lambda _: None)
-        evaluation.network = stub
-        results = evaluation.run(tmp_path / "out")
+        results, _ = evaluated(data, stub, tmp_path / "out")
         rows = results["lesions"]
         assert [row["scan"] for row in rows] == ["here", "there"]
         for row in rows:
@@ -397,15 +407,9 @@ class TestBrightLesions:
             assert abs(row["prediction"]) < 0.2
         assert {"lesions_own_here.png", "lesions_own_there.png"} <= set(results["pictures"])
 
-    def test_without_any_the_rest_is_still_evaluated(self, seen: Seen, tmp_path: Path):
-        files = [tmp_path / "a.nii", tmp_path / "b.nii"]
-        for file in files:
-            nib.save(nib.Nifti1Image(seen.image.numpy(), seen.grid[1]), file)
+    def test_without_any_the_rest_is_still_evaluated(self, files: list[Path], tmp_path: Path):
         data = EvaluationData(patient=files, bright_lesions=files[0])
-        said: list[str] = []
-        evaluation = Evaluation(network().predictor, data, say=said.append)
-        evaluation.network = Stub()
-        results = evaluation.run(tmp_path / "out")
+        results, said = evaluated(data, Stub(), tmp_path / "out")
         assert results["lesions"] == []
         assert [row["pair"] for row in results["patient"]] == [["a", "b"]]
         assert any("left out" in line and "none was found" in line for line in said)
@@ -427,17 +431,12 @@ class TestBrightLesions:
             Evaluation(network().predictor, data, say=said.append).run(tmp_path / "out")
         assert said == []
 
-    def test_scans_of_the_patient_are_predicted_once(self, seen: Seen, tmp_path: Path):
-        files = [tmp_path / "a.nii", tmp_path / "b.nii"]
-        for file in files:
-            nib.save(nib.Nifti1Image(seen.image.numpy(), seen.grid[1]), file)
+    def test_scans_of_the_patient_are_predicted_once(self, files: list[Path], tmp_path: Path):
         settings = EvaluationSettings(degraded_mm=[], lesion_scans=0)
         counts = []
         for patient in ([], files):
-            data = EvaluationData(scans=files, patient=patient)
-            evaluation = Evaluation(network().predictor, data, settings, say=lambda _: None)
-            calls: list[Tensor] = []
-            evaluation.network = Stub(lambda x, calls=calls: (calls.append(x), 110 * x)[1])
-            evaluation.run(tmp_path / "out")
+            data, calls = EvaluationData(scans=files, patient=patient), []
+            stub = Stub(lambda x, calls=calls: (calls.append(x), 110 * x)[1])
+            evaluated(data, stub, tmp_path / "out", settings)
             counts.append(len(calls))
         assert counts[0] == counts[1] > 0

@@ -149,7 +149,6 @@ class TestNetwork:
     @pytest.mark.parametrize(
         "scan",
         [
-            {},
             {"normalisation": "percentile", "percentiles": (2.0, 97.0)},
             {"normalise_after_padding": True, "sharpen": True},
             {"clip_each_pass": True, "output_scale": 100.0, "output_range": (0.0, 30.0)},

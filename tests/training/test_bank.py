@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import nibabel as nib
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -37,9 +37,7 @@ TURNED = np.array([[0, 0, -2.0, 4], [2, 0, 0, -9], [0, 2, 0, 1], [0, 0, 0, 1]])
 
 
 def save(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(data, affine), path)
-    return path
+    return helpers.save(path, data, affine)
 
 
 def labels_of(values: Sequence[int], seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:

@@ -409,8 +409,8 @@ class TestResize:
             resample.resize(volume, SHAPE, mode="cubic")
 
 
-class TestKept:
-    """What depends on shapes alone is made once, and serves everybody."""
+class TestCache:
+    """Tensors that depend on shapes alone are made once and shared."""
 
     def test_a_result_is_made_once_for_each_argument(self, device: torch.device) -> None:
         made = []
@@ -436,7 +436,7 @@ class TestKept:
         assert volume.grad is not None
         assert bool(volume.grad.isfinite().all())
 
-    def test_a_portable_tensor_is_copied_once_and_pickled_without_copies(
+    def test_a_tensor_is_copied_once_to_a_device_and_pickled_without_copies(
         self, device: torch.device
     ) -> None:
         copies = cache.DeviceCopies(torch.arange(3))

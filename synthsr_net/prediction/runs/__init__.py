@@ -1,4 +1,4 @@
-"""Predictions of many scans: inputs, pairing, BIDS, tasks, the runner, distribution.
+"""Predictions of many scans: BIDS, tasks, the runner, distribution over processes.
 
 Imports `prediction`.
 """

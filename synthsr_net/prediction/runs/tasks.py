@@ -11,12 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from synthsr_net.prediction.files import (
+    CONTRASTS,
+    MASK_WORDS,
+    check_writable,
+    find_scans,
+    match,
+    plan_outputs,
+    refuse_inputs,
+)
 from synthsr_transforms.io.files import stem
 from synthsr_transforms.support.messages import SynthSRError, listed
 
 from .bids import BidsScan, check_derivative, find_bids_scans, sidecar
-from .inputs import check_writable, find_scans, plan_outputs, refuse_inputs
-from .pairing import CONTRASTS, MASK_WORDS, match
 
 SCALE_LABEL = "synthsrSpread"
 """Beginning of the `desc` label of Laplace scales in BIDS datasets."""

@@ -1,4 +1,4 @@
 """Transforms that simulate the acquisition: slices, resolution, fields of view, registration.
 
-Imports `transforms.base` and `functional`, no other transform.
+Imports what lies beside this folder and `functional`, no other transform.
 """

@@ -1,4 +1,4 @@
 """Transforms of channels and of the set of images.
 
-Imports `transforms.base`, no other transform.
+Imports what lies beside this folder and `functional`, no other transform.
 """

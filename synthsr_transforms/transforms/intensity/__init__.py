@@ -1,4 +1,4 @@
 """Transforms of intensities.
 
-Imports `transforms.base` and `functional`, no other transform.
+Imports what lies beside this folder and `functional`, no other transform.
 """

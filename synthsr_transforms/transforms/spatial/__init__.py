@@ -1,4 +1,4 @@
 """Transforms of geometry: images and label maps alike.
 
-Imports `transforms.base` and `functional`, no other transform.
+Imports what lies beside this folder and `functional`, no other transform.
 """

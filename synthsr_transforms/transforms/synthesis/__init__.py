@@ -1,4 +1,4 @@
 """Transforms that make images from label maps.
 
-Imports `transforms.base`, `labels`, `priors` and `functional`, no other transform.
+Imports what lies beside this folder, `labels`, `priors` and `functional`, no other transform.
 """
