@@ -61,8 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     labels = options.output / "label_maps"
     labels.mkdir(parents=True, exist_ok=True)
     for person in range(3):
-        head = head_phantom(spacing_mm=options.spacing_mm, seed=person)
-        head.save(labels / f"head_{person}.nii.gz")
+        head_phantom(spacing_mm=options.spacing_mm, seed=person).save(
+            labels / f"head_{person}.nii.gz"
+        )
 
     length = [f"run.epochs={options.epochs}", f"run.steps_per_epoch={options.steps_per_epoch}"]
     folder = options.output / "run"

@@ -228,7 +228,7 @@ class TestMeansOverScans:
         estimate(folder)
         assert len(alive) == 3
 
-    def test_a_process_that_dies_is_told(self):
+    def test_a_process_that_dies_is_an_error(self):
         with (
             pytest.raises(WorkFailedError, match="memory"),
             processes(2) as measure,
