@@ -112,16 +112,9 @@ def estimate_priors(folder: Path, plot: bool, overwrite: bool, **options: Any) -
         synthsr generate tutorial_2_sr_synthetic --labels label_maps/ \\
             --set label_table=freesurfer_synthsr --set mixture.priors=priors/priors.yaml
     """  # noqa: D301 - click reads the character itself
-    from synthsr_transforms.estimation import output_names, write_estimate
-    from synthsr_transforms.support.atomic import check_writable
+    from synthsr_transforms.estimation import check_output, write_estimate
 
-    there = output_names(folder)
-    if there and not overwrite:
-        raise SynthSRError(
-            f"output folder must hold no priors, got {there[0]}. Choose another with --out, or add"
-            " --overwrite."
-        )
-    check_writable(folder)
+    check_output(folder, overwrite=overwrite)
     workers = options.pop("workers")
     job = _job(keep_samples=plot, **options)
     estimate = _run(job, min(workers, len(job.subjects)))

@@ -55,12 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("output", type=Path, nargs="?", default=Path("small"))
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--steps-per-epoch", type=int, default=50)
+    parser.add_argument("--spacing-mm", type=float, default=2, help="voxel spacing of the phantoms")
     options = parser.parse_args(arguments)
 
     labels = options.output / "label_maps"
     labels.mkdir(parents=True, exist_ok=True)
     for person in range(3):
-        head_phantom(spacing_mm=2, seed=person).save(labels / f"head_{person}.nii.gz")
+        head_phantom(spacing_mm=options.spacing_mm, seed=person).save(
+            labels / f"head_{person}.nii.gz"
+        )
 
     length = [f"run.epochs={options.epochs}", f"run.steps_per_epoch={options.steps_per_epoch}"]
     folder = options.output / "run"
@@ -70,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     generator = Generator.from_preset(run.folder.config_path)
     pair = generator.pair(labels / "head_0.nii.gz", seed=1)  # channels: the image, its map
-    scan = nib.Nifti1Image(pair.image[0, 0].numpy(), np.diag([2.0, 2.0, 2.0, 1.0]))
+    scan = nib.Nifti1Image(pair.image[0, 0].numpy(), np.diag([*[options.spacing_mm] * 3, 1.0]))
     predictor = Predictor.from_file(run.folder.model_path("best"))
     nib.save(predictor(scan), options.output / "prediction.nii.gz")
     print(f"Wrote {options.output / 'prediction.nii.gz'}")

@@ -24,7 +24,7 @@ class Pair(NamedTuple):
     Attributes:
         name: Of the prediction, without its ending.
         prediction: The prediction.
-        reference: What it should show.
+        reference: The scan to be predicted.
         labels: Label map of the reference, if there is one.
     """
 

@@ -117,7 +117,7 @@ def draw_pair(
     Args:
         path: The picture, PNG.
         prediction: `(X, Y, Z)` on the grid of the reference.
-        reference: What it should show.
+        reference: The scan to be predicted.
         affine: `(4, 4)` of both.
         mapping: Of intensities, fitted in the head here.
         title: Heading.

@@ -95,7 +95,7 @@ def tissue_map(labels: Tensor) -> Tensor:
 
 
 def reference_of(name: str, image: Tensor, tissues: Tensor) -> tuple[Reference, tuple[slice, ...]]:
-    """Make what predictions are compared with.
+    """Make a reference of an image.
 
     Args:
         name: Of the image, for errors.
@@ -131,7 +131,7 @@ def compare(
 
     Args:
         prediction: `(X, Y, Z)` in any contrast.
-        reference: What it should show, on the CPU or the same device.
+        reference: The image to be predicted, on the CPU or the same device.
         mapping: One of `MAPPINGS`, fitted in each region; `"none"` for a prediction in the original
             unit of the reference.
         head: Whether to measure the head as well as the brain.

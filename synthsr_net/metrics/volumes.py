@@ -35,7 +35,7 @@ class Masks(NamedTuple):
     """Masks of the regions, `(B, 1, X, Y, Z)` bool.
 
     Attributes:
-        brain: What skull stripping keeps, the fluid around the brain included if it is labelled.
+        brain: Region kept by skull stripping, with the fluid around the brain if labelled.
         head: Everything but the background.
     """
 

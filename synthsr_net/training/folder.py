@@ -216,8 +216,8 @@ def _comparable(config: Any) -> dict[str, Any]:
         "sources": [_names(source) for source in job.get("sources") or []],
     }
     training = {k: dict(v) if isinstance(v, dict) else v for k, v in plain["training"].items()}
-    names = [_names(source) for source in training.get("validation_sources") or []]
-    training["validation_sources"] = names
+    sources = training.get("validation_sources") or []
+    training["validation_sources"] = [_names(source) for source in sources]
     for section, names in MAY_CHANGE.items():
         for name in list(training.get(section) or {}) if names is None else names:
             training[section].pop(name, None)

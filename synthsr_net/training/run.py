@@ -178,7 +178,9 @@ class TrainingRun:
         kind, _, index = hardware.device.partition(":")
         several = hardware.devices * hardware.num_nodes > 1
         settings, manual = config.optimiser, self.prepared.is_adversarial
-        strict = "warn" if kind == "cuda" else True  # GPUs lack deterministic forms of some layers
+        strict: Any = (
+            "warn" if kind == "cuda" else True
+        )  # GPUs lack deterministic forms of some layers
         # With a critic, each batch trains one of two networks.
         spread = DDPStrategy(find_unused_parameters=manual, gradient_as_bucket_view=True)
         return Trainer(

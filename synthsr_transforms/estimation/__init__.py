@@ -6,7 +6,7 @@ everything below.
 """
 
 from .estimate import PriorEstimate as PriorEstimate
-from .files import output_names as output_names
+from .files import check_output as check_output
 from .files import write_estimate as write_estimate
 from .run import PriorEstimation as PriorEstimation
 from .run import estimate_priors as estimate_priors

@@ -17,7 +17,7 @@ import yaml
 from synthsr_transforms.io.files import stem
 from synthsr_transforms.labels.files import write_rows
 from synthsr_transforms.priors.forms import as_rows
-from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.support.atomic import check_writable, replacing
 from synthsr_transforms.support.messages import SynthSRError
 
 from .estimate import PriorEstimate
@@ -46,6 +46,25 @@ def output_names(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(path for pattern in patterns for path in Path(folder).glob(pattern))
 
 
+def check_output(folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Refuse an output folder that cannot be written to, or that holds an earlier estimate.
+
+    Args:
+        folder: The folder; it need not exist.
+        overwrite: Whether an earlier estimate may be replaced.
+
+    Raises:
+        SynthSRError: If so.
+    """
+    there = output_names(folder)
+    if there and not overwrite:
+        raise SynthSRError(
+            f"output folder must hold no priors, got {there[0]}. Choose another with --out, or add"
+            " --overwrite."
+        )
+    check_writable(folder)
+
+
 def write_estimate(
     estimate: PriorEstimate,
     folder: str | os.PathLike[str],
@@ -69,22 +88,18 @@ def write_estimate(
         The files.
 
     Raises:
-        SynthSRError: If files are there and must not be replaced.
+        SynthSRError: See `check_output`.
     """
     folder = Path(folder)
-    there = output_names(folder)
-    if there and not overwrite:
-        raise SynthSRError(
-            f"output folder must hold no priors, got {there[0]}. Choose another with --out, or add"
-            " --overwrite."
-        )
+    check_output(folder, overwrite=overwrite)
+    earlier = output_names(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     with ExitStack() as stack:
         for name, write in _writers(estimate, folder, plot):
             write(stack.enter_context(replacing(folder / name)))
             written.append(folder / name)
-    for path in set(there) - set(written):
+    for path in set(earlier) - set(written):
         path.unlink(missing_ok=True)
     return written
 

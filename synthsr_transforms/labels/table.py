@@ -353,7 +353,7 @@ class LabelTable:
             True
             >>> LabelTable.resolve("synthsegg")
             Traceback (most recent call last):
-            ValueError: label table must be a file or one of freesurfer_aparc_aseg, freesurfer_aseg, freesurfer_synthsr, synthseg, synthseg_synthsr, synthsr, got 'synthsegg'. Did you mean 'synthseg'?
+            synthsr_transforms.support.messages.SynthSRError: label table must be a file or one of ..., got 'synthsegg' (did you mean 'synthseg'?).
         """  # noqa: E501
         if isinstance(spec, LabelTable):
             return spec

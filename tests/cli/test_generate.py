@@ -174,7 +174,7 @@ class TestGenerate:
         assert result.exit_code == 130
         assert "Stopped after 0 of 9 samples. The same command goes on" in result.stderr
 
-    def test_a_scheduler_can_stop_it_politely(self, folder):
+    def test_a_scheduler_can_stop_it(self, folder):
         code = "from synthsr_cli.main import main; main()"
         process = subprocess.Popen(
             [sys.executable, "-c", code, "generate", "own.yaml", "--labels", "maps", "-n", "400"],
@@ -510,7 +510,7 @@ class TestCommandLine:
             assert run(name, "--help").exit_code == 0
         assert "synthsr generate all_purpose -n 2 --preview" in run("generate", "-h").stdout
 
-    def test_the_version_is_told(self):
+    def test_the_version_is_printed(self):
         assert run("--version").stdout.startswith("synthsr 0.")
 
     def test_presets_are_listed(self):

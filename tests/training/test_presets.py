@@ -116,9 +116,9 @@ def test_the_example_trains_and_predicts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "train_small.py"))
-    example["SETTINGS"] += ["crop.shape=48", "validation.samples=1", "validation.previews=0"]
-    example["main"]([str(tmp_path), "--epochs", "2", "--steps-per-epoch", "1"])
+    example["SETTINGS"] += ["crop.shape=32", "validation.samples=1", "validation.previews=0"]
+    example["main"]([str(tmp_path), "--epochs", "2", "--steps-per-epoch", "1", "--spacing-mm", "5"])
     assert "epoch 2: loss" in capsys.readouterr().out
     prediction = np.asarray(nib.load(tmp_path / "prediction.nii.gz").dataobj)
     assert np.isfinite(prediction).all()
-    assert prediction.shape == (48, 48, 48)
+    assert prediction.shape == (32, 32, 32)

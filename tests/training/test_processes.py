@@ -186,7 +186,7 @@ class TestKilling:
         name = {"save": "save_checkpoint", "on_train_epoch_end": "_prune"}.get(moment, moment)
         code = f"""
 import os, signal
-from synthsr_net.training import saving
+from synthsr_net.training.callbacks import saving
 owner = saving.{owner}
 before, calls = owner.{name}, []
 def killing(self, *args, **kwargs):

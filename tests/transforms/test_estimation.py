@@ -22,10 +22,10 @@ from synthsr_transforms.estimation import (
     PriorEstimation,
     estimate_priors,
     find_data_sets,
-    output_names,
     write_estimate,
 )
 from synthsr_transforms.estimation import scans as scans_module
+from synthsr_transforms.estimation.files import output_names
 from synthsr_transforms.estimation.picture import channel_figure
 from synthsr_transforms.estimation.run import processes
 from synthsr_transforms.estimation.statistics import (
@@ -228,7 +228,7 @@ class TestMeansOverScans:
         estimate(folder)
         assert len(alive) == 3
 
-    def test_a_process_that_dies_is_told(self):
+    def test_a_process_that_dies_is_an_error(self):
         with (
             pytest.raises(WorkFailedError, match="memory"),
             processes(2) as measure,

@@ -186,7 +186,7 @@ class TestOverrides:
         assert generator.label_table == LabelTable.ready("freesurfer_aseg")
         assert generator.transforms["mixture"].label_table == generator.label_table
 
-    def test_a_law_as_a_value(self) -> None:
+    def test_a_distribution_as_a_value(self) -> None:
         config = load_config("all_purpose", ["gamma.log_gamma={normal: [0, 0.1]}"])
         assert Generator(config).transforms["gamma"].log_gamma.std == 0.1
 

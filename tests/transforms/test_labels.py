@@ -62,7 +62,7 @@ class TestOrder:
         assert set(table.values) == set(values)
         assert list(table.values) == sorted(set(values), key=lambda v: (rank[side_of(v)], v))
 
-    def test_constructor_sorts_unless_told_to_keep_the_order(self):
+    def test_constructor_sorts_unless_the_order_is_kept(self):
         rows = (LabelRow(2, "b", "left", 0, "csf"), LabelRow(0, "a", "neutral", 0, "background"))
         assert LabelTable(rows).values == (0, 2)
         assert LabelTable(rows, keep_order=True).values == (2, 0)
@@ -127,7 +127,7 @@ class TestClasses:
         table = LabelTable.from_values([0, 10, 49])
         assert table.class_names == ("background", "thalamus")
 
-    def test_equal_class_names_are_told_apart_by_number(self):
+    def test_equal_class_names_get_numbers(self):
         table = LabelTable.from_values([0, 10, 49], classes=range(3))
         assert table.class_names == ("background", "thalamus (class 1)", "thalamus (class 2)")
 

@@ -65,7 +65,7 @@ class TestForms:
         assert priors.means[1].tolist() == [[200, 150, 20], [20, 15, 2]]
 
     @pytest.mark.parametrize("spec", [None, 30])
-    def test_intervals_as_normal_laws_are_an_error_unless_legacy(self, spec):
+    def test_intervals_as_normal_distributions_are_an_error_unless_legacy(self, spec):
         with pytest.raises(ValueError, match=r"when distribution is 'normal', got .*'uniform'"):
             TissuePriors.from_spec(
                 spec, (1, 2), num_channels=1, num_classes=2, distribution="normal"
@@ -116,7 +116,7 @@ class TestForms:
                 distribution="gaussian",
             )
 
-    def test_negative_standard_deviations_of_normal_laws_are_an_error(self):
+    def test_negative_standard_deviations_of_normal_distributions_are_an_error(self):
         with pytest.raises(ValueError, match=r"of at least 0, got -1\.0"):
             TissuePriors.from_spec(
                 (100, -1), (1, 1), num_channels=1, num_classes=2, distribution="normal"
@@ -173,13 +173,13 @@ class TestDraws:
         with pytest.raises(ValueError, match=r"draws must have shape \(B, 2, 3\)"):
             priors.from_draws(torch.zeros(shape))
 
-    def test_uniform_draws_follow_their_law(self):
+    def test_uniform_draws_follow_their_distribution(self):
         priors = TissuePriors.from_spec((40, 60), (2, 3), num_channels=1, num_classes=4)
         means, stds = priors.sample(2000, generator(1))
         assert stats.kstest(means.flatten(), stats.uniform(40, 20).cdf).pvalue > ERROR_RATE
         assert stats.kstest(stds.flatten(), stats.uniform(2, 1).cdf).pvalue > ERROR_RATE
 
-    def test_normal_draws_follow_their_law(self):
+    def test_normal_draws_follow_their_distribution(self):
         priors = TissuePriors.from_spec(
             (100, 10), (20, 2), num_channels=1, num_classes=4, distribution="normal"
         )
@@ -187,7 +187,7 @@ class TestDraws:
         assert stats.kstest(means.flatten(), stats.norm(100, 10).cdf).pvalue > ERROR_RATE
         assert stats.kstest(stds.flatten(), stats.norm(20, 2).cdf).pvalue > ERROR_RATE
 
-    def test_clipped_draws_pile_up_at_zero_as_often_as_the_law_is_negative(self):
+    def test_clipped_draws_pile_up_at_zero_as_often_as_the_distribution_is_negative(self):
         priors = TissuePriors.from_spec(
             (5, 10), (5, 10), num_channels=1, num_classes=4, distribution="normal"
         )

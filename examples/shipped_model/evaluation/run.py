@@ -59,7 +59,7 @@ PROTOCOL = (
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationData:
-    """What a model is evaluated on; each part runs if its data are given.
+    """Data that a model is evaluated on; each part runs if its data are given.
 
     Raises:
         SynthSRError: If data do not go together, or there are none.
@@ -145,7 +145,7 @@ class Evaluation:
 
     Args:
         predictor: Model and how it is used.
-        data: What to evaluate it on.
+        data: Label maps and scans.
         settings: How much is simulated.
         say: Called with lines about progress.
     """
@@ -170,7 +170,7 @@ class Evaluation:
             folder: Gets `results.json`, `report.md` and `pictures`; it is made if needed.
 
         Returns:
-            What is in `results.json`.
+            Content of `results.json`.
 
         Raises:
             ValueError: If data cannot be used.

@@ -79,7 +79,8 @@ class RunPlan:
         settings = read_settings(source)
         experiment = _experiment(settings, assignments, str(source))
         training = experiment.training
-        subjects, held_out = choose_subjects(experiment, labels, images), []
+        subjects = choose_subjects(experiment, labels, images)
+        held_out: list[SubjectFiles] = []
         chosen, seed = training.validation.held_out, training.run.seed
         if labels is not None:
             subjects, held_out = hold_out(subjects, chosen, seed)

@@ -135,13 +135,13 @@ def _rounded(
     steps = generator.config.steps
     step = replace(steps[name], params={**steps[name].params, "multiple_of": multiple})
     result = Generator(replace(generator.config, steps={**steps, name: step}))
+    _, after = _last_crop(result)
+    assert after is not None
     grids = [_grid(entry) for entry in entries]
-    old, new = (
-        [g.transforms[name].plan(grid).output_shape for grid in grids] for g in (generator, result)
-    )
+    sizes = {(before.plan(grid).output_shape, after.plan(grid).output_shape) for grid in grids}
     notes += [
         f"patches of {_times(a)} voxels become {_times(b)}, multiples of {divisor}"
-        for a, b in sorted({*zip(old, new, strict=True)})
+        for a, b in sorted(sizes)
         if a != b
     ]
     return result

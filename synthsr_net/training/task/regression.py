@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -193,8 +193,7 @@ class TrainingTask(LightningModule):
     @property
     def validated(self) -> UNet3d:
         """The network that is validated and saved: the average, if there is one."""
-        network: UNet3d = self.network if self.average is None else self.average.network
-        return network
+        return cast(UNet3d, self.network if self.average is None else self.average.network)
 
     def on_validation_epoch_start(self) -> None:
         """Reset the metrics."""
