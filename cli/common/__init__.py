@@ -1,1 +1,1 @@
-"""What commands share: options, errors, progress and descriptions."""
+"""Shared by commands: options, errors, progress and descriptions."""

@@ -77,7 +77,7 @@ def seed_option(command: Command) -> Command:
     return click.option(
         "--seed",
         type=int,
-        help="Seed of all chance: the same seed gives the same output.  [default: 0]",
+        help="Seed of all random choices: the same seed gives the same output.  [default: 0]",
     )(command)
 
 

@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def settings_of(options: argparse.Namespace) -> EvaluationSettings:
-    """How much is simulated."""
+    """Amounts of simulation."""
     if options.quick:
         vars(options).update(QUICK)
     plan = SimulationPlan(

@@ -30,7 +30,7 @@ COMMON = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is trained: settings of all stages, and of each."""
+    """Recipe of one model: settings of all stages, and of each."""
 
     name: str
     settings: Mapping[str, object]

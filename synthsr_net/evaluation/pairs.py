@@ -1,4 +1,4 @@
-"""Which prediction belongs to which reference, and to which label map: names only."""
+"""Pairs of predictions, references and label maps, by their names."""
 
 from __future__ import annotations
 

@@ -49,9 +49,9 @@ class PairScore:
 
     pair: Pair
     mapping: str
-    """How intensities were mapped, one of `metrics.comparison.MAPPINGS`."""
+    """Mapping of intensities, one of `metrics.comparison.MAPPINGS`."""
     brain_mask: str
-    """Where the mask of the brain comes from: `labels` or `prediction`."""
+    """Source of the mask of the brain: `labels` or `prediction`."""
     coverage: float
     """Share of the reference's head that the prediction covers; the rest does not count."""
     metrics: dict[str, float]

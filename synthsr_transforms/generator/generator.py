@@ -151,7 +151,7 @@ class Generator:
         Args:
             data: A subject or a batch with a label map `labels` (and an image named like the
                 target, if that is real), on any device, or a label map alone. It stays as it is.
-            seed: Seed of all chance.
+            seed: Seed of all random choices.
 
         Returns:
             The batch after the last step, and the recorded parameters by name of step, from which

@@ -1,7 +1,7 @@
 """Generation jobs: many samples on disk, each of which can be made again.
 
-Sample k has a seed of its own, from which its subject and all its other chance follow. It does not
-depend on the samples before it, so shards and resumed jobs make what one process makes.
+Sample k has a seed of its own, from which its subject and all its other random choices follow. It
+does not depend on the samples before it, so shards and resumed jobs make what one process makes.
 """
 
 from __future__ import annotations

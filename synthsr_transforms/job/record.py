@@ -64,7 +64,7 @@ class Sample:
 
     Attributes:
         number: Position in the job, from 0.
-        seed: Seed of all its chance.
+        seed: Seed of all random choices.
         subject: Files that it is made from.
     """
 

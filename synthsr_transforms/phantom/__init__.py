@@ -1,6 +1,6 @@
 """A procedural head: the label map of a whole head, made from mathematics and a seed.
 
-Every structure is a signed distance in mm (negative inside), every chance is a smooth field with
+Every structure is a signed distance in mm (negative inside), every variation is a smooth field with
 a seed, both functions of world position: any voxel spacing samples the same head, and no file is
 needed. Smooth functions are evaluated once, on a lattice of 3 mm that does not depend on the
 voxels, and interpolated; thin and small structures are evaluated at the voxels.

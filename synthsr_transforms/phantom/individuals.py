@@ -1,4 +1,4 @@
-"""Individuals: what chance changes in the average head, from one seed."""
+"""Individuals: random changes of the average head, from one seed."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Brick:
         self.labels[where] = label[self.side]
 
     def has(self, labels: Sequence[Label]) -> Tensor:
-        """Which voxels have one of these labels."""
+        """Mask of the voxels that have one of these labels."""
         return reduce(torch.logical_or, (self.labels == label[self.side] for label in labels))
 
     def crop(self, low_mm: Sequence[float], high_mm: Sequence[float]) -> Brick | None:

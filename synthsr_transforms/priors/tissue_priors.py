@@ -132,7 +132,7 @@ class TissuePriors:
         return self.from_draws(draw(shape, generator=generator, dtype=torch.float64))
 
     def from_draws(self, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn standard draws into Gaussians: the part of `sample` that is free of chance.
+        """Turn standard draws into Gaussians: the part of `sample` without random choices.
 
         A draw z becomes `low + (high - low) * z` or `mean + standard_deviation * z`.
 

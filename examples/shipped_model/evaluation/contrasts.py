@@ -21,7 +21,7 @@ BORDER_MM = 0.65
 """Width of the Gaussian by which borders of tissues are softened, in scan and target alike. It does
 not follow the preset, so that figures of models can be compared."""
 STRIPPING_MARGIN_MM = 1.0
-"""How far the border of skull-stripped scans lies outside the brain."""
+"""Distance of the border of skull-stripped scans from the brain."""
 LATERAL_VENTRICLES = (4, 5, 43, 44)
 """Label values beside which lesions of white matter are most frequent."""
 

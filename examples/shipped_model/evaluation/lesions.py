@@ -36,7 +36,7 @@ from .truth import Setting, SimulationPlan, scan_of_head, seed_of
 KINDS = {"bright": 0.6, "dark": -0.6}
 """Synthetic lesions: intensity above white matter, as a share of the range of the brain."""
 NUMBER, RADII_MM = 8, (3.0, 6.0)
-"""How many lesions are inserted at once, and their radii."""
+"""Number of lesions inserted at once, and their radii."""
 SHELL_MM = (2.0, 6.0)
 """Distances between which the surroundings of a lesion lie."""
 APART_MM = 20.0

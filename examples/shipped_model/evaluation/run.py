@@ -130,14 +130,14 @@ class EvaluationData:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """How much is simulated."""
+    """Amounts of simulation."""
 
     held_out: SimulationPlan = field(default_factory=SimulationPlan)
     """What is simulated from held-out label maps; its spacings and axes hold for real pairs too."""
     degraded_mm: Sequence[float] = DEGRADED_MM
     """Slice spacings that real scans are degraded to."""
     lesion_scans: int | None = None
-    """How many of the real scans are given synthetic lesions; None: all."""
+    """Number of real scans with synthetic lesions; None: all."""
 
 
 class Evaluation:

@@ -125,7 +125,7 @@ def cubic(slices: Slices) -> Tensor:
 
 
 def operators(slices: Slices) -> list[Tensor | None]:
-    """How slices follow from the grid that they are made from, for `HeadNetwork`."""
+    """Operators of slices on the grid that they are made from, for `HeadNetwork`."""
     found: list[Tensor | None] = []
     for number, size in zip(slices.data.shape, slices.shape, strict=True):
         centres = resize_coordinates(size, number, centred=True, dtype=torch.float64)

@@ -26,7 +26,7 @@ from .slices import AXES, Slices, acquire, check_slices, cubic, predict_from
 
 @dataclass(frozen=True, kw_only=True)
 class SimulationPlan:
-    """Which scans are simulated.
+    """Simulated scans.
 
     Raises:
         SynthSRError: If a contrast is unknown, or a number out of its range.

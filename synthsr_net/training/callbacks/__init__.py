@@ -1,4 +1,4 @@
-"""What happens beside the optimisation: metrics, pictures, curves, saved states and models.
+"""Work beside the optimisation: metrics, pictures, curves, saved states and models.
 
 Imports `training.task`.
 """
