@@ -367,7 +367,7 @@ def new_network(settings: Settings, weights: Path | None) -> UNet3d:
 
 
 class Clock:
-    """How much of the training is done, by steps or by time.
+    """Share of the training that is done, by steps or by time.
 
     Args:
         stages: All stages.
@@ -498,7 +498,7 @@ class Trainer:
 
 
 def model_config(settings: Settings, steps: Sequence[int]) -> ModelConfig:
-    """What the header of the model file says."""
+    """Settings in the header of the model file."""
     return ModelConfig(
         name="synthsr-seg-v1",
         description="Brain structures in a scan of any contrast, resolution and orientation.",

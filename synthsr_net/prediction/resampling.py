@@ -74,8 +74,7 @@ def resample(
         if from_last[axis]:
             shift[axis] = size - len(where) / factor
         sigma = aliasing_sigma(factor, exact=exact) if blur else 0.0
-        where = torch.from_numpy(where + shift[axis])
-        operators.append(axis_operator(size, where, sigma))
+        operators.append(axis_operator(size, torch.from_numpy(where + shift[axis]), sigma))
     affine = volume.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ shift
     affine[:3, :3] /= factors

@@ -133,7 +133,7 @@ class EvaluationSettings:
     """Amounts of simulation."""
 
     held_out: SimulationPlan = field(default_factory=SimulationPlan)
-    """What is simulated from held-out label maps; its spacings and axes hold for real pairs too."""
+    """Simulations of held-out label maps; their spacings and axes hold for real pairs too."""
     degraded_mm: Sequence[float] = DEGRADED_MM
     """Slice spacings that real scans are degraded to."""
     lesion_scans: int | None = None

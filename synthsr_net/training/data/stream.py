@@ -47,8 +47,8 @@ def plan_batch(seed: int, number: int, num_entries: int, batch_size: int = 1) ->
         (True, 5)
     """
     own = derive_seed(seed, number)
-    chance = torch.Generator().manual_seed(derive_seed(own, 1))
-    entries = torch.randint(num_entries, (batch_size,), generator=chance)
+    random = torch.Generator().manual_seed(derive_seed(own, 1))
+    entries = torch.randint(num_entries, (batch_size,), generator=random)
     return BatchPlan(number, own, tuple(entries.tolist()))
 
 
