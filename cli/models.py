@@ -41,13 +41,26 @@ def models(ctx: click.Context) -> None:
         synthsr models download synthsr-v2
     """  # noqa: D301 - click reads the character itself
     if ctx.invoked_subcommand is None:
-        _list()
+        ctx.invoke(list_command)
 
 
 @models.command("list")
 def list_command() -> None:
     """List the models that have a name."""
-    _list()
+    from synthsr_net.models.listing import list_models
+
+    rows = [
+        (
+            m.name,
+            m.alias or "-",
+            m.inputs,
+            f"{m.size_bytes / 1e6:.1f}" if m.size_bytes else "-",
+            m.licence,
+            f"{m.state}, the default" if m.is_default else m.state,
+        )
+        for m in list_models()
+    ]
+    print_table(COLUMNS, rows, left=("name", "alias", "input", "licence", "state"))
 
 
 @models.command()
@@ -155,20 +168,3 @@ def _published(known: PublishedModel) -> Iterator[tuple[str, str]]:
         yield "source", known.url
         yield "size", f"{known.size_bytes:,} bytes"
         yield "sha256", str(known.sha256)
-
-
-def _list() -> None:
-    from synthsr_net.models.listing import list_models
-
-    rows = [
-        (
-            m.name,
-            m.alias or "-",
-            m.inputs,
-            f"{m.size_bytes / 1e6:.1f}" if m.size_bytes else "-",
-            m.licence,
-            f"{m.state}, the default" if m.is_default else m.state,
-        )
-        for m in list_models()
-    ]
-    print_table(COLUMNS, rows, left=("name", "alias", "input", "licence", "state"))

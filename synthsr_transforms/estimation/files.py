@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from shlex import quote
@@ -114,13 +115,13 @@ def _writers(estimate: PriorEstimate, folder: Path, plot: bool) -> Iterator[tupl
     if cropping is not None:
         yield T2_CROPPING, lambda path: np.save(path, cropping)
     if plot:
-        from .picture import save_channel_picture
+        from synthsr_transforms.drawing.panels import save_figure
+
+        from .picture import channel_figure
 
         for number in range(1, len(estimate.channels) + 1):
-            yield (
-                PICTURE.format(number),
-                lambda path, number=number: save_channel_picture(estimate, number, path),
-            )
+            draw = partial(channel_figure, estimate, number)
+            yield PICTURE.format(number), partial(save_figure, draw=draw)
     text = describe(estimate, folder)
     yield DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8", newline="\n")
 

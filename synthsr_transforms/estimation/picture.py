@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter1d
 
 from synthsr_transforms.drawing.colours import label_colours
-from synthsr_transforms.drawing.panels import BACKGROUND, FAINT, TEXT, save_figure
+from synthsr_transforms.drawing.panels import BACKGROUND, FAINT, TEXT
 
 from .estimate import PriorEstimate
 
@@ -27,13 +25,6 @@ _HEAD, _WHOLE, _GAP, _ROW, _AXIS, _FOOT = 58, 210, 58, 40, 22, 46  # pixels, fro
 _LEFT, _RIGHT = 250, 250  # pixels: names, numbers
 _BINS = 160
 _DARKEST = 0.42
-
-
-def save_channel_picture(
-    estimate: PriorEstimate, number: int, path: str | os.PathLike[str]
-) -> None:
-    """Write the picture of a channel as PNG, see `channel_figure`, atomically."""
-    save_figure(path, partial(channel_figure, estimate, number))
 
 
 def channel_figure(estimate: PriorEstimate, number: int) -> Figure:
@@ -118,15 +109,10 @@ class _Picture:
         scans = "1 scan" if channel.num_scans == 1 else f"{channel.num_scans} scans"
         kind = "rescaled to 0..255" if self.estimate.settings.rescale else "as stored"
         details = f"channel {channel.channel} of {_short(str(folder))}   {scans}   {kind}"
-        for text, down, size, colour in (
-            (f"Tissue priors, channel {self.number}", 12, 12, TEXT),
-            (details, 33, 8.5, FAINT),
-        ):
-            weight = "bold" if size > 10 else "normal"
-            figure.text(
-                18 / _WIDTH, 1 - down / height, text, color=colour, fontsize=size, va="top",
-                weight=weight, parse_math=False,
-            )  # fmt: skip
+        title, left = f"Tissue priors, channel {self.number}", 18 / _WIDTH
+        style: dict[str, Any] = {"va": "top", "parse_math": False}
+        figure.text(left, 1 - 12 / height, title, color=TEXT, fontsize=12, weight="bold", **style)
+        figure.text(left, 1 - 33 / height, details, color=FAINT, fontsize=8.5, **style)
 
     def draw_whole(self, axes: Axes) -> None:
         """All classes but background: intensities grey, Gaussians in colour, their sum white."""

@@ -242,19 +242,14 @@ class Generator:
     @cached_property
     def _stages(self) -> list[tuple[list[str], Any]]:
         """Steps in order; spatial steps that follow each other form one stage."""
-        return list(self._grouped())
-
-    def _grouped(self) -> Iterator[tuple[list[str], Any]]:
         names, transforms = list(self.transforms), list(self.transforms.values())
-        begin = 0
-        while begin < len(names):
-            length = SpatialStage.length(transforms[begin:])
-            if length > 1:
-                stage: Any = SpatialStage(transforms[begin : begin + length])
-            else:
-                length, stage = 1, transforms[begin]
-            yield names[begin : begin + length], stage
-            begin += length
+        stages: list[tuple[list[str], Any]] = []
+        while names:
+            length = SpatialStage.length(transforms)
+            stage = SpatialStage(transforms[:length]) if length > 1 else transforms[0]
+            stages.append((names[:length], stage))
+            names, transforms = names[length:], transforms[length:]
+        return stages
 
 
 def _as_batch(data: GeneratorInput) -> SubjectsBatch:

@@ -30,17 +30,14 @@ class SpatialStage:
 
     @staticmethod
     def length(transforms: Sequence[Any]) -> int:
-        """Number of the first transforms that can run as one; 0 or 1 if that gains nothing."""
-        if not transforms or not _can_start(transforms[0]):
-            return 0
-        length, seen = 1, set()
+        """Number of the first transforms that can run as one, from 1."""
+        left = {PatchCrop, HemisphereFlip} if _fits(transforms[0], SpatialDeformation) else set()
+        length = 1
         for transform in transforms[1:]:
             kind = type(transform)
-            if kind not in (PatchCrop, HemisphereFlip) or kind in seen or _limited(transform):
+            if kind not in left or not _fits(transform, kind):
                 break
-            if kind is PatchCrop and transform.p < 1:
-                break
-            seen.add(kind)
+            left.remove(kind)
             length += 1
         return length
 
@@ -98,10 +95,8 @@ def _mirrored(indices: Sequence[Tensor], axis: int, flipped: Tensor) -> list[Ten
     return result
 
 
-def _can_start(transform: Any) -> bool:
-    whole = type(transform) is SpatialDeformation and transform.p >= 1
-    return whole and not _limited(transform)
-
-
-def _limited(transform: Any) -> bool:
-    return transform.include is not None or transform.exclude is not None
+def _fits(transform: Any, kind: type) -> bool:
+    """Whether a transform is of a kind and acts on all images, and always unless it is a flip."""
+    if type(transform) is not kind or (kind is not HemisphereFlip and transform.p < 1):
+        return False
+    return transform.include is None and transform.exclude is None

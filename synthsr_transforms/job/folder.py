@@ -180,19 +180,24 @@ class JobFolder:
 
     def write_preview(self, sample: Sample, volumes: Mapping[str, Volume] | None = None) -> None:
         """Draw the picture of a sample, from its files unless its volumes are given."""
-        from .preview import save_preview
+        from synthsr_transforms.drawing.panels import save_figure
+
+        from .preview import preview_figure
 
         volumes = volumes or self._read_sample(sample)
         title = f"{sample.stem}   from {stem(sample.subject.labels)}"
         with writing_to(self.path):
-            save_preview(self.preview_path(sample), volumes, title=title)
+            save_figure(self.preview_path(sample), lambda: preview_figure(volumes, title=title))
 
     def write_overview(self, samples: Sequence[Sample]) -> None:
         """Draw one picture of several complete samples, from their files."""
-        from .preview import save_overview
+        from synthsr_transforms.drawing.panels import save_figure
 
+        from .preview import overview_figure
+
+        volumes = {sample.stem: self._read_sample(sample) for sample in samples}
         with writing_to(self.path):
-            save_overview(self.path / OVERVIEW, {s.stem: self._read_sample(s) for s in samples})
+            save_figure(self.path / OVERVIEW, lambda: overview_figure(volumes))
 
     def _read_sample(self, sample: Sample) -> dict[str, Volume]:
         return {kind: read_volume(self.volume_path(sample, kind)) for kind in self.kinds}

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from functools import partial
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from synthsr_transforms.drawing.panels import (
     CAPTION_PIXELS,
     FAINT,
     draw_grid,
-    save_figure,
     write,
     write_caption,
 )
@@ -31,20 +27,6 @@ from synthsr_transforms.io.grids import Volume, reorient
 _MIN_WIDTH, _NAME = 540, 18  # pixels: all details, name of a sample
 _KINDS: Mapping[str, Kind] = {"labels": "labels", "reliability": "reliability"}
 _ORDER = ("labels", "image", "reliability", "target")
-
-
-def save_preview(
-    path: str | os.PathLike[str], volumes: Mapping[str, Volume], *, title: str = ""
-) -> None:
-    """Write the picture of a sample, see `preview_figure`, atomically."""
-    save_figure(path, partial(preview_figure, volumes, title=title))
-
-
-def save_overview(
-    path: str | os.PathLike[str], samples: Mapping[str, Mapping[str, Volume]]
-) -> None:
-    """Write the picture of several samples, see `overview_figure`, atomically."""
-    save_figure(path, partial(overview_figure, samples))
 
 
 def preview_figure(volumes: Mapping[str, Volume], *, title: str = "") -> Figure:
@@ -71,7 +53,10 @@ def preview_figure(volumes: Mapping[str, Volume], *, title: str = "") -> Figure:
     panels = [[slice_panel(row, plane, centre) for plane in PLANES] for row in rows]
     figure = draw_grid(panels, title=title, min_width=_MIN_WIDTH)
     for axes, row in zip(figure.axes[:: len(PLANES)], rows, strict=True):
-        _caption(axes, row)
+        details = size_in_words(row.volume)
+        if row.kind != "labels":
+            details += f", {range_in_words(row.volume.data)}"
+        write_caption(axes, row.title, details)
     return figure
 
 
@@ -116,11 +101,3 @@ def rows_of(volumes: Mapping[str, Volume]) -> Iterator[Row]:
         for number, channel in enumerate(channels, start=1):
             title = name if len(channels) == 1 else f"{name} {number}"
             yield Row(title, Volume(channel, affine), _KINDS.get(name, "image"))
-
-
-def _caption(axes: Axes, row: Row) -> None:
-    """Write the name and the size of a volume above its first slice."""
-    details = size_in_words(row.volume)
-    if row.kind != "labels":
-        details += f", {range_in_words(row.volume.data)}"
-    write_caption(axes, row.title, details)

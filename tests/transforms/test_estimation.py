@@ -299,7 +299,7 @@ class TestFiles:
         def fail(*_: object) -> None:
             raise OSError("disk full")
 
-        monkeypatch.setattr(picture, "save_channel_picture", fail)
+        monkeypatch.setattr(picture, "channel_figure", fail)
         with pytest.raises(OSError, match="disk full"):
             write_estimate(estimate(folder), folder / "out", plot=True)
         assert list((folder / "out").iterdir()) == []

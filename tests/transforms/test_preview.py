@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 
 from synthsr_transforms.drawing.colours import label_colours
+from synthsr_transforms.drawing.panels import save_figure
 from synthsr_transforms.drawing.slices import LETTERS, intensity_window
 from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.job.preview import (
     overview_figure,
     preview_figure,
     rows_of,
-    save_overview,
-    save_preview,
 )
 
 SHAPE = (20, 24, 16)
@@ -163,9 +162,9 @@ def test_no_text_meets_another_or_an_edge(draw, size):
 
 def test_pictures_are_written_whole_and_the_same_each_time(tmp_path: Path):
     for name in ("a.png", "b.png"):
-        save_preview(tmp_path / name, sample(), title="sample")
+        save_figure(tmp_path / name, lambda: preview_figure(sample(), title="sample"))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    save_overview(tmp_path / "overview.png", {"sample": sample()})
+    save_figure(tmp_path / "overview.png", lambda: overview_figure({"sample": sample()}))
     assert {p.name for p in tmp_path.iterdir()} == {"a.png", "b.png", "overview.png"}
     red = matplotlib.image.imread(tmp_path / "a.png")
     assert red.shape[0] > 100
@@ -173,8 +172,9 @@ def test_pictures_are_written_whole_and_the_same_each_time(tmp_path: Path):
 
 
 def test_threads_may_draw_at_once(tmp_path: Path):
+    paths = [tmp_path / f"{k}.png" for k in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda k: save_preview(tmp_path / f"{k}.png", sample()), range(4)))
+        list(pool.map(lambda path: save_figure(path, lambda: preview_figure(sample())), paths))
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
