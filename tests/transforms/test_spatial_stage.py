@@ -111,10 +111,9 @@ class TestSpatialRun:
         assert SpatialStage.length([deform, crop, flip, blur]) == 3
         assert SpatialStage.length([deform, flip, crop, flip]) == 3
         assert SpatialStage.length([deform, blur, crop]) == 1
-        assert SpatialStage.length([crop, deform]) == 0
-        assert SpatialStage.length([]) == 0
-        assert SpatialStage.length([SpatialDeformation(p=0.5), crop]) == 0
-        assert SpatialStage.length([SpatialDeformation(include=["image"]), crop]) == 0
+        assert SpatialStage.length([crop, deform]) == 1
+        assert SpatialStage.length([SpatialDeformation(p=0.5), crop]) == 1
+        assert SpatialStage.length([SpatialDeformation(include=["image"]), crop]) == 1
         assert SpatialStage.length([deform, PatchCrop(shape=4, p=0.5)]) == 1
         assert SpatialStage.length([deform, HemisphereFlip(exclude=["image"])]) == 1
 
