@@ -63,8 +63,7 @@ class ChannelEstimate:
         Returns:
             Two `(2, K)` arrays; 0 for classes that no scan holds.
         """
-        first, second = (_mean_and_std(x, legacy) for x in (self.medians, self.stds))
-        return first, second
+        return _mean_and_std(self.medians, legacy), _mean_and_std(self.stds, legacy)
 
 
 def _mean_and_std(values: FloatArray, legacy: bool) -> FloatArray:

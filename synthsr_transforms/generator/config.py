@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from importlib import resources
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
@@ -67,9 +66,7 @@ def preset_names() -> list[str]:
 
 
 def _presets() -> dict[str, Path]:
-    folder = resources.files("synthsr_transforms.generator.presets")
-    files = sorted(Path(str(f)) for f in folder.iterdir() if f.name.endswith(".yaml"))
-    return {path.stem: path for path in files}
+    return {path.stem: path for path in sorted(Path(__file__).with_name("presets").glob("*.yaml"))}
 
 
 def load_config(source: str | os.PathLike[str], assignments: Assignments = ()) -> GeneratorConfig:

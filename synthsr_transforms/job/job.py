@@ -337,10 +337,9 @@ def check_buildable(config: GeneratorConfig) -> None:
     for name in LabelTable.ready_names() if auto else [config.label_table]:
         try:
             Generator(dataclasses.replace(config, label_table=name))
+            return
         except SynthSRError as error:
             errors.append(error)
-        else:
-            return
     raise errors[0]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +18,28 @@ from .rows import LabelRow, side_of, valid_row, valid_rows
 
 COLUMNS = ("value", "name", "side", "class", "tissue")
 """Columns of a label table file, in the order in which they are written."""
+_TABLES = Path(__file__).with_name("tables")
 
 
 def ready_names() -> tuple[str, ...]:
     """Names of the tables that come with the library, sorted."""
-    files = resources.files("synthsr_transforms.labels.tables").iterdir()
-    return tuple(sorted(f.name[:-4] for f in files if f.name.endswith(".tsv")))
+    return tuple(sorted(file.stem for file in _TABLES.glob("*.tsv")))
 
 
 def ready_rows(name: str) -> tuple[LabelRow, ...]:
     """Rows of a table that comes with the library."""
-    file = resources.files("synthsr_transforms.labels.tables") / f"{name}.tsv"
-    return _parse_rows(file.read_text(encoding="utf-8"), Path(f"{name}.tsv"))
+    return read_rows(_TABLES / f"{name}.tsv")
 
 
 def read_rows(path: Path) -> tuple[LabelRow, ...]:
     """Read the rows of a `.tsv` file, valid and in the order of the file."""
-    return _parse_rows(_read_text(path), path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SynthSRError(
+            f"label table must be a UTF-8 text file, got other bytes ({path}). Save it as UTF-8."
+        ) from error
+    return _parse_rows(text, path)
 
 
 def write_rows(rows: Sequence[LabelRow], path: Path) -> None:
@@ -66,15 +70,6 @@ def read_integers(path: Path) -> list[int]:
         )
     with naming(path):
         return integers(array.tolist(), "list")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SynthSRError(
-            f"label table must be a UTF-8 text file, got other bytes ({path}). Save it as UTF-8."
-        ) from error
 
 
 def _parse_rows(text: str, path: Path) -> tuple[LabelRow, ...]:

@@ -95,8 +95,20 @@ def valid_rows(rows: Iterable[LabelRow], *, sort: bool) -> tuple[LabelRow, ...]:
     valid = [valid_row(row) for row in rows]
     if sort:
         valid.sort(key=lambda row: (SIDES.index(row.side), row.value))
-    _check_values([row.value for row in valid])
-    _check_classes([row.label_class for row in valid])
+    if not valid:
+        raise SynthSRError("label table must have at least one row, got none. Add a row per label.")
+    numbers = Counter(row.value for row in valid)
+    repeated = [value for value, number in numbers.items() if number > 1]
+    if repeated:
+        raise SynthSRError(
+            f"each value must occur once, got {listed(repeated)} repeatedly. Remove the repeats."
+        )
+    classes = sorted({row.label_class for row in valid})
+    if classes != list(range(len(classes))):
+        raise SynthSRError(
+            f"classes must be 0, 1, ..., K-1 with none left out, got {listed(classes)}. "
+            "Renumber them without gaps."
+        )
     return tuple(valid)
 
 
@@ -114,25 +126,6 @@ def valid_row(row: LabelRow) -> LabelRow:
     check_choice("side", side, SIDES)
     check_choice("tissue", tissue, TISSUES)
     return LabelRow(int(value), name, side, int(label_class), tissue)
-
-
-def _check_values(values: Sequence[int]) -> None:
-    if not values:
-        raise SynthSRError("label table must have at least one row, got none. Add a row per label.")
-    repeated = [value for value, number in Counter(values).items() if number > 1]
-    if repeated:
-        raise SynthSRError(
-            f"each value must occur once, got {listed(repeated)} repeatedly. Remove the repeats."
-        )
-
-
-def _check_classes(classes: Iterable[int]) -> None:
-    present = sorted(set(classes))
-    if present != list(range(len(present))):
-        raise SynthSRError(
-            f"classes must be 0, 1, ..., K-1 with none left out, got {listed(present)}. "
-            "Renumber them without gaps."
-        )
 
 
 # Partners and classes -----------------------------------------------------------------------------

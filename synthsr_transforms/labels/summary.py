@@ -187,12 +187,9 @@ def best_ready_table(values: Iterable[int]) -> str:
         ('synthsr', 'freesurfer_aseg')
     """
     wanted = list(values)
-
-    def unfitness(name: str) -> tuple[int, int]:
-        table = LabelTable.ready(name)
-        return len(table.unknown_values(wanted)), len(table)
-
-    return min(LabelTable.ready_names(), key=unfitness)
+    tables = {name: LabelTable.ready(name) for name in LabelTable.ready_names()}
+    unfitness = {name: (len(t.unknown_values(wanted)), len(t)) for name, t in tables.items()}
+    return min(tables, key=unfitness.__getitem__)
 
 
 def _row_of_unknown(value: int, label_class: int) -> LabelRow:

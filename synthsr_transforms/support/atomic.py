@@ -82,9 +82,7 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     """
     wrong = why_unwritable(Path(folder))
     if wrong:
-        raise SynthSRError(
-            f"output folder must be writable, got {folder} ({wrong}). Choose another with --out."
-        )
+        raise _unwritable(folder, wrong)
 
 
 def check_space(folder: str | os.PathLike[str], expected_bytes: float) -> None:
@@ -114,7 +112,10 @@ def writing_to(folder: str | os.PathLike[str]) -> Iterator[None]:
                 f"the disk of {folder} is full. Free some space and run the same command again:"
                 " complete samples are kept."
             ) from error
-        reason = error.strerror or str(error)
-        raise SynthSRError(
-            f"output folder must be writable, got {folder} ({reason}). Choose another with --out."
-        ) from error
+        raise _unwritable(folder, error.strerror or str(error)) from error
+
+
+def _unwritable(folder: str | os.PathLike[str], reason: str) -> SynthSRError:
+    return SynthSRError(
+        f"output folder must be writable, got {folder} ({reason}). Choose another with --out."
+    )

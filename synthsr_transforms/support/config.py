@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -157,21 +157,16 @@ def override(
         *outer, last = (*shortcuts.get(first, (first,)), *rest)
         node = result
         for depth, name in enumerate(outer):
-            node = _inner(node, name, path.strip(), () if depth else shortcuts)
+            inner = node.get(_key(node, name))
+            if not isinstance(inner, dict):  # `OmegaConf.update` would add a misspelt name
+                known = [*map(str, node), *(() if depth else shortcuts)]
+                raise SynthSRError(
+                    f"{path.strip()!r}: there is no setting {name!r}{suggest(name, known)}."
+                    f" Known here: {', '.join(known)}."
+                )
+            node = inner
         node[_key(node, last)] = value["value"] if isinstance(value, dict) else None
     return result
-
-
-def _inner(node: dict[Any, Any], name: str, path: str, shortcuts: Iterable[str]) -> dict[Any, Any]:
-    """Mapping of a name within another; `OmegaConf.update` would add misspelt ones."""
-    inner = node.get(_key(node, name))
-    if not isinstance(inner, dict):
-        known = [*map(str, node), *shortcuts]
-        raise SynthSRError(
-            f"{path!r}: there is no setting {name!r}{suggest(name, known)}."
-            f" Known here: {', '.join(known)}."
-        )
-    return inner
 
 
 def _key(node: Mapping[Any, Any], name: str) -> Any:
