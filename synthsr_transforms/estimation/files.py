@@ -17,7 +17,7 @@ import yaml
 
 from synthsr_transforms.io.files import stem
 from synthsr_transforms.labels.files import write_rows
-from synthsr_transforms.priors.forms import as_rows
+from synthsr_transforms.priors.tissue_priors import as_rows
 from synthsr_transforms.support.atomic import check_writable, replacing
 from synthsr_transforms.support.messages import SynthSRError
 

@@ -95,7 +95,7 @@ def _mirrored(indices: Sequence[Tensor], axis: int, flipped: Tensor) -> list[Ten
     return result
 
 
-def _fits(transform: Any, kind: type) -> bool:
+def _fits(transform: Any, kind: type[Any]) -> bool:
     """Whether a transform is of a kind and acts on all images, and always unless it is a flip."""
     if type(transform) is not kind or (kind is not HemisphereFlip and transform.p < 1):
         return False

@@ -18,7 +18,7 @@ from synthsr_transforms.estimation.statistics import (
     t2_cropping_stats,
     t2_extent,
 )
-from synthsr_transforms.priors.forms import as_rows
+from synthsr_transforms.priors.tissue_priors import as_rows
 
 from ..vectors import Agreement, ImageAgreement, Vector, family, near
 
