@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from synthsr_cli.common.options import overwrite_option, traceback_option
+from synthsr_cli.common.options import out_option, overwrite_option, traceback_option
 from synthsr_cli.common.progress import progress
 from synthsr_cli.common.tables import print_table
 from synthsr_transforms.support.messages import SynthSRError
@@ -39,16 +39,7 @@ COLUMNS = ("channel", "class", "name", "mean", "+-", "std", "+-", "scans", "voxe
     help="Label maps, one per scan and on its grid. Give it once for all data sets, or once for"
     " each.",
 )
-@click.option(
-    "-o",
-    "--out",
-    "folder",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    default="priors",
-    show_default=True,
-    help="Output folder.",
-)
+@out_option("Output folder.", default="priors")
 @click.option(
     "--label-table",
     metavar="NAME|FILE",

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import click
 
-from synthsr_cli.common.options import overwrite_option, threads_option, traceback_option
+from synthsr_cli.common.options import (
+    out_option,
+    overwrite_option,
+    threads_option,
+    traceback_option,
+)
 from synthsr_cli.common.progress import progress
 from synthsr_cli.common.tables import print_table
 from synthsr_transforms.support.messages import SynthSRError
@@ -30,14 +35,7 @@ from synthsr_transforms.support.messages import SynthSRError
     show_default=True,
     help="Map the intensities of each prediction to those of its reference by least squares.",
 )
-@click.option(
-    "-o",
-    "--out",
-    "folder",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Write metrics.csv and report.html (pictures, worst first) to this folder.",
-)
+@out_option("Write metrics.csv and report.html (pictures, worst first) to this folder.")
 @overwrite_option
 @threads_option
 @traceback_option

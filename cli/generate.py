@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +12,7 @@ from synthsr_cli.common.options import (
     Shard,
     device_option,
     format_option,
+    out_option,
     overwrite_option,
     seed_option,
     set_option,
@@ -54,15 +54,8 @@ list_presets_option = click.option(
 @list_presets_option
 @subject_options
 @click.option("-n", "num_samples", type=int, metavar="N", help="Number of samples.  [default: 1]")
-@click.option(
-    "-o",
-    "--out",
-    "folder",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    default="synthetic",
-    show_default=True,
-    help="Output folder. Complete samples in it are kept, so a stopped job goes on.",
+@out_option(
+    "Output folder. Complete samples in it are kept, so a stopped job goes on.", default="synthetic"
 )
 @seed_option
 @set_option

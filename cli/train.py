@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +12,7 @@ import click
 from synthsr_cli.common.describing import counted
 from synthsr_cli.common.options import (
     device_option,
+    out_option,
     overwrite_option,
     set_option,
     subject_options,
@@ -33,15 +33,7 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="[PRESET|CONFIG.yaml]", required=False)
 @list_presets_option
 @subject_options
-@click.option(
-    "-o",
-    "--out",
-    "folder",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    required=True,
-    help="Folder of the run: settings, metrics, pictures, model files.",
-)
+@out_option("Folder of the run: settings, metrics, pictures, model files.", required=True)
 @set_option
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
 @overwrite_option

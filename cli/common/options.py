@@ -108,6 +108,20 @@ def format_option(command: Command) -> Command:
     )(command)
 
 
+def out_option(text: str, **settings: Any) -> Option[Any]:
+    """Add `--out`, an output folder, as `folder`, with its help and further settings."""
+    return click.option(
+        "-o",
+        "--out",
+        "folder",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        show_default=True,
+        help=text,
+        **settings,
+    )
+
+
 def overwrite_option(command: Command) -> Command:
     """Add `--overwrite`."""
     return click.option("--overwrite", is_flag=True, help="Replace output that exists.")(command)

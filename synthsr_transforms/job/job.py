@@ -236,11 +236,12 @@ class GenerationJob:
             named = read_yaml(record)["label_table"] if table == "auto" else table
             generator = Generator(dataclasses.replace(self.config, label_table=named))
             folder = self._folder(generator)
-            newest = max(_time_of_change(subject) for subject in self.subjects)
+            stats = [path.stat() for subject in self.subjects for path in subject.paths]
         except (KeyError, OSError, ValueError):
             return None
         folder.refuse_other_job()
-        return generator if newest < record.stat().st_mtime else None
+        written = record.stat().st_mtime
+        return generator if all(max(s.st_mtime, s.st_ctime) < written for s in stats) else None
 
     def _expected_bytes(self, generator: Generator, samples: Sequence[Sample]) -> float:
         ratio = 1.0 if self.file_format == "nii" else 0.6  # skull-stripped 0.35, whole heads 0.85
@@ -356,11 +357,6 @@ def check_images(config: GeneratorConfig, subjects: Sequence[SubjectFiles]) -> N
             "images serve generators with a real target, got one that makes its own. Leave out"
             " --images, or choose another preset (see --list-presets)."
         )
-
-
-def _time_of_change(subject: SubjectFiles) -> float:
-    stats = [path.stat() for path in subject.paths]
-    return max((max(s.st_mtime, s.st_ctime) for s in stats), default=0.0)
 
 
 # Work --------------------------------------------------------------------------------------------
