@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from synthsr_cli.common.describing import counted
 from synthsr_cli.common.options import out_option, overwrite_option, traceback_option
 from synthsr_cli.common.progress import progress
 from synthsr_cli.common.tables import print_table
@@ -160,11 +161,9 @@ def _run(job: PriorEstimation, workers: int) -> PriorEstimate:
 
 
 def _print_table(estimate: PriorEstimate) -> None:
-    number = len(estimate.channels)
-    channels = "1 channel" if number == 1 else f"{number} channels"
-    scans = sum(len(data_set.subjects) for data_set in estimate.data_sets)
-    of = "1 scan" if scans == 1 else f"{scans} scans"
-    title = f"Priors of {channels} from {of}, table {estimate.table_name or 'of your own'}"
+    channels = counted(len(estimate.channels), "channel")
+    scans = counted(sum(len(data_set.subjects) for data_set in estimate.data_sets), "scan")
+    title = f"Priors of {channels} from {scans}, table {estimate.table_name or 'of your own'}"
     print_table(COLUMNS, _rows(estimate), title=title, left=("name",))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from synthsr_cli.common.describing import counted
 from synthsr_cli.common.options import (
     Shard,
     device_option,
@@ -118,9 +119,9 @@ def _summarise(started: StartedJob, seconds: float) -> None:
     number, folder = len(started.samples), started.folder.path
     kept = f" ({started.num_complete} were complete before)" if started.num_complete else ""
     if number:
-        samples = "1 sample" if number == 1 else f"{number} samples"
         click.echo(
-            f"Made {samples} in {clock(seconds)}, {pace(number, seconds)}, in {folder}{kept}."
+            f"Made {counted(number, 'sample')} in {clock(seconds)}, {pace(number, seconds)}, in"
+            f" {folder}{kept}."
         )
     elif not started.num_complete:
         part, parts = started.job.shard

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from synthsr_cli.common.describing import counted
 from synthsr_cli.common.tables import print_table
 from synthsr_transforms.io.files import list_volumes
 from synthsr_transforms.labels.summary import LabelReport, report_label_maps
@@ -55,9 +56,8 @@ def labels(
 
 def _print_report(report: LabelReport) -> None:
     known = len(report.volumes) - len(report.unknown_values)
-    plural = "" if report.num_files == 1 else "s"
     title = (
-        f"{report.num_files} label map{plural}, table {report.table_name} "
+        f"{counted(report.num_files, 'label map')}, table {report.table_name} "
         f"(knows {known} of {len(report.volumes)} labels)"
     )
     print_table(COLUMNS, _rows(report), title=title, left=("name", "side", "tissue"))
