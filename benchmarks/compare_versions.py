@@ -25,6 +25,8 @@ import nibabel as nib
 import numpy as np
 from safetensors.numpy import load_file
 
+RENAMED = {"step": "global_step"}
+"""Columns of metrics by their names in older versions."""
 SMALL = ["crop.shape=32", "network.num_features=4", "network.num_levels=2"]
 """Settings of a network that trains within seconds."""
 
@@ -61,7 +63,7 @@ def commands(out: Path, data: Path | None) -> Iterator[tuple[str, list[object]]]
         [
             *["estimate-priors", "--images", pairs / "sample_000000_image.nii.gz"],
             *["--labels", pairs / "sample_000000_labels.nii.gz"],
-            *["--out", out / "priors", "--no-rescale"],
+            *["--out", out / "priors", "--legacy"],
         ],
     )
     if data is not None:
@@ -130,7 +132,7 @@ def numbers(path: Path) -> dict[str, np.ndarray] | None:
         rows = list(csv.DictReader(path.open()))
         clocks = ("seconds", "samples_per_second", "time", "memory")
         return {
-            key: np.array([row[key] for row in rows])
+            RENAMED.get(key, key): np.array([row[key] for row in rows])
             for key in rows[0]
             if not any(clock in key for clock in clocks)
         }

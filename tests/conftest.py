@@ -9,6 +9,7 @@ import copy
 import gc
 import hashlib
 import json
+import os
 import signal
 import threading
 import warnings
@@ -26,9 +27,15 @@ from torchio.data.batch import SubjectsBatch
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C stop programs that tests start, also where the shell ignores it (`pytest &`)."""
+    """Let Ctrl-C stop programs that tests start, also where the shell ignores it (`pytest &`).
+
+    One thread for each process of the run: volumes are so small that threads only cost time, and
+    sums then have one order. Threads that commands ask for wait without spinning.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # for the processes that it starts
+    torch.set_num_threads(1)
 
 
 SHAPE = (12, 10, 14)
@@ -232,13 +239,11 @@ def _assert_close(first: Tensor, second: Tensor, tolerance: float, name: str) ->
     torch.testing.assert_close(first, second, rtol=0, atol=tolerance * scale)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Volumes are so small that threads only cost time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Take back what a command set."""
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

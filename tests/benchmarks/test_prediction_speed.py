@@ -2,7 +2,7 @@
 
 Not part of a plain test run:
 
-    pytest tests/benchmarks/test_prediction_speed.py [--device cuda]
+    pytest tests/benchmarks/test_prediction_speed.py -n 0 [--device cuda]
 
 The network has the published architecture and random weights, which take as long as trained ones.
 `command` is the whole process `synthsr predict` on a CPU, from its start to the written file, with

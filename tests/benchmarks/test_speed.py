@@ -2,7 +2,7 @@
 
 Not part of a plain test run:
 
-    pytest tests/benchmarks [--device cuda] [-k all_purpose] [--benchmark-json FILE]
+    pytest tests/benchmarks -n 0 [--device cuda] [-k all_purpose] [--benchmark-json FILE]
 
 Transforms have the arguments of the first preset that uses them and always act (`p=1`); presets
 make a patch of 128^3 voxels on a CPU and 160^3 on a GPU. The memory of a CPU run is the growth of

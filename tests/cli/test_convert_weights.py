@@ -30,8 +30,6 @@ from synthsr_net.models.packing import stored_precision
 from synthsr_net.models.zoo.registry import PUBLISHED_MODELS, config_of_known
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 RECORDED = Path(__file__).parents[1] / "parity" / "data"
 
 

@@ -19,8 +19,6 @@ from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.priors.files import read_prior_file
 from synthsr_transforms.support.config import read_yaml
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(
     not SHARED_DATA.is_dir(), reason=f"example data is not in {SHARED_DATA}"

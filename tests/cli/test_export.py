@@ -23,8 +23,6 @@ from synthsr_net.models.onnx import export as library
 from synthsr_net.models.onnx import graph as onnx_graph
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 needs_packages = pytest.mark.skipif(
     any(find_spec(name) is None for name in library.PACKAGES), reason="needs the extra 'export'"
 )

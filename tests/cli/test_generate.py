@@ -32,8 +32,6 @@ from synthsr_transforms.job import job as job_module
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.subjects.files import phantom_subject
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHAPE = (16, 18, 20)
 CONFIG = """
 label_table: {table}

@@ -32,8 +32,6 @@ from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.report.entries import read_entries
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHAPE, SPACING_MM = (14, 12, 11), 8.0
 AFFINE = np.diag([-SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
 AFFINE[:3, 3] = 40, -30, 5

@@ -16,8 +16,6 @@ from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig, 
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.predictor import Predictor
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHAPE, SPACING_MM = (14, 12, 11), 8.0
 AFFINE = np.diag([-SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
 MODEL = ("--model", "pair.safetensors")

@@ -36,7 +36,7 @@ from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.subjects.files import find_subjects, phantom_subject
 
-pytestmark = pytest.mark.usefixtures("one_thread", "without_curves")
+pytestmark = pytest.mark.usefixtures("without_curves")
 
 SHAPE = (20, 18, 22)
 AFFINE = np.diag([4.0, 4, 4, 1])

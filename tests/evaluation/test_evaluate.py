@@ -21,8 +21,6 @@ from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.io.volumes import write_volume
 from synthsr_transforms.phantom import head_phantom
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SPACING = 3.0
 T1 = {2: 110, 41: 110, 3: 78, 42: 78, 4: 20, 43: 20, 24: 20, 0: 0, 515: 10, 516: 100, 511: 90}
 

@@ -34,8 +34,6 @@ from synthsr_net.models.checkpoint import (
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support.messages import SynthSRError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NETWORK = UNetConfig(num_levels=2, num_features=2, in_channels=4, out_channels=2)
 CONFIG = ModelConfig(
     name="own",

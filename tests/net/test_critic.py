@@ -14,8 +14,6 @@ from torch import Tensor
 from synthsr_net.losses import critic_loss
 from synthsr_net.networks.critic import Critic, CriticConfig, mask_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHAPE = (7, 8, 5)
 
 

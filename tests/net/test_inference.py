@@ -37,8 +37,6 @@ from synthsr_transforms.support import memory
 from synthsr_transforms.support.memory import available_bytes, left_within, parse_size
 from synthsr_transforms.support.messages import SynthSRError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ARCHITECTURES: list[dict[str, Any]] = [
     {},
     {"num_levels": 1},

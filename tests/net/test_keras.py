@@ -24,8 +24,6 @@ from synthsr_net.models.keras.layout import config_of, keras_arrays, keras_layer
 from synthsr_net.models.keras.weights import KerasWeightsError, read_keras, write_keras
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 RECORDED = Path(__file__).parents[1] / "parity" / "data"
 SMALL = UNetConfig(num_levels=3, num_features=3, in_channels=2)
 

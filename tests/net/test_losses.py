@@ -28,8 +28,6 @@ from synthsr_net.losses.laplace import log_scale
 from synthsr_net.losses.segmentation import merged_dice
 from synthsr_net.losses.similarity import gaussian_window, local_mean
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHAPE = (12, 11, 13)
 SIMILARITIES = ("ssim", "ssim3d")
 

@@ -40,8 +40,6 @@ from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_transforms.support.messages import SynthSRError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 BODY = bytes(range(256)) * 2000
 SMALL = UNetConfig(num_levels=2, num_features=2)
 

@@ -25,8 +25,6 @@ from synthsr_net.networks.normalisation import (
 )
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 FEATURES = 12
 LAYERS: dict[str, tuple[Callable[[], InstanceNorm], Callable[[], nn.Module]]] = {
     "instance": (

@@ -29,8 +29,6 @@ from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
 onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 
 

@@ -24,8 +24,6 @@ from synthsr_net.networks.unet import (
     upsample,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SMALL = {"num_levels": 3, "num_features": 4}
 
 

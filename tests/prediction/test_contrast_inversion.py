@@ -21,8 +21,6 @@ from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SPACING = 3.0
 T1 = {"white_matter": 110.0, "grey_matter": 78.0, "deep_grey": 90.0, "csf": 30.0}
 T2 = {"white_matter": 60.0, "grey_matter": 90.0, "deep_grey": 80.0, "csf": 190.0}

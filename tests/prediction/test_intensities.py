@@ -12,8 +12,6 @@ from scipy import ndimage
 from synthsr_net.prediction.ct import ct_warnings
 from synthsr_net.prediction.intensities import Rescaling, normalise_, replace_nonfinite, sharpened
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def head(air: float, soft: tuple[float, float], bone: float, offset: float = 0.0) -> np.ndarray:
     """Air around a skull of bone around soft tissue, whose values are uniform."""

@@ -19,8 +19,6 @@ from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan, read_scan
 from synthsr_transforms.io.volumes import read_volume
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data" / "real"
 SHAPE = (48, 52, 44)
 CENTRE = np.array([24.0, 28.0, 20.0])

@@ -24,8 +24,6 @@ from synthsr_net.prediction import predictor as predict_module
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_transforms.io.scans import read_scan
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHAPE, SPACING = (14, 12, 10), (8.0, 8.0, 10.0)
 COARSE = ScanConfig(spacing_mm=8.0, divisor=4)
 """A network that works at 8 mm is quick, and its scans are as large as heads."""

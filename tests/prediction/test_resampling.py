@@ -24,8 +24,6 @@ from synthsr_net.prediction.resampling import (
 from synthsr_transforms.functional.operators import along_axes, axis_operator
 from synthsr_transforms.io.grids import Volume
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 sizes = st.integers(1, 40)
 factors = st.floats(0.1, 10)
 

@@ -36,8 +36,6 @@ from synthsr_net.prediction.runs.tasks import (
 )
 from synthsr_transforms.support.messages import SynthSRError, describe
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHAPE, SPACING_MM = (14, 12, 11), 8.0
 
 

@@ -22,8 +22,6 @@ from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.io.scans import Scan, read_scan
 from synthsr_transforms.support.messages import SynthSRError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data" / "real"
 needs_shared_data = pytest.mark.skipif(
     not SHARED_DATA.is_dir(), reason=f"real scans are not in {SHARED_DATA}"

@@ -55,8 +55,6 @@ from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.support.messages import SynthSRError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SPACING = 3.0
 AFFINE = np.diag([SPACING, SPACING, SPACING, 1.0])
 ITK = """#Insight Transform File V1.0

@@ -22,8 +22,6 @@ from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, read_model, s
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.phantom import head_phantom
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "shipped_model" / "evaluate.py"
 SPACING = 4.0
 Command = Callable[..., int]

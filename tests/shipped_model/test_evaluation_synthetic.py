@@ -31,8 +31,6 @@ from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.transforms import SliceAcquisition
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SPACING = 4.0
 AFFINE = np.diag([SPACING, SPACING, SPACING, 1.0])
 

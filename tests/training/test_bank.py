@@ -29,8 +29,6 @@ from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.subjects.files import SubjectFiles, read_subject
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHAPE = (9, 8, 11)
 AFFINE = np.array([[2.0, 0, 0, -7], [0, 2, 0, 3], [0, 0, 2, 5], [0, 0, 0, 1]])
 TURNED = np.array([[0, 0, -2.0, 4], [2, 0, 0, -9], [0, 2, 0, 1], [0, 0, 0, 1]])

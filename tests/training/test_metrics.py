@@ -26,8 +26,6 @@ from synthsr_net.metrics.volumes import (
 from synthsr_net.training.callbacks.metrics_file import MetricsFile
 from synthsr_transforms.labels.table import LabelTable
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHAPE = (16, 13, 14)
 KEYS = [f"{region}/{name}" for region in REGIONS for name in MEASURES]
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -25,9 +25,6 @@ from synthsr_net.training.folder import RunFolder
 from synthsr_net.training.run import TrainingRun
 from synthsr_transforms.seeds import derive_seed
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 SERVER = """
 import json, os, signal, sys, time
 import matplotlib.backends.backend_agg, tensorboardX

@@ -24,8 +24,6 @@ from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 SPACING = 6.0
 LEVELS = {"white_matter": 110.0, "grey_matter": 75.0, "deep_grey": 90.0, "csf": 30.0}

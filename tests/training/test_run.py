@@ -31,7 +31,7 @@ from synthsr_transforms.job.job import GenerationJob
 from synthsr_transforms.support.config import read_yaml
 from synthsr_transforms.support.messages import WorkFailedError
 
-pytestmark = pytest.mark.usefixtures("one_thread", "without_curves")
+pytestmark = pytest.mark.usefixtures("without_curves")
 
 
 @pytest.fixture(scope="module")

@@ -49,8 +49,6 @@ from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.config import to_yaml
 from synthsr_transforms.support.messages import SynthSRError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHAPE = (20, 18, 22)
 OWN = """
 label_table: freesurfer_aseg

@@ -26,8 +26,6 @@ from synthsr_transforms.generator.generator import Generator, TrainingPair
 from synthsr_transforms.job.job import GenerationJob
 from synthsr_transforms.subjects.files import find_subjects
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHAPE = (20, 18, 22)
 CONFIG = """
 label_table: freesurfer_aseg

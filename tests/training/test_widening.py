@@ -11,8 +11,6 @@ from synthsr_net.models.checkpoint import ModelConfig, save_model
 from synthsr_net.models.transfer import BY_CHANNEL, can_widen, start_from, widened
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NARROW = UNetConfig(num_levels=3, num_features=3, normalisation="instance")
 
 

@@ -51,7 +51,7 @@ NONSENSE = [
     None, True, "3", [], [1], [1, 2, 3, 4], [2, 1], [[1, 2], [3, 4]], {}, {"beta": [1, 2]},
     {"normal": [1]}, {"normal": [0, -1]}, {"log_normal": [0, -1]}, {"choice": []}, {"choice": 3},
     {"uniform": 3}, {"uniform": [1, "a"]}, {"uniform": [[1, 5, 1], [2, 2, 2]]},
-    {"uniform": [0, 1], "normal": [0, 1]}, float("nan"), float("inf"), [0, float("inf")], object(),
+    {"uniform": [0, 1], "normal": [0, 1]}, float("nan"), float("inf"), [0, float("inf")], Ellipsis,
 ]  # fmt: skip
 
 numbers = st.floats(-100, 100, width=32)

@@ -39,8 +39,6 @@ from synthsr_transforms.subjects.files import (
 )
 from synthsr_transforms.support.messages import SynthSRError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHAPE = (18, 20, 16)
 VALUES = np.array([0, 2, 3, 4, 41, 42, 43, 14], np.int16)
 

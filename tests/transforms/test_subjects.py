@@ -24,8 +24,6 @@ from synthsr_transforms.subjects.files import (
     subject_shape,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
 
 
