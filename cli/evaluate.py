@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from synthsr_cli.common.describing import counted
 from synthsr_cli.common.options import (
     out_option,
     overwrite_option,
@@ -85,7 +86,7 @@ def evaluate(
             [name, *(f"{metrics[n]:.4g}" if n in metrics else "-" for n in names)]
             for name, metrics in [*rows, (MEAN, means(scores))]
         ],
-        title=f"{len(scores)} predictions, {mapping} mapping of intensities",
+        title=f"{counted(len(scores), 'prediction')}, {mapping} mapping of intensities",
         left=["name"],
     )
     for score in scores:
