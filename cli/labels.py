@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from synthsr_cli.common.describing import counted
 from synthsr_cli.common.tables import print_table
-from synthsr_transforms.io.files import list_volumes
-from synthsr_transforms.labels.summary import LabelReport, report_label_maps
-from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.labels.tables import ready_names
 from synthsr_transforms.support.messages import SynthSRError, listed
+
+if TYPE_CHECKING:
+    from synthsr_transforms.labels.summary import LabelReport
 
 COLUMNS = ("value", "name", "side", "class", "tissue", "voxels", "mm3", "ml", "files")
 
@@ -24,7 +26,7 @@ COLUMNS = ("value", "name", "side", "class", "tissue", "voxels", "mm3", "ml", "f
     "table_spec",
     metavar="NAME|FILE",
     help="Label table: a ready one "
-    f"({', '.join(LabelTable.ready_names())}) or a .tsv file. Default: the best ready one.",
+    f"({', '.join(ready_names())}) or a .tsv file. Default: the best ready one.",
 )
 @click.option(
     "--write-table",
@@ -41,6 +43,10 @@ def labels(
     PATHS are label maps (.nii, .nii.gz, .mgz, .npz) or folders of them. Voxels and volumes are
     means over the files that hold a label. Off a terminal, the report is tab-separated text.
     """
+    from synthsr_transforms.io.files import list_volumes
+    from synthsr_transforms.labels.summary import report_label_maps
+    from synthsr_transforms.labels.table import LabelTable
+
     if write_table is not None and write_table.exists() and not overwrite:
         raise SynthSRError(
             f"--write-table must name a new file, got {write_table}. Add --overwrite."

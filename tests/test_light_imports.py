@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from synthsr_cli.main import COMMANDS
+
 GENERATOR = {
     *("torchio", "pytorch_lightning", "synthsr_transforms.transforms"),
     *("synthsr_transforms.generator", "synthsr_transforms.subjects", "synthsr_transforms.job"),
@@ -66,7 +68,7 @@ def test_importing_a_package_loads_no_library(tmp_path, package) -> None:
     assert not loaded_by(f"import {package}", tmp_path) & LIBRARIES
 
 
-@pytest.mark.parametrize("command", ["predict", "predict-hyperfine", "export", "convert-weights"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_loads_no_library(tmp_path, command) -> None:
     loaded = loaded_by(COMMAND.format(arguments=f'"{command}", "--help"'), tmp_path)
-    assert not loaded & {*LIBRARIES, "importlib.metadata"}
+    assert not loaded & {*LIBRARIES, *GENERATOR, "importlib.metadata"}

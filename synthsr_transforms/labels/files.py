@@ -15,20 +15,15 @@ from synthsr_transforms.support.atomic import write_text
 from synthsr_transforms.support.messages import SynthSRError, integers, naming
 
 from .rows import LabelRow, side_of, valid_row, valid_rows
+from .tables import FOLDER
 
 COLUMNS = ("value", "name", "side", "class", "tissue")
 """Columns of a label table file, in the order in which they are written."""
-_TABLES = Path(__file__).with_name("tables")
-
-
-def ready_names() -> tuple[str, ...]:
-    """Names of the tables that come with the library, sorted."""
-    return tuple(sorted(file.stem for file in _TABLES.glob("*.tsv")))
 
 
 def ready_rows(name: str) -> tuple[LabelRow, ...]:
     """Rows of a table that comes with the library."""
-    return read_rows(_TABLES / f"{name}.tsv")
+    return read_rows(FOLDER / f"{name}.tsv")
 
 
 def read_rows(path: Path) -> tuple[LabelRow, ...]:

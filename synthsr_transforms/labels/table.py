@@ -38,7 +38,6 @@ from synthsr_transforms.support.messages import (
 from .files import (
     read_integers,
     read_rows,
-    ready_names,
     ready_rows,
     rows_of_values,
     write_rows,
@@ -55,6 +54,7 @@ from .rows import (
     share_classes,
     valid_rows,
 )
+from .tables import ready_names
 
 
 @dataclass(frozen=True, repr=False)

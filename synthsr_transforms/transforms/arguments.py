@@ -77,7 +77,7 @@ def grid_ratio(value: float, name: str) -> float:
 
 
 def blur_boundary(value: str) -> str:
-    """Boundary rule of a blur, see `functional.operators.gaussian_operators`."""
+    """Boundary rule of a blur, see `functional.operators.BLUR_BOUNDARIES`."""
     return check_choice("boundary", value, BLUR_BOUNDARIES)
 
 

@@ -739,17 +739,3 @@ def other_qform(header: Any) -> None:
     moved = AFFINE.copy()
     moved[:3, 3] += 30
     header.set_qform(moved, code=1)
-
-
-def test_help_is_quick():
-    """No heavy package is imported for it."""
-    code = (
-        "import sys\nfrom click.testing import CliRunner\n"
-        "from synthsr_cli.main import synthsr\n"
-        "for name in ('predict', 'predict-hyperfine'):\n"
-        "    assert CliRunner().invoke(synthsr, [name, '--help']).exit_code == 0\n"
-        "print([m for m in ('torch', 'torchio', 'nibabel', 'matplotlib', 'rich', 'numpy')"
-        " if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stdout + done.stderr
