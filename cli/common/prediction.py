@@ -38,6 +38,7 @@ from synthsr_net.prediction.settings import PredictorOptions
 from synthsr_transforms.support.memory import in_gigabytes
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, listed
 
+from .describing import counted
 from .errors import TRACEBACK
 from .options import ARGUMENTS
 from .progress import clock, pace, progress
@@ -245,9 +246,9 @@ class _Run:
         missed = f", {failed} failed" if failed else ""
         where = f"listed in {output}" if output.suffix.lower() == ".txt" else f"in {output}"
         if predicted:
-            scans = "1 scan" if predicted == 1 else f"{predicted} scans"
             each = "" if predicted == 1 else f", {pace(predicted, seconds)}"
-            click.echo(f"Predicted {scans} in {clock(seconds)}{each}, {where}{before}{missed}.")
+            done = f"Predicted {counted(predicted, 'scan')} in {clock(seconds)}{each}"
+            click.echo(f"{done}, {where}{before}{missed}.")
         elif complete:
             click.echo(f"Nothing to predict: all {complete} scans {where} are complete.")
         elif not failed:
