@@ -21,6 +21,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from evaluation.heads import Head, field_of_view, read_head
 from evaluation.slices import acquire, linear
 from evaluation.truth import Setting, scan_of_head, seed_of
 from matplotlib import pyplot as plt
+from scipy.ndimage import distance_transform_edt
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -70,14 +72,32 @@ class Stage:
     """Share of the time, if the training is given a time instead of a number of steps."""
 
 
+def _both_sides(ranges: Mapping[int, list[float]]) -> dict[int, list[float]]:
+    """Ranges of left values, for right ones as well."""
+    return {side: r for value, r in ranges.items() for side in (value, OPPOSITE[value])}
+
+
+OPPOSITE = {2: 41, 3: 42, 4: 43, 5: 44, 7: 46, 8: 47, 10: 49, 11: 50, 12: 51, 13: 52}
+OPPOSITE |= {17: 53, 18: 54, 25: 57, 26: 58, 28: 60, 30: 62, 31: 63}
+"""Right value of each left one."""
+T1_RANGES: dict[int, Any] = {
+    **{506: [10, 50], 515: [5, 40]},
+    **_both_sides({13: [145, 192], 10: [135, 182], 12: [122, 170], 28: [140, 184], 7: [142, 187]}),
+    **_both_sides({11: [108, 150], 26: [105, 150]}),
+}
+"""Intensities of labels in T1 scans, where white matter has 150 to 185."""
+STANDARD_RANGES: dict[int, Any] = {
+    **_both_sides({13: [98, 116], 10: [90, 108], 12: [82, 104], 28: [90, 110], 7: [98, 112]}),
+    **_both_sides({11: [78, 92], 26: [76, 90], 17: [72, 86], 18: [72, 86]}),
+}
+"""Likewise in the standard T1, where it has 110."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that the training depends on, but for data and first weights."""
 
-    stages: tuple[Stage, ...] = (
-        Stage(patch=128, batch=8, steps=5360, seconds=0.5),
-        Stage(patch=192, batch=2, steps=6603, padding=24, seconds=0.5),
-    )
+    stages: tuple[Stage, ...] = (Stage(patch=160, batch=4, steps=17000, seconds=1.0),)
     seed: int = 0
     """Of pairs and of the output layer; each stage adds its number."""
     first_weights: str = "fast"
@@ -93,16 +113,23 @@ class Settings:
     """Of the moving average of weights that is saved."""
     cross_entropy: float = 1.0
     """Weight of the cross-entropy beside the Dice loss."""
+    small_ventricles_mm: tuple[float, ...] = (1.0, 1.8)
+    """Each label map comes twice: as it is, and with ventricles that are so much thinner on all
+    sides, in turn. Heads of SynthSeg are of older people; their ventricles are three times as large
+    as those of the young."""
     generator: Mapping[str, Any] = field(
         default_factory=lambda: {
             "deformation.velocity_std_mm": [0, 4],
             "deformation.scaling": [0.82, 1.18],
-            "t1_contrast.p": 0.25,
-            "same_contrast.p": 0.15,
-            "resolution.probability_minimum": 0.2,
+            "t1_contrast.p": 0.3,
+            "t1_contrast.by_value": T1_RANGES,
+            "target.by_value": STANDARD_RANGES,
+            "same_contrast.p": 0.2,
+            "resolution.probability_minimum": 0.25,
         }
     )
-    """Changes of the preset: more varied shapes, more T1 and more scans of 1 mm."""
+    """Changes of the preset: more varied shapes, more T1 and more scans of 1 mm, and deep grey
+    matter as bright as in real T1 scans."""
 
 
 NETWORK = UNetConfig(num_features=16, normalisation="instance", normalise_last=False, softmax=True)
@@ -161,8 +188,6 @@ MERGED = {
     85: HEAD,  # optic chiasm
 }
 """Labels of label maps that become part of a structure."""
-OPPOSITE = {pair[0]: pair[1] for pair in SIDED.values()} | {25: 57, 30: 62, 31: 63}
-"""Right value of each left one."""
 CALLOSUM = range(251, 256)
 SIDELESS = dict.fromkeys((77, *CALLOSUM), 41)
 """White matter that aparc+aseg gives no side: what it is on the right."""
@@ -229,11 +254,43 @@ def symmetry_plane(volume: np.ndarray) -> tuple[float, float, float]:
 # Data --------------------------------------------------------------------------------------------
 
 
-def read_entries(folder: Path) -> list[Entry]:
+def read_entries(folder: Path, settings: Settings) -> list[Entry]:
     """Label maps to train on, in memory."""
     cases = [case for case in find_subjects(folder) if stem(case.labels) not in HELD_OUT]
     entries = read_bank(cases, target="none")
-    return [entry if _has_sides(entry) else _divided(entry) for entry in entries]
+    entries = [entry if _has_sides(entry) else _divided(entry) for entry in entries]
+    thin = settings.small_ventricles_mm
+    with ThreadPoolExecutor() as pool:
+        limits = [thin[k % len(thin)] for k in range(len(entries))]
+        return entries + list(pool.map(with_small_ventricles, entries, limits))
+
+
+def with_small_ventricles(entry: Entry, thickness_mm: float) -> Entry:
+    """The label map with lateral ventricles that are thinner on all sides.
+
+    Inferior ventricles lose at most 1 mm. The next label takes the place of what is lost.
+
+    Args:
+        entry: Of 1 mm.
+        thickness_mm: How much they lose on each side.
+    """
+    labels = entry.labels()[0].numpy().copy()
+    box = field_of_view(torch.from_numpy(np.isin(labels, (*UPPER, *INFERIOR))), 8, 1)
+    part = labels[box]
+    lost = np.zeros(part.shape, bool)
+    for values, limit in ((INFERIOR, 1.0), (UPPER, thickness_mm)):
+        inside = np.isin(part, values)
+        lost |= inside & (distance_transform_edt(inside) <= limit)
+    away = np.isin(part, (*UPPER, *INFERIOR, *OTHER_FLUID))
+    nearest = distance_transform_edt(away, return_distances=False, return_indices=True)
+    part[lost] = part[tuple(nearest)][lost]
+    values, indices = torch.from_numpy(labels)[None].unique(return_inverse=True)
+    return replace(entry, indices=indices.to(torch.uint8), values=values.int())
+
+
+UPPER, INFERIOR = (4, 43, 31, 63, 136, 163), (5, 44, 137, 164)
+OTHER_FLUID = (14, 15, 24)
+"""Fluid that does not take the place of lateral ventricles, nor do they themselves."""
 
 
 def _has_sides(entry: Entry) -> bool:
@@ -698,7 +755,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compiled = not (given.eager or given.evaluate)
     trainer = Trainer(settings, device, given.out, weights=given.weights, compiled=compiled)
     if not given.evaluate:
-        trainer.run(read_entries(given.labels), given.seconds, begin)
+        trainer.run(read_entries(given.labels, settings), given.seconds, begin)
         for precision in ("fp32", "fp16"):
             trainer.save(given.out / f"synthsr-seg-v1-{precision}.safetensors", precision)
     evaluate(trainer.average.network.eval(), given.labels, given.real, device, given.out)
