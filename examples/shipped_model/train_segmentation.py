@@ -58,8 +58,8 @@ from synthsr_transforms.subjects.files import SubjectFiles, find_subjects
 class Stage:
     """A part of the training with patches of one size."""
 
-    patch: int
-    """Size of the patches in voxels."""
+    patch: int | tuple[int, int, int]
+    """Size of the patches in voxels, one number or three."""
     batch: int
     """Number of patches in a batch."""
     steps: int
@@ -93,6 +93,8 @@ class Settings:
     """Of the moving average of weights that is saved."""
     cross_entropy: float = 1.0
     """Weight of the cross-entropy beside the Dice loss."""
+    dice_weights: Mapping[str, float] = field(default_factory=dict)
+    """Weight in the Dice loss of structures by name, 1 for those not named."""
     generator: Mapping[str, Any] = field(
         default_factory=lambda: {
             "deformation.velocity_std_mm": [0, 4],
@@ -103,6 +105,45 @@ class Settings:
         }
     )
     """Changes of the preset: more varied shapes, more T1 and more scans of 1 mm."""
+
+
+def _sided(ranges: Mapping[int, tuple[float, float]]) -> dict[int, list[float]]:
+    """Ranges for the values on both sides."""
+    right = dict(SIDED.values())
+    return {v: list(r) for left, r in ranges.items() for v in (left, right.get(left, left))}
+
+
+def portions() -> tuple[Settings, Settings]:
+    """Settings of the two portions that the shipped network was trained in."""
+    first = Settings()
+    standard = load_config(PRESET).steps
+    t1 = {13: (150, 190), 10: (138, 178), 12: (130, 168), 28: (145, 182), 7: (145, 185)}
+    t1 |= {11: (112, 148), 26: (112, 145), 16: (130, 170)}
+    same = {13: (96, 116), 10: (90, 110), 12: (84, 104), 28: (90, 111), 7: (97, 112)}
+    same |= {8: (70, 88), 17: (74, 88), 18: (72, 88), 26: (78, 90), 11: (80, 92), 16: (86, 106)}
+    same |= {4: (24, 52), 14: (24, 56)}
+    second = replace(
+        first,
+        stages=(Stage(patch=(160, 192, 160), batch=3, steps=17000, padding=24, seconds=1.0),),
+        seed=10,
+        dice_weights={
+            f"{side} {name}": 2.0
+            for name in ("inferior lateral ventricle", "pallidum", "amygdala", "accumbens area")
+            for side in ("left", "right")
+        },
+        generator={
+            **first.generator,
+            "t1_contrast.p": 0.3,
+            "same_contrast.p": 0.25,
+            "resolution.probability_minimum": 0.3,
+            "t1_contrast.by_value": {
+                **standard["t1_contrast"].params["by_value"],
+                **_sided(t1),
+            },
+            "target.by_value": {**standard["target"].params["by_value"], **_sided(same)},
+        },
+    )
+    return first, second
 
 
 NETWORK = UNetConfig(num_features=16, normalisation="instance", normalise_last=False, softmax=True)
@@ -249,9 +290,9 @@ def _divided(entry: Entry) -> Entry:
     return replace(entry, indices=indices.to(torch.uint8), values=values.int())
 
 
-def segmentation_generator(settings: Settings, patch: int) -> Generator:
+def segmentation_generator(settings: Settings, stage: Stage) -> Generator:
     """The preset with a mask of what the scan shows in the place of the target."""
-    changes = {**settings.generator, "crop.shape": patch, "crop.multiple_of": 16}
+    changes = {**settings.generator, "crop.shape": stage.patch, "crop.multiple_of": 16}
     config = load_config(PRESET, changes)
     return Generator(replace(with_mask(config), label_table=str(TABLE)))
 
@@ -303,7 +344,7 @@ class SegmentationStream:
         entries: Sequence[Entry],
         device: torch.device,
     ) -> None:
-        generator = segmentation_generator(settings, stage.patch)
+        generator = segmentation_generator(settings, stage)
         padded = [entry.padded([stage.padding] * 3, [stage.padding] * 3) for entry in entries]
         self.stream = PairStream(
             generator,
@@ -332,13 +373,16 @@ def target_of(pair: TrainingPair, lookup: Tensor) -> Tensor:
 # Training ----------------------------------------------------------------------------------------
 
 
-def segmentation_loss(logits: Tensor, channels: Tensor, weight: float) -> Tensor:
+def segmentation_loss(
+    logits: Tensor, channels: Tensor, weight: float, dice_weights: Tensor
+) -> Tensor:
     """Soft Dice over all elements of a batch, averaged over channels, and cross-entropy.
 
     Args:
         logits: `(B, K, X, Y, Z)`.
         channels: `(B, 1, X, Y, Z)` uint8, the right channel of each voxel.
         weight: Of the cross-entropy.
+        dice_weights: `(K,)` weights of the channels in the mean of the Dice.
     """
     numbers = torch.arange(logits.shape[1], device=logits.device, dtype=torch.uint8)
     truth = channels == numbers[None, :, None, None, None]
@@ -349,7 +393,7 @@ def segmentation_loss(logits: Tensor, channels: Tensor, weight: float) -> Tensor
     overlap = torch.where(truth, shares, 0.0).sum(everywhere)
     size = truth.float().sum(everywhere) + shares.square().sum(everywhere)
     dice = (2 * overlap + 1e-5) / (size + 1e-5)
-    return 1 - dice.mean() + weight * entropy
+    return 1 - (dice_weights * dice).sum() / dice_weights.sum() + weight * entropy
 
 
 def new_network(settings: Settings, weights: Path | None) -> UNet3d:
@@ -426,6 +470,8 @@ class Trainer:
             weight_decay=settings.weight_decay,
             fused=device.type == "cuda",
         )
+        weights_of = [settings.dice_weights.get(name, 1.0) for name in STRUCTURES.values()]
+        self.dice_weights = torch.tensor(weights_of, device=device)
         self.forward, self.loss = self.network.forward, segmentation_loss
         if compiled:
             self.forward = torch.compile(self.network.forward, dynamic=False)
@@ -437,7 +483,7 @@ class Trainer:
         """Loss of a batch, to be differentiated."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             logits = self.forward(image.contiguous(memory_format=torch.channels_last_3d))
-        return self.loss(logits, channels, self.settings.cross_entropy)
+        return self.loss(logits, channels, self.settings.cross_entropy, self.dice_weights)
 
     def run(self, entries: Sequence[Entry], seconds: float | None, begin: float) -> None:
         """Train through all stages.
@@ -458,6 +504,7 @@ class Trainer:
                     self.note(number, progress, seen, begin)
                 if self.step % 1000 == 0:
                     self.save(f"{self.out}/last.safetensors", "fp32")
+                    self.save_state()
             self.stage_steps.append(self.step - first)
 
     def update(self, image: Tensor, channels: Tensor, progress: float) -> Tensor:
@@ -495,6 +542,17 @@ class Trainer:
         """Write the averaged weights as a model file."""
         config = model_config(self.settings, self.stage_steps or [self.step])
         save_model(path, config, in_precision(self.average.network.state_dict(), precision))
+
+    def save_state(self) -> None:
+        """Write the raw weights and the state of the optimiser, rounded to 16 bits."""
+        weights = {k: v.half() for k, v in self.network.state_dict().items()}
+        moments = {
+            kind: [self.optimiser.state[p][kind].bfloat16() for p in self.network.parameters()]
+            for kind in ("exp_avg", "exp_avg_sq")
+        }
+        path = self.out / "state.pt"
+        torch.save({"step": self.step, "weights": weights, **moments}, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").replace(path)
 
 
 def model_config(settings: Settings, steps: Sequence[int]) -> ModelConfig:
@@ -685,6 +743,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("labels", type=Path, metavar="LABEL_MAPS", help="folder of label maps")
     parser.add_argument("out", type=Path, metavar="OUTPUT", help="folder to write to")
+    parser.add_argument("--portion", type=int, choices=(1, 2), default=1, help="settings to use")
     parser.add_argument("--seconds", type=float, help="train for so long, whatever the steps")
     parser.add_argument("--weights", type=Path, help="model file to go on from")
     parser.add_argument("--evaluate", action="store_true", help="do not train")
@@ -692,7 +751,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", help="other settings, as JSON")
     parser.add_argument("--eager", action="store_true", help="compile nothing")
     given = parser.parse_args(arguments)
-    settings = changed(Settings(), json.loads(given.set or "{}"))
+    settings = changed(portions()[given.portion - 1], json.loads(given.set or "{}"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     given.out.mkdir(parents=True, exist_ok=True)
     compiled = not (given.eager or given.evaluate)
@@ -701,6 +760,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trainer.run(read_entries(given.labels), given.seconds, begin)
         for precision in ("fp32", "fp16"):
             trainer.save(given.out / f"synthsr-seg-v1-{precision}.safetensors", precision)
+        trainer.save_state()
     evaluate(trainer.average.network.eval(), given.labels, given.real, device, given.out)
     return 0
 
