@@ -21,7 +21,6 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,6 @@ from evaluation.heads import Head, field_of_view, read_head
 from evaluation.slices import acquire, linear
 from evaluation.truth import Setting, scan_of_head, seed_of
 from matplotlib import pyplot as plt
-from scipy.ndimage import distance_transform_edt
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -60,8 +58,8 @@ from synthsr_transforms.subjects.files import SubjectFiles, find_subjects
 class Stage:
     """A part of the training with patches of one size."""
 
-    patch: int
-    """Size of the patches in voxels."""
+    patch: int | tuple[int, int, int]
+    """Size of the patches in voxels, one number or three."""
     batch: int
     """Number of patches in a batch."""
     steps: int
@@ -72,32 +70,14 @@ class Stage:
     """Share of the time, if the training is given a time instead of a number of steps."""
 
 
-def _both_sides(ranges: Mapping[int, list[float]]) -> dict[int, list[float]]:
-    """Ranges of left values, for right ones as well."""
-    return {side: r for value, r in ranges.items() for side in (value, OPPOSITE[value])}
-
-
-OPPOSITE = {2: 41, 3: 42, 4: 43, 5: 44, 7: 46, 8: 47, 10: 49, 11: 50, 12: 51, 13: 52}
-OPPOSITE |= {17: 53, 18: 54, 25: 57, 26: 58, 28: 60, 30: 62, 31: 63}
-"""Right value of each left one."""
-T1_RANGES: dict[int, Any] = {
-    **{506: [10, 50], 515: [5, 40]},
-    **_both_sides({13: [145, 192], 10: [135, 182], 12: [122, 170], 28: [140, 184], 7: [142, 187]}),
-    **_both_sides({11: [108, 150], 26: [105, 150]}),
-}
-"""Intensities of labels in T1 scans, where white matter has 150 to 185."""
-STANDARD_RANGES: dict[int, Any] = {
-    **_both_sides({13: [98, 116], 10: [90, 108], 12: [82, 104], 28: [90, 110], 7: [98, 112]}),
-    **_both_sides({11: [78, 92], 26: [76, 90], 17: [72, 86], 18: [72, 86]}),
-}
-"""Likewise in the standard T1, where it has 110."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that the training depends on, but for data and first weights."""
 
-    stages: tuple[Stage, ...] = (Stage(patch=160, batch=4, steps=17000, seconds=1.0),)
+    stages: tuple[Stage, ...] = (
+        Stage(patch=128, batch=8, steps=5360, seconds=0.5),
+        Stage(patch=192, batch=2, steps=6603, padding=24, seconds=0.5),
+    )
     seed: int = 0
     """Of pairs and of the output layer; each stage adds its number."""
     first_weights: str = "fast"
@@ -113,23 +93,57 @@ class Settings:
     """Of the moving average of weights that is saved."""
     cross_entropy: float = 1.0
     """Weight of the cross-entropy beside the Dice loss."""
-    small_ventricles_mm: tuple[float, ...] = (1.0, 1.8)
-    """Each label map comes twice: as it is, and with ventricles that are so much thinner on all
-    sides, in turn. Heads of SynthSeg are of older people; their ventricles are three times as large
-    as those of the young."""
+    dice_weights: Mapping[str, float] = field(default_factory=dict)
+    """Weight in the Dice loss of structures by name, 1 for those not named."""
     generator: Mapping[str, Any] = field(
         default_factory=lambda: {
             "deformation.velocity_std_mm": [0, 4],
             "deformation.scaling": [0.82, 1.18],
-            "t1_contrast.p": 0.3,
-            "t1_contrast.by_value": T1_RANGES,
-            "target.by_value": STANDARD_RANGES,
-            "same_contrast.p": 0.2,
-            "resolution.probability_minimum": 0.25,
+            "t1_contrast.p": 0.25,
+            "same_contrast.p": 0.15,
+            "resolution.probability_minimum": 0.2,
         }
     )
-    """Changes of the preset: more varied shapes, more T1 and more scans of 1 mm, and deep grey
-    matter as bright as in real T1 scans."""
+    """Changes of the preset: more varied shapes, more T1 and more scans of 1 mm."""
+
+
+def _sided(ranges: Mapping[int, tuple[float, float]]) -> dict[int, list[float]]:
+    """Ranges for the values on both sides."""
+    right = dict(SIDED.values())
+    return {v: list(r) for left, r in ranges.items() for v in (left, right.get(left, left))}
+
+
+def portions() -> tuple[Settings, Settings]:
+    """Settings of the two portions that the shipped network was trained in."""
+    first = Settings()
+    standard = load_config(PRESET).steps
+    t1 = {13: (145, 192), 10: (135, 182), 12: (122, 172), 28: (140, 184), 7: (142, 187)}
+    t1 |= {11: (108, 152), 26: (105, 150), 16: (130, 172)}
+    same = {13: (96, 116), 10: (90, 110), 12: (82, 104), 28: (90, 111), 7: (97, 112)}
+    same |= {8: (70, 88), 17: (72, 88), 18: (72, 88), 26: (76, 90), 11: (78, 92), 16: (86, 106)}
+    same |= {4: (24, 52), 14: (24, 56)}
+    second = replace(
+        first,
+        stages=(Stage(patch=160, batch=4, steps=10000, seconds=1.0),),
+        seed=11,
+        dice_weights={
+            f"{side} {name}": 2.0
+            for name in ("inferior lateral ventricle", "pallidum", "amygdala", "accumbens area")
+            for side in ("left", "right")
+        },
+        generator={
+            **first.generator,
+            "t1_contrast.p": 0.3,
+            "same_contrast.p": 0.25,
+            "resolution.probability_minimum": 0.3,
+            "t1_contrast.by_value": {
+                **standard["t1_contrast"].params["by_value"],
+                **_sided(t1),
+            },
+            "target.by_value": {**standard["target"].params["by_value"], **_sided(same)},
+        },
+    )
+    return first, second
 
 
 NETWORK = UNetConfig(num_features=16, normalisation="instance", normalise_last=False, softmax=True)
@@ -188,6 +202,8 @@ MERGED = {
     85: HEAD,  # optic chiasm
 }
 """Labels of label maps that become part of a structure."""
+OPPOSITE = {pair[0]: pair[1] for pair in SIDED.values()} | {25: 57, 30: 62, 31: 63}
+"""Right value of each left one."""
 CALLOSUM = range(251, 256)
 SIDELESS = dict.fromkeys((77, *CALLOSUM), 41)
 """White matter that aparc+aseg gives no side: what it is on the right."""
@@ -254,43 +270,11 @@ def symmetry_plane(volume: np.ndarray) -> tuple[float, float, float]:
 # Data --------------------------------------------------------------------------------------------
 
 
-def read_entries(folder: Path, settings: Settings) -> list[Entry]:
+def read_entries(folder: Path) -> list[Entry]:
     """Label maps to train on, in memory."""
     cases = [case for case in find_subjects(folder) if stem(case.labels) not in HELD_OUT]
     entries = read_bank(cases, target="none")
-    entries = [entry if _has_sides(entry) else _divided(entry) for entry in entries]
-    thin = settings.small_ventricles_mm
-    with ThreadPoolExecutor() as pool:
-        limits = [thin[k % len(thin)] for k in range(len(entries))]
-        return entries + list(pool.map(with_small_ventricles, entries, limits))
-
-
-def with_small_ventricles(entry: Entry, thickness_mm: float) -> Entry:
-    """The label map with lateral ventricles that are thinner on all sides.
-
-    Inferior ventricles lose at most 1 mm. The next label takes the place of what is lost.
-
-    Args:
-        entry: Of 1 mm.
-        thickness_mm: How much they lose on each side.
-    """
-    labels = entry.labels()[0].numpy().copy()
-    box = field_of_view(torch.from_numpy(np.isin(labels, (*UPPER, *INFERIOR))), 8, 1)
-    part = labels[box]
-    lost = np.zeros(part.shape, bool)
-    for values, limit in ((INFERIOR, 1.0), (UPPER, thickness_mm)):
-        inside = np.isin(part, values)
-        lost |= inside & (distance_transform_edt(inside) <= limit)
-    away = np.isin(part, (*UPPER, *INFERIOR, *OTHER_FLUID))
-    nearest = distance_transform_edt(away, return_distances=False, return_indices=True)
-    part[lost] = part[tuple(nearest)][lost]
-    values, indices = torch.from_numpy(labels)[None].unique(return_inverse=True)
-    return replace(entry, indices=indices.to(torch.uint8), values=values.int())
-
-
-UPPER, INFERIOR = (4, 43, 31, 63, 136, 163), (5, 44, 137, 164)
-OTHER_FLUID = (14, 15, 24)
-"""Fluid that does not take the place of lateral ventricles, nor do they themselves."""
+    return [entry if _has_sides(entry) else _divided(entry) for entry in entries]
 
 
 def _has_sides(entry: Entry) -> bool:
@@ -306,9 +290,9 @@ def _divided(entry: Entry) -> Entry:
     return replace(entry, indices=indices.to(torch.uint8), values=values.int())
 
 
-def segmentation_generator(settings: Settings, patch: int) -> Generator:
+def segmentation_generator(settings: Settings, stage: Stage) -> Generator:
     """The preset with a mask of what the scan shows in the place of the target."""
-    changes = {**settings.generator, "crop.shape": patch, "crop.multiple_of": 16}
+    changes = {**settings.generator, "crop.shape": stage.patch, "crop.multiple_of": 16}
     config = load_config(PRESET, changes)
     return Generator(replace(with_mask(config), label_table=str(TABLE)))
 
@@ -360,7 +344,7 @@ class SegmentationStream:
         entries: Sequence[Entry],
         device: torch.device,
     ) -> None:
-        generator = segmentation_generator(settings, stage.patch)
+        generator = segmentation_generator(settings, stage)
         padded = [entry.padded([stage.padding] * 3, [stage.padding] * 3) for entry in entries]
         self.stream = PairStream(
             generator,
@@ -389,13 +373,16 @@ def target_of(pair: TrainingPair, lookup: Tensor) -> Tensor:
 # Training ----------------------------------------------------------------------------------------
 
 
-def segmentation_loss(logits: Tensor, channels: Tensor, weight: float) -> Tensor:
+def segmentation_loss(
+    logits: Tensor, channels: Tensor, weight: float, dice_weights: Tensor
+) -> Tensor:
     """Soft Dice over all elements of a batch, averaged over channels, and cross-entropy.
 
     Args:
         logits: `(B, K, X, Y, Z)`.
         channels: `(B, 1, X, Y, Z)` uint8, the right channel of each voxel.
         weight: Of the cross-entropy.
+        dice_weights: `(K,)` weights of the channels in the mean of the Dice.
     """
     numbers = torch.arange(logits.shape[1], device=logits.device, dtype=torch.uint8)
     truth = channels == numbers[None, :, None, None, None]
@@ -406,7 +393,7 @@ def segmentation_loss(logits: Tensor, channels: Tensor, weight: float) -> Tensor
     overlap = torch.where(truth, shares, 0.0).sum(everywhere)
     size = truth.float().sum(everywhere) + shares.square().sum(everywhere)
     dice = (2 * overlap + 1e-5) / (size + 1e-5)
-    return 1 - dice.mean() + weight * entropy
+    return 1 - (dice_weights * dice).sum() / dice_weights.sum() + weight * entropy
 
 
 def new_network(settings: Settings, weights: Path | None) -> UNet3d:
@@ -483,6 +470,8 @@ class Trainer:
             weight_decay=settings.weight_decay,
             fused=device.type == "cuda",
         )
+        weights_of = [settings.dice_weights.get(name, 1.0) for name in STRUCTURES.values()]
+        self.dice_weights = torch.tensor(weights_of, device=device)
         self.forward, self.loss = self.network.forward, segmentation_loss
         if compiled:
             self.forward = torch.compile(self.network.forward, dynamic=False)
@@ -494,7 +483,7 @@ class Trainer:
         """Loss of a batch, to be differentiated."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             logits = self.forward(image.contiguous(memory_format=torch.channels_last_3d))
-        return self.loss(logits, channels, self.settings.cross_entropy)
+        return self.loss(logits, channels, self.settings.cross_entropy, self.dice_weights)
 
     def run(self, entries: Sequence[Entry], seconds: float | None, begin: float) -> None:
         """Train through all stages.
@@ -742,6 +731,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("labels", type=Path, metavar="LABEL_MAPS", help="folder of label maps")
     parser.add_argument("out", type=Path, metavar="OUTPUT", help="folder to write to")
+    parser.add_argument("--portion", type=int, choices=(1, 2), default=1, help="settings to use")
     parser.add_argument("--seconds", type=float, help="train for so long, whatever the steps")
     parser.add_argument("--weights", type=Path, help="model file to go on from")
     parser.add_argument("--evaluate", action="store_true", help="do not train")
@@ -749,13 +739,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", help="other settings, as JSON")
     parser.add_argument("--eager", action="store_true", help="compile nothing")
     given = parser.parse_args(arguments)
-    settings = changed(Settings(), json.loads(given.set or "{}"))
+    settings = changed(portions()[given.portion - 1], json.loads(given.set or "{}"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     given.out.mkdir(parents=True, exist_ok=True)
     compiled = not (given.eager or given.evaluate)
     trainer = Trainer(settings, device, given.out, weights=given.weights, compiled=compiled)
     if not given.evaluate:
-        trainer.run(read_entries(given.labels, settings), given.seconds, begin)
+        trainer.run(read_entries(given.labels), given.seconds, begin)
         for precision in ("fp32", "fp16"):
             trainer.save(given.out / f"synthsr-seg-v1-{precision}.safetensors", precision)
     evaluate(trainer.average.network.eval(), given.labels, given.real, device, given.out)
