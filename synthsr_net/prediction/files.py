@@ -11,6 +11,7 @@ from pathlib import Path
 from synthsr_transforms.io.files import EXTENSIONS, check_file, has_known_extension, stem
 from synthsr_transforms.support.atomic import why_unwritable
 from synthsr_transforms.support.messages import SynthSRError, listed
+from synthsr_transforms.support.pointers import refuse_pointer
 
 ENDING = "_synthsr"
 """Suffix of the names of predictions."""
@@ -49,7 +50,8 @@ def find_scans(path: str | os.PathLike[str], *, without: Path | None = None) -> 
 
     Args:
         path: A scan, a folder of scans, or a `.txt` file with one path per line. Paths in a list
-            start at the working folder, or else at that of the list; empty lines do not count.
+            start at the working folder, or else at that of the list. Empty lines and those that
+            start with `#` do not count.
         without: Output folder: where it is the folder of the scans, earlier predictions in it are
             no scans.
 
@@ -57,6 +59,7 @@ def find_scans(path: str | os.PathLike[str], *, without: Path | None = None) -> 
         ValueError: If there is none.
     """
     path = Path(path)
+    refuse_pointer(path)
     if path.suffix.lower() == ".txt":
         return Source(path, "list", tuple(_listed(path)))
     if path.is_dir():
@@ -68,7 +71,7 @@ def find_scans(path: str | os.PathLike[str], *, without: Path | None = None) -> 
 
 
 def read_list(path: Path) -> list[str]:
-    """Lines of a text file, without empty ones.
+    """Lines of a text file, without empty ones and those that start with `#`.
 
     Raises:
         SynthSRError: If it cannot be read, or has no lines.
@@ -80,9 +83,9 @@ def read_list(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise SynthSRError(f"{path} must be a list of paths, one per line ({reason}).") from error
-    lines = [line for line in lines if line]
+    lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
-        raise SynthSRError(f"{path} must hold one path per line, but is empty.")
+        raise SynthSRError(f"{path} must hold one path per line, but holds none.")
     return lines
 
 
@@ -90,7 +93,7 @@ def _listed(path: Path) -> list[Path]:
     paths = [Path(line).expanduser() for line in read_list(path)]
     beside = [path.parent / each for each in paths]
     return [
-        there if not each.exists() and there.exists() else each
+        there if not each.exists() and os.path.lexists(there) else each
         for each, there in zip(paths, beside, strict=True)
     ]
 

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.pointers import refuse_pointer
 
 EXTENSIONS = (".nii.gz", ".nii", ".mgz", ".npz")
 """Endings of the files that are read, in lower or upper case."""
 MAX_RATIO = 1032
 """Most bytes that one byte of a file compressed by deflate can become."""
+_GZIP = b"\x1f\x8b"
+_NIFTI = (b"n+1\0", b"ni1\0")
 _DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
 _DCM2NIIX = "Convert it with dcm2niix, and give the .nii.gz file that it writes."
 
@@ -53,6 +56,7 @@ def list_volumes(path: str | os.PathLike[str]) -> list[Path]:
         VolumeError: If the path does not exist or holds no volume.
     """
     path = Path(path)
+    refuse_pointer(path)
     if path.is_file():
         if not has_known_extension(path):
             check_file(path)  # says what it is instead
@@ -73,9 +77,11 @@ def check_file(path: str | os.PathLike[str]) -> None:
     """Refuse what is not a volume by its name, size or first bytes.
 
     Raises:
-        VolumeError: If the file is missing, empty, DICOM, or of an unknown type.
+        SynthSRError: If the file is missing, a pointer, empty, DICOM, zipped under the name of a
+            file that is not, or of an unknown type.
     """
     path = Path(path)
+    refuse_pointer(path)
     if path.is_dir():
         if any(_is_dicom(p) for p in sorted(path.iterdir())[:20]):
             raise VolumeError(
@@ -90,6 +96,8 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise VolumeError(f"{path} must be a NIfTI or MGH file, got DICOM. {_DCM2NIIX}")
     if not has_known_extension(path):
         raise VolumeError(f"{path} must end in one of {', '.join(EXTENSIONS)}. Convert it first.")
+    if not is_gzipped(path) and _starts_with(path, _GZIP):
+        raise VolumeError(f"{path} is a gzip file. Name it {stem(path)}.nii.gz.")
 
 
 def _is_dicom(path: Path) -> bool:
@@ -97,9 +105,13 @@ def _is_dicom(path: Path) -> bool:
         return True
     if not path.is_file():
         return False
+    return _starts_with(path, b"DICM", 128)
+
+
+def _starts_with(path: Path, magic: bytes, offset: int = 0) -> bool:
     with path.open("rb") as file:
-        file.seek(128)
-        return file.read(4) == b"DICM"
+        file.seek(offset)
+        return file.read(len(magic)) == magic
 
 
 def check_holds(num_bytes: int, path: Path) -> None:
@@ -127,7 +139,7 @@ def naming_damage(path: Path) -> Iterator[None]:
     """Turn whatever reading a file raises into a VolumeError that says why it cannot be read."""
     try:
         yield
-    except (MemoryError, VolumeError):
+    except (MemoryError, SynthSRError):
         raise
     except Exception as error:
         raise VolumeError(f"{path} {_damage(path, error)}") from error
@@ -136,9 +148,10 @@ def naming_damage(path: Path) -> Iterator[None]:
 def _damage(path: Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror}). Check the path and its permissions."
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
+    zipped = _starts_with(path, _GZIP)
     if is_gzipped(path) and not zipped:
+        if any(_starts_with(path, magic, 344) for magic in _NIFTI):
+            return f"is not a gzip file, but a plain NIfTI file. Name it {stem(path)}.nii."
         return (
             "must be a gzip file, as its name says, but is not. Name it after what it is, or copy"
             " it again."

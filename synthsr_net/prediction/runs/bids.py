@@ -23,6 +23,7 @@ from typing import Any
 
 from synthsr_transforms.support.atomic import write_json
 from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.pointers import refuse_pointer
 
 BIDS_VERSION = "1.10.0"
 """Version of the specification that derivative datasets follow."""
@@ -137,6 +138,7 @@ def read_description(root: Path) -> dict[str, Any]:
         SynthSRError: If there is none, or it cannot be read.
     """
     path = root / DESCRIPTION
+    refuse_pointer(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
