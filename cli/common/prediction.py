@@ -37,6 +37,7 @@ from synthsr_net.prediction.runs.tasks import Task, is_complete, missing_tasks, 
 from synthsr_net.prediction.settings import PredictorOptions
 from synthsr_transforms.support.memory import in_gigabytes
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
+from synthsr_transforms.support.stopping import on_stop
 
 from .describing import counted
 from .errors import TRACEBACK
@@ -153,12 +154,10 @@ class _Run:
         batch = Batch(self.tasks, self.predictor, self.options["report"], on_plan=on_plan)
         begin, full = time.perf_counter(), None
         try:
-            self._predict(batch, total, quiet=alone or share.rank > 0)
+            with on_stop(lambda: self._how_far(batch)):
+                self._predict(batch, total, quiet=alone or share.rank > 0)
         except DiskFullError as error:
             full = error
-        except KeyboardInterrupt:
-            self._report_stop()
-            sys.exit(130)
         finally:
             fault = self._write_report(batch)
         self._summarise(output, time.perf_counter() - begin)
@@ -187,15 +186,14 @@ class _Run:
                     self.failed.append(outcome)
                 advance()
 
-    def _report_stop(self) -> None:
-        """Print how far it got, with the scan that was being written when it was stopped."""
-        if self.share.rank > 0:
-            return
+    def _how_far(self, batch: Batch) -> str:
+        """Write the report of what was done until now, and return how far it got."""
+        self._write_report(batch)
         overwrite, tasks = self.options["overwrite"], self.tasks
         made = self.predicted if overwrite else sum(map(is_complete, tasks))
         how_far = f" after {made} of {len(tasks)} scans" if self.share.size == 1 else ""
         advice = "begins anew" if overwrite else "with --resume goes on"
-        click.echo(f"Stopped{how_far}. The same command {advice}.", err=True)
+        return f"Stopped{how_far}. The same command {advice}."
 
     def _write_report(self, batch: Batch) -> str | None:
         """Write the page of the report, if one is asked for; the reason if it cannot be written."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,8 +27,6 @@ from .bids import DESCRIPTION, BidsScan, check_derivative, find_bids_scans, side
 
 SCALE_LABEL = "synthsrSpread"
 """Beginning of the `desc` label of Laplace scales in BIDS datasets."""
-
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}-(.+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,16 +265,6 @@ def missing_tasks(
             f"outputs must be new, but {what}. Add --resume to keep them, or --overwrite."
         )
     return list(tasks)
-
-
-def remove_leftovers(tasks: Sequence[Task]) -> None:
-    """Remove what processes that were killed left of the outputs of tasks."""
-    outputs = {path for task in tasks for path in task.outputs}
-    for folder in {path.parent for path in outputs}:
-        for path in folder.glob(".*-*"):
-            name = _TEMPORARY.fullmatch(path.name)
-            if name is not None and folder / name[1] in outputs:
-                path.unlink(missing_ok=True)
 
 
 def order_inputs(
