@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-
 LONGEST = 480
 """Most letters of a message, to which the command line adds a few."""
 
