@@ -29,7 +29,7 @@ from .files import (
     naming_damage,
     read_to_end,
 )
-from .grids import Volume
+from .grids import MIN_SHEAR_DEGREES, Volume, shear_degrees, upright
 from .headers import Header, check_header, spatial_shape
 
 # Headers -----------------------------------------------------------------------------------------
@@ -222,19 +222,20 @@ def nifti_of(volume: Volume, *, legacy: bool = False, description: str = "") -> 
     Args:
         volume: Voxels and affine.
         legacy: Whether the header is that of the original: an sform with code 2, no qform and no
-            unit. Else both forms have code 1 (scanner) and the unit is mm; a sheared affine, which
-            a qform cannot hold, goes into the sform alone.
+            unit. Else both forms have code 1 (scanner) and the unit is mm. A qform cannot hold
+            shear: below `MIN_SHEAR_DEGREES`, axes are made `upright`; an affine of more shear goes
+            into the sform alone, which ITK refuses.
         description: Text for the header; cut at 79 bytes.
     """
-    image = nib.Nifti1Image(volume.data, volume.affine)
+    sheared = shear_degrees(volume.affine) >= MIN_SHEAR_DEGREES
+    affine = volume.affine if legacy or sheared else upright(volume.affine, volume.data.shape)
+    image = nib.Nifti1Image(volume.data, affine)
     header: Any = image.header
     header["descrip"] = description.encode("ascii", "replace")[:79]
     if legacy:
         return image
-    image.set_sform(volume.affine, code="scanner")
-    image.set_qform(volume.affine, code="scanner")
-    if not np.allclose(image.get_qform(), volume.affine, atol=1e-3):
-        image.set_qform(None, code=0)
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="unknown" if sheared else "scanner")
     header.set_xyzt_units("mm")
     return image
 
