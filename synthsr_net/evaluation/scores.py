@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import Volume, reorient, same_grid
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.io.volumes import read_labels
+from synthsr_transforms.support.atomic import temporary_folder
 from synthsr_transforms.support.messages import check_choice
 
 from .pairs import Pair, PathLike, find_pairs
@@ -93,7 +93,7 @@ def evaluate(
     with ExitStack() as stack:
         pictures = None
         if folder is not None:
-            pictures = Path(stack.enter_context(TemporaryDirectory(prefix="synthsr-evaluate-")))
+            pictures = stack.enter_context(temporary_folder())
         for number, pair in enumerate(pairs):
             picture = None if pictures is None else pictures / f"{number}.png"
             scores.append(score_pair(pair, mapping, picture))

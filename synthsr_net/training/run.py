@@ -25,8 +25,9 @@ from synthsr_net.training.task.watch import NonFiniteLossError, report_failure
 from synthsr_transforms.subjects.files import SubjectFiles, refuse_input_folder
 from synthsr_transforms.support.atomic import check_space, check_writable
 from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.stopping import is_first_process, undoing
 
-from .environment import Hardware, environment, is_first_process
+from .environment import Hardware, environment
 from .folder import LOGS, RunFolder
 
 _NOT_FOR_USERS = (".*LeafSpec", "Grad strides do not match", "The ``compute`` method of metric")
@@ -164,8 +165,11 @@ class TrainingRun:
         try:
             with stop, products(self.prepared.precision), _quiet():
                 trainer = self.trainer([log, SaveState(self.folder, self.config, stop)])
-                with _ending_together(trainer):
+                kill = getattr(trainer.strategy.launcher, "kill", lambda _: None)
+                with undoing(lambda: kill(signal.SIGKILL)):  # others would wait for this process
                     trainer.fit(task, datamodule=data, ckpt_path=state, **safe)
+                if stop.made:
+                    raise KeyboardInterrupt
         except NonFiniteLossError as error:
             spacing = self.prepared.model.scan.spacing_mm
             raise report_failure(error, data.stream, self.folder, spacing) from error
@@ -227,18 +231,6 @@ def products(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before[1])
         torch.backends.cudnn.benchmark = benchmark
         torch.use_deterministic_algorithms(strict, warn_only=warning)
-
-
-@contextmanager
-def _ending_together(trainer: Trainer) -> Iterator[None]:
-    """Kill the processes that this one started if it fails, as they would wait for it."""
-    try:
-        yield
-    except Exception:
-        kill = getattr(trainer.strategy.launcher, "kill", None)
-        if kill is not None:
-            kill(signal.SIGKILL)
-        raise
 
 
 @contextmanager
