@@ -148,6 +148,13 @@ def model_option(default: str) -> Option[Any]:
     )
 
 
+def recursive_option(command: Command) -> Command:
+    """Add `--recursive`."""
+    return click.option(
+        "--recursive", is_flag=True, help="Search the subfolders of folders as well."
+    )(command)
+
+
 def prediction_options(command: Command) -> Command:
     """Add the options of all commands that predict, but for `--model`."""
     options: list[Option[Any]] = [
@@ -175,6 +182,7 @@ def prediction_options(command: Command) -> Command:
             metavar="OUT",
             help="Write the Laplace scale of each voxel as well, where the model predicts one.",
         ),
+        recursive_option,
         click.option("--resume", is_flag=True, help="Keep complete output, and make the rest."),
         overwrite_option,
         device_option,
