@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from synthsr_transforms.io.files import array_header
 from synthsr_transforms.support.atomic import write_text
 from synthsr_transforms.support.messages import SynthSRError, integers, naming
+from synthsr_transforms.support.texts import read_text
 
 from .rows import LabelRow, side_of, valid_row, valid_rows
 from .tables import FOLDER
@@ -28,13 +31,7 @@ def ready_rows(name: str) -> tuple[LabelRow, ...]:
 
 def read_rows(path: Path) -> tuple[LabelRow, ...]:
     """Read the rows of a `.tsv` file, valid and in the order of the file."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SynthSRError(
-            f"label table must be a UTF-8 text file, got other bytes ({path}). Save it as UTF-8."
-        ) from error
-    return _parse_rows(text, path)
+    return _parse_rows(read_text(path), path)
 
 
 def write_rows(rows: Sequence[LabelRow], path: Path) -> None:
@@ -44,16 +41,25 @@ def write_rows(rows: Sequence[LabelRow], path: Path) -> None:
 
 
 def read_npy(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
-    """Read a `.npy` file of integers or floating-point numbers."""
+    """Read a `.npy` file of integers or floating-point numbers; nothing is ever unpickled."""
     msg = f"file must be a .npy array of numbers, got something else ({os.fspath(path)})."
     try:
         with open(path, "rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
+            shape, dtype = array_header(file)
+            if dtype.kind not in "iuf":
+                raise SynthSRError(f"{msg} Save numbers, not {dtype}.")
+            there = os.fstat(file.fileno()).st_size - file.tell()
+            if math.prod(shape) * dtype.itemsize != there or min(shape, default=0) < 0:
+                raise SynthSRError(
+                    f"file must hold the array that its header names, {shape} of {dtype}, got"
+                    f" {there:,} bytes ({os.fspath(path)}). Copy or save it again."
+                )
+            file.seek(0)
+            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+    except SynthSRError:
+        raise
     except ValueError as error:
         raise SynthSRError(f"{msg} Save it with numpy.save.") from error
-    if array.dtype.kind not in "iuf":
-        raise SynthSRError(f"{msg} Save numbers, not {array.dtype}.")
-    return np.asarray(array)
 
 
 def read_integers(path: Path) -> list[int]:

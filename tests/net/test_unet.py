@@ -331,7 +331,7 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"in_channels": 0}, "in_channels must be at least 1, got 0"),
+            ({"in_channels": 0}, "in_channels must be 1 to 10000, got 0"),
             ({"out_channels": 0}, "out_channels must be at least 1"),
             ({"num_features": 0}, "num_features must be at least 1"),
             ({"convs_per_level": 0}, "convs_per_level must be at least 1"),
@@ -342,8 +342,8 @@ class TestConfig:
             ({"feature_multiplier": float("nan")}, "feature_multiplier must be above 0"),
             ({"feature_multiplier": float("inf")}, "feature_multiplier must be above 0"),
             ({"feature_multiplier": 0.2}, "such that no level is empty, got 0.2"),
-            ({"num_groups": 0}, "num_groups must be at least 1, got 0"),
-            ({"kernel_size": 2}, "kernel_size must be odd and at least 1, got 2"),
+            ({"num_groups": 0}, "num_groups must be 1 to 10000, got 0"),
+            ({"kernel_size": 2}, "kernel_size must be odd, 1 to 31, got 2"),
             ({"kernel_size": -1}, "kernel_size must be odd"),
             ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
             ({"dropout": -0.1}, "dropout must be in"),
