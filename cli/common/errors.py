@@ -18,8 +18,10 @@ from typing import Any
 
 import click
 
-from synthsr_transforms.support.messages import MAX_CHARACTERS, describe, is_full, shortened
+from synthsr_transforms.support.messages import describe, is_full, shortened
 
+LONGEST_LINE = 490
+"""Most letters of an error, without the word Error."""
 TRACEBACK = "SYNTHSR_TRACEBACK"
 """Environment variable, and key of `Context.meta`, that asks for tracebacks."""
 
@@ -80,5 +82,5 @@ def _one_line(error: click.ClickException) -> str:
     text = " ".join(error.format_message().split())
     if isinstance(error, click.UsageError) and error.ctx is not None:
         advice = f" Try '{error.ctx.command_path} --help'."
-        return shortened(text, MAX_CHARACTERS - len(f"Error: {advice}")) + advice
-    return shortened(text, MAX_CHARACTERS - len("Error: "))
+        return shortened(text, LONGEST_LINE - len(advice)) + advice
+    return shortened(text, LONGEST_LINE)

@@ -21,7 +21,7 @@ import click
 import torch
 
 from synthsr_net.models.zoo.files import default_model
-from synthsr_net.prediction.files import check_writable, unread_scans
+from synthsr_net.prediction.files import check_writable
 from synthsr_net.prediction.predictor import Predictor, Prepared
 from synthsr_net.prediction.report import write_report
 from synthsr_net.prediction.runs.distribution import (
@@ -35,12 +35,7 @@ from synthsr_net.prediction.runs.outcome import Outcome
 from synthsr_net.prediction.runs.runner import Batch, DiskFullError, check_same_maker, check_tasks
 from synthsr_net.prediction.runs.tasks import Task, is_complete, missing_tasks, order_inputs
 from synthsr_net.prediction.settings import PredictorOptions
-from synthsr_transforms.support.messages import (
-    SynthSRError,
-    WorkFailedError,
-    bytes_in_words,
-    listed,
-)
+from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, bytes_in_words
 from synthsr_transforms.support.stopping import on_stop
 
 from .describing import counted
@@ -53,7 +48,7 @@ def predict_all(
     tasks: Sequence[Task],
     options: dict[str, Any],
     *,
-    inputs: Sequence[Path] = (),
+    doubts: Sequence[str] = (),
     names: Sequence[str | None] = (None,),
     output: Path,
     start: Callable[[], object] | None = None,
@@ -63,7 +58,7 @@ def predict_all(
     Args:
         tasks: What to predict.
         options: Options of the command.
-        inputs: Paths that the user gave as input, to warn of scans in them that are not read.
+        doubts: Warnings of what is not predicted.
         names: Names of the inputs of the tasks, see `order_inputs`.
         output: Where predictions go, for the summary.
         start: Called before the first prediction.
@@ -92,13 +87,15 @@ def predict_all(
     renamed = None not in names and not set(names) <= set(known)
     if not renamed:  # a model with other names for its inputs takes them in the order given
         missing, complete = (order_inputs(part, names, known) for part in (missing, complete))
-    if missing and share.rank == 0:
-        if start is not None:
-            start()
-        if number == 1:
-            _warn(inputs, predictor.config.name, known, names if renamed else ())
+    if number == 1 and share.rank == 0:
+        if renamed:
+            doubts = [*doubts, _renamed(predictor.config.name, known, names)]
+        for text in doubts:
+            click.echo(f"Warning: {text}", err=True)
+    if missing and share.rank == 0 and start is not None:
+        start()
     if number > 1:
-        _start_again(number)
+        _start_again(number, overwrite=options["overwrite"])
     _Run(missing, complete, predictor, share, options).run(output)
 
 
@@ -115,30 +112,22 @@ def _load(options: dict[str, Any]) -> Predictor:
     return Predictor.from_file(name, **settings)
 
 
-def _warn(
-    inputs: Sequence[Path], model: str, known: Sequence[str], names: Sequence[str | None]
-) -> None:
-    """Warn of scans that are not read, and of a model with other names for its inputs."""
-    for path in inputs:
-        if unread := unread_scans(path):
-            click.echo(
-                f"Warning: {path} also holds scans of kinds that are not read:"
-                f" {listed(unread, limit=3)}. Convert them to have them predicted.",
-                err=True,
-            )
-    if names:
-        click.echo(
-            f"Warning: model {model} takes {', '.join(known)}, which are taken from"
-            f" {', '.join(map(str, names))} in this order.",
-            err=True,
-        )
+def _renamed(model: str, known: Sequence[str], names: Sequence[str | None]) -> str:
+    """A warning of a model with other names for its inputs."""
+    given = ", ".join(map(str, names))
+    return f"model {model} takes {', '.join(known)}, which are taken from {given} in this order."
 
 
-def _start_again(number: int) -> NoReturn:
+def _how_to_go_on(overwrite: bool) -> str:
+    return f"The same command {'begins anew' if overwrite else 'with --resume goes on'}."
+
+
+def _start_again(number: int, *, overwrite: bool) -> NoReturn:
     """Run this very command in several processes, and exit with their exit code."""
     program = "from synthsr_cli.main import main; main()"
     arguments = click.get_current_context().meta[ARGUMENTS]
-    code = launch(number, [sys.executable, "-c", program, *arguments])
+    with on_stop(lambda: f"Stopped. {_how_to_go_on(overwrite)}"):
+        code = launch(number, [sys.executable, "-c", program, *arguments])
     if code < 0:
         raise WorkFailedError(
             f"a process was killed ({signal.Signals(-code).name}), perhaps for want of memory, and"
@@ -207,8 +196,7 @@ class _Run:
         overwrite, tasks = self.options["overwrite"], self.tasks
         made = self.predicted if overwrite else sum(map(is_complete, tasks))
         how_far = f" after {made} of {len(tasks)} scans" if self.share.size == 1 else ""
-        advice = "begins anew" if overwrite else "with --resume goes on"
-        return f"Stopped{how_far}. The same command {advice}."
+        return f"Stopped{how_far}. {_how_to_go_on(overwrite)}"
 
     def _write_report(self, batch: Batch) -> str | None:
         """Write the page of the report, if one is asked for; the reason if it cannot be written."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -12,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from synthsr_transforms.io.files import array_header
 from synthsr_transforms.support.atomic import write_text
 from synthsr_transforms.support.messages import SynthSRError, integers, naming
+from synthsr_transforms.support.pointers import refuse_pointer
 from synthsr_transforms.support.texts import read_text
 
 from .rows import LabelRow, side_of, valid_row, valid_rows
@@ -31,6 +30,7 @@ def ready_rows(name: str) -> tuple[LabelRow, ...]:
 
 def read_rows(path: Path) -> tuple[LabelRow, ...]:
     """Read the rows of a `.tsv` file, valid and in the order of the file."""
+    refuse_pointer(path)
     return _parse_rows(read_text(path), path)
 
 
@@ -42,24 +42,17 @@ def write_rows(rows: Sequence[LabelRow], path: Path) -> None:
 
 def read_npy(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     """Read a `.npy` file of integers or floating-point numbers; nothing is ever unpickled."""
+    refuse_pointer(path)
     msg = f"file must be a .npy array of numbers, got something else ({os.fspath(path)})."
     try:
-        with open(path, "rb") as file:
-            shape, dtype = array_header(file)
-            if dtype.kind not in "iuf":
-                raise SynthSRError(f"{msg} Save numbers, not {dtype}.")
-            there = os.fstat(file.fileno()).st_size - file.tell()
-            if math.prod(shape) * dtype.itemsize != there or min(shape, default=0) < 0:
-                raise SynthSRError(
-                    f"file must hold the array that its header names, {shape} of {dtype}, got"
-                    f" {there:,} bytes ({os.fspath(path)}). Copy or save it again."
-                )
-            file.seek(0)
-            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-    except SynthSRError:
+        array = np.lib.format.open_memmap(path, mode="r")  # refuses a header that claims more
+    except OSError:
         raise
-    except ValueError as error:
+    except Exception as error:  # headers are Python, with all that may be wrong with it
         raise SynthSRError(f"{msg} Save it with numpy.save.") from error
+    if array.dtype.kind not in "iuf":
+        raise SynthSRError(f"{msg} Save numbers, not {array.dtype}.")
+    return np.array(array)
 
 
 def read_integers(path: Path) -> list[int]:

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from synthsr_transforms.support.messages import SynthSRError, suggest
+from synthsr_transforms.support.pointers import refuse_pointer
 from synthsr_transforms.support.texts import read_text
 
 Config = TypeVar("Config")
@@ -40,6 +41,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         SynthSRError: If the file is missing, too large, not YAML or not a mapping, or if a text
             holds `${`.
     """
+    refuse_pointer(path)
     try:
         text = read_text(path)
         if "*" in text:
@@ -152,9 +154,10 @@ def _checked(hint: Any, value: Any, field: str, prefix: str) -> Any:
     if is_dataclass(origin) or origin is dict:
         hints = get_type_hints(origin) if is_dataclass(origin) else {}
         if not isinstance(value, Mapping):
-            example = f", such as {field}.{next(iter(hints))}" if hints and field else ""
+            name = field.rpartition(".")[2]
+            example = f", such as {name}.{next(iter(hints))}" if hints and name else ""
             raise SynthSRError(
-                f"{prefix}{field or 'settings'} must hold settings by name{example}, got {value!r}."
+                f"{prefix}{field or 'file'} must hold settings{example}, got {value!r}."
             )
         inner = {
             name: hints.get(str(name), Any) if hints else (kinds or [Any, Any])[1] for name in value
@@ -231,6 +234,7 @@ def override(
             raise SynthSRError(
                 f"the value of {assignment!r} is not YAML. Quote or correct it."
             ) from error
+        value = value["value"] if isinstance(value, dict) else None
         check_literal(value, "--set", path.strip())
         *outer, last = (*shortcuts.get(first, (first,)), *rest)
         node = result
@@ -243,7 +247,7 @@ def override(
                     f" Known here: {', '.join(known)}."
                 )
             node = inner
-        node[_key(node, last)] = value["value"] if isinstance(value, dict) else None
+        node[_key(node, last)] = value
     return result
 
 
@@ -262,6 +266,7 @@ def config_path(name: str | os.PathLike[str], ready: Mapping[str, Path], what: s
     if text in ready:
         return ready[text]
     path = Path(name)
+    refuse_pointer(path)
     if path.suffix.lower() in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise SynthSRError(f"{path} does not exist. Check the path.")

@@ -7,8 +7,8 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-MAX_CHARACTERS = 500
-"""Longest message that is shown."""
+LONGEST = 480
+"""Most letters of a message, to which the command line adds a few."""
 
 
 class SynthSRError(ValueError):
@@ -31,32 +31,32 @@ def describe(error: Exception) -> str:
         >>> describe(FileNotFoundError(2, "No such file or directory", "a.nii"))
         'a.nii: No such file or directory.'
     """
-    text = shortened(" ".join(str(error).split())) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None else f"{error.filename}: "
         return shortened(f"{where}{error.strerror}.")
     if isinstance(error, (ValueError, OSError, WorkFailedError)):
-        return text
+        return shortened(text)
     no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if no_memory or "allocate memory" in text:  # PyTorch has no error of its own for the CPU
-        return (
+        return shortened(
             "out of memory. Make smaller pieces (predict: lower --max-memory), or use --device cpu"
             f" ({text})."
         )
-    return f"unexpected {type(error).__name__}: {text}"
+    return shortened(f"unexpected {type(error).__name__}: {text}")
 
 
-def shortened(text: str, limit: int = MAX_CHARACTERS) -> str:
-    """A message of at most `limit` characters: its beginning and its end, which holds the advice.
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """A message without its middle if it is too long, as values that users give may be.
 
     Examples:
-        >>> shortened("size must be above 0, got 1234567890. Raise it.", limit=40)
-        'size must be above 0, g ... 0. Raise it.'
+        >>> shortened("size must be a number, got aaaaaaaaaaaaaaa. Give one.", longest=45)
+        'size must be a number, go ... aaaa. Give one.'
     """
-    if len(text) <= limit:
+    if len(text) <= longest:
         return text
-    head = 3 * (limit - 5) // 5 + 2
-    return f"{text[:head]} ... {text[len(text) - (limit - 5 - head) :]}"
+    end = longest // 3
+    return f"{text[: longest - end - 5].rstrip()} ... {text[-end:].lstrip()}"
 
 
 def listed(items: Sequence[object], limit: int = 12) -> str:

@@ -20,6 +20,7 @@ import h5py
 
 from synthsr_transforms.io.files import MAX_RATIO
 from synthsr_transforms.support.messages import bytes_in_words
+from synthsr_transforms.support.pointers import refuse_pointer
 
 from .layout import PREFIX, KerasWeightsError, roles_of
 
@@ -40,6 +41,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
             that shows only on reading.
     """
     path = Path(path)
+    refuse_pointer(path)
     if not path.is_file():
         raise KerasWeightsError(f"{path} must be a Keras weight file, but there is no such file.")
     try:
@@ -68,26 +70,23 @@ def _check_own(file: h5py.File, size: int) -> None:
         size: Its size in bytes.
     """
 
-    def check_link(name: str, link: Any) -> None:
-        if not isinstance(link, h5py.HardLink):
-            raise KerasWeightsError(f"{name[:80]!r} is a link")
+    def fault_of_link(name: str, link: Any) -> str | None:
+        return None if isinstance(link, h5py.HardLink) else f"{name[:80]!r} is a link"
 
-    def check_array(name: str, item: Any) -> None:
+    def fault_of_array(name: str, item: Any) -> str | None:
         if not isinstance(item, h5py.Dataset):
-            return
+            return None
         if item.external or item.is_virtual:
-            raise KerasWeightsError(f"array {name[:80]!r} lies in another file")
+            return f"array {name[:80]!r} lies in another file"
         claimed = math.prod(item.shape or ()) * item.dtype.itemsize
-        if claimed > min(MAX_RATIO * size, MAX_BYTES) or (
-            claimed and not item.id.get_storage_size()
-        ):
-            raise KerasWeightsError(
-                f"array {name[:80]!r} takes {bytes_in_words(claimed)}, of which the file holds"
-                f" {bytes_in_words(item.id.get_storage_size())}"
-            )
+        stored = item.id.get_storage_size()
+        if claimed > min(MAX_RATIO * size, MAX_BYTES) or (claimed and not stored):
+            there = f"of which the file holds {bytes_in_words(stored)}"
+            return f"array {name[:80]!r} takes {bytes_in_words(claimed)}, {there}"
+        return None
 
-    file.visititems_links(check_link)
-    file.visititems(check_array)
+    if fault := file.visititems_links(fault_of_link) or file.visititems(fault_of_array):
+        raise KerasWeightsError(fault)
 
 
 @dataclass(frozen=True)
