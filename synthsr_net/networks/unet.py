@@ -27,8 +27,8 @@ WIDENED = ("instance", "none")
 """Normalisations that features of zeros beside the others do not change."""
 MAX_LEVELS = 12
 """Inputs of the deepest network must have thousands of voxels along each axis."""
-MAX_COUNT = 10_000
-"""Most channels, features of the first level, and convolutions per level."""
+MAX_COUNT, MAX_CONVS = 10_000, 100
+"""Most channels or features of the first level, and most convolutions per level."""
 MAX_WEIGHTS = 250_000_000
 """Most weights of a network: 1 GB in float32, 20 times those of the published networks."""
 
@@ -73,10 +73,11 @@ class UNetConfig:
     """Whether the output is converted to probabilities, as a segmentation network does."""
 
     def __post_init__(self) -> None:
-        counts = "in_channels out_channels num_features convs_per_level num_groups"
-        for name in counts.split():
+        for name in ("in_channels", "out_channels", "num_features", "num_groups"):
             count = getattr(self, name)
             _check(1 <= count <= MAX_COUNT, name, f"1 to {MAX_COUNT}", count)
+        convs = self.convs_per_level
+        _check(1 <= convs <= MAX_CONVS, "convs_per_level", f"1 to {MAX_CONVS}", convs)
         levels, multiplier = self.num_levels, self.feature_multiplier
         _check(1 <= levels <= MAX_LEVELS, "num_levels", f"1 to {MAX_LEVELS}", levels)
         _check(0 < multiplier <= 100, "feature_multiplier", "above 0, at most 100", multiplier)
