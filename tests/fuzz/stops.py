@@ -2,8 +2,8 @@
 
     python -m tests.fuzz.stops --seconds 600 --seed 1
 
-Signals are SIGINT and SIGTERM to the process, SIGINT to all processes of the command, as Ctrl-C in a
-terminal sends it, and SIGINT twice. No process and no temporary file may be left.
+Signals are SIGINT and SIGTERM to the process, SIGINT to all processes of the command, as Ctrl-C in
+a terminal sends it, and SIGINT twice. No process and no temporary file may be left.
 """
 
 from __future__ import annotations
