@@ -19,9 +19,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import psutil
+
 GIGABYTE = 2**30
-PATIENCE = 60
-"""Seconds without a word after which a process is killed; its file counts as one that hangs."""
+PATIENCE, STARTING = 30, 300
+"""Seconds of computing, or of waiting, after which a silent process counts as one that hangs."""
 
 
 def main() -> None:
@@ -123,7 +125,7 @@ def _forget_peak() -> None:
 
 def watch(options: argparse.Namespace) -> int:
     """Start processes, start those again that die or hang, and report; return the faults."""
-    tally, faults = Counter[str](), dict[str, list[dict[str, Any]]]()
+    tally, faults = Counter[tuple[str, str]](), dict[str, list[dict[str, Any]]]()
     worst = {"seconds": 0.0, "bytes": 0.0}
     until, files = time.monotonic() + options.seconds, 0
     workers = [_Worker(options, options.first + k) for k in range(options.jobs)]
@@ -133,14 +135,19 @@ def watch(options: argparse.Namespace) -> int:
                 for line in worker.lines():
                     if "result" in line:
                         _count(line, tally, faults, worst, worker, options.keep)
-                    files += "end" in line
+                    if "end" in line:
+                        files += 1
+                        for kind in (worker.name.partition(".")[2], "all"):
+                            tally[kind, "files"] += 1
     finally:
         for worker in workers:
             worker.close()
-    print(f"{files} files, seed {options.seed}, {sum(tally.values())} uses")
-    for name, count in sorted(tally.items()):
-        print(f"  {name}: {count}")
-    print(f"  worst: {worst['seconds']:.1f} s, {worst['bytes'] / 2**20:.0f} MiB")
+    print("| Kind of file | Damaged files | Uses | Read | Refused | Faults |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for kind in [*sorted({kind for kind, _ in tally} - {"all"}), "all"]:
+        counts = [tally[kind, what] for what in ("files", "uses", "read", "refused", "faults")]
+        print(f"| {kind} | {' | '.join(map('{:,}'.format, counts))} |")
+    print(f"Most: {worst['seconds']:.1f} s, {worst['bytes'] / 2**20:.0f} MiB.")
     for what, lines in sorted(faults.items(), key=lambda item: -len(item[1])):
         first = lines[0]
         where = f"file {first['number']}, {first['name']}, {first['damage']}"
@@ -150,14 +157,16 @@ def watch(options: argparse.Namespace) -> int:
 
 def _count(
     line: dict[str, Any],
-    tally: Counter[str],
+    tally: Counter[tuple[str, str]],
     faults: dict[str, list[dict[str, Any]]],
     worst: dict[str, float],
     worker: _Worker,
     keep: Path | None,
 ) -> None:
     good = line["result"] in ("read", "refused")
-    tally[f"{line['name']} {line['result'] if good else 'FAULT'}"] += 1
+    for kind in (line["name"].partition(".")[2], "all"):
+        tally[kind, "uses"] += 1
+        tally[kind, line["result"] if good else "faults"] += 1
     for key in worst:
         worst[key] = max(worst[key], line[key])
     if not good:
@@ -183,7 +192,6 @@ class _Worker:
 
     def __init__(self, options: argparse.Namespace, number: int) -> None:
         self.options, self.number = options, number
-        self.name = ""
         self._start()
 
     def _start(self) -> None:
@@ -194,7 +202,8 @@ class _Worker:
         command += ["--first", str(self.number), "--only", options.only]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
         self.rest = b""
-        self.heard = time.monotonic()
+        self.counter = psutil.Process(self.process.pid)
+        self.heard, self.computed, self.name = time.monotonic(), 0.0, ""
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """What it wrote; a fault if it died or hangs, after which it goes on with the next file."""
@@ -206,13 +215,15 @@ class _Worker:
                 yield from self._again("died", f"exit code {self.process.wait()}")
                 return
             self.heard = time.monotonic()
+            self.computed = sum(self.counter.cpu_times()[:2])
             *texts, self.rest = (self.rest + piece).split(b"\n")
             for line in map(json.loads, texts):
                 if "begin" in line:
                     self.number, self.name = line["begin"], line["name"]
                 yield line
-        if time.monotonic() - self.heard > PATIENCE:
-            yield from self._again("hangs", f"no word for {PATIENCE} s")
+        busy = sum(self.counter.cpu_times()[:2]) - self.computed
+        if (self.name and busy > PATIENCE) or time.monotonic() - self.heard > STARTING:
+            yield from self._again("hangs", f"no word for {busy:.0f} s of computing")
 
     def _again(self, result: str, detail: str) -> Iterator[dict[str, Any]]:
         fault = {"use": "", "result": result, "detail": detail, "seconds": 0, "bytes": 0}
