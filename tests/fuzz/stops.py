@@ -9,6 +9,7 @@ a terminal sends it, and SIGINT twice. No process and no temporary file may be l
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
 import re
 import signal
@@ -28,6 +29,8 @@ PROGRAM = "from synthsr_cli.main import main; main()"
 STARTING = 0.1
 """Seconds that Python itself may take to start, in which it ends by the signal, as all programs."""
 SECONDS = 2.0
+OF_OTHERS = (".ses", f"torchinductor_{getpass.getuser()}")
+"""Caches of other libraries in the folder for temporary files."""
 _PREDICT = "predict IN/list.txt OUT --model IN/model.safetensors --device cpu"
 _PRIORS = "estimate-priors --images IN/scan.nii.gz --labels IN/labels.nii.gz"
 COMMANDS = {
@@ -124,7 +127,8 @@ def _send(pid: int, kind: str) -> None:
 
 def _wrong(errors: str, code: int, delay: float) -> list[str]:
     lines = errors.splitlines()
-    if delay <= STARTING and code in (-signal.SIGINT, -signal.SIGTERM):
+    started = delay > STARTING and "<frozen site>" not in errors
+    if not started and code in (-signal.SIGINT, -signal.SIGTERM):
         return []
     if "Traceback" in errors or "rror" in errors:
         return [errors[-500:]]
@@ -147,7 +151,9 @@ def _left(session: int, folder: Path) -> list[str]:
         except (OSError, psutil.Error):
             continue
     hidden = [path.name for path in (folder / "out").rglob(".*")]
-    temporary = [path.name for path in (folder / "tmp").iterdir() if "inductor" not in path.name]
+    temporary = [
+        path.name for path in (folder / "tmp").iterdir() if not path.name.endswith(OF_OTHERS)
+    ]
     return found + [f"{name} is left" for name in (*hidden, *temporary)]
 
 
