@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,10 @@ from synthsr_cli.common.options import (
     subject_options,
     threads_option,
     traceback_option,
+    warn_of_unread_subjects,
 )
 from synthsr_cli.common.progress import clock, pace, progress
+from synthsr_transforms.support.stopping import on_stop
 
 if TYPE_CHECKING:
     from synthsr_transforms.job.job import StartedJob
@@ -94,6 +95,7 @@ def generate(source: str, assignments: tuple[str, ...], **options: Any) -> None:
     """  # noqa: D301 - click reads the character itself
     from synthsr_transforms.job.job import GenerationJob
 
+    warn_of_unread_subjects(options)
     job = GenerationJob.from_source(source, assignments, **options)
     with progress("label maps checked", len(job.subjects)) as advance:
         started = job.start(
@@ -101,17 +103,14 @@ def generate(source: str, assignments: tuple[str, ...], **options: Any) -> None:
             on_phantom=lambda: click.echo("making the built-in head phantom", err=True),
         )
     number, made, begin = len(started.samples), 0, time.perf_counter()
-    try:
-        with progress("samples", number) as advance:
-            for _ in started.run():
-                made += 1
-                advance()
-    except KeyboardInterrupt:
-        click.echo(
-            f"Stopped after {made} of {number} samples. The same command goes on where it stopped.",
-            err=True,
-        )
-        sys.exit(130)
+    how = "The same command goes on where it stopped."
+    with (
+        on_stop(lambda: f"Stopped after {made} of {number} samples. {how}"),
+        progress("samples", number) as advance,
+    ):
+        for _ in started.run():
+            made += 1
+            advance()
     _summarise(started, time.perf_counter() - begin)
 
 

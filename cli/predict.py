@@ -66,7 +66,7 @@ def predict(source: Path, output: Path, **options: Any) -> None:
 
     INPUT is a scan (.nii, .nii.gz, .mgz, .npz), a folder of scans, a .txt list with one path per
     line, or a BIDS dataset. OUTPUT is a file for one scan, a .txt list for a list, or a folder, in
-    which scan.nii.gz becomes scan_synthsr.nii.gz.
+    which scan.nii.gz becomes scan_synthsr.nii.gz, below the same subfolders with --recursive.
 
     \b
     Examples:
@@ -86,7 +86,7 @@ def predict(source: Path, output: Path, **options: Any) -> None:
         synthsr predict scan.nii.gz t1.nii.gz --model synthsr-v2 --legacy v2
     """  # noqa: D301 - click reads the character itself
     from synthsr_cli.common.prediction import predict_all
-    from synthsr_net.prediction.runs.tasks import plan_tasks
+    from synthsr_net.prediction.runs.tasks import plan_tasks, unread_inputs
 
     if options["bids"]:
         _predict_bids(source, output, options)
@@ -95,11 +95,10 @@ def predict(source: Path, output: Path, **options: Any) -> None:
         raise SynthSRError("--participant-label needs --bids. Add it, or give a folder.")
     pairs = [_named(text) for text in options["others"]]
     inputs = [source, *(file for _, file in pairs)]
-    tasks = plan_tasks(
-        inputs, output, lesion_mask=options["lesion_mask"], uncertainty=options["uncertainty"]
-    )
+    more = {name: options[name] for name in ("lesion_mask", "uncertainty", "recursive")}
+    tasks, doubts = plan_tasks(inputs, output, **more), unread_inputs(inputs, output, **more)
     names = [None, *(name for name, _ in pairs)]
-    predict_all(tasks, options, inputs=inputs, names=names, output=output)
+    predict_all(tasks, options, doubts=doubts, names=names, output=output)
 
 
 def _named(text: str) -> tuple[str, Path]:
@@ -111,15 +110,17 @@ def _named(text: str) -> tuple[str, Path]:
 
 def _predict_bids(source: Path, output: Path, options: dict[str, Any]) -> None:
     from synthsr_cli.common.prediction import predict_all
-    from synthsr_net.prediction.runs.bids import write_descriptions
+    from synthsr_net.prediction.runs.bids import left_out, write_descriptions
     from synthsr_net.prediction.runs.tasks import plan_bids
 
-    for name, option in (("others", "--with"), ("lesion_mask", "--lesion-mask")):
+    refused = {"others": "--with", "lesion_mask": "--lesion-mask", "recursive": "--recursive"}
+    for name, option in refused.items():
         if options[name]:
             raise SynthSRError(f"{option} does not go with --bids. Give scans by path instead.")
     if options["ct"]:
         raise SynthSRError("--ct does not go with --bids, where the suffix says what CT is.")
-    spreads = options["uncertainty"]
-    tasks = plan_bids(source, output, participants=options["participants"], uncertainty=spreads)
+    spreads, participants = options["uncertainty"], options["participants"]
+    tasks = plan_bids(source, output, participants=participants, uncertainty=spreads)
     start = partial(write_descriptions, source, [output, spreads])
-    predict_all(tasks, options, output=output, start=start)
+    doubts = left_out(source, participants)
+    predict_all(tasks, options, doubts=doubts, output=output, start=start)

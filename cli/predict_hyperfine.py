@@ -31,8 +31,9 @@ def predict_hyperfine(t1: Path, t2: Path, output: Path, **options: Any) -> None:
         synthsr predict-hyperfine t1/ t2/ predictions/ --model FILE
     """  # noqa: D301 - click reads the character itself
     from synthsr_cli.common.prediction import predict_all
-    from synthsr_net.prediction.runs.tasks import plan_tasks
+    from synthsr_net.prediction.runs.tasks import plan_tasks, unread_inputs
 
-    tasks = plan_tasks([t1, t2], output, uncertainty=options["uncertainty"])
+    more = {name: options[name] for name in ("uncertainty", "recursive")}
+    tasks, doubts = plan_tasks([t1, t2], output, **more), unread_inputs([t1, t2], output, **more)
     options["default_model"] = "synthsr-hyperfine"
-    predict_all(tasks, options, inputs=[t1, t2], names=["T1", "T2"], output=output)
+    predict_all(tasks, options, doubts=doubts, names=["T1", "T2"], output=output)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,11 @@ from synthsr_cli.common.options import (
     subject_options,
     threads_option,
     traceback_option,
+    warn_of_unread_subjects,
 )
 from synthsr_cli.common.progress import clock, progress
 from synthsr_cli.common.training_progress import TrainingProgress
+from synthsr_transforms.support.stopping import is_first_process, on_stop
 
 from .generate import list_presets_option
 
@@ -83,21 +84,15 @@ def train(source: str | None, assignments: tuple[str, ...], **options: Any) -> N
       Use the result:
         synthsr predict scan.nii.gz t1.nii.gz --model run/models/best.safetensors
     """  # noqa: D301 - click reads the character itself
-    from synthsr_net.training.environment import is_first_process
-
     quiet = not is_first_process()
+    if not quiet:
+        warn_of_unread_subjects(options)
     run = _start(source, assignments, quiet=quiet, **options)
     if not quiet:
         _announce(run)
-    with TrainingProgress(quiet=quiet) as shown:
-        try:
-            run.fit(on_step=shown.step, on_epoch=shown.epoch)
-        except KeyboardInterrupt:
-            if not quiet:
-                click.echo(
-                    f"Stopped. `synthsr train --out {run.folder.path} --resume` goes on.", err=True
-                )
-            sys.exit(130)
+    how = f"Stopped. `synthsr train --out {run.folder.path} --resume` goes on."
+    with on_stop(lambda: how), TrainingProgress(quiet=quiet) as shown:
+        run.fit(on_step=shown.step, on_epoch=shown.epoch)
     if not quiet:
         best = run.folder.model_path("best")
         click.echo(
@@ -131,6 +126,8 @@ def _start(
             folder=options["folder"],
             labels=options["labels"],
             images=options["images"],
+            match=options["match"],
+            recursive=options["recursive"],
             hardware=hardware,
             resume=options["resume"],
             overwrite=options["overwrite"],

@@ -10,6 +10,7 @@ import numpy as np
 from click.testing import CliRunner, Result
 
 from synthsr_cli.main import synthsr
+from synthsr_transforms.support import atomic
 
 
 def run(*arguments: object, **options: Any) -> Result:
@@ -38,3 +39,11 @@ def save(path: Path, data: Any, affine: Any = None) -> Path:
     else:
         nib.save(nib.Nifti1Image(data, affine), path)
     return path
+
+
+def abandoned(path: Path, machine: str | None = None) -> Path:
+    """The temporary file that a process leaves which is killed while it writes to `path`."""
+    atomic._tidied.discard(path.parent)  # as in the next process
+    name = f".{machine or atomic._machine()}{2**31 - 1:08x}{'5e' * 8}-{path.name}"
+    path.with_name(name).write_text("half")
+    return path.with_name(name)

@@ -21,7 +21,7 @@ import click
 import torch
 
 from synthsr_net.models.zoo.files import default_model
-from synthsr_net.prediction.files import check_writable, unread_scans
+from synthsr_net.prediction.files import check_writable
 from synthsr_net.prediction.predictor import Predictor, Prepared
 from synthsr_net.prediction.report import write_report
 from synthsr_net.prediction.runs.distribution import (
@@ -36,7 +36,8 @@ from synthsr_net.prediction.runs.runner import Batch, DiskFullError, check_same_
 from synthsr_net.prediction.runs.tasks import Task, is_complete, missing_tasks, order_inputs
 from synthsr_net.prediction.settings import PredictorOptions
 from synthsr_transforms.support.memory import in_gigabytes
-from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, listed
+from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
+from synthsr_transforms.support.stopping import on_stop
 
 from .describing import counted
 from .errors import TRACEBACK
@@ -48,7 +49,7 @@ def predict_all(
     tasks: Sequence[Task],
     options: dict[str, Any],
     *,
-    inputs: Sequence[Path] = (),
+    doubts: Sequence[str] = (),
     names: Sequence[str | None] = (None,),
     output: Path,
     start: Callable[[], object] | None = None,
@@ -58,7 +59,7 @@ def predict_all(
     Args:
         tasks: What to predict.
         options: Options of the command.
-        inputs: Paths that the user gave as input, to warn of scans in them that are not read.
+        doubts: Warnings of what is not predicted.
         names: Names of the inputs of the tasks, see `order_inputs`.
         output: Where predictions go, for the summary.
         start: Called before the first prediction.
@@ -87,13 +88,15 @@ def predict_all(
     renamed = None not in names and not set(names) <= set(known)
     if not renamed:  # a model with other names for its inputs takes them in the order given
         missing, complete = (order_inputs(part, names, known) for part in (missing, complete))
-    if missing and share.rank == 0:
-        if start is not None:
-            start()
-        if number == 1:
-            _warn(inputs, predictor.config.name, known, names if renamed else ())
+    if number == 1 and share.rank == 0:
+        if renamed:
+            doubts = [*doubts, _renamed(predictor.config.name, known, names)]
+        for text in doubts:
+            click.echo(f"Warning: {text}", err=True)
+    if missing and share.rank == 0 and start is not None:
+        start()
     if number > 1:
-        _start_again(number)
+        _start_again(number, overwrite=options["overwrite"])
     _Run(missing, complete, predictor, share, options).run(output)
 
 
@@ -110,30 +113,22 @@ def _load(options: dict[str, Any]) -> Predictor:
     return Predictor.from_file(name, **settings)
 
 
-def _warn(
-    inputs: Sequence[Path], model: str, known: Sequence[str], names: Sequence[str | None]
-) -> None:
-    """Warn of scans that are not read, and of a model with other names for its inputs."""
-    for path in inputs:
-        if unread := unread_scans(path):
-            click.echo(
-                f"Warning: {path} also holds scans of kinds that are not read:"
-                f" {listed(unread, limit=3)}. Convert them to have them predicted.",
-                err=True,
-            )
-    if names:
-        click.echo(
-            f"Warning: model {model} takes {', '.join(known)}, which are taken from"
-            f" {', '.join(map(str, names))} in this order.",
-            err=True,
-        )
+def _renamed(model: str, known: Sequence[str], names: Sequence[str | None]) -> str:
+    """A warning of a model with other names for its inputs."""
+    given = ", ".join(map(str, names))
+    return f"model {model} takes {', '.join(known)}, which are taken from {given} in this order."
 
 
-def _start_again(number: int) -> NoReturn:
+def _how_to_go_on(overwrite: bool) -> str:
+    return f"The same command {'begins anew' if overwrite else 'with --resume goes on'}."
+
+
+def _start_again(number: int, *, overwrite: bool) -> NoReturn:
     """Run this very command in several processes, and exit with their exit code."""
     program = "from synthsr_cli.main import main; main()"
     arguments = click.get_current_context().meta[ARGUMENTS]
-    code = launch(number, [sys.executable, "-c", program, *arguments])
+    with on_stop(lambda: f"Stopped. {_how_to_go_on(overwrite)}"):
+        code = launch(number, [sys.executable, "-c", program, *arguments])
     if code < 0:
         raise WorkFailedError(
             f"a process was killed ({signal.Signals(-code).name}), perhaps for want of memory, and"
@@ -164,12 +159,10 @@ class _Run:
         batch = Batch(self.tasks, self.predictor, self.options["report"], on_plan=on_plan)
         begin, full = time.perf_counter(), None
         try:
-            self._predict(batch, total, quiet=alone or share.rank > 0)
+            with on_stop(lambda: self._how_far(batch)):
+                self._predict(batch, total, quiet=alone or share.rank > 0)
         except DiskFullError as error:
             full = error
-        except KeyboardInterrupt:
-            self._report_stop()
-            sys.exit(130)
         finally:
             fault = self._write_report(batch)
         self._summarise(output, time.perf_counter() - begin)
@@ -198,15 +191,13 @@ class _Run:
                     self.failed.append(outcome)
                 advance()
 
-    def _report_stop(self) -> None:
-        """Print how far it got, with the scan that was being written when it was stopped."""
-        if self.share.rank > 0:
-            return
+    def _how_far(self, batch: Batch) -> str:
+        """Write the report of what was done until now, and return how far it got."""
+        self._write_report(batch)
         overwrite, tasks = self.options["overwrite"], self.tasks
         made = self.predicted if overwrite else sum(map(is_complete, tasks))
         how_far = f" after {made} of {len(tasks)} scans" if self.share.size == 1 else ""
-        advice = "begins anew" if overwrite else "with --resume goes on"
-        click.echo(f"Stopped{how_far}. The same command {advice}.", err=True)
+        return f"Stopped{how_far}. {_how_to_go_on(overwrite)}"
 
     def _write_report(self, batch: Batch) -> str | None:
         """Write the page of the report, if one is asked for; the reason if it cannot be written."""

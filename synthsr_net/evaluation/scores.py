@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import Volume, reorient, same_grid
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.io.volumes import read_labels
+from synthsr_transforms.support.atomic import temporary_folder
 from synthsr_transforms.support.messages import check_choice
 
 from .pairs import Pair, PathLike, find_pairs
@@ -67,6 +67,7 @@ def evaluate(
     labels: PathLike | None = None,
     mapping: str = "linear",
     folder: PathLike | None = None,
+    recursive: bool = False,
     on_pair: Callable[[], object] | None = None,
 ) -> list[PairScore]:
     """Compare predictions with references.
@@ -80,6 +81,7 @@ def evaluate(
         mapping: Polynomial that maps the intensities of predictions to those of references, by
             least squares in each region: `linear`, `cubic`, or `none` for equal units.
         folder: Gets `metrics.csv` and `report.html`; nothing is written if a pair fails.
+        recursive: See `find_pairs`.
         on_pair: Called after each pair, to show progress.
 
     Returns:
@@ -89,11 +91,11 @@ def evaluate(
         ValueError: If files do not go together or cannot be used.
     """
     check_choice("mapping", mapping, MAPPINGS)
-    pairs, scores = find_pairs(predictions, references, labels), []
+    pairs, scores = find_pairs(predictions, references, labels, recursive=recursive), []
     with ExitStack() as stack:
         pictures = None
         if folder is not None:
-            pictures = Path(stack.enter_context(TemporaryDirectory(prefix="synthsr-evaluate-")))
+            pictures = stack.enter_context(temporary_folder())
         for number, pair in enumerate(pairs):
             picture = None if pictures is None else pictures / f"{number}.png"
             scores.append(score_pair(pair, mapping, picture))

@@ -23,6 +23,7 @@ from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.config import from_mapping
 from synthsr_transforms.support.messages import SynthSRError, check_choice
+from synthsr_transforms.support.pointers import refuse_pointer
 
 FORMAT_VERSION = 1
 """Version of the header; a file of a later version is refused."""
@@ -244,6 +245,7 @@ def _as_weights(tensor: Tensor, name: str, where: str) -> Tensor:
 
 
 def _read(path: Path, weights: bool) -> tuple[ModelConfig, dict[str, Tensor]]:
+    refuse_pointer(path)
     if not path.is_file():
         raise SynthSRError(f"{path} must be a model file, but there is no such file.")
     try:

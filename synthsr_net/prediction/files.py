@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from synthsr_transforms.io.files import EXTENSIONS, check_file, has_known_extension, stem
+from synthsr_transforms.io.files import (
+    EXTENSIONS,
+    check_file,
+    has_known_extension,
+    list_volumes,
+    stem,
+)
 from synthsr_transforms.support.atomic import why_unwritable
 from synthsr_transforms.support.messages import SynthSRError, listed
+from synthsr_transforms.support.pointers import refuse_pointer
 
 ENDING = "_synthsr"
 """Suffix of the names of predictions."""
@@ -25,8 +32,7 @@ _OTHER_FILES = (
     *(".txt", ".csv", ".json", ".png", ".jpg", ".tif", ".tiff", ".zip", ".npy", ".h5", ".mat"),
 )
 """Endings of files that are no volumes to us, so that a typing error makes no folder `a.nrrd`."""
-_OTHER_SCANS = (".mgh", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima")
-"""Endings of files that are scans, but of kinds that are not read."""
+_PREDICTIONS = (ENDING, f"{ENDING}_spread")
 
 
 @dataclass(frozen=True)
@@ -43,24 +49,34 @@ class Source:
     kind: str
     scans: tuple[Path, ...]
 
+    def name_of(self, scan: Path) -> str:
+        """Name of a scan without its ending, below the folder if the argument is one."""
+        top = self.path if self.kind == "folder" else scan.parent
+        return (scan.parent.relative_to(top) / stem(scan)).as_posix()
 
-def find_scans(path: str | os.PathLike[str], *, without: Path | None = None) -> Source:
-    """Scans in a file, folder or list. Folders are not searched further down.
+
+def find_scans(
+    path: str | os.PathLike[str], *, without: Iterable[Path] = (), recursive: bool = False
+) -> Source:
+    """Scans in a file, folder or list.
 
     Args:
         path: A scan, a folder of scans, or a `.txt` file with one path per line. Paths in a list
-            start at the working folder, or else at that of the list; empty lines do not count.
-        without: Output folder: where it is the folder of the scans, earlier predictions in it are
-            no scans.
+            start at the working folder, or else at that of the list. Empty lines and those that
+            start with `#` do not count.
+        without: Folders of outputs and of other inputs: below that of the scans they are not
+            searched, and where one is that of the scans, earlier predictions in it are no scans.
+        recursive: Whether folders are searched further down.
 
     Raises:
         ValueError: If there is none.
     """
     path = Path(path)
+    refuse_pointer(path)
     if path.suffix.lower() == ".txt":
         return Source(path, "list", tuple(_listed(path)))
     if path.is_dir():
-        return Source(path, "folder", tuple(_in_folder(path, without)))
+        return Source(path, "folder", tuple(_in_folder(path, tuple(without), recursive)))
     if not path.exists():
         raise SynthSRError(f"{path} must be a scan, folder or list, but does not exist.")
     check_file(path)
@@ -68,7 +84,7 @@ def find_scans(path: str | os.PathLike[str], *, without: Path | None = None) -> 
 
 
 def read_list(path: Path) -> list[str]:
-    """Lines of a text file, without empty ones.
+    """Lines of a text file, without empty ones and those that start with `#`.
 
     Raises:
         SynthSRError: If it cannot be read, or has no lines.
@@ -80,9 +96,9 @@ def read_list(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise SynthSRError(f"{path} must be a list of paths, one per line ({reason}).") from error
-    lines = [line for line in lines if line]
+    lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
-        raise SynthSRError(f"{path} must hold one path per line, but is empty.")
+        raise SynthSRError(f"{path} must hold one path per line, but holds none.")
     return lines
 
 
@@ -90,34 +106,18 @@ def _listed(path: Path) -> list[Path]:
     paths = [Path(line).expanduser() for line in read_list(path)]
     beside = [path.parent / each for each in paths]
     return [
-        there if not each.exists() and there.exists() else each
+        there if not each.exists() and os.path.lexists(there) else each
         for each, there in zip(paths, beside, strict=True)
     ]
 
 
-def _in_folder(path: Path, without: Path | None) -> list[Path]:
-    files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
-    scans = [file for file in files if has_known_extension(file)]
-    if without is not None and os.path.realpath(without) == os.path.realpath(path):
-        scans = [file for file in scans if not stem(file).endswith(ENDING)]
-    if scans:
-        return scans
-    if any(file.is_dir() for file in files):
-        advice = "Give one of its folders, or --bids for a BIDS dataset."
-    else:
-        advice = "DICOM must be converted first, for example with dcm2niix."
-    raise SynthSRError(f"{path} must hold scans ({_FILES}), but holds none. {advice}")
-
-
-def unread_scans(path: str | os.PathLike[str]) -> list[str]:
-    """Names of the scans in a folder that are left out, since files of their kind are not read.
-
-    Args:
-        path: A folder; other things hold none.
-    """
-    if not os.path.isdir(path):
-        return []
-    return sorted(name for name in os.listdir(path) if name.lower().endswith(_OTHER_SCANS))
+def _in_folder(path: Path, without: Sequence[Path], recursive: bool) -> list[Path]:
+    scans = list_volumes(path, recursive=recursive, without=without)
+    if any(os.path.realpath(folder) == os.path.realpath(path) for folder in without):
+        scans = [file for file in scans if not stem(file).endswith(_PREDICTIONS)]
+    if not scans:
+        raise SynthSRError(f"{path} must hold scans, but holds predictions alone. Give the scans.")
+    return scans
 
 
 # Outputs -----------------------------------------------------------------------------------------
@@ -141,11 +141,12 @@ def plan_outputs(
     Args:
         source: The scans.
         output: A file for one scan (its ending must be known); a `.txt` list of as many files as
-            there are scans; else a folder, in which `scan.nii.gz` becomes `scan_synthsr.nii.gz`.
+            there are scans; else a folder, in which `scan.nii.gz` becomes `scan_synthsr.nii.gz`,
+            below the subfolders that scans of a folder are in.
         ending: What goes between name and ending of files in a folder.
 
     Raises:
-        SynthSRError: If the output is of the wrong kind, or two scans would share a file.
+        SynthSRError: If the output is of the wrong kind.
     """
     output = Path(output)
     if output.suffix.lower() == ".txt" and source.kind == "list":
@@ -167,8 +168,9 @@ def plan_outputs(
         outputs = [output]
     else:
         _refuse_file(output, source)
-        outputs = [output / f"{stem(scan)}{ending}{extension(scan)}" for scan in source.scans]
-    _refuse_shared(source.scans, outputs)
+        outputs = [
+            output / f"{source.name_of(scan)}{ending}{extension(scan)}" for scan in source.scans
+        ]
     return outputs
 
 
@@ -182,18 +184,6 @@ def _refuse_file(output: Path, source: Source) -> None:
         raise SynthSRError(
             f"output must be a folder{lists}, or a file ending in one of {_FILES}, got {output}."
         )
-
-
-def _refuse_shared(scans: Sequence[Path], outputs: Sequence[Path]) -> None:
-    first: dict[str, Path] = {}
-    for scan, output in zip(scans, outputs, strict=True):
-        other = first.setdefault(os.path.normcase(os.path.realpath(output)), scan)
-        if other is not scan:
-            same = "is there twice" if other == scan else f"and {other} have one"
-            raise SynthSRError(
-                f"each scan must have an output of its own, but {scan} {same} ({output}). Rename"
-                " one, or give a .txt list of scans and one of outputs."
-            )
 
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
@@ -252,8 +242,7 @@ def match(first: Source, other: Source, words: Sequence[str]) -> list[Path]:
     if first.kind != "folder":
         _refuse_numbers(first, other)
         return list(other.scans)
-    key = _key_without(words)
-    ours, theirs = _by_key(first, key), _by_key(other, key)
+    ours, theirs = _by_key(first, words), _by_key(other, words)
     alone = [str(ours[k]) for k in ours if k not in theirs]
     alone += [str(theirs[k]) for k in theirs if k not in ours]
     if alone:
@@ -262,7 +251,7 @@ def match(first: Source, other: Source, words: Sequence[str]) -> list[Path]:
             f" but {len(alone)} have none: {listed(alone, limit=3)}. Rename them, or give .txt"
             " lists."
         )
-    return [theirs[key(path)] for path in first.scans]
+    return [theirs[key] for key in ours]
 
 
 def _refuse_numbers(first: Source, other: Source) -> None:
@@ -273,18 +262,13 @@ def _refuse_numbers(first: Source, other: Source) -> None:
         )
 
 
-def _key_without(words: Sequence[str]) -> Callable[[Path], str]:
-    def key(path: Path) -> str:
-        parts = [part for part in re.split(r"[^a-z0-9]+", stem(path).lower()) if part]
-        return " ".join(part for part in parts if part not in words) or " ".join(parts)
-
-    return key
-
-
-def _by_key(source: Source, key: Callable[[Path], str]) -> dict[str, Path]:
+def _by_key(source: Source, words: Sequence[str]) -> dict[str, Path]:
+    """Files of a folder by the words of their paths below it, those of `words` apart."""
     found: dict[str, Path] = {}
     for path in source.scans:
-        other = found.setdefault(key(path), path)
+        parts = [part for part in re.split(r"[^a-z0-9]+", source.name_of(path).lower()) if part]
+        key = " ".join(part for part in parts if part not in words) or " ".join(parts)
+        other = found.setdefault(key, path)
         if other is not path:
             raise SynthSRError(
                 f"names in {source.path} must differ by more than contrast, got {other.name} and"

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,7 +25,7 @@ from typing import Any
 
 from synthsr_transforms.job.record import CONFIG, TABLE, difference, plain_config
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.support.atomic import write_text
+from synthsr_transforms.support.atomic import remove_leftovers, write_text
 from synthsr_transforms.support.config import read_yaml, to_yaml
 from synthsr_transforms.support.messages import SynthSRError
 
@@ -66,7 +65,6 @@ MAY_CHANGE = {
 }
 """Settings that may change when a run is resumed; None means the whole section."""
 
-_HALF_WRITTEN = re.compile(r"\.[0-9a-f]{32}-.+|\.last\.ckpt\.part")
 _FILES = (
     f"{MODELS}/*.safetensors",
     f"{PREVIEWS}/epoch_*.png",
@@ -179,10 +177,7 @@ class RunFolder:
         """
         for name in (MODELS, PREVIEWS, LOGS, STATE):
             (self.path / name).mkdir(parents=True, exist_ok=True)
-        for place in (self.path, *(self.path / name for name in (MODELS, PREVIEWS, STATE))):
-            for path in place.iterdir():
-                if _HALF_WRITTEN.fullmatch(path.name):  # by a process that was killed
-                    path.unlink()
+            remove_leftovers(self.path / name)
         if config.label_table == TABLE:
             table.write(self.path / TABLE)
         write_text(self.path / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")

@@ -22,11 +22,12 @@ from synthsr_net.training.callbacks.saving import SaveModels, SaveState, StopReq
 from synthsr_net.training.setup.experiment import RunPlan
 from synthsr_net.training.setup.prepare import Prepared, prepare
 from synthsr_net.training.task.watch import NonFiniteLossError, report_failure
-from synthsr_transforms.subjects.files import SubjectFiles, refuse_input_folder
+from synthsr_transforms.subjects.files import Match, SubjectFiles, refuse_input_folder
 from synthsr_transforms.support.atomic import check_space, check_writable
 from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.stopping import is_first_process, undoing
 
-from .environment import Hardware, environment, is_first_process
+from .environment import Hardware, environment
 from .folder import LOGS, RunFolder
 
 _NOT_FOR_USERS = (".*LeafSpec", "Grad strides do not match", "The ``compute`` method of metric")
@@ -39,6 +40,8 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
     folder: str | os.PathLike[str],
     labels: str | os.PathLike[str] | None = None,
     images: str | os.PathLike[str] | None = None,
+    match: Match = "names",
+    recursive: bool = False,
     hardware: Hardware | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -54,6 +57,8 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
         folder: Folder of the run.
         labels: Label maps, see `RunPlan.from_source`.
         images: Real targets.
+        match: See `find_subjects` of `synthsr_transforms.subjects.files`.
+        recursive: Likewise.
         hardware: Devices to compute on; the CPU by default.
         resume: Whether to go on with the run in the folder.
         overwrite: Whether to replace it.
@@ -76,7 +81,9 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
     if writes:
         place.check(resume=resume, overwrite=overwrite)
     config = place.config_path if source is None else source
-    plan = RunPlan.from_source(config, assignments, labels=labels, images=images)
+    plan = RunPlan.from_source(
+        config, assignments, labels=labels, images=images, match=match, recursive=recursive
+    )
     refuse_input_folder(place.path, [*plan.subjects, *plan.held_out])
     if on_plan is not None:
         on_plan(plan)
@@ -164,8 +171,11 @@ class TrainingRun:
         try:
             with stop, products(self.prepared.precision), _quiet():
                 trainer = self.trainer([log, SaveState(self.folder, self.config, stop)])
-                with _ending_together(trainer):
+                kill = getattr(trainer.strategy.launcher, "kill", lambda _: None)
+                with undoing(lambda: kill(signal.SIGKILL)):  # others would wait for this process
                     trainer.fit(task, datamodule=data, ckpt_path=state, **safe)
+                if stop.made:
+                    raise KeyboardInterrupt
         except NonFiniteLossError as error:
             spacing = self.prepared.model.scan.spacing_mm
             raise report_failure(error, data.stream, self.folder, spacing) from error
@@ -227,18 +237,6 @@ def products(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before[1])
         torch.backends.cudnn.benchmark = benchmark
         torch.use_deterministic_algorithms(strict, warn_only=warning)
-
-
-@contextmanager
-def _ending_together(trainer: Trainer) -> Iterator[None]:
-    """Kill the processes that this one started if it fails, as they would wait for it."""
-    try:
-        yield
-    except Exception:
-        kill = getattr(trainer.strategy.launcher, "kill", None)
-        if kill is not None:
-            kill(signal.SIGKILL)
-        raise
 
 
 @contextmanager

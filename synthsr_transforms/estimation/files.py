@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from synthsr_transforms.io.files import stem
+from synthsr_transforms.io.freesurfer import file_name
 from synthsr_transforms.labels.files import write_rows
 from synthsr_transforms.priors.tissue_priors import as_rows
 from synthsr_transforms.support.atomic import check_writable, replacing
@@ -184,7 +185,7 @@ def _provenance(estimate: PriorEstimate) -> dict[str, Any]:
                     "images": os.path.abspath(data_set.images),
                     "labels": os.path.abspath(data_set.labels),
                     "pairs": {
-                        stem(subject.image or ""): subject.labels.name
+                        stem(file_name(subject.image or Path())): subject.name
                         for subject in data_set.subjects
                     },
                 }

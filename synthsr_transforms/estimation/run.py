@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.priors.tissue_priors import TissuePriors
 from synthsr_transforms.subjects.files import Match, PathSpec, SubjectFiles
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
+from synthsr_transforms.support.stopping import interrupts_held, undoing
 
 from .estimate import PriorEstimate, channels_of
 from .scans import DataSet, EstimationSettings, ScanStatistics, find_data_sets, measure_scan
@@ -218,9 +218,19 @@ def processes(number: int) -> Iterator[Callable[..., Iterator[Any]]]:
         yield map
         return
     # Processes that are copies of this one (fork) could not use the threads that it has started.
-    pool = ProcessPoolExecutor(number, get_context("spawn"), _ignore_interrupts)
+    pool, others = ProcessPoolExecutor(number, get_context("spawn")), set(active_children())
+
+    def apply(*arguments: Any) -> Iterator[Any]:
+        with interrupts_held():  # new processes leave Ctrl-C to this one from the first moment on
+            return pool.map(*arguments)
+
+    def kill() -> None:
+        for process in {*active_children()} - others:
+            process.kill()
+
     try:
-        yield pool.map
+        with undoing(kill):
+            yield apply
     except BrokenProcessPool as error:
         raise WorkFailedError(
             "a process ended without an answer, most likely for want of memory. Use fewer"
@@ -228,8 +238,3 @@ def processes(number: int) -> Iterator[Callable[..., Iterator[Any]]]:
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the process that started this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -17,11 +17,10 @@ from synthsr_transforms.io.volumes import read_labels, read_volume
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.subjects.files import (
     Match,
-    PairingError,
     PathSpec,
     SubjectFiles,
-    find_subjects,
     grids_differ,
+    pair_subjects,
 )
 from synthsr_transforms.support.messages import listed
 
@@ -76,7 +75,11 @@ class ScanStatistics(NamedTuple):
 
 
 def find_data_sets(
-    images: Sequence[PathSpec], labels: Sequence[PathSpec], match: Match = "names"
+    images: Sequence[PathSpec],
+    labels: Sequence[PathSpec],
+    match: Match = "names",
+    *,
+    recursive: bool = False,
 ) -> list[DataSet]:
     """Pair the scans of every data set with their label maps.
 
@@ -84,6 +87,7 @@ def find_data_sets(
         images: One folder of scans (or one scan) per data set.
         labels: One folder of label maps per data set, or one for all.
         match: See `find_subjects`.
+        recursive: See `find_subjects`.
 
     Raises:
         VolumeError: If a folder is missing or empty, or a file has no partner.
@@ -97,10 +101,9 @@ def find_data_sets(
     maps = list(labels) * len(images) if len(labels) == 1 else labels
     data_sets = []
     for scans, label_maps in zip(images, maps, strict=True):
-        try:
-            subjects = find_subjects(label_maps, scans, match=match, all_images=True)
-        except PairingError as error:
-            raise PairingError(f"{error} Or pair sorted names with --match order.") from error
+        subjects = pair_subjects(
+            label_maps, scans, match=match, recursive=recursive, all_images=True
+        )
         data_sets.append(
             DataSet(images=Path(scans), labels=Path(label_maps), subjects=tuple(subjects))
         )
@@ -152,12 +155,12 @@ def read_pair(subject: SubjectFiles, *, resample_labels: bool = False) -> tuple[
     image, labels = read_channels(subject.image), read_labels(subject.labels)
     if same_grid(image, labels):
         return image, labels
-    turned, turned_labels = reorient(image), reorient(labels)
-    if same_grid(turned, turned_labels):
-        return turned, turned_labels
+    turned = reorient(labels, image.affine)
+    if same_grid(image, turned):
+        return image, turned
     if not resample_labels:
         raise VolumeError(
-            f"{grids_differ(subject, turned_labels, turned)} Resample one to the other, or add"
+            f"{grids_differ(subject, labels, image)} Resample one to the other, or add"
             " --resample-labels if they show the same place in the world."
         )
     resampled = labels_on_grid(labels, image)

@@ -5,17 +5,26 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, listed
+from synthsr_transforms.support.pointers import refuse_pointer
+
+from .freesurfer import subject_folders
 
 EXTENSIONS = (".nii.gz", ".nii", ".mgz", ".npz")
 """Endings of the files that are read, in lower or upper case."""
 MAX_RATIO = 1032
 """Most bytes that one byte of a file compressed by deflate can become."""
+_GZIP = b"\x1f\x8b"
+_NIFTI = (b"n+1\0", b"ni1\0")
+_MOST_FOLDERS = 1000
+_OTHER_SCANS = (".mgh", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima")
+"""Endings of files that are scans, but of kinds that are not read."""
 _DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
 _DCM2NIIX = "Convert it with dcm2niix, and give the .nii.gz file that it writes."
 
@@ -34,6 +43,11 @@ def has_known_extension(path: str | os.PathLike[str]) -> bool:
     return Path(path).name.lower().endswith(EXTENSIONS)
 
 
+def is_volume(path: str | os.PathLike[str]) -> bool:
+    """Whether a file name is that of a volume, and not of a hidden file such as `._scan.nii`."""
+    return has_known_extension(path) and not Path(path).name.startswith(".")
+
+
 def stem(path: str | os.PathLike[str]) -> str:
     """File name without its extension.
 
@@ -46,36 +60,169 @@ def stem(path: str | os.PathLike[str]) -> str:
     return name[: len(name) - len(next(known, ""))]
 
 
-def list_volumes(path: str | os.PathLike[str]) -> list[Path]:
-    """Volumes in a folder, sorted by name, or the one file given.
+def list_volumes(
+    path: str | os.PathLike[str],
+    *,
+    recursive: bool = False,
+    without: Iterable[str | os.PathLike[str]] = (),
+    freesurfer: str | None = None,
+) -> list[Path]:
+    """Volumes in a folder, sorted by path, or the one file given. Hidden files do not count.
+
+    Args:
+        path: A folder, a volume, or a pattern such as `scans/*_0000.nii.gz`.
+        recursive: Whether to search subfolders, hidden ones apart. Links are followed, but no
+            folder is searched twice.
+        without: Subfolders that are not searched.
+        freesurfer: Name of the file in `mri` to take of each subject, where the folder is
+            FreeSurfer's directory of subjects.
 
     Raises:
-        VolumeError: If the path does not exist or holds no volume.
+        SynthSRError: If the path does not exist or holds no volume, or a subfolder that is to be
+            searched cannot be read.
     """
     path = Path(path)
+    refuse_pointer(path)
     if path.is_file():
         if not has_known_extension(path):
             check_file(path)  # says what it is instead
         return [path]
+    if not path.exists() and (top := searched_folder(path)) != path:
+        pattern = path.relative_to(top).as_posix()
+        if found := sorted(p for p in top.glob(pattern) if is_volume(p)):
+            return found
     if not path.is_dir():
         raise VolumeError(f"{path} must be a file or folder, but does not exist. Check the path.")
-    found = sorted(
-        p for p in path.iterdir() if has_known_extension(p) and not p.name.startswith(".")
-    )
+    if freesurfer and (subjects := subject_folders(path)):
+        return _of_subjects(path, subjects, freesurfer)
+    places = _folders(path, without, _refuse_unreadable) if recursive else [path]
+    found = [
+        p for q in places for p in q.iterdir() if is_volume(p) and not (recursive and p.is_dir())
+    ]
     if not found:
+        below = left_below(path, without)
+        advice = "DICOM must be converted first, for example with dcm2niix."
+        if below:
+            advice = f"{below}: give one of these, or add --recursive (--bids for a BIDS dataset)."
         raise VolumeError(
-            f"{path} must hold label maps or images ({', '.join(EXTENSIONS)}), but holds none."
+            f"{path} must hold scans or label maps ({', '.join(EXTENSIONS)}), but holds none."
+            f" {advice}"
         )
-    return found
+    return sorted(found)
+
+
+def _of_subjects(path: Path, subjects: Sequence[Path], name: str) -> list[Path]:
+    files = [file for s in subjects if os.path.lexists(file := s / "mri" / name)]
+    if not files:
+        raise VolumeError(
+            f"subjects of FreeSurfer in {path} must have a file mri/{name}, but none of"
+            f" {len(subjects)} has one. Name another by a pattern, such as '{path}/*/mri/aseg.mgz'."
+        )
+    return files
+
+
+def searched_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder that a path or pattern is looked for in: itself, or the one above wildcards.
+
+    Examples:
+        >>> searched_folder("subjects/*/mri/T1.mgz"), searched_folder("scans")
+        (PosixPath('subjects'), PosixPath('scans'))
+    """
+    path = Path(path)
+    for part in (*path.parents[::-1], path):
+        if set("*?[") & set(part.name) and not part.exists():
+            return part.parent
+    return path
+
+
+def unread_scans(
+    path: str | os.PathLike[str],
+    *,
+    without: Iterable[Path] = (),
+    recursive: bool = False,
+    freesurfer: str | None = None,
+) -> list[str]:
+    """Warnings of what `list_volumes` leaves out: scans of other kinds or in subfolders, subjects.
+
+    Args:
+        path: A folder; other things hold none.
+        without: See `list_volumes`.
+        recursive: See `list_volumes`.
+        freesurfer: See `list_volumes`.
+    """
+    if not os.path.isdir(path):
+        return []
+    if freesurfer and (subjects := subject_folders(path)):
+        bare = [s.name for s in subjects if not os.path.lexists(s / "mri" / freesurfer)]
+        text = f"{path}: subjects without mri/{freesurfer} are left out: {listed(bare, limit=6)}."
+        return [text] if bare else []
+    warnings = []
+    if other := sorted(name for name in os.listdir(path) if name.lower().endswith(_OTHER_SCANS)):
+        warnings.append(
+            f"{path} also holds scans of kinds that are not read: {listed(other, limit=3)}. Convert"
+            " them to have them read."
+        )
+    if not recursive and (below := left_below(path, without)):
+        warnings.append(f"{path}: {below}, which are not searched. Add --recursive to read them.")
+    return warnings
+
+
+def left_below(
+    folder: str | os.PathLike[str], without: Iterable[str | os.PathLike[str]] = ()
+) -> str | None:
+    """Say how many volumes are in subfolders, and in which; None if there are none.
+
+    Args:
+        folder: What is searched, at most `_MOST_FOLDERS` folders of it.
+        without: Subfolders that do not count.
+    """
+    number, names = 0, []
+    places = list(islice(_folders(Path(folder), without), 1, _MOST_FOLDERS))
+    for place in places:
+        with suppress(OSError):
+            here = sum(1 for p in place.iterdir() if is_volume(p) and not p.is_dir())
+            names += [place.relative_to(folder).as_posix()] if here else []
+            number += here
+    more = " or more" if len(places) == _MOST_FOLDERS - 1 else ""
+    what = "1 file is" if number == 1 and not more else f"{number}{more} files are"
+    return f"{what} in subfolders ({listed(names, limit=3)})" if number else None
+
+
+def _folders(
+    top: Path,
+    without: Iterable[str | os.PathLike[str]] = (),
+    on_error: Callable[[OSError], object] | None = None,
+) -> Iterator[Path]:
+    """A folder and those below it, each once, real ones before those that links lead to."""
+    seen = {os.path.realpath(path) for path in without} - {os.path.realpath(top)}
+    starts = [str(top)]
+    for start in starts:  # grows
+        for folder, below, _ in os.walk(start, onerror=on_error):
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            if os.path.realpath(folder) in seen:
+                below.clear()
+                continue
+            seen.add(os.path.realpath(folder))
+            starts += [link for name in below if os.path.islink(link := os.path.join(folder, name))]
+            yield Path(folder)
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise VolumeError(
+        f"{error.filename} must be readable, as --recursive searches it, but is not"
+        f" ({error.strerror}). Correct its permissions, or move it away."
+    ) from error
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
     """Refuse what is not a volume by its name, size or first bytes.
 
     Raises:
-        VolumeError: If the file is missing, empty, DICOM, or of an unknown type.
+        SynthSRError: If the file is missing, a pointer, empty, DICOM, zipped under the name of a
+            file that is not, or of an unknown type.
     """
     path = Path(path)
+    refuse_pointer(path)
     if path.is_dir():
         if any(_is_dicom(p) for p in sorted(path.iterdir())[:20]):
             raise VolumeError(
@@ -90,6 +237,8 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise VolumeError(f"{path} must be a NIfTI or MGH file, got DICOM. {_DCM2NIIX}")
     if not has_known_extension(path):
         raise VolumeError(f"{path} must end in one of {', '.join(EXTENSIONS)}. Convert it first.")
+    if not is_gzipped(path) and _starts_with(path, _GZIP):
+        raise VolumeError(f"{path} is a gzip file. Name it {stem(path)}.nii.gz.")
 
 
 def _is_dicom(path: Path) -> bool:
@@ -97,9 +246,13 @@ def _is_dicom(path: Path) -> bool:
         return True
     if not path.is_file():
         return False
+    return _starts_with(path, b"DICM", 128)
+
+
+def _starts_with(path: Path, magic: bytes, offset: int = 0) -> bool:
     with path.open("rb") as file:
-        file.seek(128)
-        return file.read(4) == b"DICM"
+        file.seek(offset)
+        return file.read(len(magic)) == magic
 
 
 def check_holds(num_bytes: int, path: Path) -> None:
@@ -127,7 +280,7 @@ def naming_damage(path: Path) -> Iterator[None]:
     """Turn whatever reading a file raises into a VolumeError that says why it cannot be read."""
     try:
         yield
-    except (MemoryError, VolumeError):
+    except (MemoryError, SynthSRError):
         raise
     except Exception as error:
         raise VolumeError(f"{path} {_damage(path, error)}") from error
@@ -136,9 +289,10 @@ def naming_damage(path: Path) -> Iterator[None]:
 def _damage(path: Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror}). Check the path and its permissions."
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
+    zipped = _starts_with(path, _GZIP)
     if is_gzipped(path) and not zipped:
+        if any(_starts_with(path, magic, 344) for magic in _NIFTI):
+            return f"is not a gzip file, but a plain NIfTI file. Name it {stem(path)}.nii."
         return (
             "must be a gzip file, as its name says, but is not. Name it after what it is, or copy"
             " it again."

@@ -18,6 +18,7 @@ from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.atomic import write_text, writing_to
 from synthsr_transforms.support.config import read_yaml, to_yaml
 from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.stopping import undoing
 
 from .record import CONFIG, TABLE, JobConfig, Sample, comparable, difference, fingerprint
 
@@ -25,7 +26,7 @@ MANIFEST, OVERVIEW = "manifest.csv", "overview.png"
 FORMATS = ("nii.gz", "nii", "mgz")
 """Formats of the volumes that are written."""
 
-_SAMPLE_FILE = re.compile(r"(?:\.[0-9a-f]{32}-)?sample_(\d{6,})[_.].*")
+_SAMPLE_FILE = re.compile(r"sample_(\d{6,})[_.].*")
 _HEADER = f"# `synthsr generate {CONFIG} --out FOLDER` makes the same samples in another folder.\n"
 
 
@@ -112,7 +113,7 @@ class JobFolder:
         with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             for file, number in self._sample_files().items():
-                if number % shard[1] == shard[0] - 1 and (overwrite or file.name[0] == "."):
+                if overwrite and number % shard[1] == shard[0] - 1:
                     file.unlink(missing_ok=True)
             write_text(self.path / CONFIG, _HEADER + to_yaml(self.config))
             if self.table is not None:
@@ -165,18 +166,18 @@ class JobFolder:
             "device": self.job.device,
             "files": {kind: self.volume_path(sample, kind).name for kind in volumes},
         }
-        try:
-            with writing_to(self.path):
-                for kind, volume in volumes.items():
-                    write_volume(self.volume_path(sample, kind), volume)
-                if preview:
-                    self.write_preview(sample, volumes)
-                write_text(self.record_path(sample), _json_lines(record, steps))
-        except BaseException:
-            paths = [self.volume_path(sample, kind) for kind in self.kinds]
-            for path in (self.record_path(sample), *paths, self.preview_path(sample)):
-                path.unlink(missing_ok=True)
-            raise
+        with undoing(lambda: self._remove(sample)), writing_to(self.path):
+            for kind, volume in volumes.items():
+                write_volume(self.volume_path(sample, kind), volume)
+            if preview:
+                self.write_preview(sample, volumes)
+            write_text(self.record_path(sample), _json_lines(record, steps))
+
+    def _remove(self, sample: Sample) -> None:
+        """Remove the files of a sample, its record first."""
+        paths = [self.volume_path(sample, kind) for kind in self.kinds]
+        for path in (self.record_path(sample), *paths, self.preview_path(sample)):
+            path.unlink(missing_ok=True)
 
     def write_preview(self, sample: Sample, volumes: Mapping[str, Volume] | None = None) -> None:
         """Draw the picture of a sample, from its files unless its volumes are given."""
@@ -185,7 +186,7 @@ class JobFolder:
         from .preview import preview_figure
 
         volumes = volumes or self._read_sample(sample)
-        title = f"{sample.stem}   from {stem(sample.subject.labels)}"
+        title = f"{sample.stem}   from {stem(sample.subject.name)}"
         with writing_to(self.path):
             save_figure(self.preview_path(sample), lambda: preview_figure(volumes, title=title))
 

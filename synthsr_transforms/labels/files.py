@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from synthsr_transforms.support.atomic import write_text
 from synthsr_transforms.support.messages import SynthSRError, integers, naming
+from synthsr_transforms.support.pointers import refuse_pointer
 
 from .rows import LabelRow, side_of, valid_row, valid_rows
 from .tables import FOLDER
@@ -28,6 +29,7 @@ def ready_rows(name: str) -> tuple[LabelRow, ...]:
 
 def read_rows(path: Path) -> tuple[LabelRow, ...]:
     """Read the rows of a `.tsv` file, valid and in the order of the file."""
+    refuse_pointer(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -45,15 +47,17 @@ def write_rows(rows: Sequence[LabelRow], path: Path) -> None:
 
 def read_npy(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     """Read a `.npy` file of integers or floating-point numbers."""
+    refuse_pointer(path)
     msg = f"file must be a .npy array of numbers, got something else ({os.fspath(path)})."
     try:
-        with open(path, "rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-    except ValueError as error:
+        array = np.lib.format.open_memmap(path, mode="r")  # refuses a header that claims more
+    except OSError:
+        raise
+    except Exception as error:  # headers are Python, with all that may be wrong with it
         raise SynthSRError(f"{msg} Save it with numpy.save.") from error
     if array.dtype.kind not in "iuf":
         raise SynthSRError(f"{msg} Save numbers, not {array.dtype}.")
-    return np.asarray(array)
+    return np.array(array)
 
 
 def read_integers(path: Path) -> list[int]:

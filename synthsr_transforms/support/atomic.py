@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import platform
+import re
+import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.stopping import undoing
+
+HOURS_KEPT = 24
+"""Time after which a temporary file of another machine counts as left behind."""
+_TEMPORARY = re.compile(r"\.([0-9a-f]{8})([0-9a-f]{8})[0-9a-f]{16}-")
+_tidied: set[Path] = set()
 
 
 def is_full(error: BaseException) -> bool:
@@ -34,12 +45,68 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         Path of the temporary file; it is hidden and keeps the extension.
     """
     path = Path(path)
-    temporary = path.with_name(f".{uuid4().hex}-{path.name}")
-    try:
+    temporary = _temporary(path.parent, path.name)
+    with undoing(lambda: temporary.unlink(missing_ok=True)):
         yield temporary
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for a while, where the system keeps such things."""
+    folder = _temporary(Path(tempfile.gettempdir()), "synthsr")
+    folder.mkdir(mode=0o700)
+    with undoing(lambda: shutil.rmtree(folder, ignore_errors=True)):
+        yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary(folder: Path, name: str) -> Path:
+    """Temporary path in a folder, from which leftovers are removed when it is first used."""
+    if folder not in _tidied:
+        _tidied.add(folder)
+        remove_leftovers(folder)
+    return folder / f".{_machine()}{os.getpid():08x}{secrets.token_hex(8)}-{name}"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files and folders of processes that were killed.
+
+    The name of each tells the machine and the number of the process that writes it, as several
+    machines may write to a folder at the same time. On this machine, what a living process writes
+    stays: one of that number that began before the file was last changed. Of other machines, whose
+    processes cannot be seen, what changed within the last `HOURS_KEPT` hours stays.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            name = _TEMPORARY.match(entry.name)
+            if name is not None and _is_left(entry, name[1], int(name[2], 16)):
+                with suppress(OSError):
+                    shutil.rmtree(entry) if entry.is_dir() else os.unlink(entry)
+
+
+def _is_left(entry: os.DirEntry[str], machine: str, process: int) -> bool:
+    """Whether a temporary file has nobody who writes it."""
+    import psutil
+
+    try:
+        changed = entry.stat(follow_symlinks=False).st_mtime
+        if machine != _machine():
+            return time.time() - changed > 3600 * HOURS_KEPT
+        return bool(psutil.Process(process).create_time() > changed + 2)  # seconds of rounding
+    except psutil.NoSuchProcess:
+        return True
+    except (OSError, psutil.Error):
+        return False
+
+
+@cache
+def _machine() -> str:
+    """Eight digits for this machine and, in a container, for its own numbers of processes."""
+    space = ""
+    with suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from synthsr_transforms.support.messages import SynthSRError, suggest
+from synthsr_transforms.support.pointers import refuse_pointer
 
 Config = TypeVar("Config")
 
@@ -34,6 +35,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         SynthSRError: If the file is missing, not YAML, or not a mapping.
     """
+    refuse_pointer(path)
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(Path(path)), resolve=True)
     except FileNotFoundError:
@@ -184,6 +186,7 @@ def config_path(name: str | os.PathLike[str], ready: Mapping[str, Path], what: s
     if text in ready:
         return ready[text]
     path = Path(name)
+    refuse_pointer(path)
     if path.suffix.lower() in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise SynthSRError(f"{path} does not exist. Check the path.")

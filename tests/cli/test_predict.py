@@ -383,6 +383,21 @@ class TestGoingOn:
         assert len(outputs(folder / "out")) == 203
 
 
+class TestSubfolders:
+    def test_they_are_named_or_searched(self, folder):
+        save(folder / "scans" / "a" / "b" / "s1.nii.gz")
+        (folder / "scans" / "a" / "gone.nii").symlink_to("../.git/annex/objects/x")
+        result = run("predict", "scans", "scans/out", *MODEL)
+        assert result.exit_code == 0, result.output
+        assert "scans: 2 files are in subfolders (a, a/b)" in result.stderr
+        result = run("predict", "scans", "scans/out", *MODEL, "--recursive", "--resume")
+        assert result.exit_code == 1
+        assert "gone.nii: is a link to a file that is not here. Run `datalad get`" in result.stderr
+        assert "subfolders" not in result.stderr
+        found = sorted(p.relative_to("scans/out").as_posix() for p in Path("scans").rglob("*1_*"))
+        assert found == ["a/b/s1_synthsr.nii.gz", "s1_synthsr.nii.gz"]
+
+
 class TestBids:
     def make(self, folder: Path) -> Path:
         root = folder / "dataset"
@@ -420,6 +435,15 @@ class TestBids:
         again = run("predict", root, output, "--bids", "--resume", *MODEL)
         assert again.stdout.startswith("Nothing to predict: all 4 scans")
 
+    def test_what_is_left_out_is_said_once(self, folder):
+        root = self.make(folder)
+        save(root / "sub-03" / "anat" / "sub-03_acq-3D-MPRAGE_T1w.nii.gz")
+        for _ in range(2):
+            result = run("predict", root, "out", "--bids", "--resume", *MODEL)
+            assert result.exit_code == 0, result.output
+            (said,) = [line for line in result.stderr.splitlines() if "not predicted" in line]
+            assert "of BIDS: sub-03_acq-3D-MPRAGE_T1w.nii.gz; subjects without a scan: sub" in said
+
     def test_one_participant(self, folder):
         arguments = (self.make(folder), "out", "--bids", "--participant-label", "sub-02", *MODEL)
         assert run("predict", *arguments).exit_code == 0
@@ -432,8 +456,9 @@ class TestBids:
             (("dataset", "dataset", "--bids"), "must be another folder than the dataset"),
             (("dataset", "out", "--bids", "--ct"), "--ct does not go with --bids"),
             (("dataset", "out", "--bids", "--with", "T2=x"), "--with does not go with --bids"),
+            (("dataset", "out", "--bids", "--recursive"), "--recursive does not go with --bids"),
             (("dataset", "out", "--participant-label", "1"), "--participant-label needs --bids"),
-            (("dataset", "out"), "or --bids for a BIDS dataset"),
+            (("dataset", "out"), "--bids for a BIDS dataset"),
         ],
     )
     def test_what_does_not_fit(self, folder, arguments, message):
@@ -549,7 +574,7 @@ BAD_SCANS: dict[str, tuple[Make, str]] = {
         "within 0 and 80 HU",
     ),
     "empty folder": (lambda f: ((f / "e").mkdir() or "e",), "must hold scans"),
-    "empty list": (lambda f: (write(f / "a.txt", b"\n"),), "one path per line, but is empty"),
+    "empty list": (lambda f: (write(f / "a.txt", b"\n"),), "one path per line, but holds none"),
     "model for two scans": (
         lambda f: ("scan.nii.gz", "--model", save_tiny(f / "two.safetensors", 2)),
         "model two takes 2 scans (T1, T2), got 1.",
@@ -642,7 +667,9 @@ class TestBadInput:
     def test_scans_that_would_share_an_output(self, folder):
         save(folder / "scans" / "s1.nii", voxels())
         (folder / "in.txt").write_text("scans/s1.nii.gz\nother/s1.nii.gz\n")
-        assert_one_error(run("predict", "in.txt", "out", *MODEL), "output of its own")
+        assert_one_error(
+            run("predict", "in.txt", "out", *MODEL), "for both scans/s1.nii.gz and other/s1.nii.gz"
+        )
         assert not (folder / "out").exists()
 
     def test_lists_of_different_lengths(self, folder):

@@ -218,7 +218,7 @@ class TestDamagedInstallation:
         ("content", "message"),
         [
             (None, "is missing. Install the package again"),
-            (POINTER, "is a pointer of Git LFS. Run git lfs pull"),
+            (POINTER, "is a Git LFS pointer, not the file itself. Run `git lfs pull`"),
             (b"", "has another checksum. Install the package again"),
         ],
     )

@@ -13,6 +13,7 @@ from synthsr_net.prediction.runs.bids import (
     check_derivative,
     derivative_description,
     find_bids_scans,
+    left_out,
     sidecar,
     write_descriptions,
 )
@@ -75,6 +76,51 @@ class TestFinding:
             assert {scan.entities["sub"] for scan in scans} == {"02"}
         with pytest.raises(SynthSRError, match=r"got sub-03. There are: sub-01, sub-02"):
             find_bids_scans(dataset, ["03"])
+
+    @pytest.mark.parametrize(
+        "label",
+        [
+            *("01/../../outside", "../sub-01", "/etc", "01/", "01/.", "01/ses-1", "..", ".", ""),
+            *("*", "0?", "[0]1", "01\\..\\outside", "sub-01/../../outside", "01,02", "01 02", "~"),
+        ],
+    )
+    def test_a_participant_is_no_path(self, dataset, label):
+        outside = dataset.parent / "outside" / "anat" / "sub-01_T1w.nii.gz"
+        outside.parent.mkdir(parents=True)
+        outside.write_bytes(b"x")
+        with pytest.raises(SynthSRError, match="participants must be in"):
+            plan_bids(dataset, dataset / "derivatives" / "synthsr", participants=["02", label])
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("sub-03_acq-3D-MPRAGE_T1w.nii.gz", "sub-03_t1w.nii.gz", "sub-03_T1W.nii.gz"),
+            *("sub-03_T1.nii.gz", "sub-03_T1w_defaced.nii.gz", "T1w.nii.gz", "sub-03_T1w.NII.GZ"),
+            *("sub-03_T1w.mgz", "sub-03 T1w.nii.gz", "sub-03_run_1_T1w.nii", "sub-03_flair.nii.gz"),
+            *("sub-03-T1w.nii.gz", "sub-03_Acq-x_T1w.nii.gz", "sub-03_MPRAGE.nii.gz"),
+        ],
+    )
+    def test_names_that_are_not_of_bids_are_said(self, dataset, name):
+        assert left_out(dataset) == [
+            f"not predicted in {dataset} are files whose names are not of BIDS: notes.nii.gz."
+        ]
+        assert left_out(dataset, ["02"]) == []
+        (dataset / "sub-03" / "anat").mkdir(parents=True)
+        (dataset / "sub-03" / "anat" / name).write_bytes(b"x")
+        (dataset / "sub-03" / "anat" / "._sub-03_T1w.nii.gz").write_bytes(b"x")
+        (dataset / "sub-04").symlink_to(".git/nowhere")
+        (said,) = left_out(dataset)
+        assert (
+            f"not of BIDS: notes.nii.gz, {name}; subjects without a scan: sub-03, sub-04." in said
+        )
+        with pytest.raises(SynthSRError, match=f"not of BIDS: {re.escape(name)}"):
+            find_bids_scans(dataset, ["03"])
+
+    def test_two_scans_for_one_prediction_are_named(self, dataset):
+        scan = dataset / FILES[0]
+        scan.with_name(scan.name.removesuffix(".gz")).write_bytes(b"x")
+        with pytest.raises(SynthSRError, match=r"for both \S+_T1w\.nii and \S+_T1w\.nii\.gz"):
+            plan_bids(dataset, dataset / "derivatives" / "synthsr")
 
     def test_ct_is_told_by_its_suffix(self, dataset):
         tasks = plan_bids(dataset, dataset / "derivatives" / "synthsr")

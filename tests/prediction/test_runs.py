@@ -33,6 +33,7 @@ from synthsr_net.prediction.runs.tasks import (
     order_inputs,
     plan_tasks,
     unique_names,
+    unread_inputs,
 )
 from synthsr_transforms.support.messages import SynthSRError, describe
 
@@ -81,8 +82,8 @@ class TestSources:
 
     def test_earlier_predictions_in_the_folder_are_no_scans(self, tmp_path):
         touch(tmp_path, "a.nii", "a_synthsr.nii")
-        assert [path.name for path in find_scans(tmp_path, without=tmp_path).scans] == ["a.nii"]
-        assert len(find_scans(tmp_path, without=tmp_path / "out").scans) == 2
+        assert [path.name for path in find_scans(tmp_path, without=[tmp_path]).scans] == ["a.nii"]
+        assert len(find_scans(tmp_path, without=[tmp_path / "out"]).scans) == 2
 
     def test_a_list_has_a_path_per_line(self, tmp_path, monkeypatch):
         monkeypatch.chdir(touch(tmp_path, "here.nii", "lists/beside.nii"))
@@ -99,8 +100,14 @@ class TestSources:
             (lambda p: p / "absent.nii", "absent.nii must be a scan, folder or list, but does not"),
             (lambda p: p / "absent.txt", "absent.txt must be a list of paths, but does not exist"),
             (lambda p: touch(p / "x", "a.doc"), r"must hold scans .* DICOM must be converted"),
-            (lambda p: touch(p / "x", "y/a.nii"), "Give one of its folders, or --bids"),
-            (lambda p: touch(p, "empty.txt") / "empty.txt", "must hold one path per line, but is"),
+            (
+                lambda p: touch(p / "x", "y/a.nii"),
+                r"1 file is in subfolders \(y\): .*--recursive \(--bids",
+            ),
+            (
+                lambda p: touch(p, "empty.txt") / "empty.txt",
+                "must hold one path per line, but holds",
+            ),
             (lambda p: dicom(p / "a.dcm"), "DICOM"),
             (lambda p: dicom(p / "a"), "DICOM"),
         ],
@@ -147,11 +154,51 @@ class TestOutputs:
 
     def test_two_scans_never_share_an_output(self, tmp_path):
         (tmp_path / "in.txt").write_text("a/s.nii\nb/s.nii\n")
-        with pytest.raises(SynthSRError, match=r"b/s\.nii and a/s\.nii have one"):
-            plan_outputs(find_scans(tmp_path / "in.txt"), "out")
+        with pytest.raises(
+            SynthSRError, match=r"out/s_synthsr\.nii for both a/s\.nii and b/s\.nii"
+        ):
+            plan_tasks([tmp_path / "in.txt"], "out")
         (tmp_path / "in.txt").write_text("a/s.nii\na/s.nii\n")
-        with pytest.raises(SynthSRError, match="is there twice"):
-            plan_outputs(find_scans(tmp_path / "in.txt"), "out")
+        with pytest.raises(SynthSRError, match=r"twice for a/s\.nii"):
+            plan_tasks([tmp_path / "in.txt"], "out")
+
+    def test_subfolders_are_kept(self, tmp_path):
+        touch(tmp_path, "x/a/T1.nii", "x/b/c/T1.NII.GZ", "x/T1.mgz", "x/masks/m.nii", "x/out/p.nii")
+        x, out = tmp_path / "x", tmp_path / "x" / "out"
+        mask = x / "masks"
+        source = find_scans(x, recursive=True, without=[out, mask])
+        paths = [path.relative_to(out).as_posix() for path in plan_outputs(source, out)]
+        assert paths == ["T1_synthsr.mgz", "a/T1_synthsr.nii", "b/c/T1_synthsr.nii.gz"]
+        tasks = plan_tasks([x], out, recursive=True)
+        assert [t.name for t in tasks][1:3] == ["T1.nii", "T1.NII.GZ"]
+        assert len(tasks) == 4  # the mask is a scan where nobody says otherwise
+
+    def test_subfolders_pair_scans(self, tmp_path):
+        touch(tmp_path, "1/a/T1.nii", "1/b/T1.nii", "2/a/T2.nii", "2/b/T2.nii")
+        tasks = plan_tasks([tmp_path / "1", tmp_path / "2"], tmp_path / "out", recursive=True)
+        pairs = [[path.parent.name for path in task.inputs] for task in tasks]
+        assert pairs == [["a", "a"], ["b", "b"]]
+
+    @pytest.mark.parametrize(
+        ("files", "said"),
+        [
+            (["a.nii", "b/a.nii"], "1 file is in subfolders (b)"),
+            (["a.nii", "b/a.nii", "b/b.MGZ", "c/d/e.nii.gz"], "3 files are in subfolders (b, c/d)"),
+            (["a.nii", "s.nii.gz/a.nii"], "1 file is in subfolders (s.nii.gz)"),
+            (
+                ["a.nii", *(f"{n}/a.nii" for n in range(6))],
+                "6 files are in subfolders (0, 1, 2 and",
+            ),
+            (["a.nii", "out/a.nii", "out/b/c.nii"], None),
+            (["a.nii", "b/.hidden.nii", "b/._a.nii.gz", ".git/a.nii", "b/notes.txt"], None),
+            (["a.nii"], None),
+        ],
+    )
+    def test_scans_in_subfolders_are_counted(self, tmp_path, files, said):
+        touch(tmp_path / "x", *files)
+        warnings = unread_inputs([tmp_path / "x"], tmp_path / "x" / "out")
+        assert [said in text and "--recursive" in text for text in warnings] == [True] * bool(said)
+        assert not unread_inputs([tmp_path / "x"], tmp_path / "x" / "out", recursive=True)
 
     @pytest.mark.parametrize(
         ("output", "message"),
@@ -473,12 +520,10 @@ class TestRun:
 
     def test_what_a_killed_process_left_is_removed(self, make_tasks, predictor, tmp_path):
         tasks = make_tasks(1)
-        hexadecimal = "0123456789abcdef" * 2
-        left = f".{hexadecimal}-{tasks[0].output.name}"
-        others = [f".{hexadecimal}-of_another.nii.gz", ".notes-0_synthsr.nii.gz"]
-        touch(tmp_path / "out", left, *others)
+        touch(tmp_path / "out", ".notes-0_synthsr.nii.gz")
+        helpers.abandoned(tasks[0].output)
         list(Batch(tasks, predictor).run())
-        assert {path.name for path in hidden_files(tmp_path / "out")} == set(others)
+        assert [path.name for path in hidden_files(tmp_path / "out")] == [".notes-0_synthsr.nii.gz"]
 
     def test_plans_are_told_before_the_work(self, make_tasks, predictor):
         told: list[tuple[str, int]] = []

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import helpers
 import nibabel as nib
 import numpy as np
 import pytest
@@ -23,13 +24,14 @@ from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.training import environment
 from synthsr_net.training.callbacks import saving
 from synthsr_net.training.callbacks.metrics_file import MetricsFile
-from synthsr_net.training.environment import Hardware, is_first_process
+from synthsr_net.training.environment import Hardware
 from synthsr_net.training.folder import RunFolder
 from synthsr_net.training.run import TrainingRun, products, start
 from synthsr_net.training.task.objective import Objective
 from synthsr_transforms.job.job import GenerationJob
 from synthsr_transforms.support.config import read_yaml
 from synthsr_transforms.support.messages import WorkFailedError
+from synthsr_transforms.support.stopping import is_first_process
 
 pytestmark = pytest.mark.usefixtures("without_curves")
 
@@ -265,13 +267,12 @@ class TestGoingOn:
 
     def test_what_killed_processes_left_is_removed(self, begin):
         run = begin()
-        left = [f"models/.{'0a' * 16}-epoch_001.safetensors", "state/.last.ckpt.part"]
-        for name in (*left, "models/.mine"):
-            (run.folder.path / name).write_text("half")
+        (run.folder.path / "models/.mine").write_text("half")
+        names = ("models/epoch_001.safetensors", "state/last.ckpt", "previews/epoch_001.png")
+        left = [helpers.abandoned(run.folder.path / name) for name in names]
         begin(resume=True)
-        found = files(run.folder.path)
-        assert not found & set(left)
-        assert "models/.mine" in found
+        assert not any(path.exists() for path in left)
+        assert "models/.mine" in files(run.folder.path)
 
     def test_a_complete_run_has_nothing_left_to_do(self, whole, begin, hard, assert_same_run):
         run = begin(*hard)

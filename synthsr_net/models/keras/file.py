@@ -17,6 +17,8 @@ from typing import Any
 
 import h5py
 
+from synthsr_transforms.support.pointers import refuse_pointer
+
 from .layout import PREFIX, KerasWeightsError, roles_of
 
 Arrays = Mapping[str, h5py.Dataset]
@@ -34,6 +36,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
             that shows only on reading.
     """
     path = Path(path)
+    refuse_pointer(path)
     if not path.is_file():
         raise KerasWeightsError(f"{path} must be a Keras weight file, but there is no such file.")
     try:

@@ -11,6 +11,7 @@ import pooch
 
 from synthsr_transforms.support.downloads import WebFile, data_root, fetch
 from synthsr_transforms.support.messages import suggest
+from synthsr_transforms.support.pointers import pointer_fault, refuse_pointer
 
 from .registry import PUBLISHED_MODELS, ModelError, PublishedModel
 
@@ -27,7 +28,6 @@ URL_VARIABLE = "SYNTHSR_MODELS_URL"
 """Environment variable that names a web folder to download models from (a mirror)."""
 
 _ENDINGS = (".safetensors", ".h5", ".hdf5", ".keras")
-_POINTER = b"version https://git-lfs"
 
 
 # Names -------------------------------------------------------------------------------------------
@@ -85,6 +85,7 @@ def resolve_model(
     if name in PUBLISHED_MODELS:
         return _cached_file(name, root)
     path = Path(name).expanduser()
+    refuse_pointer(path)
     if path.is_file():
         return path
     if path.suffix.lower() in _ENDINGS or os.sep in name or path.exists():
@@ -123,9 +124,8 @@ def fault_of_shipped(name: str) -> str | None:
     if not path.is_file():
         return f"is missing. {again}"
     try:
-        with path.open("rb") as stream:
-            if stream.read(len(_POINTER)) == _POINTER:
-                return f"is a pointer of Git LFS. Run git lfs pull in the checkout. {again}"
+        if fault := pointer_fault(path):
+            return f"{fault} {again}"
         found = pooch.file_hash(str(path))
     except OSError as error:
         return f"cannot be read ({error.strerror}). {again}"

@@ -15,14 +15,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from synthsr_transforms.io.files import is_volume
 from synthsr_transforms.support.atomic import write_json
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, listed
+from synthsr_transforms.support.pointers import refuse_pointer
 
 BIDS_VERSION = "1.10.0"
 """Version of the specification that derivative datasets follow."""
@@ -37,6 +39,10 @@ LINK = "raw"
 _NAME = re.compile(
     r"(?P<entities>(?:[a-z]+-[A-Za-z0-9+]+_)+)(?P<suffix>[A-Za-z0-9]+)\.nii(?:\.gz)?"
 )
+_NO_SCAN = re.compile(
+    r".*(?:map|mask|seg)|T1rho|MTsat|PD|PDT2|T2star|FLASH|angio|VFA|IRT1|MP2RAGE|MESE|MEGRE|MT[RS]|MPM"
+)
+"""Other suffixes that the specification knows in `anat`, which are left out without a word."""
 
 
 @dataclass(frozen=True)
@@ -96,38 +102,67 @@ def find_bids_scans(
     """
     root = Path(root)
     read_description(root)
-    wanted = [f"sub-{label.removeprefix('sub-')}" for label in participants]
-    absent = [name for name in wanted if not (root / name).is_dir()]
-    if absent:
-        known = ", ".join(sorted(p.name for p in root.glob("sub-*") if p.is_dir())[:5]) or "none"
-        raise SynthSRError(
-            f"participants must be in {root}, got {', '.join(absent)}. There are: {known}."
-        )
-    folders = [root / name for name in dict.fromkeys(wanted)] or sorted(root.glob("sub-*"))
-    scans = [scan for folder in folders for scan in _scans_of(root, folder)]
+    files = [file for files in _files(root, participants).values() for file in files]
+    scans = [scan for file in files if (scan := _scan(root, file)) is not None]
     if not scans:
         kinds = ", ".join([*MRI_SUFFIXES, CT_SUFFIX])
+        odd = listed([file.name for file in files if _is_odd(file)], limit=3)
         raise SynthSRError(
             f"{root} must hold scans such as sub-01/anat/sub-01_T1w.nii.gz, but holds none of the"
-            f" kinds {kinds}."
+            f" kinds {kinds}.{f' Names that are not of BIDS: {odd}.' if odd else ''}"
         )
     return scans
 
 
-def _scans_of(root: Path, subject: Path) -> Iterator[BidsScan]:
-    files = [
-        file
-        for pattern in ("anat/*.nii*", "ct/*.nii*", "ses-*/anat/*.nii*", "ses-*/ct/*.nii*")
-        for file in subject.glob(pattern)
-    ]
-    for file in sorted(files):
-        match = _NAME.fullmatch(file.name)
-        if match is None or match["suffix"] not in (*MRI_SUFFIXES, CT_SUFFIX):
-            continue
-        entities = dict(part.split("-", 1) for part in match["entities"].rstrip("_").split("_"))
-        if entities.get("part", "mag") == "mag":
-            relative = PurePosixPath(file.relative_to(root).as_posix())
-            yield BidsScan(file, relative, entities, match["suffix"])
+def left_out(root: str | os.PathLike[str], participants: Sequence[str] = ()) -> list[str]:
+    """At most one warning: names that are not of BIDS, and subjects without a scan.
+
+    Args:
+        root: See `find_bids_scans`.
+        participants: See `find_bids_scans`.
+    """
+    root, parts = Path(root), []
+    files_of = _files(root, participants)
+    if odd := [file.name for files in files_of.values() for file in files if _is_odd(file)]:
+        parts.append(f"files whose names are not of BIDS: {listed(odd, limit=4)}")
+    if bare := [s for s, files in files_of.items() if not any(_scan(root, f) for f in files)]:
+        parts.append(f"subjects without a scan: {listed(bare, limit=6)}")
+    return [f"not predicted in {root} are {'; '.join(parts)}."] if parts else []
+
+
+def _files(root: Path, participants: Sequence[str]) -> dict[str, list[Path]]:
+    """Volumes in `anat` and `ct` of participants, who are chosen among those that there are."""
+    known = {p.name: p for p in sorted(root.glob("sub-*")) if p.is_dir() or p.is_symlink()}
+    wanted = [f"sub-{label.removeprefix('sub-')}" for label in participants] or list(known)
+    absent = [name for name in wanted if name not in known]
+    if absent:
+        raise SynthSRError(
+            f"participants must be in {root}, got {listed(absent, limit=4)}. There are:"
+            f" {listed(list(known), limit=5) or 'none'}."
+        )
+    patterns = ("anat/*", "ct/*", "ses-*/anat/*", "ses-*/ct/*")
+    return {
+        name: sorted(f for p in patterns for f in known[name].glob(p) if is_volume(f))
+        for name in wanted
+    }
+
+
+def _is_odd(file: Path) -> bool:
+    """Whether a name cannot be read, or ends in no suffix of the specification."""
+    match = _NAME.fullmatch(file.name)
+    known = (*MRI_SUFFIXES, CT_SUFFIX)
+    return match is None or not (match["suffix"] in known or _NO_SCAN.fullmatch(match["suffix"]))
+
+
+def _scan(root: Path, file: Path) -> BidsScan | None:
+    match = _NAME.fullmatch(file.name)
+    if match is None or match["suffix"] not in (*MRI_SUFFIXES, CT_SUFFIX):
+        return None
+    entities = dict(part.split("-", 1) for part in match["entities"].rstrip("_").split("_"))
+    if entities.get("part", "mag") != "mag":
+        return None
+    relative = PurePosixPath(file.relative_to(root).as_posix())
+    return BidsScan(file, relative, entities, match["suffix"])
 
 
 def read_description(root: Path) -> dict[str, Any]:
@@ -137,6 +172,7 @@ def read_description(root: Path) -> dict[str, Any]:
         SynthSRError: If there is none, or it cannot be read.
     """
     path = root / DESCRIPTION
+    refuse_pointer(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,9 @@ from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from synthsr_transforms.support.atomic import temporary_folder
 from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.stopping import LAUNCHED
 from synthsr_transforms.support.threads import num_cores
 
 Item = TypeVar("Item")
@@ -122,8 +125,8 @@ def sum_over_processes(share: Share, numbers: Sequence[int]) -> list[int]:
     """Sums over all processes, once all are done.
 
     `torchrun` ends all processes when one ends with an error. So processes wait for each other
-    before they end, and none is stopped because a scan of another failed. If one dies, `torchrun`
-    stops the others, and `--resume` goes on.
+    before they end, and from then on are deaf to `torchrun`, so that none is stopped because a scan
+    of another failed. If one dies, `torchrun` stops the others, and `--resume` goes on.
 
     Args:
         share: This process. Only under torchrun is there anything to wait for.
@@ -140,8 +143,9 @@ def sum_over_processes(share: Share, numbers: Sequence[int]) -> list[int]:
     for i, number in enumerate(numbers):
         store.add(f"synthsr/{i}", number)
     _wait(store, "synthsr/done", share.size)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sums = [store.add(f"synthsr/{i}", 0) for i in range(len(numbers))]
-    _wait(store, "synthsr/read", share.size if share.rank == 0 else 0)
+    _wait(store, "synthsr/read", share.size)
     return sums
 
 
@@ -197,30 +201,34 @@ def launch(number: int, command: Sequence[str]) -> int:
     Returns:
         0 if all ended well, else the exit code of the first that did not: minus the number of a
         signal if one killed it.
+
+    Raises:
+        KeyboardInterrupt: If a user or scheduler stops this process, which stops the others.
     """
-    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in [name for name in logging.root.manager.loggerDict if "torch.dist" in name]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # children report errors
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=number,
-        run_id=f"synthsr-{uuid4().hex}",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-    )
-    threads = {"OMP_NUM_THREADS": str(max(1, num_cores() // number))}
+    more = {"OMP_NUM_THREADS": str(max(1, num_cores() // number)), LAUNCHED: "1"}
     try:
-        with _variables({**threads, **os.environ}):
+        with temporary_folder() as logs, _variables({**more, **os.environ}):
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=number,
+                run_id=f"synthsr-{uuid4().hex}",
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",
+                max_restarts=0,
+                logs_specs=DefaultLogsSpecs(log_dir=str(logs)),
+            )
             elastic_launch(config, command[0])(*command[1:])
     except ChildFailedError as error:
         return error.get_first_failure()[1].exitcode
-    except SignalException:
-        return 130
+    except SignalException as error:
+        raise KeyboardInterrupt from error
     return 0
 
 

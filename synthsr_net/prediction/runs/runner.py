@@ -28,10 +28,11 @@ from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.io.volumes import read_image
 from synthsr_transforms.support.atomic import is_full, write_json
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, describe
+from synthsr_transforms.support.stopping import undoing
 from synthsr_transforms.support.threads import num_cores, threads
 
 from .outcome import BatchReport, Outcome
-from .tasks import Task, remove_leftovers
+from .tasks import Task
 
 READERS_BESIDE_GPU, WRITERS_BESIDE_GPU = 6, 12
 """Threads beside a GPU, at most; beside a network on the CPU there is one of each. Compressing a
@@ -129,7 +130,6 @@ class Batch:
             DiskFullError: If there is no room for more, after what became of the task that found
                 it out.
         """
-        remove_leftovers(self.tasks)
         readers, writers = self._num_threads()
         waiting: deque[Future[Outcome]] = deque()
         with threads(readers) as reading, threads(writers) as writing:
@@ -219,6 +219,16 @@ class Batch:
 
     def _write_files(self, task: Task, prediction: Prediction) -> None:
         """Write the prediction last, so that where it is, the others are."""
+        new = [path for path in task.outputs if not path.exists()]
+
+        def remove() -> None:
+            for path in new:
+                path.unlink(missing_ok=True)
+
+        with undoing(remove):
+            self._write_each(task, prediction)
+
+    def _write_each(self, task: Task, prediction: Prediction) -> None:
         description = _description(task, self.predictor)
         if task.uncertainty is not None and prediction.laplace_scale is not None:
             self.predictor.write(task.uncertainty, prediction.laplace_scale, description)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,15 +19,13 @@ from synthsr_net.prediction.files import (
     plan_outputs,
     refuse_inputs,
 )
-from synthsr_transforms.io.files import stem
+from synthsr_transforms.io.files import stem, unread_scans
 from synthsr_transforms.support.messages import SynthSRError, listed
 
-from .bids import BidsScan, check_derivative, find_bids_scans, sidecar
+from .bids import DESCRIPTION, BidsScan, check_derivative, find_bids_scans, sidecar
 
 SCALE_LABEL = "synthsrSpread"
 """Beginning of the `desc` label of Laplace scales in BIDS datasets."""
-
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}-(.+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +60,7 @@ def plan_tasks(
     *,
     lesion_mask: str | os.PathLike[str] | None = None,
     uncertainty: str | os.PathLike[str] | None = None,
+    recursive: bool = False,
 ) -> list[Task]:
     """Tasks for scans, folders or lists.
 
@@ -72,18 +70,23 @@ def plan_tasks(
         output: See `plan_outputs`.
         lesion_mask: Masks that go with the first input, matched in the same way.
         uncertainty: Where predicted Laplace scales go; see `plan_outputs`.
+        recursive: See `find_scans`.
 
     Raises:
         SynthSRError: If something is missing, does not match, or cannot be written.
     """
-    sources = [find_scans(path, without=Path(output)) for path in inputs]
+    others = _others(inputs, output, lesion_mask, uncertainty)
+    sources = [
+        find_scans(path, without=without, recursive=recursive)
+        for path, without in zip(inputs, others, strict=True)
+    ]
     first = sources[0]
     columns = [list(first.scans), *(match(first, other, CONTRASTS) for other in sources[1:])]
     outputs = plan_outputs(first, output)
     masks: list[Path | None] = [None] * len(outputs)
     scales = list(masks)
     if lesion_mask is not None:
-        masks = [*match(first, find_scans(lesion_mask), MASK_WORDS)]
+        masks = [*match(first, find_scans(lesion_mask, recursive=recursive), MASK_WORDS)]
     if uncertainty is not None:
         scales = [*plan_outputs(first, uncertainty, "_synthsr_spread")]
     tasks = [
@@ -99,6 +102,34 @@ def plan_tasks(
     ]
     check_files(tasks)
     return tasks
+
+
+def unread_inputs(
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    lesion_mask: str | os.PathLike[str] | None = None,
+    uncertainty: str | os.PathLike[str] | None = None,
+    recursive: bool = False,
+) -> list[str]:
+    """Warnings of scans that `plan_tasks` leaves out, see `unread_scans`."""
+    warnings = [
+        f"{path} is a BIDS dataset: --bids predicts from its anatomical scans alone."
+        for path in inputs
+        if (Path(path) / DESCRIPTION).is_file()
+    ]
+    others = _others(inputs, output, lesion_mask, uncertainty)
+    for path, without in zip(inputs, others, strict=True):
+        warnings += unread_scans(path, without=without, recursive=recursive)
+    return warnings
+
+
+def _others(
+    inputs: Sequence[str | os.PathLike[str]], *places: str | os.PathLike[str] | None
+) -> list[list[Path]]:
+    """Other inputs and places for each input."""
+    paths = [Path(path) for path in (*inputs, *places) if path is not None]
+    return [[*paths[:i], *paths[i + 1 :]] for i in range(len(inputs))]
 
 
 def plan_bids(
@@ -158,10 +189,22 @@ def check_files(tasks: Sequence[Task]) -> None:
     outputs = [path for task in tasks for path in task.outputs]
     masks = [task.lesion_mask for task in tasks if task.lesion_mask is not None]
     refuse_inputs(outputs, [*masks, *(path for task in tasks for path in task.inputs)])
-    for path, number in Counter(map(os.path.realpath, outputs)).items():
-        if number > 1:
-            raise SynthSRError(f"each output must be a file of its own, got {path} {number} times.")
+    first: dict[str, Task] = {}
+    for task in tasks:
+        for path in task.outputs:
+            key = os.path.normcase(os.path.realpath(path))
+            if key in first:
+                raise _shared(path, first[key].inputs[0], task.inputs[0])
+            first[key] = task
     check_writable(path.parent for path in outputs)
+
+
+def _shared(output: Path, scan: Path, other: Path) -> SynthSRError:
+    if scan == other:
+        got, advice = f"{output} twice for {scan}", "Name each scan once, and other files for it"
+    else:
+        got, advice = f"{output} for both {scan} and {other}", "Rename one, or move it away"
+    return SynthSRError(f"each output must be a file of its own, got {got}. {advice}.")
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
@@ -221,16 +264,6 @@ def missing_tasks(
             f"outputs must be new, but {what}. Add --resume to keep them, or --overwrite."
         )
     return list(tasks)
-
-
-def remove_leftovers(tasks: Sequence[Task]) -> None:
-    """Remove what processes that were killed left of the outputs of tasks."""
-    outputs = {path for task in tasks for path in task.outputs}
-    for folder in {path.parent for path in outputs}:
-        for path in folder.glob(".*-*"):
-            name = _TEMPORARY.fullmatch(path.name)
-            if name is not None and folder / name[1] in outputs:
-                path.unlink(missing_ok=True)
 
 
 def order_inputs(

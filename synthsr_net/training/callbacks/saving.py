@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,10 @@ class StopRequest:
                 signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:
-        if self.made:
+        before = self._handlers[number]
+        if self.made and callable(before):
+            before(number, frame)
+        elif self.made:
             raise KeyboardInterrupt
         self.made = True
 
@@ -137,15 +140,9 @@ class SaveState(Callback):
         if not are_finite(task.network.state_dict()):
             return
         path = self.folder.state_path
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            with saving(self.folder):
-                trainer.save_checkpoint(temporary)
-                if trainer.is_global_zero:
-                    os.replace(temporary, path)
-        finally:
-            if trainer.is_global_zero:
-                temporary.unlink(missing_ok=True)
+        writing = replacing(path) if trainer.is_global_zero else nullcontext(path)
+        with saving(self.folder), writing as temporary:
+            trainer.save_checkpoint(temporary)
         self._saved_at, self._saved_position = time.monotonic(), done
 
 

@@ -1,0 +1,155 @@
+"""The end of a program that a user or a scheduler stops: at once, with nothing left half-made.
+
+Python's own `KeyboardInterrupt` rises wherever the program happens to be. Libraries lose it in
+callbacks, or turn it into other errors where it meets an import. A program that calls
+`end_on_signals` ends where it stands instead: other threads get a second to finish the file that
+they write, what is in the making is undone, one line says how to go on, and the exit code is 130.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+EXIT_CODE = 130
+"""Exit code of a program that was stopped."""
+LAUNCHED = "SYNTHSR_LAUNCHED"
+"""Environment variable of processes whose parent says that they were stopped."""
+SECONDS_TO_FINISH = 1.0
+"""Time that other threads get for what they are in the middle of."""
+
+_undo: dict[object, tuple[int, Callable[[], object]]] = {}
+_ending = _undoing = False
+_messages: list[Callable[[], str]] = [lambda: "Stopped."]
+
+
+@contextmanager
+def undoing(action: Callable[[], object]) -> Iterator[None]:
+    """Run an action if the block ends by an exception, or the program within it by a signal.
+
+    Once the program ends, other threads do not get beyond the beginning of another block.
+
+    Args:
+        action: What to do. As it may run in the middle of anything, it waits for nobody.
+    """
+    key, thread = object(), threading.get_ident()
+    if _undoing or (_ending and thread not in _threads_at_work() | {threading.main_thread().ident}):
+        threading.Event().wait()
+    _undo[key] = thread, action
+    try:
+        yield
+    except BaseException:
+        action()
+        raise
+    finally:
+        del _undo[key]
+
+
+@contextmanager
+def on_stop(message: Callable[[], str]) -> Iterator[None]:
+    """Say something else than `Stopped.` if the program is stopped within the block.
+
+    Args:
+        message: Returns the line.
+    """
+    _messages.append(message)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(message(), file=sys.stderr)
+        sys.exit(EXIT_CODE)
+    finally:
+        _messages.remove(message)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back until the block ends; processes that it starts never get it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_on_signals() -> None:
+    """Let Ctrl-C, and SIGTERM of schedulers, end this program, also where its shell ignores them.
+
+    Only a program may call this, never a library.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+
+
+def end(*signal_and_frame: Any) -> None:
+    """End this program now, as the handler of a signal."""
+    global _ending, _undoing
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGCHLD"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    _ending, until = True, time.monotonic() + SECONDS_TO_FINISH
+    while _threads_at_work() - {threading.get_ident()} and time.monotonic() < until:
+        time.sleep(0.01)
+    if is_first_process() and LAUNCHED not in os.environ:
+        with suppress(Exception):
+            sys.stdout.flush()
+        line = "Stopped."
+        with suppress(Exception):
+            line = _messages[-1]()
+        tidy = "\r\x1b[K\x1b[?25h" if sys.stderr.isatty() else ""  # of a bar, and its hidden cursor
+        with suppress(OSError):
+            os.write(2, f"{tidy}{line}\n".encode())
+    _undoing = True
+    for _, action in reversed(list(_undo.values())):
+        with suppress(Exception):
+            action()
+    processes: Any = sys.modules.get("multiprocessing.util")
+    if processes is not None:
+        with suppress(Exception):
+            processes._run_finalizers(0)  # semaphores, which would stay in the system
+    os._exit(EXIT_CODE)
+
+
+def _threads_at_work() -> set[int]:
+    return {thread for thread, _ in list(_undo.values())}
+
+
+def leave(code: object) -> NoReturn:
+    """End this program, whose work is done, without taking its libraries apart.
+
+    That takes PyTorch half a second, in which a signal would end it without a word.
+
+    Args:
+        code: The exit code.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            code = code or 1
+        except OSError as error:
+            code = code or 1
+            os.write(2, f"Error: output could not be written: {error.strerror}.\n".encode())
+    os._exit(code if isinstance(code, int) else bool(code))
+
+
+def is_first_process() -> bool:
+    """Whether this is the process of several that writes; launchers number them in variables.
+
+    Examples:
+        >>> is_first_process()
+        True
+    """
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return next((rank for rank in ranks if rank is not None), "0") == "0"

@@ -1,0 +1,103 @@
+"""Signals end every command with code 130 and one line, whenever they come."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from helpers import save
+
+PROGRAM = "from synthsr_cli.main import main; main()"
+AT_IMPORT = """
+import os, signal
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{module}":
+            for _ in range({times}):
+                os.kill(os.getpid(), signal.{number})
+import sys
+sys.meta_path.insert(0, Finder())
+""".strip()
+COMMANDS = {
+    "predict": "predict scans out --model fast --device cpu",
+    "generate": "generate all_purpose --labels maps --out out",
+    "train": "train all_purpose --labels maps --out out --device cpu",
+    "estimate-priors": "estimate-priors --images scans --labels maps --out out",
+    "evaluate": "evaluate scans scans --out out",
+    "labels": "labels maps",
+    "models": "models",
+    "export": "export fast out.onnx",
+    "convert-weights": "convert-weights missing.h5 out.safetensors",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    for name in ("a", "b", "c", "d"):
+        save(tmp_path / f"maps/{name}.nii.gz", random.choice(np.int16([0, 2, 3, 41]), (32, 32, 32)))
+        save(tmp_path / f"scans/{name}.nii.gz", random.random((32, 32, 32), np.float32))
+    return tmp_path
+
+
+def start(folder: Path, command: str, then: str = "pass") -> subprocess.Popen[str]:
+    program = f"{then}\n{PROGRAM}"
+    (folder / "temporary").mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *command.split()], cwd=folder, text=True,
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+        env={**os.environ, "TMPDIR": str(folder / "temporary")},
+    )  # fmt: skip
+
+
+def check(process: subprocess.Popen[str], folder: Path) -> str:
+    """It ends within two seconds, with one line, and leaves nothing; return the line."""
+    begin = time.monotonic()
+    _, errors = process.communicate(timeout=20)
+    assert time.monotonic() - begin < 2, errors
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    (line,) = [line for line in errors.splitlines() if "Stopped" in line]
+    assert errors.endswith(f"{line}\n")
+    assert not list(folder.glob("**/.*"))
+    return line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_while_it_imports(folder, command):
+    number, module = [("SIGINT", "torch"), ("SIGTERM", "numpy")][len(command) % 2]
+    module = "click" if command in ("labels", "evaluate") else module
+    code = AT_IMPORT.format(module=module, number=number, times=1 + len(command) % 3)
+    process = start(folder, COMMANDS[command], code)
+    assert check(process, folder) == "Stopped."
+    assert sorted(os.listdir(folder)) == ["maps", "scans", "temporary"]
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["group", "alone"])
+def test_processes_of_an_estimate_end_with_it(folder, at_once):
+    process = start(folder, COMMANDS["estimate-priors"] + " --workers 2")
+    parent = psutil.Process(process.pid)
+    while len(children := parent.children(recursive=True)) < 3:  # two, and a tracker
+        assert process.poll() is None
+        time.sleep(0.01)
+    (os.kill if at_once else os.killpg)(process.pid, signal.SIGINT)
+    assert check(process, folder) == "Stopped."
+    psutil.wait_procs(children, timeout=5)
+    assert not [child for child in children if child.is_running()]
+    assert not os.listdir(folder / "temporary")
+
+
+def test_training_before_its_first_batch(folder):
+    process = start(folder, f"{COMMANDS['train']} --set crop.shape=32 --set network.num_features=4")
+    while not (folder / "out" / "config.yaml").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert check(process, folder).startswith("Stopped.")
