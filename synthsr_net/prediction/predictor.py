@@ -80,6 +80,11 @@ class Predictor:
     """
 
     def __init__(self, model: Model, **settings: Unpack[PredictorOptions]) -> None:
+        if model.config.structures:
+            raise SynthSRError(
+                f"the model must predict a scan, but {model.config.name} predicts probabilities of"
+                f" {len(model.config.structures)} structures. Choose another of `synthsr models`."
+            )
         self.settings = PredictorSettings(**settings)
         self.device = torch.device(available_device(self.settings.device))
         self.precision = resolve_precision(self.settings.precision, self.device)
