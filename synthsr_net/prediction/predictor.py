@@ -28,6 +28,7 @@ from synthsr_transforms.support.memory import left_within, parse_size
 from synthsr_transforms.support.messages import SynthSRError
 
 from .files import find_scans, plan_outputs, refuse_inputs
+from .limits import limited
 from .postprocess import Prediction, from_network_space, pass_finisher
 from .preprocess import ScanSpace, scan_config, to_network_space
 from .provenance import PredictionRecord
@@ -197,6 +198,8 @@ class Predictor:
             ct: Whether they are CT; None: as set.
         """
         ct = self.settings.ct if ct is None else ct
+        if not ct and self.settings.legacy is None:
+            scans = [limited(scan) for scan in scans]
         tensor, space = to_network_space(scans, self.config, ct=ct, legacy=self.settings.legacy)
         return Prepared(tuple(scans), tensor, space)
 
