@@ -28,6 +28,7 @@ from synthsr_transforms.support.memory import left_within, parse_size
 from synthsr_transforms.support.messages import SynthSRError
 
 from .files import find_scans, plan_outputs, refuse_inputs
+from .limits import limited
 from .postprocess import Prediction, from_network_space, pass_finisher
 from .preprocess import ScanSpace, scan_config, to_network_space
 from .provenance import PredictionRecord
@@ -79,6 +80,11 @@ class Predictor:
     """
 
     def __init__(self, model: Model, **settings: Unpack[PredictorOptions]) -> None:
+        if model.config.structures:
+            raise SynthSRError(
+                f"the model must predict a scan, but {model.config.name} predicts probabilities of"
+                f" {len(model.config.structures)} structures. Choose another of `synthsr models`."
+            )
         self.settings = PredictorSettings(**settings)
         self.device = torch.device(available_device(self.settings.device))
         self.precision = resolve_precision(self.settings.precision, self.device)
@@ -192,6 +198,8 @@ class Predictor:
             ct: Whether they are CT; None: as set.
         """
         ct = self.settings.ct if ct is None else ct
+        if not ct and self.settings.legacy is None:
+            scans = [limited(scan) for scan in scans]
         tensor, space = to_network_space(scans, self.config, ct=ct, legacy=self.settings.legacy)
         return Prepared(tuple(scans), tensor, space)
 

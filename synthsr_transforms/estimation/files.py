@@ -169,6 +169,9 @@ def _one_line(mapping: Mapping[str, Any]) -> str:
 def _provenance(estimate: PriorEstimate) -> dict[str, Any]:
     settings = estimate.settings
     rescaled = f"percentiles {PERCENTILES[0]:g} and {PERCENTILES[1]:g} to 0 and {RANGE:g}"
+    by_labels = [str(n) for n, each in enumerate(estimate.channels, start=1) if each.by_labels]
+    if by_labels:
+        rescaled += f"; the latter of the brightest class in channels {', '.join(by_labels)}"
     cropping = estimate.t2_cropping
     cropped = {} if cropping is None else {"t2_cropping_stats": _digits(cropping)}
     return {

@@ -73,6 +73,14 @@ class ScanStatistics(NamedTuple):
     labelled: npt.NDArray[np.int64]
     t2_extent: tuple[float, float] | None
 
+    @property
+    def clipped(self) -> bool:
+        """Whether rescaling left no intensity, or clipped a class so that it looks narrower."""
+        return any(
+            not channel.voxels[1:].any() or bool((channel.top[1:] > 0.25).any())
+            for channel in self.channels
+        )
+
 
 def find_data_sets(
     images: Sequence[PathSpec],
@@ -197,7 +205,12 @@ def classes_of(labels: npt.NDArray[np.integer], table: LabelTable) -> npt.NDArra
 
 
 def measure_scan(
-    subject: SubjectFiles, *, table: LabelTable, settings: EstimationSettings, num_samples: int = 0
+    subject: SubjectFiles,
+    *,
+    table: LabelTable,
+    settings: EstimationSettings,
+    num_samples: int = 0,
+    by_labels: bool = False,
 ) -> ScanStatistics:
     """Read a scan and its label map, and measure every class in every channel.
 
@@ -206,6 +219,7 @@ def measure_scan(
         table: Labels and their classes.
         settings: How to measure.
         num_samples: Number of intensities of each class to keep, see `class_statistics`.
+        by_labels: Whether to rescale by what lies under the labels.
 
     Raises:
         VolumeError: If a file is not what it should be; the message names it.
@@ -226,25 +240,19 @@ def measure_scan(
     while waiting:
         channel = np.ascontiguousarray(waiting.pop(0))  # the last one sets the scan free
         if settings.rescale:
-            channel = _rescaled(channel, subject, settings)
-        channels.append(
-            class_statistics(channel, classes, table.num_classes, num_samples=num_samples)
+            scaled = rescale_intensities(channel, classes if by_labels else None)
+            if by_labels and not scaled.any():
+                raise VolumeError(
+                    f"{subject.image} must have several intensities to be rescaled, got"
+                    f" {channel.flat[0]:g}. Check that it is a scan, or add --no-rescale."
+                )
+            channel = scaled
+        found = class_statistics(
+            channel, classes, table.num_classes, num_samples=num_samples, legacy=settings.legacy
         )
+        channels.append(found)
     labelled = np.bincount(classes[classes >= 0], minlength=table.num_classes)
     return ScanStatistics(tuple(channels), labelled, extent)
-
-
-def _rescaled(
-    channel: npt.NDArray[np.float32], subject: SubjectFiles, settings: EstimationSettings
-) -> npt.NDArray[np.float32]:
-    scaled = rescale_intensities(channel)
-    if not settings.legacy and not scaled.any():
-        raise VolumeError(
-            f"{subject.image} must have several intensities to be rescaled, got"
-            f" {channel.flat[0]:g} from percentile 2 to percentile 98. Crop wide margins, or add"
-            " --no-rescale."
-        )
-    return scaled
 
 
 def _extent(
