@@ -29,6 +29,7 @@ from synthsr_transforms.support.messages import SynthSRError
 
 from .files import find_scans, plan_outputs, refuse_inputs
 from .postprocess import Prediction, from_network_space, pass_finisher
+from .plausibility import check_plausible
 from .preprocess import ScanSpace, scan_config, to_network_space
 from .provenance import PredictionRecord
 from .settings import PredictorSettings, check_inverse_contrast
@@ -189,10 +190,15 @@ class Predictor:
 
         Args:
             scans: Scans, in the order of the model's inputs.
-            ct: Whether they are CT; None: as set.
+            ct: Whether they are CT, where the settings do not say.
+
+        Raises:
+            VolumeError: If one cannot be used, see `check_plausible` and `to_network_space`.
         """
-        ct = self.settings.ct if ct is None else ct
+        ct = ct if self.settings.ct is None else self.settings.ct
+        doubts = [text for scan in scans for text in check_plausible(scan, self.settings.force)]
         tensor, space = to_network_space(scans, self.config, ct=ct, legacy=self.settings.legacy)
+        space = dataclasses.replace(space, warnings=(*doubts, *space.warnings))
         return Prepared(tuple(scans), tensor, space)
 
     def planned(self, prepared: Prepared) -> Prepared:

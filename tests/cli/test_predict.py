@@ -138,6 +138,7 @@ class TestOneScan:
             "sharpen": True,
             "data_consistency": False,
             "ct": True,
+            "force": False,
             "legacy": None,
             "grid": "1mm",
             "max_memory": "3GB",
