@@ -96,7 +96,7 @@ def predict_all(
     if missing and share.rank == 0 and start is not None:
         start()
     if number > 1:
-        _start_again(number)
+        _start_again(number, overwrite=options["overwrite"])
     _Run(missing, complete, predictor, share, options).run(output)
 
 
@@ -119,11 +119,16 @@ def _renamed(model: str, known: Sequence[str], names: Sequence[str | None]) -> s
     return f"model {model} takes {', '.join(known)}, which are taken from {given} in this order."
 
 
-def _start_again(number: int) -> NoReturn:
+def _how_to_go_on(overwrite: bool) -> str:
+    return f"The same command {'begins anew' if overwrite else 'with --resume goes on'}."
+
+
+def _start_again(number: int, *, overwrite: bool) -> NoReturn:
     """Run this very command in several processes, and exit with their exit code."""
     program = "from synthsr_cli.main import main; main()"
     arguments = click.get_current_context().meta[ARGUMENTS]
-    code = launch(number, [sys.executable, "-c", program, *arguments])
+    with on_stop(lambda: f"Stopped. {_how_to_go_on(overwrite)}"):
+        code = launch(number, [sys.executable, "-c", program, *arguments])
     if code < 0:
         raise WorkFailedError(
             f"a process was killed ({signal.Signals(-code).name}), perhaps for want of memory, and"
@@ -192,8 +197,7 @@ class _Run:
         overwrite, tasks = self.options["overwrite"], self.tasks
         made = self.predicted if overwrite else sum(map(is_complete, tasks))
         how_far = f" after {made} of {len(tasks)} scans" if self.share.size == 1 else ""
-        advice = "begins anew" if overwrite else "with --resume goes on"
-        return f"Stopped{how_far}. The same command {advice}."
+        return f"Stopped{how_far}. {_how_to_go_on(overwrite)}"
 
     def _write_report(self, batch: Batch) -> str | None:
         """Write the page of the report, if one is asked for; the reason if it cannot be written."""

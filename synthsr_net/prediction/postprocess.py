@@ -17,12 +17,19 @@ from synthsr_transforms.functional.operators import (
     axis_operator,
 )
 from synthsr_transforms.io.files import VolumeError
-from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_transforms.io.grids import (
+    MIN_SHEAR_DEGREES,
+    Volume,
+    reorient,
+    shear_degrees,
+    spacing_of,
+    upright,
+)
 from synthsr_transforms.support.messages import check_choice
 
 from .intensities import clip_, replace_nonfinite, scaled, sharpened
 from .preprocess import ScanSpace, scan_config
-from .resampling import as_tensor, reslice
+from .resampling import Grid, as_tensor, orthogonal_grid, reslice
 
 GRIDS = ("1mm", "input")
 """Grids of predictions: with the network's spacing, or the grid of the scan."""
@@ -83,7 +90,8 @@ def from_network_space(
         space: From `to_network_space`.
         config: Of the model.
         grid: `"1mm"` for the network's spacing along the axes of the scan (`legacy="v1"`: along
-            RAS axes), or `"input"` for the grid of the scan, by linear interpolation.
+            RAS axes), or `"input"` for the grid of the scan, by linear interpolation. If the axes
+            of the scan are sheared, they are replaced by the nearest ones at right angles.
         sharpen: Whether to apply an unsharp mask; None means what the model says. The result stays
             within the model's range of intensities, but with `legacy`.
         scan: First channel `(X, Y, Z)` of the input of the network, whose detail is added to the
@@ -112,6 +120,11 @@ def from_network_space(
         doubts.append(
             f"{wrong} voxels of the prediction are NaN or infinite: set to the minimum. The model"
             " does not suit this scan, or is damaged."
+        )
+    if grid == "input" and not space.parallel:
+        doubts.append(
+            f"axes are {shear_degrees(space.input_grid[1]):.2g} degrees off a right angle, which"
+            " headers of predictions cannot hold: the grid is that of the scan, but upright."
         )
     laplace_scale = None
     if config.spread:
@@ -190,13 +203,18 @@ def _place(image: Tensor, space: ScanSpace, grid: str) -> Volume:
     data = image.cpu().numpy()
     if space.legacy == "v1" and grid == "1mm":
         return Volume(np.ascontiguousarray(data), space.aligned_grid[1])
-    data = reorient(Volume(data, np.eye(4)), space.grid[1]).data
+    legacy = space.legacy is not None
+    source = np.eye(4) if legacy else space.aligned_grid[1]
+    data = reorient(Volume(data, source), space.grid[1], legacy=legacy).data
     volume = Volume(np.ascontiguousarray(data), space.grid[1])
     if grid == "1mm":
         return volume
     shape, affine = space.input_grid
     if not space.parallel:
-        return Volume(reslice(volume, space.input_grid, outside=None)[0], affine)
+        goal: Grid = shape, upright(affine, shape)
+        if shear_degrees(affine) >= MIN_SHEAR_DEGREES:
+            goal = orthogonal_grid(space.input_grid, spacing_of(affine))
+        return Volume(reslice(volume, goal, outside=None)[0], goal[1])
     matrix = np.linalg.inv(space.grid[1]) @ affine  # diagonal but for the last column
     operators = [
         axis_operator(

@@ -8,12 +8,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
+from nibabel.orientations import io_orientation
 from torch import Tensor
 
 from synthsr_net.models.checkpoint import ModelConfig, ScanConfig
 from synthsr_net.prediction.refinement.data_consistency import slices_between
 from synthsr_transforms.io.files import VolumeError
-from synthsr_transforms.io.grids import MIN_SHEAR_DEGREES, Volume, ras_axes, reorient, shear_degrees
+from synthsr_transforms.io.grids import (
+    MIN_SHEAR_DEGREES,
+    NEGLIGIBLE_SHEAR_DEGREES,
+    Volume,
+    reorient,
+    shear_degrees,
+)
 from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.support.messages import SynthSRError, check_choice
 
@@ -63,9 +70,10 @@ class ScanSpace:
     def slices(self) -> list[Tensor | None]:
         """Operators of the (first) scan's slices on the aligned grid, see `slices_between`.
 
-        A scan with sheared axes was read on a grid at right angles, and counts as made there.
+        A scan with axes clearly sheared was read on a grid at right angles, and counts as made
+        there.
         """
-        if not self.parallel:
+        if not self.parallel and shear_degrees(self.input_grid[1]) >= MIN_SHEAR_DEGREES:
             return [None] * 3
         return slices_between(self.aligned_grid, self.input_grid)
 
@@ -107,9 +115,9 @@ def to_network_space(
 ) -> tuple[Tensor, ScanSpace]:
     """Make the input of a network.
 
-    The first scan is resampled along its axes, or, if these are sheared by
-    `extents.MIN_SHEAR_DEGREES` or more (CT with gantry tilt), to a grid at right angles. Other
-    scans are read on this grid by linear interpolation, with 0 outside. Grids cover the scan.
+    The first scan is resampled along its axes, or, if these are sheared by more than rounding
+    explains (CT with gantry tilt), to the nearest grid at right angles. Other scans are read on
+    this grid by linear interpolation, with 0 outside. Grids cover the scan.
 
     Args:
         scans: One for each of `config.inputs`, in their order.
@@ -132,9 +140,10 @@ def to_network_space(
     first, after = scans[0], settings.normalise_after_padding
     choices = [decide_ct(scan.volume, ct, automatic=legacy is None) for scan in scans]
     cts = [is_ct for is_ct, _ in choices]
-    sheared = shear_degrees(first.affine) >= MIN_SHEAR_DEGREES and legacy is None
-    native = _on_own_grid(_clipped(first, cts[0] and not after), settings.spacing_mm, legacy, sheared)
-    aligned = reorient(native)
+    sheared = legacy is None and shear_degrees(first.affine) >= NEGLIGIBLE_SHEAR_DEGREES
+    own = _clipped(first, cts[0] and not after)
+    native = _on_own_grid(own, settings.spacing_mm, legacy, sheared)
+    aligned = reorient(native, legacy=legacy is not None)
     own_grid, grid = _grid(native), _grid(aligned)
     channels, rescalings, residual, doubts = [], [], None, []
     for index, (scan, image) in enumerate(zip(scans, config.inputs, strict=True)):
@@ -213,7 +222,7 @@ def _on_own_grid(volume: Volume, spacing_mm: float, legacy: str | None, sheared:
         return resample(volume, spacing_mm, exact=True)
     if not sheared:
         return resample(volume, spacing_mm, from_last=_reversed_axes(volume.affine))
-    grid = orthogonal_grid(reorient(volume), spacing_mm)
+    grid = orthogonal_grid(_grid(reorient(volume)), spacing_mm)
     lowest = float(volume.data.min())
     data, _ = reslice(antialiased(volume, spacing_mm), grid, outside=lowest)
     return reorient(Volume(data, grid[1]), volume.affine)
@@ -221,8 +230,7 @@ def _on_own_grid(volume: Volume, spacing_mm: float, legacy: str | None, sheared:
 
 def _reversed_axes(affine: npt.NDArray[np.float64]) -> list[bool]:
     """Whether each voxel axis runs to the left, back or bottom."""
-    world = np.argsort(ras_axes(affine))
-    return [bool(affine[w, axis] < 0) for axis, w in enumerate(world)]
+    return [bool(sign < 0) for sign in io_orientation(affine)[:, 1]]
 
 
 def _doubts_of_overlap(share: float, scan: Scan, first: Scan) -> list[str]:

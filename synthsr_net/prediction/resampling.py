@@ -20,7 +20,7 @@ from synthsr_transforms.functional.operators import (
     along_axes,
     axis_operator,
 )
-from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.io.grids import Volume, directions_of
 
 SIZE_TOLERANCE = 1e-3
 """A grid need not reach the last thousandth of a voxel: spacings in headers are rounded."""
@@ -127,16 +127,17 @@ def antialiased(volume: Volume, spacing_mm: float) -> Volume:
     return Volume(gaussian_filter(data, sigma) if any(sigma) else data, volume.affine)
 
 
-def orthogonal_grid(volume: Volume, spacing_mm: float) -> Grid:
-    """Grid at right angles that covers a sheared volume, as parallel to its axes as can be.
+def orthogonal_grid(grid: Grid, spacing_mm: float | npt.NDArray[np.float64]) -> Grid:
+    """Grid at right angles that covers a sheared one, as parallel to its axes as can be.
 
-    The directions are the rotation (or reflection) nearest to those of the volume.
+    Args:
+        grid: The sheared one.
+        spacing_mm: One spacing in mm, or one per axis.
     """
-    units = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
-    left, _, right = np.linalg.svd(units)
-    turn = left @ right
-    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in volume.data.shape]))
-    points = turn.T @ (volume.affine[:3, :3] @ corners.reshape(3, -1) + volume.affine[:3, 3:])
+    shape, sheared = grid
+    turn = directions_of(sheared)
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in shape]))
+    points = turn.T @ (sheared[:3, :3] @ corners.reshape(3, -1) + sheared[:3, 3:])
     low, high = points.min(axis=1), points.max(axis=1)
     x, y, z = (max(1, math.ceil(n - SIZE_TOLERANCE)) for n in (high - low) / spacing_mm)
     affine = np.eye(4)

@@ -174,7 +174,7 @@ def save_figure(
         draw: Makes the figure.
         grey: Leave the colours out, which makes the file smaller.
     """
-    with _drawing:
+    with _drawing, np.errstate(over="ignore", invalid="ignore"):  # colours of extreme values
         picture = Image.fromarray(figure_array(draw()))
     with replacing(path) as temporary:
         (picture.convert("L") if grey else picture).save(temporary, format="png", compress_level=6)

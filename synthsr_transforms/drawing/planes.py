@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_transforms.io.grids import Volume, directions_of, reorient
 
 from .panels import Panel
 from .slices import LETTERS, PLANES
@@ -147,9 +147,7 @@ def frame_of(volume: Volume) -> Floats:
         >>> frame_of(Volume(np.zeros((2, 2, 2)), np.diag([-1.0, 1, 5, 1]))).tolist()
         [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    affine = reorient(volume).affine[:3, :3]
-    u, _, vt = np.linalg.svd(affine / np.linalg.norm(affine, axis=0))
-    return np.asarray(u @ vt) + 0.0
+    return directions_of(reorient(volume).affine) + 0.0
 
 
 def thinned(data: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float32], list[int]]:

@@ -152,12 +152,12 @@ def read_pair(subject: SubjectFiles, *, resample_labels: bool = False) -> tuple[
     image, labels = read_channels(subject.image), read_labels(subject.labels)
     if same_grid(image, labels):
         return image, labels
-    turned, turned_labels = reorient(image), reorient(labels)
-    if same_grid(turned, turned_labels):
-        return turned, turned_labels
+    turned = reorient(labels, image.affine)
+    if same_grid(image, turned):
+        return image, turned
     if not resample_labels:
         raise VolumeError(
-            f"{grids_differ(subject, turned_labels, turned)} Resample one to the other, or add"
+            f"{grids_differ(subject, labels, image)} Resample one to the other, or add"
             " --resample-labels if they show the same place in the world."
         )
     resampled = labels_on_grid(labels, image)

@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 MIN_SHEAR_DEGREES = 0.5
-"""Axes that are off a right angle by less count as orthogonal."""
+"""Axes that are off a right angle by less count as orthogonal in label maps and warnings."""
+NEGLIGIBLE_SHEAR_DEGREES = 0.01
+"""Axes that are off a right angle by less are so by rounding: 0.02 mm at the border of a head."""
 
 Affine = npt.NDArray[np.float64]
 
@@ -38,6 +41,30 @@ def spacing_of(affine: Affine) -> Affine:
     return np.linalg.norm(affine[:3, :3], axis=0)
 
 
+def directions_of(affine: Affine) -> Affine:
+    """Directions of the axes made orthogonal, `(3, 3)`: the nearest rotation (or reflection)."""
+    left, _, right = np.linalg.svd(affine[:3, :3] / spacing_of(affine))
+    return np.asarray(left @ right)
+
+
+def upright(affine: Affine, shape: Sequence[int]) -> Affine:
+    """The nearest affine with axes at right angles, with the same spacing and centre.
+
+    Args:
+        affine: `(4, 4)` voxel-to-world matrix.
+        shape: Sizes of the volume.
+
+    Examples:
+        >>> sheared = np.array([[1, 0.004, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        >>> upright(sheared, (101, 101, 2))[:2].round(3).tolist()
+        [[1.0, 0.002, 0.0, 0.1], [-0.002, 1.0, 0.0, 0.1]]
+    """
+    result = affine.copy()
+    result[:3, :3] = directions_of(affine) * spacing_of(affine)
+    result[:3, 3] += (affine - result)[:3, :3] @ ((np.array(shape[:3]) - 1) / 2)
+    return result
+
+
 def format_spacing(values: Sequence[float] | Affine) -> str:
     """Voxel spacings as text.
 
@@ -48,13 +75,14 @@ def format_spacing(values: Sequence[float] | Affine) -> str:
     return " x ".join(f"{float(mm):.4g}" for mm in values) + " mm"
 
 
-def ras_axes(affine: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Voxel axis closest to each world axis (right, anterior, superior).
-
-    Where two world axes claim one voxel axis, the later claim gives way to the axis left over.
+def ras_axes(affine: npt.ArrayLike, *, legacy: bool = False) -> npt.NDArray[np.int64]:
+    """Voxel axis closest to each world axis (right, anterior, superior), as NiBabel finds it.
 
     Args:
         affine: `(4, 4)` voxel-to-world matrix.
+        legacy: Whether to take the largest entries of the inverse, as the original does: oblique
+            axes of unequal spacing are confused then. Where two world axes claim one voxel axis,
+            the later claim gives way to the axis left over.
 
     Returns:
         `(3,)` a permutation of 0, 1, 2.
@@ -63,8 +91,10 @@ def ras_axes(affine: npt.ArrayLike) -> npt.NDArray[np.int64]:
         >>> ras_axes([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]).tolist()
         [2, 0, 1]
     """
-    inverse = np.linalg.inv(np.asarray(affine, dtype=np.float64))
-    axes = np.abs(inverse[:3, :3]).argmax(axis=0)
+    affine = np.asarray(affine, dtype=np.float64)
+    if not legacy:
+        return np.argsort(nib.orientations.io_orientation(affine)[:, 0])
+    axes = np.abs(np.linalg.inv(affine)[:3, :3]).argmax(axis=0)
     for axis in range(3):
         if axis not in axes:
             values, counts = np.unique(axes, return_counts=True)
@@ -73,30 +103,38 @@ def ras_axes(affine: npt.ArrayLike) -> npt.NDArray[np.int64]:
     return axes.astype(np.int64)
 
 
-def reorient(volume: Volume, reference: npt.ArrayLike | None = None) -> Volume:
+def reorient(
+    volume: Volume, reference: npt.ArrayLike | None = None, *, legacy: bool = False
+) -> Volume:
     """Permute and reverse axes so that they run as those of a reference; nothing is interpolated.
 
     Args:
         volume: `(X, Y, Z)` or `(X, Y, Z, C)` and its affine.
         reference: `(4, 4)` affine whose axes to follow; None means right, anterior, superior.
+        legacy: Whether to choose the axes as the original does, see `ras_axes`.
 
     Returns:
         The same voxels at the same places in the world. Oblique parts stay in the affine.
     """
     reference = np.eye(4) if reference is None else np.asarray(reference, dtype=np.float64)
-    source, goal = ras_axes(volume.affine), ras_axes(reference)
-    order = [0, 0, 0]
-    for world in range(3):
-        order[goal[world]] = int(source[world])
-    data = volume.data.transpose(*order, *range(3, volume.data.ndim))
-    affine = volume.affine.copy()
-    affine[:, :3] = volume.affine[:, order]
-    for axis in range(3):
-        if affine[:3, axis] @ reference[:3, axis] < 0:
-            affine[:3, 3] += (data.shape[axis] - 1) * affine[:3, axis]
-            affine[:3, axis] *= -1
-            data = np.flip(data, axis)
-    return Volume(data, affine)
+    if legacy:
+        turn = _original_turn(volume.affine, reference)
+    else:
+        directions = nib.affines.from_matvec(reference[:3, :3] / spacing_of(reference))
+        turn = nib.orientations.io_orientation(np.linalg.inv(directions) @ volume.affine)
+    undone = nib.orientations.inv_ornt_aff(turn, volume.data.shape[:3])
+    return Volume(nib.orientations.apply_orientation(volume.data, turn), volume.affine @ undone)
+
+
+def _original_turn(affine: Affine, reference: Affine) -> Affine:
+    """Axis of the reference that every axis follows, and its direction there, `(3, 2)`."""
+    turn = np.ones((3, 2))
+    for own, other in zip(
+        ras_axes(affine, legacy=True), ras_axes(reference, legacy=True), strict=True
+    ):
+        opposed = affine[:3, own] @ reference[:3, other] < 0
+        turn[own] = other, -1 if opposed else 1
+    return turn
 
 
 def same_grid(first: Volume, second: Volume, tolerance_mm: float = 1e-2) -> bool:

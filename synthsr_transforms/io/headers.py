@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
@@ -216,8 +217,9 @@ def geometry_warnings(shape: Sequence[int], affine: Affine) -> list[str]:
 def scan_affine(header: Header) -> tuple[Affine, list[str]]:
     """Voxel-to-world matrix of a scan in mm, with warnings.
 
-    The sform counts if its code is above 0, else the qform, as in NiBabel. A unit matrix beside
-    other voxel spacings is replaced by these spacings.
+    The sform counts if its code is above 0, else the qform, as in NiBabel. An sform of unit columns
+    beside other voxel spacings gives way to the qform, and a unit matrix without qform to these
+    spacings.
 
     Args:
         header: A header that `check_header` accepts.
@@ -226,36 +228,39 @@ def scan_affine(header: Header) -> tuple[Affine, list[str]]:
         `(4, 4)` matrix and warnings.
     """
     codes = _codes(header.fields)
-    affine = header.affine
+    affine, zooms = header.affine, _zooms(header)
+    qform = _qform(header.fields) if codes is not None and min(codes) > 0 else None
+    unit_spacing = np.allclose(spacing_of(affine), 1, atol=1e-3)
     if codes == (0, 0):
+        why = "goodRASFlag is" if "goodRASFlag" in header.fields else "qform and sform codes are"
         warnings = [
-            "no orientation in the header (qform and sform codes are 0): axes are taken to run to"
-            " the left, front and top. Check left and right of the prediction."
+            f"no orientation in the header ({why} 0): {_directions(affine)} Check left and right of"
+            " the prediction."
         ]
-    elif np.allclose(affine, np.eye(4), atol=1e-6):
-        affine, warnings = _unit_form(header, codes)
+    elif qform is not None and unit_spacing and not np.allclose(zooms, 1, atol=1e-3):
+        warnings = [f"unit sform, but voxels of {format_spacing(zooms)}: the qform is used."]
+        if not np.allclose(affine[:3, :3], np.eye(3), atol=1e-6) and _mirrored(affine, qform):
+            warnings.append("sform and qform mirror each other: check left and right.")
+        affine = qform
+    elif np.allclose(affine, np.eye(4), atol=1e-6) and (
+        qform is None or np.allclose(qform, np.eye(4), atol=1e-3)
+    ):
+        affine, warnings = _unit_form(header, zooms)
     else:
         warnings = _form_warnings(header, codes, affine)
     affine, converted = _in_mm(affine, header)
     return affine, warnings + converted
 
 
-def _unit_form(header: Header, codes: tuple[int, int] | None) -> tuple[Affine, list[str]]:
-    """Matrix in place of a unit affine: that of the qform, or else of the voxel spacings."""
-    zooms = _zooms(header)
-    unit_zooms = np.allclose(zooms, 1, atol=1e-3)
-    qform = _qform(header.fields) if codes is not None and min(codes) > 0 else None
-    if qform is not None and not unit_zooms:
-        return qform, [f"unit sform, but voxels of {format_spacing(zooms)}: the qform is used."]
-    if qform is not None and not np.allclose(qform, np.eye(4), atol=1e-3):
-        return np.eye(4), _form_warnings(header, codes, np.eye(4))
+def _unit_form(header: Header, zooms: Affine) -> tuple[Affine, list[str]]:
+    """Matrix in place of a unit affine: that of the voxel spacings."""
     if header.name.lower().endswith(".npz"):
         text = (
             "no affine in .npz files: voxels of 1 mm, axes to the right, front and top are taken."
         )
         return np.eye(4), [text]
-    where = "axes are taken to run to the right, front and top. Check the orientation."
-    if unit_zooms:
+    where = f"{_directions(np.eye(4))} Check the orientation."
+    if np.allclose(zooms, 1, atol=1e-3):
         return np.eye(4), [f"unit affine, as of files without orientation: {where}"]
     text = (
         f"unit affine, but voxels of {format_spacing(zooms)}: these spacings are used, and {where}"
@@ -272,9 +277,11 @@ def _zooms(header: Header) -> Affine:
 
 
 def _codes(fields: Any) -> tuple[int, int] | None:
-    """Codes of qform and sform; None for other formats than NIfTI."""
+    """Codes of qform and sform, 0 where unknown; None for other formats than NIfTI."""
     if hasattr(fields, "get_sform"):
-        return int(fields["qform_code"]), int(fields["sform_code"])
+        codes = int(fields["qform_code"]), int(fields["sform_code"])
+        qform, sform = (code if code in nib.nifti1.xform_codes.value_set() else 0 for code in codes)
+        return qform, sform
     of_mgh = "goodRASFlag" in getattr(fields, "keys", tuple)()
     return (0, 0) if of_mgh and int(fields["goodRASFlag"]) == 0 else None
 
@@ -293,7 +300,7 @@ def _form_warnings(header: Header, codes: tuple[int, int] | None, affine: Affine
     if qform is None:
         return [*warnings, "the qform is invalid: the sform is used."]
     apart, turned = affine_difference(qform, sform, header.shape)
-    if np.linalg.det(qform[:3, :3]) * np.linalg.det(sform[:3, :3]) < 0:
+    if _mirrored(qform, sform):
         warnings.append(
             f"sform and qform disagree by up to {apart:.1f} mm and mirror each other: the sform is"
             " used. Check left and right of the prediction."
@@ -304,6 +311,16 @@ def _form_warnings(header: Header, codes: tuple[int, int] | None, affine: Affine
             " is used."
         )
     return warnings
+
+
+def _mirrored(first: Affine, second: Affine) -> bool:
+    return bool(np.linalg.det(first[:3, :3]) * np.linalg.det(second[:3, :3]) < 0)
+
+
+def _directions(affine: Affine) -> str:
+    words = {"L": "left", "R": "right", "A": "front", "P": "back", "S": "top", "I": "bottom"}
+    x, y, z = (words[code] for code in nib.orientations.aff2axcodes(affine))
+    return f"axes are taken to run to the {x}, {y} and {z}."
 
 
 def _qform(fields: Any) -> Affine | None:
@@ -319,10 +336,10 @@ def _qform(fields: Any) -> Affine | None:
 def _in_mm(affine: Affine, header: Header) -> tuple[Affine, list[str]]:
     """Convert from the unit that the header names, where the result can be a head."""
     fields = header.fields
-    try:
-        unit = fields.get_xyzt_units()[0] if hasattr(fields, "get_xyzt_units") else "mm"
-    except KeyError:
-        return affine, ["the header's unit has an unknown code: taken as mm."]
+    code = int(fields["xyzt_units"]) % 8 if hasattr(fields, "get_xyzt_units") else 0
+    if code not in nib.nifti1.unit_codes.value_set():
+        return affine, [f"the header's unit has an unknown code, {code}: taken as mm."]
+    unit = str(nib.nifti1.unit_codes.label[code])
     factor = UNITS_MM.get(unit)
     if factor is None:
         return affine, []

@@ -29,7 +29,7 @@ from .files import (
     naming_damage,
     read_to_end,
 )
-from .grids import Volume
+from .grids import MIN_SHEAR_DEGREES, Affine, Volume, shear_degrees, upright
 from .headers import Header, check_header, spatial_shape
 
 # Headers -----------------------------------------------------------------------------------------
@@ -68,9 +68,28 @@ def header_of(image: Any, name: str, fields: Any, path: Path | None) -> Header:
     affine = getattr(image, "affine", None)
     if affine is None:  # headers of surfaces (CIFTI) have none either
         affine = getattr(image.header, "get_best_affine", lambda: np.eye(4))()
-    dtype = np.dtype(getattr(image.dataobj, "dtype", None) or image.get_data_dtype())
-    affine = np.array(affine, dtype=np.float64)
-    return Header(name, spatial_shape(image.shape), dtype, affine, fields, path, image.dataobj)
+    affine, proxy = np.array(affine, dtype=np.float64), image.dataobj
+    if path is not None and isinstance(image, nib.MGHImage) and not _is_oriented(path):
+        fields, affine = fields.copy(), _coronal(image.shape)
+        fields["goodRASFlag"] = 0
+    if path is not None and isinstance(image, nib.Nifti1Image) and nib.is_proxy(proxy):
+        start = image.header.single_vox_offset  # which a header means that says 0
+        layout = (proxy.shape, proxy.dtype, max(proxy.offset, start), proxy.slope, proxy.inter)
+        proxy = type(proxy)(str(path), layout)
+    dtype = np.dtype(getattr(proxy, "dtype", None) or image.get_data_dtype())
+    return Header(name, spatial_shape(image.shape), dtype, affine, fields, path, proxy)
+
+
+def _is_oriented(path: Path) -> bool:
+    """Whether the flag `goodRASFlag` of an MGH file is set; NiBabel does not tell."""
+    with nib.openers.ImageOpener(str(path)) as file:
+        return bool(np.frombuffer(file.read(30), ">i2")[14] > 0)
+
+
+def _coronal(shape: tuple[int, ...]) -> Affine:
+    """What FreeSurfer takes for MGH files without orientation: 1 mm, to left, bottom and front."""
+    axes = np.array([[-1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+    return np.asarray(nib.affines.from_matvec(axes, -axes @ (np.array(shape[:3]) / 2)))
 
 
 @contextmanager
@@ -222,19 +241,20 @@ def nifti_of(volume: Volume, *, legacy: bool = False, description: str = "") -> 
     Args:
         volume: Voxels and affine.
         legacy: Whether the header is that of the original: an sform with code 2, no qform and no
-            unit. Else both forms have code 1 (scanner) and the unit is mm; a sheared affine, which
-            a qform cannot hold, goes into the sform alone.
+            unit. Else both forms have code 1 (scanner) and the unit is mm. A qform cannot hold
+            shear: below `MIN_SHEAR_DEGREES`, axes are made `upright`; an affine of more shear goes
+            into the sform alone, which ITK refuses.
         description: Text for the header; cut at 79 bytes.
     """
-    image = nib.Nifti1Image(volume.data, volume.affine)
+    sheared = shear_degrees(volume.affine) >= MIN_SHEAR_DEGREES
+    affine = volume.affine if legacy or sheared else upright(volume.affine, volume.data.shape)
+    image = nib.Nifti1Image(volume.data, affine)
     header: Any = image.header
     header["descrip"] = description.encode("ascii", "replace")[:79]
     if legacy:
         return image
-    image.set_sform(volume.affine, code="scanner")
-    image.set_qform(volume.affine, code="scanner")
-    if not np.allclose(image.get_qform(), volume.affine, atol=1e-3):
-        image.set_qform(None, code=0)
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="unknown" if sheared else "scanner")
     header.set_xyzt_units("mm")
     return image
 

@@ -292,7 +292,13 @@ def remake_sample(record: str | os.PathLike[str], device: str = "cpu") -> Subjec
     files = restore_subject(source, generator.label_table)
     subject = read_subject(files, target=generator.config.target)
     batch = SubjectsBatch.from_subjects([subject]).to(available_device(device))
-    return generator.replay(batch, steps)
+    try:
+        return generator.replay(batch, steps)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise SynthSRError(
+            f"{path} must hold parameters of the steps of {path.with_name(CONFIG)}, got others"
+            f" ({type(error).__name__}). Make the sample again."
+        ) from error
 
 
 # Subjects ----------------------------------------------------------------------------------------

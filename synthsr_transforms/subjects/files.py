@@ -251,7 +251,7 @@ def read_subject(subject: SubjectFiles, *, target: str = "target") -> Subject:
     labels = reorient(read_labels(subject.labels))
     if subject.image is None:
         return Subject(labels=_to_image(LabelMap, labels))
-    image = reorient(read_image(subject.image))
+    image = reorient(read_image(subject.image), labels.affine)
     if not same_grid(labels, image):
         raise VolumeError(
             f"{grids_differ(subject, labels, image)} Resample the image to the label map."
@@ -267,8 +267,9 @@ def _to_image(kind: type[ScalarImage] | type[LabelMap], volume: Volume) -> Scala
 def grids_differ(subject: SubjectFiles, labels: Volume, image: Volume) -> str:
     """Sentence that says how the grids of a label map and its image differ."""
     got = "places in the world that differ"
-    if labels.data.shape != image.data.shape[:3]:
-        got = f"shapes {image.data.shape[:3]} and {labels.data.shape} (right, anterior, superior)"
+    shapes = [reorient(volume).data.shape[:3] for volume in (image, labels)]
+    if shapes[0] != shapes[1]:
+        got = f"shapes {shapes[0]} and {shapes[1]} (right, anterior, superior)"
     return f"{subject.image} must be on the grid of {subject.labels}, got {got}."
 
 

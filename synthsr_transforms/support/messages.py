@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+LONGEST = 480
+"""Most letters of a message, to which the command line adds a few."""
+
 
 class SynthSRError(ValueError):
     """Input or settings that cannot be used; the message names the fault and the remedy."""
@@ -27,14 +30,27 @@ def describe(error: Exception) -> str:
         where = "" if error.filename is None else f"{error.filename}: "
         return f"{where}{error.strerror}."
     if isinstance(error, (ValueError, OSError, WorkFailedError)):
-        return text
+        return shortened(text)
     no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if no_memory or "allocate memory" in text:  # PyTorch has no error of its own for the CPU
         return (
             "out of memory. Make smaller pieces (predict: lower --max-memory), or use --device cpu"
             f" ({text})."
         )
-    return f"unexpected {type(error).__name__}: {text}"
+    return shortened(f"unexpected {type(error).__name__}: {text}")
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """A message without its middle if it is too long, as values that users give may be.
+
+    Examples:
+        >>> shortened("size must be a number, got aaaaaaaaaaaaaaa. Give one.", longest=45)
+        'size must be a number, go ... aaaa. Give one.'
+    """
+    if len(text) <= longest:
+        return text
+    end = longest // 3
+    return f"{text[: longest - end - 5].rstrip()} ... {text[-end:].lstrip()}"
 
 
 def listed(items: Sequence[object], limit: int = 12) -> str:

@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 
 EXIT_CODE = 130
 """Exit code of a program that was stopped."""
+LAUNCHED = "SYNTHSR_LAUNCHED"
+"""Environment variable of processes whose parent says that they were stopped."""
 SECONDS_TO_FINISH = 1.0
 """Time that other threads get for what they are in the middle of."""
 
@@ -89,7 +91,7 @@ def end_on_signals() -> None:
         signal.signal(number, end)
 
 
-def end(*_: Any) -> None:
+def end(*signal_and_frame: Any) -> None:
     """End this program now, as the handler of a signal."""
     global _ending, _undoing
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGCHLD"):
@@ -98,7 +100,7 @@ def end(*_: Any) -> None:
     _ending, until = True, time.monotonic() + SECONDS_TO_FINISH
     while _threads_at_work() - {threading.get_ident()} and time.monotonic() < until:
         time.sleep(0.01)
-    if is_first_process():
+    if is_first_process() and LAUNCHED not in os.environ:
         with suppress(Exception):
             sys.stdout.flush()
         line = "Stopped."

@@ -180,6 +180,15 @@ class TestAffine:
         np.testing.assert_allclose(affine, qform, atol=1e-4)
         assert warnings == ""
 
+    @pytest.mark.parametrize("codes", [(0, 0), (-1, 0), (0, -2), (6, 100)])
+    def test_codes_that_do_not_exist_are_none(self, codes: tuple[int, int]):
+        image = header_image(matrix(), matrix())
+        image.header["qform_code"], image.header["sform_code"] = codes
+        image = nib.Nifti1Image.from_bytes(image.to_bytes())
+        fields = image.header.copy()
+        fields["qform_code"], fields["sform_code"] = codes  # as stored
+        assert "codes are 0" in affine_and_warnings(image, fields)[1]
+
     def test_no_form_at_all_is_reported(self):
         affine, warnings = affine_and_warnings(header_image(zooms=(2, 3, 4)))
         assert "codes are 0" in warnings
@@ -200,6 +209,43 @@ class TestAffine:
         affine, warnings = affine_and_warnings(header_image(np.eye(4), qform))
         np.testing.assert_allclose(affine, qform, atol=1e-4)
         assert "unit sform, but voxels of 1.5 x 2 x 2.5 mm: the qform is used" in warnings
+
+    @pytest.mark.parametrize("shift", [(0, 0, 0), (90, -110, -40)])
+    @pytest.mark.parametrize(
+        ("sform", "qform"),
+        [
+            (matrix((-1, -1, 1)), matrix((-2, -2, 6))),
+            (matrix((-1, 1, 1)), matrix((-2, 2, 6))),
+            (matrix((1, 1, -1)), matrix((0.5, 0.5, -5))),
+            (matrix((-1, -1, -1)), matrix((-1, -1, -3))),
+            (matrix((1, 1, 1), (0, 0, 90)), matrix((0.9, 0.9, 4), (0, 0, 90))),
+            (matrix((1, -1, 1), (5, -8, 13)), matrix((0.9, -0.9, 4), (5, -8, 13))),
+            (matrix((-1, 1, 1), (30, 0, 10)), matrix((-3, 1, 1), (30, 0, 10))),
+            (matrix((1, 1, 1), (0, 0, 40)), matrix((2, 2, 2), (0, 0, 41))),
+            (matrix((1, 1, 1), (90, 0, 90)), matrix((1, 1, 5), (90, 0, 90))),
+            (matrix((1, 1, 1), (0, 180, 0)), matrix((0.4, 0.4, 2), (0, 180, 0))),
+        ],
+    )
+    def test_any_sform_of_unit_columns_does_so(self, sform: Any, qform: Any, shift: Any):
+        sform, qform = sform.copy(), qform.copy()
+        sform[:3, 3] = shift
+        affine, warnings = affine_and_warnings(header_image(sform, qform))
+        np.testing.assert_allclose(affine, qform, atol=2e-3)
+        assert warnings.startswith("unit sform, but voxels of ")
+        assert warnings.endswith(": the qform is used.")
+
+    def test_a_unit_sform_that_mirrors_the_qform_makes_left_and_right_uncertain(self):
+        sform, qform = matrix((-1, 1, 1)), matrix((2, 2, 6))
+        affine, warnings = affine_and_warnings(header_image(sform, qform))
+        np.testing.assert_allclose(affine, qform, atol=1e-5)
+        assert "check left and right" in warnings
+
+    @pytest.mark.parametrize("spacing", [(1, 1, 1.2), (0.9, 1, 1), (2, 2, 6), (1, 1, 1)])
+    def test_a_right_sform_stays(self, spacing: Any):
+        sform = matrix(spacing, (10, 20, 30), (5, 6, 7))
+        affine, warnings = affine_and_warnings(header_image(sform, matrix(spacing, (10, 20, 30))))
+        np.testing.assert_allclose(affine, sform, atol=1e-5)
+        assert "unit" not in warnings
 
     def test_unit_sform_that_disagrees_with_a_qform_of_1_mm_is_reported(self):
         qform = matrix((1, 1, 1), (0, 0, 30), (-80, -90, -100))
@@ -231,12 +277,19 @@ class TestAffine:
         np.testing.assert_allclose(affine, matrix())
         assert "taken as mm" in warnings
 
-    def test_unknown_units_are_taken_as_mm(self):
+    @pytest.mark.parametrize("code", [4, 5, 6, 7, 15, 7 + 16, 255])
+    def test_unknown_units_are_taken_as_mm(self, code: int):
         image = header_image(matrix(), matrix())
-        image.header["xyzt_units"] = 7
+        image.header["xyzt_units"] = code
         affine, warnings = affine_and_warnings(image)
         np.testing.assert_allclose(affine, matrix())
-        assert warnings == "the header's unit has an unknown code: taken as mm."
+        assert warnings == f"the header's unit has an unknown code, {code % 8}: taken as mm."
+
+    @pytest.mark.parametrize("code", [0, 2, 2 + 8, 2 + 16, 2 + 48, 2 + 56, 2 + 192])
+    def test_units_of_time_do_not_count(self, code: int):
+        image = header_image(matrix(), matrix())
+        image.header["xyzt_units"] = code
+        assert affine_and_warnings(image)[1] == ""
 
 
 class TestShear:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,39 @@ class TestWarnings:
         assert "as in a mask" in text
         three = (voxels > 50).astype(np.uint8) + (voxels > 99)
         assert read_scan(save(three)).warnings == ()
+
+    @pytest.mark.parametrize("flag", [0, -1])
+    @pytest.mark.parametrize("delta", [(1, 1, 1.5), (0.5, 2, 3)])
+    def test_mgz_without_orientation_is_taken_as_freesurfer_takes_it(
+        self, save: Save, voxels: np.ndarray, flag: int, delta: Any
+    ):
+        path = save(voxels, "a.mgz", np.diag([*delta, 1.0]))
+        assert not any("orientation" in text for text in read_scan(path).warnings)
+        stored = bytearray(gzip.decompress(path.read_bytes()))
+        struct.pack_into(">h", stored, 28, flag)
+        path.write_bytes(gzip.compress(stored))
+        for scan in (read_scan(path), scan_of(nib.load(path))):
+            assert "goodRASFlag is 0" in scan.warnings[0]
+            assert "left, bottom and front. Check left and right" in scan.warnings[0]
+            np.testing.assert_array_equal(scan.data, voxels)
+            assert nib.aff2axcodes(scan.affine) == ("L", "I", "A")
+            middle = nib.affines.apply_affine(scan.affine, np.array(SHAPE) / 2)
+            np.testing.assert_allclose(middle, 0, atol=1e-6)
+
+    @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+    @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+    @pytest.mark.parametrize("dtype", ["u1", "<i2", ">f4"])
+    def test_voxels_follow_the_header_if_it_does_not_say_where_they_are(
+        self, tmp_path: Path, affine: np.ndarray, kind: Any, name: str, dtype: str
+    ):
+        voxels = np.random.default_rng(0).integers(0, 200, SHAPE).astype(dtype)
+        stored = bytearray(kind(voxels, affine).to_bytes())
+        field, place = kind.header_class.template_dtype.fields["vox_offset"]
+        stored[place : place + field.itemsize] = bytes(field.itemsize)
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(stored) if name.endswith("gz") else stored)
+        for scan in (read_scan(path), scan_of(nib.load(path))):
+            np.testing.assert_array_equal(scan.data, voxels)
 
     def test_odd_header_is_reported(self, save: Save, voxels: np.ndarray, affine: np.ndarray):
         tilted = affine.copy()

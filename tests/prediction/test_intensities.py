@@ -30,7 +30,9 @@ STRIPPED_CT = head(0, (5, 50), 0)
 
 def round_ct(noise: float = 8.0) -> np.ndarray:
     """Brain, skull and fat in air, in Hounsfield units with partial volumes."""
-    radius = np.linalg.norm((np.indices((48, 56, 48)).T - (23.5, 27.5, 23.5)) / (1, 1.2, 1), axis=-1)
+    radius = np.linalg.norm(
+        (np.indices((48, 56, 48)).T - (23.5, 27.5, 23.5)) / (1, 1.2, 1), axis=-1
+    )
     shells = [radius < 5, radius < 17, radius < 19.5, radius < 21]
     tissue = np.select(shells, [8.0, 35.0, 1000.0, -90.0], -1000.0)
     blurred = ndimage.gaussian_filter(tissue, 0.5)

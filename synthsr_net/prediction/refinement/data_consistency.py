@@ -79,7 +79,7 @@ def consistent(
 
 
 def slices_between(grid: Grid, scan_grid: Grid) -> list[Tensor | None]:
-    """Operators of a scan's slices on a finer grid with parallel axes.
+    """Operators of a scan's slices on a finer grid with parallel axes, as through its centre.
 
     Args:
         grid: Of the prediction.
@@ -93,7 +93,9 @@ def slices_between(grid: Grid, scan_grid: Grid) -> list[Tensor | None]:
     for axis, size in enumerate(grid[0]):
         along = int(np.argmax(np.abs(matrix[axis, :3])))
         width = float(abs(matrix[axis, along]))
-        centres = matrix[axis, 3] + matrix[axis, along] * np.arange(scan_grid[0][along])
+        where = np.tile((np.array(scan_grid[0])[:, None] - 1) / 2, scan_grid[0][along])
+        where[along] = np.arange(scan_grid[0][along])
+        centres = matrix[axis, :3] @ where + matrix[axis, 3]
         coarse = width > 1 + 1e-3
         ordered = torch.from_numpy(np.sort(centres))
         operators.append(slice_operator(size, ordered, width) if coarse else None)

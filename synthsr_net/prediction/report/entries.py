@@ -104,9 +104,24 @@ def _read_entry(path: Path) -> ReportEntry | None:
         for name, value in fields.items():
             if isinstance(value, list):
                 fields[name] = tuple(value)
-        return ReportEntry(**fields)
+        entry = ReportEntry(**fields)
+        return entry if _is_sound(entry) else None
     except (ValueError, TypeError, AttributeError, FileNotFoundError):
         return None
+
+
+def _is_sound(entry: ReportEntry) -> bool:
+    """Whether the fields are of the types that the page shows."""
+    sizes = (entry.input_shape, entry.input_spacing_mm, entry.output_shape, entry.output_spacing_mm)
+    if not all(isinstance(items, tuple) for items in (entry.warnings, *filter(None, sizes))):
+        return False
+    texts = [entry.name, entry.input, *entry.warnings]
+    texts += [text for text in (entry.output, entry.error, entry.picture) if text is not None]
+    numbers = [number for size in sizes for number in size or ()]
+    numbers += [] if entry.seconds is None else [entry.seconds]
+    return all(isinstance(text, str) for text in texts) and all(
+        isinstance(number, (int, float)) for number in numbers
+    )
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

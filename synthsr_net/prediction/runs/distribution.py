@@ -21,6 +21,7 @@ from uuid import uuid4
 
 from synthsr_transforms.support.atomic import temporary_folder
 from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.stopping import LAUNCHED
 from synthsr_transforms.support.threads import num_cores
 
 Item = TypeVar("Item")
@@ -200,6 +201,9 @@ def launch(number: int, command: Sequence[str]) -> int:
     Returns:
         0 if all ended well, else the exit code of the first that did not: minus the number of a
         signal if one killed it.
+
+    Raises:
+        KeyboardInterrupt: If a user or scheduler stops this process, which stops the others.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -207,9 +211,9 @@ def launch(number: int, command: Sequence[str]) -> int:
 
     for name in [name for name in logging.root.manager.loggerDict if "torch.dist" in name]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # children report errors
-    threads = {"OMP_NUM_THREADS": str(max(1, num_cores() // number))}
+    more = {"OMP_NUM_THREADS": str(max(1, num_cores() // number)), LAUNCHED: "1"}
     try:
-        with temporary_folder() as logs, _variables({**threads, **os.environ}):
+        with temporary_folder() as logs, _variables({**more, **os.environ}):
             config = LaunchConfig(
                 min_nodes=1,
                 max_nodes=1,
@@ -223,8 +227,8 @@ def launch(number: int, command: Sequence[str]) -> int:
             elastic_launch(config, command[0])(*command[1:])
     except ChildFailedError as error:
         return error.get_first_failure()[1].exitcode
-    except SignalException:
-        return 130
+    except SignalException as error:
+        raise KeyboardInterrupt from error
     return 0
 
 

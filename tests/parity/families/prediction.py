@@ -63,11 +63,11 @@ def resample_volume(vector: Vector, case: str) -> Iterator[Agreement]:
 def predict_v1(vector: Vector, case: str) -> Iterator[Agreement]:
     """The original repository: preparation step by step, then predictions."""
     scan, model = Scan(vector["volume"], vector["affine"]), _model(vector, "unet_1ch.h5")
-    yield near("RAS axes", ras_axes(scan.affine), vector["ras_axes"], 0)
+    yield near("RAS axes", ras_axes(scan.affine, legacy=True), vector["ras_axes"], 0)
     resampled = resample(scan.volume, 1.0, exact=True)
     yield same_volume("resampled", resampled.data, vector["resampled"])
     yield near("resampled affine", resampled.affine, vector["resampled_affine"], AFFINE)
-    aligned = reorient(resampled)
+    aligned = reorient(resampled, legacy=True)
     yield same_volume("aligned", aligned.data, vector["aligned"])
     yield near("aligned affine", aligned.affine, vector["aligned_affine"], AFFINE)
     x, space = to_network_space([scan], model[0], legacy="v1")
@@ -107,7 +107,7 @@ def predict_hyperfine(vector: Vector, case: str) -> Iterator[Agreement]:
     t1 = Scan(vector["t1"], vector["t1_affine"])
     t2 = Scan(vector["t2"], vector["t2_affine"])
     model = _model(vector, "unet_2ch.h5")
-    aligned = reorient(resample(t1.volume, 1.0, exact=True))
+    aligned = reorient(resample(t1.volume, 1.0, exact=True), legacy=True)
     yield same_volume("aligned T1", aligned.data, vector["t1_aligned"])
     yield near("affine", aligned.affine, vector["t1_aligned_affine"], AFFINE)
     x, space = to_network_space([t1, t2], model[0], legacy="v1")
