@@ -28,8 +28,8 @@ from synthsr_transforms.support.memory import left_within, parse_size
 from synthsr_transforms.support.messages import SynthSRError
 
 from .files import find_scans, plan_outputs, refuse_inputs
-from .postprocess import Prediction, from_network_space, pass_finisher
 from .plausibility import check_plausible
+from .postprocess import Prediction, from_network_space, pass_finisher
 from .preprocess import ScanSpace, scan_config, to_network_space
 from .provenance import PredictionRecord
 from .settings import PredictorSettings, check_inverse_contrast

@@ -229,9 +229,9 @@ class Batch:
                 path.unlink(missing_ok=True)
 
         with undoing(remove):
-            self._write_each(task, prediction)
+            self._write_each(task, prediction, ct=ct)
 
-    def _write_each(self, task: Task, prediction: Prediction) -> None:
+    def _write_each(self, task: Task, prediction: Prediction, *, ct: bool) -> None:
         description = _description(task, self.predictor)
         if task.uncertainty is not None and prediction.laplace_scale is not None:
             self.predictor.write(task.uncertainty, prediction.laplace_scale, description)
