@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any
 
 from synthsr_transforms.support.messages import SynthSRError, listed
 from synthsr_transforms.support.pointers import refuse_pointer
+
+from .freesurfer import subject_folders
 
 EXTENSIONS = (".nii.gz", ".nii", ".mgz", ".npz")
 """Endings of the files that are read, in lower or upper case."""
@@ -23,6 +25,8 @@ _NIFTI = (b"n+1\0", b"ni1\0")
 _MOST_FOLDERS = 1000
 _SURFACES = (".gii", ".gii.gz", ".annot", ".label", ".dscalar.nii", ".dlabel.nii", ".dtseries.nii")
 """Endings of values on surfaces: GIFTI, FreeSurfer, CIFTI."""
+_OTHER_SCANS = (".mgh", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima")
+"""Endings of files that are scans, but of kinds that are not read."""
 _DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
 _DCM2NIIX = "Convert it with dcm2niix, and give the .nii.gz file that it writes."
 
@@ -63,14 +67,17 @@ def list_volumes(
     *,
     recursive: bool = False,
     without: Iterable[str | os.PathLike[str]] = (),
+    freesurfer: str | None = None,
 ) -> list[Path]:
     """Volumes in a folder, sorted by path, or the one file given. Hidden files do not count.
 
     Args:
-        path: A folder, or a volume.
+        path: A folder, a volume, or a pattern such as `scans/*_0000.nii.gz`.
         recursive: Whether to search subfolders, hidden ones apart. Links are followed, but no
             folder is searched twice.
         without: Subfolders that are not searched.
+        freesurfer: Name of the file in `mri` to take of each subject, where the folder is
+            FreeSurfer's directory of subjects.
 
     Raises:
         SynthSRError: If the path does not exist or holds no volume, or a subfolder that is to be
@@ -82,8 +89,14 @@ def list_volumes(
         if not has_known_extension(path):
             check_file(path)  # says what it is instead
         return [path]
+    if not path.exists() and (top := searched_folder(path)) != path:
+        pattern = path.relative_to(top).as_posix()
+        if found := sorted(p for p in top.glob(pattern) if is_volume(p)):
+            return found
     if not path.is_dir():
         raise VolumeError(f"{path} must be a file or folder, but does not exist. Check the path.")
+    if freesurfer and (subjects := subject_folders(path)):
+        return _of_subjects(path, subjects, freesurfer)
     places = _folders(path, without, _refuse_unreadable) if recursive else [path]
     found = [
         p for q in places for p in q.iterdir() if is_volume(p) and not (recursive and p.is_dir())
@@ -98,6 +111,62 @@ def list_volumes(
             f" {advice}"
         )
     return sorted(found)
+
+
+def _of_subjects(path: Path, subjects: Sequence[Path], name: str) -> list[Path]:
+    files = [file for s in subjects if os.path.lexists(file := s / "mri" / name)]
+    if not files:
+        raise VolumeError(
+            f"subjects of FreeSurfer in {path} must have a file mri/{name}, but none of"
+            f" {len(subjects)} has one. Name another by a pattern, such as '{path}/*/mri/aseg.mgz'."
+        )
+    return files
+
+
+def searched_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder that a path or pattern is looked for in: itself, or the one above wildcards.
+
+    Examples:
+        >>> searched_folder("subjects/*/mri/T1.mgz"), searched_folder("scans")
+        (PosixPath('subjects'), PosixPath('scans'))
+    """
+    path = Path(path)
+    for part in (*path.parents[::-1], path):
+        if set("*?[") & set(part.name) and not part.exists():
+            return part.parent
+    return path
+
+
+def unread_scans(
+    path: str | os.PathLike[str],
+    *,
+    without: Iterable[Path] = (),
+    recursive: bool = False,
+    freesurfer: str | None = None,
+) -> list[str]:
+    """Warnings of what `list_volumes` leaves out: scans of other kinds or in subfolders, subjects.
+
+    Args:
+        path: A folder; other things hold none.
+        without: See `list_volumes`.
+        recursive: See `list_volumes`.
+        freesurfer: See `list_volumes`.
+    """
+    if not os.path.isdir(path):
+        return []
+    if freesurfer and (subjects := subject_folders(path)):
+        bare = [s.name for s in subjects if not os.path.lexists(s / "mri" / freesurfer)]
+        text = f"{path}: subjects without mri/{freesurfer} are left out: {listed(bare, limit=6)}."
+        return [text] if bare else []
+    warnings = []
+    if other := sorted(name for name in os.listdir(path) if name.lower().endswith(_OTHER_SCANS)):
+        warnings.append(
+            f"{path} also holds scans of kinds that are not read: {listed(other, limit=3)}. Convert"
+            " them to have them read."
+        )
+    if not recursive and (below := left_below(path, without)):
+        warnings.append(f"{path}: {below}, which are not searched. Add --recursive to read them.")
+    return warnings
 
 
 def left_below(

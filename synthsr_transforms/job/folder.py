@@ -186,7 +186,7 @@ class JobFolder:
         from .preview import preview_figure
 
         volumes = volumes or self._read_sample(sample)
-        title = f"{sample.stem}   from {stem(sample.subject.labels)}"
+        title = f"{sample.stem}   from {stem(sample.subject.name)}"
         with writing_to(self.path):
             save_figure(self.preview_path(sample), lambda: preview_figure(volumes, title=title))
 

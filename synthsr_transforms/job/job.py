@@ -36,10 +36,11 @@ from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import derive_seed
 from synthsr_transforms.subjects.files import (
+    Match,
     PhantomSubject,
     SubjectFiles,
     check_subjects,
-    find_subjects,
+    pair_subjects,
     phantom_subject,
     read_subject,
     refuse_input_folder,
@@ -134,6 +135,8 @@ class GenerationJob:
         *,
         labels: str | os.PathLike[str] | None = None,
         images: str | os.PathLike[str] | None = None,
+        match: Match = "names",
+        recursive: bool = False,
         **settings: Any,
     ) -> GenerationJob:
         """Plan a job from files.
@@ -145,6 +148,8 @@ class GenerationJob:
             labels: Folder of label maps, or one. None means those of the earlier job, or else the
                 built-in head phantom.
             images: Folder of images, or one, see `find_subjects`.
+            match: See `find_subjects`.
+            recursive: See `find_subjects`.
             settings: Other fields of the job; those that are None are as in the earlier job, or
                 have their defaults.
 
@@ -159,7 +164,7 @@ class GenerationJob:
             chosen.update({name: getattr(config.job, name) for name in names})
         chosen.update({name: value for name, value in settings.items() if value is not None})
         chosen["device"] = available_device(chosen["device"])
-        subjects = choose_subjects(config, labels, images)
+        subjects = choose_subjects(config, labels, images, match=match, recursive=recursive)
         return cls(config=config.generator, subjects=subjects, **chosen)
 
     def sample(self, number: int) -> Sample:
@@ -319,6 +324,9 @@ def choose_subjects(
     config: JobConfig,
     labels: str | os.PathLike[str] | None,
     images: str | os.PathLike[str] | None,
+    *,
+    match: Match = "names",
+    recursive: bool = False,
 ) -> list[SubjectFiles]:
     """Find the subjects that a user names, or else those of the earlier job, or the phantom.
 
@@ -326,7 +334,7 @@ def choose_subjects(
         ValueError: If files are not usable, or there are images alone.
     """
     if labels is not None:
-        return find_subjects(labels, images)
+        return pair_subjects(labels, images, match=match, recursive=recursive)
     if images is not None:
         raise SynthSRError(f"images need label maps, got {images} alone. Give --labels as well.")
     if config.job is None:

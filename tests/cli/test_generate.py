@@ -94,6 +94,37 @@ class TestGenerate:
         one = ("--labels", "maps/sub-01_dseg.nii.gz", "--images", "images/sub-02_T1w.nii.gz")
         assert run("generate", "real.yaml", *one).exit_code == 0
 
+    def test_images_are_paired_in_order_when_asked_for(self, folder):
+        for k, path in enumerate(sorted((folder / "images").iterdir())):
+            path.rename(path.with_name(f"scan{k}.nii.gz"))
+        pairs = ("real.yaml", "--labels", "maps", "--images", "images")
+        refused = run("generate", *pairs)
+        assert refused.exit_code == 2
+        assert "--match order" in refused.stderr
+        assert run("generate", *pairs, "--match", "order").exit_code == 0
+        refused = run("generate", "own.yaml", "--labels", "maps", "--match", "order")
+        assert "got no --images" in refused.stderr
+
+    def test_subjects_of_freesurfer(self, folder):
+        for k in (1, 2):
+            save(folder / "subjects" / f"s{k}" / "mri" / "aparc+aseg.mgz", label_map(k))
+            save(folder / "subjects" / f"s{k}" / "mri" / "orig.mgz", np.float32(label_map(k)))
+        (folder / "subjects" / "s3" / "mri").mkdir(parents=True)
+        where = ("--labels", "subjects", "--images", "subjects")
+        result = run("generate", "real.yaml", *where)
+        assert result.exit_code == 0, result.stderr
+        assert "without mri/aparc+aseg.mgz are left out: s3." in result.stderr
+        assert Path(json.loads(Path("synthetic/sample_000000.json").read_text())["source"]["image"])
+        assert run("labels", "subjects").exit_code == 0
+
+    def test_subfolders_are_named_or_searched(self, folder):
+        save(folder / "maps" / "more" / "sub-03_dseg.nii.gz", label_map(3))
+        result = run("generate", "own.yaml", "--labels", "maps")
+        assert "maps: 1 file is in subfolders (more)" in result.stderr
+        result = run("generate", "own.yaml", "--labels", "maps", "--recursive", "--out", "all")
+        assert "subfolders" not in result.stderr
+        assert "3/3 label maps" in result.stderr
+
     def test_images_become_targets(self, folder):
         settings = ("--set", "deformation.rotation_degrees=0", "--set", f"crop.shape={list(SHAPE)}")
         folders = ("--labels", "maps", "--images", "images", "--out", "out")
@@ -223,7 +254,7 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
     ),
     "empty folder": (
         lambda folder: ("own.yaml", "--labels", (folder / "empty").mkdir() or "empty"),
-        "empty must hold label maps or images",
+        "empty must hold scans or label maps",
     ),
     "empty label map": (
         lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", label_map() * 0)),

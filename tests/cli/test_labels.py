@@ -209,7 +209,7 @@ class TestBadInput:
         self.check(run(tmp_path / "none.nii"), f"Error: {tmp_path / 'none.nii'} must be a file")
 
     def test_empty_folder(self, tmp_path):
-        self.check(run(tmp_path), f"Error: {tmp_path} must hold label maps")
+        self.check(run(tmp_path), f"Error: {tmp_path} must hold scans or label maps")
 
     def test_file_of_another_kind(self, tmp_path):
         (tmp_path / "notes.txt").write_text("hello")

@@ -348,6 +348,14 @@ class TestWhatIsSaid:
 
 
 class TestSources:
+    def test_images_are_paired_in_order_when_asked_for(self, folder):
+        for k, path in enumerate(sorted((folder / "images").iterdir())):
+            path.rename(path.with_name(f"scan{k}.nii"))
+        refused = train("--images", "images", source="real.yaml")
+        assert "--match order" in refused.stderr
+        result = train("--images", "images", "--match", "order", source="real.yaml")
+        assert result.exit_code == 0, result.stderr
+
     def test_real_targets(self, folder):
         result = train("--images", "images", source="real.yaml")
         assert result.exit_code == 0, result.stderr

@@ -18,9 +18,8 @@ from synthsr_net.prediction.files import (
     match,
     plan_outputs,
     refuse_inputs,
-    unread_scans,
 )
-from synthsr_transforms.io.files import stem
+from synthsr_transforms.io.files import stem, unread_scans
 from synthsr_transforms.support.messages import SynthSRError, listed
 
 from .bids import DESCRIPTION, BidsScan, check_derivative, find_bids_scans, sidecar

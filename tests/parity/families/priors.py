@@ -58,7 +58,9 @@ def _one_scan(vector: Vector, table: LabelTable) -> Iterator[Agreement]:
     yield _relative("rescaled", rescaled, vector["rescaled_imageA_0_ch0"])
     classes = classes_of(vector["labels_0"], table)
     for name, channel, positive in (("", rescaled, True), ("_keep_all", image, False)):
-        found = class_statistics(channel, classes, table.num_classes, positive_only=positive)
+        found = class_statistics(
+            channel, classes, table.num_classes, positive_only=positive, legacy=True
+        )
         ours = np.nan_to_num([found.medians, found.stds])  # the original has 0 for absent classes
         yield _relative(f"statistics{name}", ours, vector[f"stats_imageA_0_ch0{name}"])
 
