@@ -38,6 +38,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "CopyImage",
             "GammaContrast",
             "GaussianSmoothing",
+            "GroupLabels",
             "HemisphereFlip",
             "LesionSimulation",
             "MinMaxRescale",

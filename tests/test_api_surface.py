@@ -30,7 +30,7 @@ PUBLIC = {
         "preset_names",
         # transforms
         "AcquisitionResolution", "BiasCorruption", "CopyImage", "GammaContrast",
-        "GaussianSmoothing", "HemisphereFlip", "LesionSimulation", "MinMaxRescale",
+        "GaussianSmoothing", "GroupLabels", "HemisphereFlip", "LesionSimulation", "MinMaxRescale",
         "PartialFieldOfView", "PatchCrop", "RegistrationCorrection", "RegistrationError",
         "ReliabilityMap", "ScannerNoise", "SelectChannels", "SharedTexture", "SkullStripping",
         "SliceAcquisition", "SpatialDeformation", "TargetResolution", "TissueContrast",

@@ -39,6 +39,9 @@ def use_in_words(config: ModelConfig) -> dict[str, str]:
     ]
     added = scan.residual_input
     what = f"added to {config.inputs[added].name}" if added is not None else f"{config.output} scan"
+    if config.structures:
+        number = len(config.structures) - 1
+        return {"images": listed(images), "output": f"probabilities of {number} structures"}
     return {
         "images": listed(images),
         "output": what + (", and its spread" if config.spread else ""),

@@ -7,12 +7,13 @@ them by name. All sums are done in float32 at least, whatever the precision of t
 from .adversarial import CriticLoss, critic_loss, generator_total
 from .base import ImageLoss
 from .cropping import central_crop
-from .registry import LOSSES, build_loss
+from .registry import LOSSES, SEGMENTATION_LOSSES, build_loss
 from .residual import add_residual
 from .segmentation import SegmentationLoss
 
 __all__ = [
     "LOSSES",
+    "SEGMENTATION_LOSSES",
     "CriticLoss",
     "ImageLoss",
     "SegmentationLoss",

@@ -36,6 +36,10 @@ class ImageLoss(nn.Module):
         with without_autocast(prediction):
             return self.measure(at_least_float32(prediction), at_least_float32(target))
 
+    def compared(self, prediction: Tensor) -> Tensor:
+        """Return the channels that are compared with the target, without predicted scales."""
+        return prediction[:, : prediction.shape[1] // self.outputs_per_target]
+
     def measure(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The loss of tensors in full precision, whose shapes fit each other.
 

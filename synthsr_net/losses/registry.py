@@ -1,4 +1,4 @@
-"""Image losses by name."""
+"""Losses by name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from synthsr_transforms.support.messages import check_choice, suggest
 
 from .base import ImageLoss
+from .dice_cross_entropy import DiceCrossEntropyLoss
 from .l1 import L1Loss
 from .l1_ssim3d import L1SSIM3dLoss
 from .l2 import L2Loss
@@ -25,13 +26,15 @@ LOSSES: dict[str, type[ImageLoss]] = {
     "laplace": LaplaceLoss,
 }
 """Image losses by the names that configurations use."""
+SEGMENTATION_LOSSES: dict[str, type[ImageLoss]] = {"dice_cross_entropy": DiceCrossEntropyLoss}
+"""Losses of segmentations, which take the values of the structures, by name."""
 
 
 def build_loss(name: str, params: Mapping[str, Any] | None = None) -> ImageLoss:
-    """Make an image loss from its name and the arguments of its constructor.
+    """Make a loss from its name and the arguments of its constructor.
 
     Args:
-        name: One of `LOSSES`.
+        name: One of `LOSSES` or `SEGMENTATION_LOSSES`.
         params: Arguments by name; those left out have their defaults.
 
     Raises:
@@ -42,9 +45,10 @@ def build_loss(name: str, params: Mapping[str, Any] | None = None) -> ImageLoss:
         >>> build_loss("ssim3d", {"window_size": 7}).outputs_per_target
         1
     """
-    check_choice("loss", name, LOSSES)
+    losses = LOSSES | SEGMENTATION_LOSSES
+    check_choice("loss", name, losses)
     params = dict(params or {})
-    known = [p for p in inspect.signature(LOSSES[name]).parameters if p not in ("args", "kwargs")]
+    known = [p for p in inspect.signature(losses[name]).parameters if p not in ("args", "kwargs")]
     for param in params:
         if param not in known:
             takes = f"takes {', '.join(known)}" if known else "takes no arguments"
@@ -53,6 +57,6 @@ def build_loss(name: str, params: Mapping[str, Any] | None = None) -> ImageLoss:
                 f" {param!r}{suggest(param, known)}."
             )
     try:
-        return LOSSES[name](**params)
+        return losses[name](**params)
     except (TypeError, ValueError) as error:
         raise ValueError(f"loss {name}: {error}") from error

@@ -39,6 +39,8 @@ class SegmentationLoss(nn.Module):
         intensity_range: Range that predictions are clipped to and brought from to 0 and 1, such as
             percentiles 2 and 98 of the target; None leaves them alone.
         crop: Central box that is compared, in voxels, one number or three; None means all.
+        groups: Value that each label of the label maps is replaced by before it is compared,
+            `(largest label + 1,)`, see `StructureTable.lookup`; `labels` are such values then.
 
     Raises:
         ValueError: If values do not fit each other.
@@ -63,6 +65,7 @@ class SegmentationLoss(nn.Module):
         fs_header: bool = False,
         intensity_range: tuple[float, float] | None = None,
         crop: int | Sequence[int] | None = None,
+        groups: Tensor | None = None,
     ) -> None:
         super().__init__()
         if intensity_range is not None and not intensity_range[0] < intensity_range[1]:
@@ -74,6 +77,8 @@ class SegmentationLoss(nn.Module):
         self.fs_header = fs_header
         self.intensity_range = intensity_range
         self.crop = crop_sizes(crop)
+        self.groups: Tensor | None
+        self.register_buffer("groups", groups, persistent=False)
         self.network = network.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> SegmentationLoss:
@@ -96,6 +101,8 @@ class SegmentationLoss(nn.Module):
             ValueError: If shapes do not fit each other, the network or the crop.
         """
         _check_prediction(prediction, labels)
+        if self.groups is not None:
+            labels = self.groups[labels.long().clamp(0, len(self.groups) - 1)]
         probabilities = self.segment(prediction)
         self._check_channels(probabilities.shape[1])
         return merged_dice(

@@ -31,6 +31,8 @@ HEADER = "synthsr"
 """Key of the header's JSON text."""
 
 NORMALISATIONS = ("min_max", "percentile")
+SEGMENTATION = "segmentation"
+"""`ModelConfig.output` of networks that tell structures apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,16 @@ class InputConfig:
     reliability_map: bool = False
     """Whether the image is followed by a channel that is 1 on acquired slices and falls to 0
     between them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureConfig:
+    """One structure that a segmentation network tells apart."""
+
+    value: int
+    """Its value in segmentations."""
+    name: str
+    """Its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +121,9 @@ class ModelConfig:
     inputs: list[InputConfig] = field(default_factory=lambda: [InputConfig()])
     """The images that the network takes, in the order of its channels."""
     output: str = "T1w"
-    """Contrast of the prediction."""
+    """Contrast of the prediction, or `segmentation`."""
+    structures: list[StructureConfig] = field(default_factory=list)
+    """Of a segmentation: the structure that each output channel is the probability of."""
     spread: bool = False
     """Whether the last half of the output channels are logarithms S of the scale of a Laplace
     distribution, whose scale is 1e-5 + 0.02 exp(S)."""
@@ -124,6 +138,12 @@ class ModelConfig:
                 f"the network takes {self.network.in_channels} channels, but the inputs of model"
                 f" {self.name!r} ({', '.join(i.name for i in self.inputs)}) make {channels}."
                 " Correct the inputs."
+            )
+        count = len(self.structures)
+        if count and count != self.network.out_channels:
+            raise ValueError(
+                f"a segmentation network must have one output per structure, {count}, got"
+                f" {self.network.out_channels}."
             )
         if self.spread and self.network.out_channels % 2:
             raise ValueError(

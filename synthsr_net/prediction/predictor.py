@@ -27,7 +27,9 @@ from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.memory import left_within, parse_size
 from synthsr_transforms.support.messages import SynthSRError
 
+from .ct import is_ct
 from .files import find_scans, plan_outputs, refuse_inputs
+from .limits import limited
 from .plausibility import check_plausible
 from .postprocess import Prediction, from_network_space, pass_finisher
 from .preprocess import ScanSpace, scan_config, to_network_space
@@ -80,6 +82,11 @@ class Predictor:
     """
 
     def __init__(self, model: Model, **settings: Unpack[PredictorOptions]) -> None:
+        if model.config.structures:
+            raise SynthSRError(
+                f"the model must predict a scan, but {model.config.name} predicts probabilities of"
+                f" {len(model.config.structures)} structures. Choose another of `synthsr models`."
+            )
         self.settings = PredictorSettings(**settings)
         self.device = torch.device(available_device(self.settings.device))
         self.precision = resolve_precision(self.settings.precision, self.device)
@@ -197,6 +204,9 @@ class Predictor:
         """
         ct = ct if self.settings.ct is None else self.settings.ct
         doubts = [text for scan in scans for text in check_plausible(scan, self.settings.force)]
+        if not ct and self.settings.legacy is None:
+            keeps = [ct is None and is_ct(scan.volume) for scan in scans]
+            scans = [s if keep else limited(s) for s, keep in zip(scans, keeps, strict=True)]
         tensor, space = to_network_space(scans, self.config, ct=ct, legacy=self.settings.legacy)
         space = dataclasses.replace(space, warnings=(*doubts, *space.warnings))
         return Prepared(tuple(scans), tensor, space)

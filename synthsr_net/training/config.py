@@ -34,7 +34,8 @@ class SegmentationConfig:
     """Model file or Keras file of the network; null means none."""
     output_labels: Any = None
     """For each output channel of the network, the label of the label maps that it stands for, or
-    -1 for none: a list or a `.npy` file (`segmentation_label_equivalency` of the original)."""
+    -1 for none: a list or a `.npy` file (`segmentation_label_equivalency` of the original). Null
+    means what the model file says, if it says so."""
     weight: float = 0.25
     """Weight of the Dice loss; that of the image loss is 1."""
     freesurfer_axes: bool = False
@@ -55,9 +56,10 @@ class LossConfig:
     """Training loss."""
 
     name: str = "l1"
-    """One of `synthsr_net.losses.LOSSES`."""
+    """One of `synthsr_net.losses.LOSSES`, or, where the target is the label map that a step
+    `GroupLabels` makes, of `SEGMENTATION_LOSSES`."""
     params: dict[str, Any] = field(default_factory=dict)
-    """Arguments of its constructor."""
+    """Arguments of its constructor; the values of structures come from the generator."""
     crop: Any = None
     """Size in voxels of the central box in which the loss is computed, one number or three; null
     means the whole patch. Label maps are padded so that the box reaches all of their voxels, see
@@ -193,7 +195,7 @@ class ValidationConfig:
     """Slice spacings, in mm, that the real scans are degraded to."""
     metric: str = "brain/l1"
     """Metric of the samples by which the best model is chosen; of errors (l1) the smallest, else
-    the largest is best."""
+    the largest is best. Of a segmentation: `dice/mean`, or `dice/` and a structure."""
 
     def __post_init__(self) -> None:
         _check(self, "validation", ("every_epochs", "previews", "seed"), *_AT_LEAST_0)
@@ -207,8 +209,9 @@ class ValidationConfig:
         _check(self, "validation", "slice_spacings_mm", usable, "numbers above 0")
         spacings = [] if self.images is None else self.slice_spacings_mm
         real = tuple(f"real/{mm:g}mm/" for mm in spacings)
-        is_known = lambda name: name in METRICS or name.startswith(real)  # noqa: E731
-        expected = _one_of([*METRICS, *(f"{name}..." for name in real)])[1]
+        begins = ("dice/", *real)
+        is_known = lambda name: name in METRICS or name.startswith(begins)  # noqa: E731
+        expected = _one_of([*METRICS, *(f"{name}..." for name in begins)])[1]
         _check(self, "validation", "metric", is_known, expected)
 
 

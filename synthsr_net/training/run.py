@@ -159,8 +159,7 @@ class TrainingRun:
             self.config,
             models,
             batches_per_epoch=self.prepared.batches_per_epoch,
-            spacing_mm=self.prepared.model.scan.spacing_mm,
-            reliability=self.prepared.fitted.generator.config.reliability is not None,
+            preview=self.prepared.preview(),
             on_step=on_step,
             on_epoch=on_epoch,
         )

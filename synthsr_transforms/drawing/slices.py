@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ PLANES = (0, 1, 2)
 LETTERS = ("PAIS", "LRIS", "LRPA")
 """Directions at the left, right, bottom and top of each slice."""
 _EXTRACEREBRAL = (500, 600)  # label values outside the brain
+_OUTLINE_ZOOM = 4  # pixels per voxel, of which the border of a label takes one
 
 
 class Row(NamedTuple):
@@ -32,12 +33,14 @@ class Row(NamedTuple):
         volume: `(X, Y, Z)` array and affine, axes running right, anterior, superior.
         kind: How to colour it.
         window: Intensities shown black and white; by default, see `intensity_window`.
+        outlined: Label map on the same grid, whose borders are drawn in the colours of labels.
     """
 
     title: str
     volume: Volume
     kind: Kind = "image"
     window: tuple[float, float] | None = None
+    outlined: Volume | None = None
 
 
 def slice_panel(row: Row, plane: int, centre_mm: npt.NDArray[np.float64]) -> Panel:
@@ -46,12 +49,40 @@ def slice_panel(row: Row, plane: int, centre_mm: npt.NDArray[np.float64]) -> Pan
     voxel = np.linalg.inv(affine) @ [*centre_mm, 1.0]
     index = int(np.clip(np.rint(voxel[plane]), 0, data.shape[plane] - 1))
     wide, tall = (data.shape[a] * row.volume.spacing_mm[a] for a in PLANES if a != plane)
-    pixels = np.take(data, index, axis=plane).T
+    pixels = _cut(row.volume, plane, index)
     if row.kind == "labels":
         return Panel(label_colours(pixels), (wide, tall), LETTERS[plane])
     window = row.window or intensity_window(data, row.kind)
+    if row.outlined is not None:
+        pixels = outlined(pixels, window, _cut(row.outlined, plane, index).astype(np.int32))
     colours = "viridis" if row.kind == "reliability" else "gray"
     return Panel(pixels, (wide, tall), LETTERS[plane], window, colours)
+
+
+def _cut(volume: Volume, plane: int, index: int) -> npt.NDArray[Any]:
+    return np.take(volume.data, index, axis=plane).T
+
+
+def outlined(
+    pixels: npt.NDArray[Any], window: tuple[float, float], labels: npt.NDArray[Any]
+) -> npt.NDArray[np.uint8]:
+    """Draw the borders of labels over a slice, inside each label, a fraction of a voxel wide.
+
+    Args:
+        pixels: `(H, W)` intensities.
+        window: Intensities shown black and white.
+        labels: `(H, W)` whole numbers; 0 has no border of its own.
+
+    Returns:
+        `(4 H, 4 W, 3)` colours.
+    """
+    low, high = window
+    grey = (np.clip((pixels - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    fine, grey = (a.repeat(_OUTLINE_ZOOM, 0).repeat(_OUTLINE_ZOOM, 1) for a in (labels, grey))
+    around = np.pad(fine, 1, mode="edge")
+    neighbours = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
+    border = np.any([fine != other for other in neighbours], axis=0) & (fine != 0)
+    return np.where(border[..., None], label_colours(fine), grey[..., None])
 
 
 def centre_of_labels(labels: Volume) -> npt.NDArray[np.float64]:

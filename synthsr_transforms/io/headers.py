@@ -34,6 +34,8 @@ HEAD_MM = (80.0, 400.0)
 """Fields of view that are plausible for a head, per axis."""
 VOXEL_MM = (0.15, 15.0)
 """Plausible voxel spacings."""
+SMALLEST_MM = 0.001
+"""Spacing below which a header must be wrong."""
 FORMS_MM = 0.5
 """Largest displacement between qform and sform that needs no warning."""
 _FIELDS = (1006, 2003, 2004, *range(2006, 2010), *range(2016, 2019))
@@ -184,9 +186,16 @@ def check_extent(header: Header, affine: Affine) -> None:
         affine: `(4, 4)` voxel-to-world matrix in mm.
 
     Raises:
-        VolumeError: If more than `MAX_VOXELS` or the free memory would be needed.
+        VolumeError: If its voxels are smaller than any scanner makes them, or if more than
+            `MAX_VOXELS` or the free memory would be needed.
     """
-    extent = [float(n * mm) for n, mm in zip(header.shape, spacing_of(affine), strict=False)]
+    spacing = spacing_of(affine)
+    if spacing.min() < SMALLEST_MM:
+        raise VolumeError(
+            f"{header.name} must have voxels of at least {SMALLEST_MM} mm, got {_size(header)}."
+            " Correct the spacing in its header."
+        )
+    extent = [float(n * mm) for n, mm in zip(header.shape, spacing, strict=False)]
     resampled = math.prod(max(mm, 1.0) for mm in extent)
     if resampled > MAX_VOXELS:
         raise VolumeError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,59 @@ def ready_rows(name: str) -> tuple[LabelRow, ...]:
 
 def read_rows(path: Path) -> tuple[LabelRow, ...]:
     """Read the rows of a `.tsv` file, valid and in the order of the file."""
+    line_of: dict[int, int] = {}
+    rows = []
+    for line, cell in read_table(path, COLUMNS, "label table"):
+        with naming(f"{path}, line {line}"):
+            rows.append(_label_row(cell))
+            first = line_of.setdefault(rows[-1].value, line)
+            if first != line:
+                raise SynthSRError(
+                    f"each value must occur once, got {rows[-1].value} again, first in line"
+                    f" {first}. Remove one of the two lines."
+                )
+    with naming(path):
+        return valid_rows(rows, sort=False)
+
+
+def read_table(
+    path: Path, columns: Sequence[str], what: str
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Read a `.tsv` file; lines that begin with `#` are comments.
+
+    Args:
+        path: The file.
+        columns: Names of its columns, in any order.
+        what: Kind of the table, for messages.
+
+    Returns:
+        Number of each line, and its cells by column.
+
+    Raises:
+        SynthSRError: If columns differ, or a line has more or fewer cells.
+    """
     refuse_pointer(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise SynthSRError(
-            f"label table must be a UTF-8 text file, got other bytes ({path}). Save it as UTF-8."
+            f"{what} must be a UTF-8 text file, got other bytes ({path}). Save it as UTF-8."
         ) from error
-    return _parse_rows(text, path)
+    lines = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    table = [(n, [c.strip() for c in line.split("\t")]) for n, line in lines if line[0] != "#"]
+    (header, names), *body = table or [(1, [])]
+    if sorted(names) != sorted(columns):
+        raise SynthSRError(
+            f"columns must be {', '.join(columns)}, separated by tabs, got"
+            f" {', '.join(names) or 'an empty file'} ({path}, line {header})."
+        )
+    for number, cells in body:
+        if len(cells) != len(columns):
+            raise SynthSRError(
+                f"row must have {len(columns)} cells, got {len(cells)} ({path}, line {number})."
+                " Separate cells by single tabs."
+            )
+        yield number, dict(zip(names, cells, strict=True))
 
 
 def write_rows(rows: Sequence[LabelRow], path: Path) -> None:
@@ -71,42 +116,13 @@ def read_integers(path: Path) -> list[int]:
         return integers(array.tolist(), "list")
 
 
-def _parse_rows(text: str, path: Path) -> tuple[LabelRow, ...]:
-    """Make rows from the text of a `.tsv` file."""
-    lines = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    table = [(n, [c.strip() for c in line.split("\t")]) for n, line in lines if line[0] != "#"]
-    (header, columns), *body = table or [(1, [])]
-    if sorted(columns) != sorted(COLUMNS):
-        raise SynthSRError(
-            f"columns must be {', '.join(COLUMNS)}, separated by tabs, got"
-            f" {', '.join(columns) or 'an empty file'} ({path}, line {header})."
-        )
-    line_of: dict[int, int] = {}
-    rows = []
-    for line, cells in body:
-        with naming(f"{path}, line {line}"):
-            rows.append(_parse_row(cells, columns))
-            first = line_of.setdefault(rows[-1].value, line)
-            if first != line:
-                raise SynthSRError(
-                    f"each value must occur once, got {rows[-1].value} again, first in line"
-                    f" {first}. Remove one of the two lines."
-                )
-    with naming(path):
-        return valid_rows(rows, sort=False)
-
-
-def _parse_row(cells: Sequence[str], columns: Sequence[str]) -> LabelRow:
-    if len(cells) != len(columns):
-        raise SynthSRError(
-            f"row must have {len(columns)} cells, got {len(cells)}. Separate cells by single tabs."
-        )
-    cell: dict[str, Any] = dict(zip(columns, cells, strict=True))
+def _label_row(cell: Mapping[str, Any]) -> LabelRow:
+    numbers = {}
     for column in ("value", "class"):
         if not cell[column].isdecimal():
             raise SynthSRError(f"{column} must be a whole number, got {cell[column]!r}.")
-        cell[column] = int(cell[column])
-    return valid_row(LabelRow(*(cell[column] for column in COLUMNS)))
+        numbers[column] = int(cell[column])
+    return valid_row(LabelRow(*({**cell, **numbers}[column] for column in COLUMNS)))
 
 
 # Lists of label values and classes, as the original SynthSR keeps them --------------------------

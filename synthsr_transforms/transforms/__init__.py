@@ -25,6 +25,7 @@ from synthsr_transforms.transforms.intensity.skull_stripping import SkullStrippi
 from synthsr_transforms.transforms.spatial.hemisphere_flip import HemisphereFlip
 from synthsr_transforms.transforms.spatial.patch_crop import PatchCrop
 from synthsr_transforms.transforms.spatial.spatial_deformation import SpatialDeformation
+from synthsr_transforms.transforms.synthesis.group_labels import GroupLabels
 from synthsr_transforms.transforms.synthesis.lesion_simulation import LesionSimulation
 from synthsr_transforms.transforms.synthesis.shared_texture import SharedTexture
 from synthsr_transforms.transforms.synthesis.tissue_contrast import TissueContrast
@@ -36,6 +37,7 @@ __all__ = [
     "CopyImage",
     "GammaContrast",
     "GaussianSmoothing",
+    "GroupLabels",
     "HemisphereFlip",
     "LesionSimulation",
     "MinMaxRescale",

@@ -78,6 +78,11 @@ def check_one_shape(
         )
 
 
+def outside(image: ImagesBatch, value: float) -> float:
+    """Value of voxels that a mask leaves out, a whole number for label maps."""
+    return int(value) if is_label_map(image) else value
+
+
 def float_dtype(data: Tensor) -> torch.dtype:
     """Type of an image after a change: its own, or float32 for whole numbers."""
     return data.dtype if data.is_floating_point() else torch.float32

@@ -100,10 +100,11 @@ class SynthLabelTransform(SynthTransform, abstract=True):
         return find_labels(batch, self.labels)
 
     def scalar_images(self, batch: SubjectsBatch) -> dict[str, ImagesBatch]:
-        """Images, not label maps, that `include` and `exclude` leave."""
+        """Images that `include` and `exclude` leave, other label maps if `include` names them."""
         label_name, _ = self.label_image(batch)
+        named = self.include or ()
         return {
             name: image
             for name, image in self.chosen_images(batch).items()
-            if name != label_name and not is_label_map(image)
+            if name != label_name and (name in named or not is_label_map(image))
         }

@@ -130,6 +130,11 @@ class TestAffine:
     def test_any_spacing_and_rotation_is_accepted(self, x: float, z: float, angle: float):
         check_header(header(affine=matrix((x, 1, z), (angle, 20, 0))))
 
+    @pytest.mark.parametrize("spacing", [1e-30, 1e-9, 5e-4])
+    def test_spacing_that_no_scanner_has_is_refused(self, spacing: float):
+        with pytest.raises(VolumeError, match=r"at least 0.001 mm"):
+            check_extent(header(affine=matrix()), matrix((1, spacing, 1)))
+
     @pytest.mark.parametrize("zooms", [(0, 0, 0), (1, 0, 1), (1, 1, np.nan)])
     def test_spacing_of_0_mm_is_refused(self, zooms: tuple[float, ...]):
         image = header_image(matrix(), matrix())

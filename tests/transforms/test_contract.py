@@ -57,6 +57,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"sigma_mm": 1, "multiplier": [0.8, 1.2], "max_sigma_mm": 2, "boundary": "zero"},
         {"sigma_mm": [0.3, 2], "shared": True},
     ],
+    "GroupLabels": [{"label_table": ASEG}, {"label_table": ASEG, "structures": "each"}],
     "HemisphereFlip": [{"label_table": ASEG}, {}],
     "LesionSimulation": [
         {"label_table": ASEG, "intensity": [200, 300], "std": [0, 9], "height": [-0.5, 0.5]},
@@ -141,6 +142,7 @@ NONSENSE: dict[str, dict[str, list[Any]]] = {
         "truncate": [0],
         "boundary": ["reflect"],
     },
+    "GroupLabels": {"label_table": ["asegg"], "structures": ["freesurfr", "none.tsv"]},
     "HemisphereFlip": {"label_table": ["asegg"]},
     "LesionSimulation": {
         "label_table": ["asegg"],

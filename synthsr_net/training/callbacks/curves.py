@@ -2,8 +2,8 @@
 
 Columns of the metrics are recognised by their names: `global_step` (or else `epoch`),
 `learning_rate`, losses that end in `loss` (`train/loss`, `validation/loss`), and metrics that end
-in a region and a measure (`validation/brain/psnr`). Metrics of real scans begin with `real`, such
-as `real/5mm/brain/ssim`, and those of plain interpolation have it in their name,
+in a region and a measure (`validation/brain/psnr`) or in `dice/mean`. Metrics of real scans begin
+with `real`, such as `real/5mm/brain/ssim`, and those of plain interpolation have it in their name,
 `real/5mm/interpolation/brain/ssim`.
 """
 
@@ -32,7 +32,7 @@ from synthsr_transforms.drawing.panels import save_figure
 
 Rows = Sequence[Mapping[str, Any]]
 
-LOSS, RATE, SAMPLES, REAL = "loss", "learning rate", "samples", "real scans"
+LOSS, RATE, DICE, SAMPLES, REAL = "loss", "learning rate", "Dice", "samples", "real scans"
 AXES = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
 """Measures that are drawn, with the names of their axes."""
 
@@ -42,7 +42,8 @@ _INTERPOLATION = "interpolation"
 _STYLES = {"brain": ("-", "o"), "head": ("--", "s"), _INTERPOLATION: (":", "x")}
 _WORDS = {"": "training", "train": "training", "val": "validation"}
 _WIDTH, _DPI = 11.0, 100  # inches
-_HEIGHTS = {LOSS: 3.0, RATE: 0.9, SAMPLES: 2.5, REAL: 2.5}  # inches
+_HEIGHTS = {LOSS: 3.0, RATE: 0.9, DICE: 2.5, SAMPLES: 2.5, REAL: 2.5}  # inches
+_WIDE = (LOSS, RATE, DICE)
 _MAX_MARKED = 40  # points of a line beyond which they are not marked
 
 
@@ -68,7 +69,7 @@ def save_curve(path: str | os.PathLike[str], rows: Rows) -> None:
 
 
 def curve_figure(rows: Rows) -> Figure:
-    """Draw a run: losses, learning rate, and PSNR and SSIM of samples and of real scans.
+    """Draw a run: losses, learning rate, Dice, and PSNR and SSIM of samples and of real scans.
 
     What no row has gets no panel. Values that are missing, NaN or infinite are left out of their
     line. Losses have a logarithmic axis where they span more than a decade. Legends give the last
@@ -91,7 +92,7 @@ def curve_figure(rows: Rows) -> Figure:
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.3), dpi=_DPI, layout="constrained")
     grid = figure.add_gridspec(len(shown), len(AXES), height_ratios=heights)
     for number, row in enumerate(shown):
-        wide = row in (LOSS, RATE)
+        wide = row in _WIDE
         names = [row.replace(" ", "\n")] if wide else list(AXES.values())
         own = [line for line in lines if line.row == row]
         artists: dict[str, Line2D] = {}
@@ -106,7 +107,8 @@ def curve_figure(rows: Rows) -> Figure:
             _add_legend(axes, artists, own, row)
     _scale_losses(figure.axes[0], [line for line in lines if line.row == LOSS])
     metrics = len(AXES) * any(row in (SAMPLES, REAL) for row in shown)
-    lowest = [figure.axes[RATE in shown], *figure.axes[len(figure.axes) - metrics :]]
+    wide_rows = sum(row in _WIDE for row in shown)
+    lowest = [figure.axes[wide_rows - 1], *figure.axes[len(figure.axes) - metrics :]]
     steps = {step for line in lines for step, _ in line.points}
     name = "global_step" if any("global_step" in row for row in rows) else "epoch"
     _label_steps(figure, lowest, steps, name)
@@ -119,7 +121,7 @@ def curve_figure(rows: Rows) -> Figure:
 def _lines(rows: Rows) -> list[_Line]:
     """Lines of all columns that are drawn; each loss and each place has one colour."""
     lines: list[_Line] = []
-    places: dict[str, list[str]] = {LOSS: [], SAMPLES: [], REAL: []}
+    places: dict[str, list[str]] = {LOSS: [], DICE: [], SAMPLES: [], REAL: []}
 
     def colour(row: str, place: str) -> str:
         if place not in places[row]:
@@ -136,6 +138,8 @@ def _lines(rows: Rows) -> list[_Line]:
             lines.append(_Line(RATE, RATE, "", points, "#8c8c8c"))
         elif last == "loss":
             lines.append(_Line(LOSS, LOSS, _WORDS.get(where, where), points, colour(LOSS, name)))
+        elif name.endswith("/dice/mean"):
+            lines.append(_Line(DICE, DICE, "mean of structures", points, colour(DICE, name)))
         elif match:
             first, *rest = (match["where"] or "").split("/")
             row, place = (REAL, rest[0] if rest else "") if first == "real" else (SAMPLES, first)
@@ -189,7 +193,7 @@ def _add_legend(
     axes: Axes, artists: Mapping[str, Line2D], lines: Sequence[_Line], title: str
 ) -> None:
     """Name the lines of a row at its right, with the last value of each of its axes."""
-    form = {LOSS: "{:.4g}", AXES["psnr"]: "{:.2f} dB", AXES["ssim"]: "{:.3f}"}
+    form = {LOSS: "{:.4g}", DICE: "{:.3f}", AXES["psnr"]: "{:.2f} dB", AXES["ssim"]: "{:.3f}"}
     entries = {}
     for label, artist in artists.items():
         last = [form[n.axis].format(n.points[-1][1]) for n in lines if n.label == label]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from pytorch_lightning import Callback, Trainer
 
@@ -66,8 +65,7 @@ class RunLog(Callback):
         training: Settings.
         models: Writes the model files.
         batches_per_epoch: Number of batches of an epoch.
-        spacing_mm: Voxel spacing of the pairs, for pictures.
-        reliability: Whether each channel of the input is followed by its reliability map.
+        preview: Fields that all samples of pictures share, see `PreviewSample`.
         on_step: Called after each batch.
         on_epoch: Called after each epoch.
     """
@@ -79,14 +77,12 @@ class RunLog(Callback):
         models: SaveModels,
         *,
         batches_per_epoch: int,
-        spacing_mm: float,
-        reliability: bool,
+        preview: Mapping[str, Any],
         on_step: Callable[[Progress], object] | None = None,
         on_epoch: Callable[[EpochResults], object] | None = None,
     ) -> None:
         self.folder, self.training, self.models = folder, training, models
-        self.batches_per_epoch, self.spacing_mm = batches_per_epoch, spacing_mm
-        self.reliability = reliability
+        self.batches_per_epoch, self.preview = batches_per_epoch, preview
         self.on_step, self.on_epoch = on_step, on_epoch
         self.metrics = MetricsFile(folder.metrics_path)
         self._begin, self._first_step = time.perf_counter(), 0
@@ -229,8 +225,7 @@ class RunLog(Callback):
             prediction=shown.prediction,
             target=shown.target,
             labels=shown.labels if shown.labels.shape[1:] == shown.target.shape[1:] else None,
-            affine=np.diag([*[self.spacing_mm] * 3, 1.0]),
-            reliability=self.reliability,
+            **self.preview,
         )
 
     def _event(self, trainer: Trainer, name: str, value: float, step: int) -> None:

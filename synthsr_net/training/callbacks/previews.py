@@ -57,6 +57,8 @@ class PreviewSample:
     of what is bright in the target."""
     affine: Tensor | Array | None = None
     """`(4, 4)` voxel-to-world matrix in mm; None means 1 mm voxels."""
+    segmentation: bool = False
+    """Whether prediction and target are label maps, drawn as outlines over the first image."""
     reliability: bool = False
     """Whether each channel of the image is followed by its reliability map."""
 
@@ -130,7 +132,8 @@ def _lines(sample: PreviewSample) -> list[list[Row]]:
             f" {target[0].data.shape}."
         )
     inputs = list(_inputs(image, sample.reliability))
-    outputs = list(_outputs(prediction, target))
+    shown = image[0] if sample.segmentation else None
+    outputs = list(_outputs(prediction, target, shown))
     if len(inputs) == len(target) == 1:
         return [inputs + outputs[0]]
     number = -(-len(inputs) // (2 if sample.reliability else _INPUTS_PER_LINE))
@@ -155,13 +158,16 @@ def _inputs(channels: Sequence[Volume], reliability: bool) -> Iterator[Row]:
         yield Row(title, volume, kind, _window(volume.data, kind))
 
 
-def _outputs(prediction: Sequence[Volume], target: Sequence[Volume]) -> Iterator[list[Row]]:
+def _outputs(
+    prediction: Sequence[Volume], target: Sequence[Volume], image: Volume | None
+) -> Iterator[list[Row]]:
     for number, (ours, truth) in enumerate(zip(prediction, target, strict=False), start=1):
         suffix = f" {number}" if len(target) > 1 else ""
-        window = _window(truth.data, "image")
+        named = {"prediction" + suffix: ours, "target" + suffix: truth}
+        window = _window((image or truth).data, "image")
         yield [
-            Row(name + suffix, volume, "image", window)
-            for name, volume in (("prediction", ours), ("target", truth))
+            Row(name, image or volume, "image", window, None if image is None else volume)
+            for name, volume in named.items()
         ]
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from synthsr_net.models.checkpoint import InputConfig, ModelConfig
+from synthsr_net.models.checkpoint import SEGMENTATION, InputConfig, ModelConfig, StructureConfig
 from synthsr_net.networks.unet import UNetConfig
 from synthsr_net.training.config import ModelSettings, TrainingConfig
 from synthsr_transforms.generator.config import GeneratorConfig
 from synthsr_transforms.generator.generator import Generator
+from synthsr_transforms.labels.structures import StructureTable
 from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.transforms import TargetResolution
 
@@ -22,6 +23,7 @@ def model_config(
     spacing_mm: float,
     folder_name: str,
     num_maps: int,
+    structures: StructureTable | None = None,
 ) -> ModelConfig:
     """Describe the model that a run trains.
 
@@ -32,6 +34,7 @@ def model_config(
         spacing_mm: Voxel spacing of the label maps.
         folder_name: Name of the model where the settings name none.
         num_maps: Number of label maps that it is trained on.
+        structures: Those of a segmentation.
 
     Raises:
         SynthSRError: If the settings name another number of images than the generator makes.
@@ -47,6 +50,9 @@ def model_config(
         residual_input=None if alone else residual[0],  # type: ignore[index]
         output_range=settings.scan.output_range if alone else None,
     )
+    output = settings.output
+    if structures is not None:
+        output, scan = SEGMENTATION, replace(scan, output_scale=1.0, output_range=None, flip=False)
     return ModelConfig(
         name=settings.name or folder_name,
         description=settings.description or generator.config.description,
@@ -54,7 +60,8 @@ def model_config(
         citation=settings.citation,
         network=network,
         inputs=_inputs(generator.config, settings, network.in_channels),
-        output=settings.output,
+        output=output,
+        structures=[StructureConfig(value=s.value, name=s.name) for s in structures or ()],
         spread=loss.name == "laplace",
         scan=scan,
         training=_summary(generator.config, training, num_maps),

@@ -8,10 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from synthsr_net.inference.precision import resolve_precision
-from synthsr_net.losses import build_loss
+from synthsr_net.losses import SEGMENTATION_LOSSES, build_loss
 from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_net.models.transfer import start_from
 from synthsr_net.networks.critic import Critic, CriticConfig
@@ -27,15 +28,18 @@ from synthsr_net.training.task.objective import (
     make_segmentation,
 )
 from synthsr_net.training.task.regression import TrainingTask
+from synthsr_net.training.task.segmentation import SegmentationTask
 from synthsr_net.training.validation import RealPairs, read_real_pairs
 from synthsr_transforms.generator.generator import TrainingPair
 from synthsr_transforms.job.record import JobSettings, job_config
+from synthsr_transforms.labels.structures import StructureTable
 from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.messages import SynthSRError
 
 from .experiment import RunPlan, with_absolute_paths
 from .fitting import Fitted, check_spacing, fit, output_shapes, probe
 from .model_config import model_config
+from .structures import structures_of, with_structures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,8 @@ class Prepared:
     """Settings, with the channels of the network."""
     fitted: Fitted
     """Generator and label maps."""
+    structures: StructureTable | None
+    """Those of a segmentation."""
     num_training: int
     """Number of label maps for training; the others are for validation."""
     model: ModelConfig
@@ -92,6 +98,14 @@ class Prepared:
         keep = self.training.run.keep_models
         models = 2 + (self.training.run.epochs if keep < 0 else keep)
         return 4.0 * sum(p.numel() for p in self.network.parameters()) * (models + 8)
+
+    def preview(self) -> dict[str, Any]:
+        """Return what pictures of all validation samples share, see `PreviewSample`."""
+        return {
+            "affine": np.diag([*[self.model.scan.spacing_mm] * 3, 1.0]),
+            "segmentation": self.structures is not None,
+            "reliability": self.fitted.generator.config.reliability is not None,
+        }
 
     def record(self, plan: RunPlan, device: torch.device) -> Experiment:
         """Return the experiment as the run's folder records it, complete by itself."""
@@ -145,6 +159,9 @@ class Prepared:
             "position": self.position,
             "real": self.real,
         }
+        if self.structures is not None:
+            values, names = self.structures.values, self.structures.names
+            return SegmentationTask(values, names, *arguments, **shared)
         if not self.is_adversarial:
             return TrainingTask(*arguments, **shared)
         settings = self.training.adversarial
@@ -191,14 +208,18 @@ def prepare(
         ValueError: If anything does not fit; the message says what to do.
     """
     config, training = plan.experiment.generator, plan.experiment.training
-    loss = build_loss(training.loss.name, training.loss.params)
+    if training.loss.name not in SEGMENTATION_LOSSES:
+        build_loss(training.loss.name, training.loss.params)  # refuse it before anything is read
     subjects = [*plan.subjects, *plan.held_out]
     entries = read_bank(subjects, target=config.target, on_subject=on_subject)
     spacing = check_spacing(entries)
     fitted = fit(config, training, entries)
+    structures = structures_of(fitted.generator)
+    training = with_structures(training, structures)
     pair = probe(fitted, training)
     inputs, targets = pair.image.shape[1], pair.target.shape[1]
-    architecture = _architecture(training.network, inputs, targets * loss.outputs_per_target)
+    outputs = targets * build_loss(training.loss.name, training.loss.params).outputs_per_target
+    architecture = _architecture(training.network, inputs, outputs)
     training = replace(training, network=architecture)
     residual = input_channels(fitted.generator.config, training.loss, inputs, targets)
     _check_pair(training, pair)
@@ -214,7 +235,7 @@ def prepare(
             training.loss, fitted.generator.label_table, targets=fitted.entries
         ),
     )
-    example = pair.target[:, :1].expand(-1, architecture.out_channels, -1, -1, -1)
+    example = pair.image[:, :1].expand(-1, architecture.out_channels, -1, -1, -1)
     objective.image_part(example, pair.target)  # refuses patches below its windows
     model = model_config(
         fitted.generator,
@@ -223,6 +244,7 @@ def prepare(
         spacing_mm=spacing,
         folder_name=folder_name,
         num_maps=len(plan.subjects),
+        structures=structures,
     )
     with seeded(training.run.seed):
         network = UNet3d(architecture)
@@ -233,6 +255,7 @@ def prepare(
     return Prepared(
         training=training,
         fitted=fitted,
+        structures=structures,
         num_training=len(plan.subjects),
         model=model,
         precision=resolve_precision(training.run.precision, device, training=True),

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from synthsr_net.losses import add_residual, build_loss
 from synthsr_net.losses.cropping import central_crop
-from synthsr_net.losses.segmentation import SegmentationLoss
-from synthsr_net.models.loading import load_weights
+from synthsr_net.losses.segmentation import IGNORED, SegmentationLoss
+from synthsr_net.models.loading import load_model_config, load_weights
+from synthsr_net.models.zoo.files import resolve_model
 from synthsr_net.networks.unet import UNet3d
 from synthsr_net.training.config import LossConfig, SegmentationConfig, triple
 from synthsr_net.training.data.bank import Entry
 from synthsr_transforms.generator.config import GeneratorConfig
 from synthsr_transforms.generator.generator import TrainingPair
 from synthsr_transforms.labels.files import read_integers
+from synthsr_transforms.labels.structures import AUTO, StructureTable
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.messages import SynthSRError
 
@@ -67,7 +69,8 @@ class Objective(nn.Module):
 
     def intensities(self, prediction: Tensor) -> Tensor:
         """Return the channels that are compared with the target, without Laplace scales."""
-        return prediction[:, : prediction.shape[1] // self.outputs_per_target]
+        compared: Tensor = self.image_loss.compared(prediction)
+        return compared
 
     def image_part(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the image loss between prediction and target, in the central box."""
@@ -135,29 +138,48 @@ def make_segmentation(
     Raises:
         ValueError: If the network or the list of labels cannot be used.
     """
-    settings, labels = config.segmentation, config.segmentation.output_labels
+    settings = config.segmentation
     if settings.model is None:
         return None
     architecture, state = load_weights(settings.model)
     network = UNet3d(replace(architecture, softmax=True))
     network.load_state_dict(state)
+    output_labels, groups = _output_labels(settings, network.config.out_channels, table)
+    return SegmentationLoss(
+        network,
+        output_labels,
+        list(table.values) if groups is None else groups.unique().tolist(),
+        fs_header=settings.freesurfer_axes,
+        intensity_range=_intensity_range(settings, targets),
+        crop=triple(config.crop, "loss.crop"),
+        groups=groups,
+    )
+
+
+def _output_labels(
+    settings: SegmentationConfig, channels: int, table: LabelTable
+) -> tuple[list[int], Tensor | None]:
+    """Return the label of each output of the regulariser, and how labels are grouped to them.
+
+    A model file that says which structures it tells apart needs no list.
+    """
+    labels = settings.output_labels
+    if labels is None:
+        structures = load_model_config(resolve_model(str(settings.model))).structures
+        if structures:
+            values = [structure.value for structure in structures]
+            groups = StructureTable.resolve(AUTO, table).lookup()
+            known = set(groups.tolist())
+            return [value if value in known else IGNORED for value in values], groups
     if isinstance(labels, str):
         labels = read_integers(Path(labels))
-    channels = network.config.out_channels
     if not isinstance(labels, list) or len(labels) != channels:
         got = "nothing" if labels is None else f"{len(labels)} labels"
         raise SynthSRError(
             "loss.segmentation.output_labels must name a label, or -1, for each of the"
             f" {channels} outputs of {settings.model}, got {got}. Give a list or a .npy file."
         )
-    return SegmentationLoss(
-        network,
-        [int(value) for value in labels],
-        list(table.values),
-        fs_header=settings.freesurfer_axes,
-        intensity_range=_intensity_range(settings, targets),
-        crop=triple(config.crop, "loss.crop"),
-    )
+    return [int(value) for value in labels], None
 
 
 def _intensity_range(

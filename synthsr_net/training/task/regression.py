@@ -205,12 +205,19 @@ class TrainingTask(LightningModule):
         number = batch_idx * self.trainer.world_size + self.global_rank
         if number >= self.config.validation.samples:
             return  # a repetition, see `FixedPairs`
-        prediction = self.intensities(batch.image)
+        sample = self.measure(batch, self.intensities(batch.image))
+        if self.global_rank == 0 and len(self.shown) < self.config.validation.previews:
+            self.shown.append(ShownSample(*(tensor[0].float().cpu() for tensor in sample)))
+
+    def measure(self, batch: TrainingPair, prediction: Tensor) -> ShownSample:
+        """Add a prediction to the metrics; returns what may be shown, batched."""
         brain, head = masks(_on_grid(batch.labels, batch.target), self.table)
         self.metrics.update(prediction, batch.target, brain, head)
-        if self.global_rank == 0 and len(self.shown) < self.config.validation.previews:
-            tensors = (batch.image, prediction, batch.target, batch.labels)
-            self.shown.append(ShownSample(*(tensor[0].float().cpu() for tensor in tensors)))
+        return ShownSample(batch.image, prediction, batch.target, batch.labels)
+
+    def compute_metrics(self) -> dict[str, float]:
+        """Return the metrics of all samples by name."""
+        return {name: float(value) for name, value in self.metrics.compute().items()}
 
     def intensities(self, image: Tensor) -> Tensor:
         """Return the prediction `(B, C, X, Y, Z)` of the validated network, without scales."""
@@ -219,8 +226,8 @@ class TrainingTask(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Gather the results of all processes."""
-        found = self.metrics.compute()
-        self.results = {f"validation/{name}": float(value) for name, value in found.items()}
+        found = self.compute_metrics()
+        self.results = {f"validation/{name}": value for name, value in found.items()}
         if self.real is not None and self.global_rank == 0:
             with self.trainer.precision_plugin.forward_context():
                 self.results.update(self.real.measure(self.intensities, self.device))

@@ -11,6 +11,7 @@ from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.transforms.base import Params, SynthTransform, is_label_map
+from synthsr_transforms.transforms.images import outside
 
 
 class PartialFieldOfView(SynthTransform):
@@ -19,7 +20,8 @@ class PartialFieldOfView(SynthTransform):
     Args:
         fraction: Distribution of the share of the axis that is kept, within 0 and 1.
         value: Intensity outside.
-        **kwargs: See `SynthTransform`; all chosen images get the same slab.
+        **kwargs: See `SynthTransform`; all chosen images get the same slab, label maps only if
+            `include` names them.
 
     Examples:
         >>> import torch
@@ -48,15 +50,15 @@ class PartialFieldOfView(SynthTransform):
 
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
         """Blank what lies outside the slab."""
-        for image in self.chosen_images(batch).values():
-            if not is_label_map(image):
+        for name, image in self.chosen_images(batch).items():
+            if not is_label_map(image) or name in (self.include or ()):
                 x, y, z = (
                     inside.to(image.device, non_blocking=True)
                     for inside in slab(image.data.shape[2:], params)
                 )
                 mask = x[:, None, :, None, None] & y[:, None, None, :, None]
                 mask = mask & z[:, None, None, None, :]
-                image.data = torch.where(mask, image.data, self.value)
+                image.data = torch.where(mask, image.data, outside(image, self.value))
 
 
 def slab(shape: Sequence[int], params: Params) -> list[Tensor]:

@@ -12,6 +12,7 @@ from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.blur import gaussian_blur
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.transforms.base import Params, grid_of
+from synthsr_transforms.transforms.images import outside
 from synthsr_transforms.transforms.kinds import SynthLabelTransform
 from synthsr_transforms.transforms.labels_on_grid import LabelSet
 from synthsr_transforms.transforms.random_fields import per_element
@@ -30,7 +31,7 @@ class SkullStripping(SynthLabelTransform):
         smoothness_mm: Width over which the border of the mask is smoothed, in mm, at least a third
             of the margin.
         value: Intensity outside.
-        **kwargs: See `SynthLabelTransform`.
+        **kwargs: See `SynthLabelTransform`; label maps are masked only if `include` names them.
 
     Examples:
         >>> import torch
@@ -71,7 +72,7 @@ class SkullStripping(SynthLabelTransform):
         _, labels = self.label_image(batch)
         mask = self.brain_mask(labels.data, params["margin_mm"], grid_of(labels).spacing_mm)
         for image in self.scalar_images(batch).values():
-            image.data = torch.where(mask, image.data, self.value)
+            image.data = torch.where(mask, image.data, outside(image, self.value))
 
     def brain_mask(self, labels: Tensor, margin_mm: Tensor, spacing_mm: Tensor) -> Tensor:
         """Voxels that stay, `(B, 1, X, Y, Z)` booleans.

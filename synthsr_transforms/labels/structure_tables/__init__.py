@@ -1,0 +1,1 @@
+"""Ready structure tables, one TSV file each."""
