@@ -139,7 +139,7 @@ class TestKinds:
 
     def test_what_is_doubtful_becomes_a_warning(self, model, image):
         small = nib.Nifti1Image(image.get_fdata(), image.affine @ np.diag([0.2, 0.2, 0.2, 1.0]))
-        with pytest.warns(UserWarning, match="field of view"):
+        with pytest.warns(UserWarning, match="field of view|an object of"):
             Predictor(model, force=True)(small)
 
 
