@@ -30,7 +30,7 @@ from .files import (
     read_to_end,
 )
 from .grids import MIN_SHEAR_DEGREES, Affine, Volume, shear_degrees, upright
-from .headers import Header, check_header, spatial_shape
+from .headers import Header, check_header, scan_affine, spatial_shape
 from .kinds import looks_like_image
 
 # Headers -----------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def _voxels_of(dataobj: Any, first: bool) -> npt.NDArray[Any]:
 
 
 def read_volume(path: str | os.PathLike[str], *, max_axes: int = 4) -> Volume:
-    """Read a volume as stored, with single trailing axes removed.
+    """Read a volume as stored, with single trailing axes removed, on the affine of `scan_affine`.
 
     `.npz` files hold an array `vol_data` and lie on the identity affine.
 
@@ -191,7 +191,7 @@ def read_volume(path: str | os.PathLike[str], *, max_axes: int = 4) -> Volume:
         raise VolumeError(
             f"{path} must be a 3-D volume, got shape {header.shape}. Split it into 3-D files."
         )
-    return Volume(read_voxels(header).reshape(header.shape), header.affine)
+    return Volume(read_voxels(header).reshape(header.shape), scan_affine(header)[0])
 
 
 def read_labels(path: str | os.PathLike[str]) -> Volume:
