@@ -32,6 +32,7 @@ from .files import (
 )
 from .grids import MIN_SHEAR_DEGREES, Affine, Volume, shear_degrees, upright
 from .headers import Header, check_header, scan_affine, spatial_shape
+from .kinds import looks_like_image
 
 # Headers -----------------------------------------------------------------------------------------
 
@@ -190,7 +191,8 @@ def read_labels(path: str | os.PathLike[str]) -> Volume:
     """Read a label map with whole numbers, as int16 or int32.
 
     Raises:
-        VolumeError: If it is several volumes, or holds NaN, fractions or negative numbers.
+        VolumeError: If it is several volumes, holds NaN, fractions or negative numbers, or is an
+            image whose values happen to be whole.
     """
     volume = read_volume(path, max_axes=3)
     data = volume.data
@@ -208,6 +210,11 @@ def read_labels(path: str | os.PathLike[str]) -> Volume:
     low, high = int(data.min()), int(data.max())
     if low < 0 or high >= 2**31:
         raise VolumeError(f"{path} must hold labels within 0 and 2^31, got {low} to {high}.")
+    if looks_like_image(data):
+        raise VolumeError(
+            f"{path} must be a label map, but its values are many and change from voxel to voxel,"
+            " as in an image. Give the label map that belongs to it."
+        )
     kind = np.int16 if high < 2**15 else np.int32
     return volume._replace(data=np.ascontiguousarray(data, dtype=kind))
 
