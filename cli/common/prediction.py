@@ -214,12 +214,14 @@ class _Run:
     def _details(self) -> dict[str, str]:
         """Version, date, settings and device, for the head of the report."""
         predictor, tasks = self.predictor, [*self.tasks, *self.complete]
-        usual = predictor.settings.ct
+        settings = predictor.settings
+        decides = settings.ct is None and settings.legacy is None
+        told = (task.ct if settings.ct is None else settings.ct for task in tasks)
         details: dict[str, Any] = {
             "version": version("synthsr"),
             "date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M}",
             **predictor.record.used(),
-            "ct": _common(usual if task.ct is None else task.ct for task in tasks),
+            "ct": "decided for each scan" if decides else _common(map(bool, told)),
             "lesion_kept": _common(task.lesion_mask is not None for task in tasks),
             "device": predictor.device,
             "precision": predictor.precision,

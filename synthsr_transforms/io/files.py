@@ -23,6 +23,8 @@ MAX_RATIO = 1032
 _GZIP = b"\x1f\x8b"
 _NIFTI = (b"n+1\0", b"ni1\0")
 _MOST_FOLDERS = 1000
+_SURFACES = (".gii", ".gii.gz", ".annot", ".label", ".dscalar.nii", ".dlabel.nii", ".dtseries.nii")
+"""Endings of values on surfaces: GIFTI, FreeSurfer, CIFTI."""
 _OTHER_SCANS = (".mgh", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima")
 """Endings of files that are scans, but of kinds that are not read."""
 _DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
@@ -235,6 +237,10 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise VolumeError(f"{path} must be a volume, got an empty file (0 bytes). Copy it again.")
     if _is_dicom(path):
         raise VolumeError(f"{path} must be a NIfTI or MGH file, got DICOM. {_DCM2NIIX}")
+    if path.name.lower().endswith(_SURFACES):
+        raise VolumeError(
+            f"{path} must be a volume, got values on a surface. Give the volume itself."
+        )
     if not has_known_extension(path):
         raise VolumeError(f"{path} must end in one of {', '.join(EXTENSIONS)}. Convert it first.")
     if not is_gzipped(path) and _starts_with(path, _GZIP):

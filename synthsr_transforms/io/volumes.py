@@ -30,7 +30,8 @@ from .files import (
     read_to_end,
 )
 from .grids import MIN_SHEAR_DEGREES, Affine, Volume, shear_degrees, upright
-from .headers import Header, check_header, spatial_shape
+from .headers import Header, check_header, scan_affine, spatial_shape
+from .kinds import looks_like_image
 
 # Headers -----------------------------------------------------------------------------------------
 
@@ -174,7 +175,7 @@ def _voxels_of(dataobj: Any, first: bool) -> npt.NDArray[Any]:
 
 
 def read_volume(path: str | os.PathLike[str], *, max_axes: int = 4) -> Volume:
-    """Read a volume as stored, with single trailing axes removed.
+    """Read a volume as stored, with single trailing axes removed, on the affine of `scan_affine`.
 
     `.npz` files hold an array `vol_data` and lie on the identity affine.
 
@@ -190,14 +191,15 @@ def read_volume(path: str | os.PathLike[str], *, max_axes: int = 4) -> Volume:
         raise VolumeError(
             f"{path} must be a 3-D volume, got shape {header.shape}. Split it into 3-D files."
         )
-    return Volume(read_voxels(header).reshape(header.shape), header.affine)
+    return Volume(read_voxels(header).reshape(header.shape), scan_affine(header)[0])
 
 
 def read_labels(path: str | os.PathLike[str]) -> Volume:
     """Read a label map with whole numbers, as int16 or int32.
 
     Raises:
-        VolumeError: If it is several volumes, or holds NaN, fractions or negative numbers.
+        VolumeError: If it is several volumes, holds NaN, fractions or negative numbers, or is an
+            image whose values happen to be whole.
     """
     volume = read_volume(path, max_axes=3)
     data = volume.data
@@ -215,6 +217,11 @@ def read_labels(path: str | os.PathLike[str]) -> Volume:
     low, high = int(data.min()), int(data.max())
     if low < 0 or high >= 2**31:
         raise VolumeError(f"{path} must hold labels within 0 and 2^31, got {low} to {high}.")
+    if looks_like_image(data):
+        raise VolumeError(
+            f"{path} must be a label map, but its values are many and change from voxel to voxel,"
+            " as in an image. Give the label map that belongs to it."
+        )
     kind = np.int16 if high < 2**15 else np.int32
     return volume._replace(data=np.ascontiguousarray(data, dtype=kind))
 

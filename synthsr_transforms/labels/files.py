@@ -168,5 +168,5 @@ def _classes_by_value(values: Sequence[int], classes: Iterable[int]) -> dict[int
 @cache
 def _known_rows() -> dict[int, LabelRow]:
     """Return rows of the ready tables that keep left and right apart, by value."""
-    names = ("synthseg", "freesurfer_aparc_aseg")
+    names = ("synthseg", "freesurfer_aparc_aseg", "freesurfer_a2009s_aseg")
     return {row.value: row for name in names for row in ready_rows(name)}

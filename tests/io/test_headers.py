@@ -65,7 +65,7 @@ def affine_and_warnings(image: nib.Nifti1Image, fields: Any = None) -> tuple[np.
 
 class TestRefused:
     @pytest.mark.parametrize(
-        "shape", [(2, 2, 2), (256, 256, 8), (256, 256, 3), (7, 8, 9, 1, 1), (5, 6, 7, 1, 3)]
+        "shape", [(2, 2, 2), (256, 256, 8), (256, 256, 3), (7, 8, 9, 1, 1), (5, 6, 7, 1, 4)]
     )
     def test_3d_and_more_is_accepted_whatever_the_last_size(self, shape: tuple[int, ...]):
         check_header(header(shape))

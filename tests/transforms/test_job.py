@@ -21,6 +21,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 from helpers import save
 
@@ -586,14 +587,36 @@ def oblique_affine() -> np.ndarray:
     return affine
 
 
+def tilted(spacing: Any, degrees: Any, shear: float = 0.0) -> np.ndarray:
+    affine = np.eye(4)
+    affine[0, 1] = np.tan(np.deg2rad(shear))
+    turn = nib.eulerangles.euler2mat(*np.deg2rad(degrees))
+    affine[:3, :3] = turn @ affine[:3, :3] * spacing
+    affine[:3, 3] = [-11.0, 7.0, 3.0]
+    return affine
+
+
+THICK = [
+    tilted((5, 1, 1), (12, 0, 0)),
+    tilted((1, 5, 1), (25, -20, 0)),
+    tilted((0.4, 0.4, 2), (0, 0, 25)),
+    tilted((1, 1, 8), (30, 20, 10)),
+    tilted((1, 1, 1), (45, 45, 45)),
+    tilted((1, 1.2, 2), (10, 5, 3), shear=0.05),
+    tilted((1, 1.2, 2), (10, 5, 3), shear=0.4),
+]
+
+
 class TestPlaceInTheWorld:
     @pytest.mark.parametrize(
-        "orientation", orientations(), ids=lambda o: str(o.astype(int).tolist())
+        ("affine", "orientation"),
+        [
+            *((oblique_affine(), turn) for turn in orientations()),
+            *((affine, turn) for affine in THICK for turn in orientations()[::20]),
+        ],
     )
-    def test_every_voxel_of_a_crop_lies_where_it_lay(self, orientation, tmp_path):
-        source = nib.Nifti1Image(blocks(7, (14, 10, 12)), oblique_affine()).as_reoriented(
-            orientation
-        )
+    def test_every_voxel_of_a_crop_lies_where_it_lay(self, affine, orientation, tmp_path):
+        source = nib.Nifti1Image(blocks(7, (14, 10, 12)), affine).as_reoriented(orientation)
         nib.save(source, tmp_path / "map.nii.gz")
         steps = {
             "crop": StepConfig(name="PatchCrop", params={"shape": [8, 6, 7]}),
@@ -607,15 +630,18 @@ class TestPlaceInTheWorld:
             file_format="nii",
         )
         run(job)
-        crop = nib.load(tmp_path / "out" / "sample_000000_labels.nii")
+        out = tmp_path / "out" / "sample_000000_labels.nii"
+        crop = nib.load(out)
         image = nib.load(tmp_path / "out" / "sample_000000_image.nii")
-        assert nib.aff2axcodes(crop.affine) == nib.aff2axcodes(source.affine)
+        same_axes = np.linalg.inv(source.affine[:3, :3]) @ crop.affine[:3, :3]
+        np.testing.assert_allclose(same_axes, np.eye(3), atol=0.02)
         np.testing.assert_allclose(image.affine, crop.affine)
+        np.testing.assert_allclose(SimpleITK.ReadImage(out).GetSpacing(), crop.header.get_zooms())
         assert sorted(crop.shape) == [6, 7, 8]
         indices = np.indices(crop.shape).reshape(3, -1)
         world = nib.affines.apply_affine(crop.affine, indices.T)
         found = nib.affines.apply_affine(np.linalg.inv(source.affine), world)
-        np.testing.assert_allclose(found, np.rint(found), atol=1e-3)
+        np.testing.assert_allclose(found, np.rint(found), atol=0.1)  # by the shear of 0.4 degrees
         lay = np.asarray(source.dataobj)[tuple(np.rint(found).astype(int).T)]
         np.testing.assert_array_equal(lay, np.asarray(crop.dataobj).ravel())
         for value in np.unique(lay):
