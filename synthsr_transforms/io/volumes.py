@@ -23,6 +23,7 @@ from synthsr_transforms.support.atomic import replacing
 
 from .files import (
     VolumeError,
+    array_header,
     check_file,
     has_known_extension,
     is_gzipped,
@@ -50,7 +51,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         check_file(path)
         if path.name.lower().endswith(".npz"):
             with _array_in(path) as file:
-                shape, dtype = _array_header(file)
+                shape, dtype = array_header(file)
             header = Header(str(path), spatial_shape(shape), dtype, np.eye(4), path=path)
         else:
             with _without_messages():
@@ -120,14 +121,6 @@ def _array_in(path: Path) -> Iterator[Any]:
             )
         with archive.open("vol_data.npy") as file:
             yield file
-
-
-def _array_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of an array in a `.npy` file."""
-    old = np.lib.format.read_magic(file) == (1, 0)
-    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    return shape, dtype
 
 
 # Voxels ------------------------------------------------------------------------------------------
@@ -233,7 +226,8 @@ def read_image(path: str | os.PathLike[str]) -> Volume:
         VolumeError: If it is several volumes, or holds NaN or infinity.
     """
     volume = read_volume(path, max_axes=3)
-    data = np.ascontiguousarray(volume.data, dtype=np.float32)
+    with np.errstate(over="ignore"):  # infinity is refused
+        data = np.ascontiguousarray(volume.data, dtype=np.float32)
     if not np.isfinite(data).all():
         raise VolumeError(f"{path} must hold finite numbers, got NaN or infinity. Replace them.")
     return volume._replace(data=data)

@@ -38,7 +38,7 @@ from synthsr_transforms.subjects.files import (
     phantom_subject,
     read_subject,
 )
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
 
 SHAPE = (18, 20, 16)
 VALUES = np.array([0, 2, 3, 4, 41, 42, 43, 14], np.int16)
@@ -466,6 +466,26 @@ class TestStop:
         assert not [name for name in left if name.startswith(".")]
 
 
+class TestDamage:
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda data: data[:100],
+            lambda data: data[:-1],
+            lambda data: b"",
+            lambda data: data + b"more",
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["image", "labels"])
+    def test_a_sample_of_another_size_is_made_again(self, damage, kind, make_job, tmp_path):
+        run(make_job(num_samples=2))
+        whole = files(tmp_path / "out")
+        path = tmp_path / "out" / f"sample_000001_{kind}.nii.gz"
+        path.write_bytes(damage(path.read_bytes()))
+        assert run(make_job(num_samples=2)) == ["sample_000001"]
+        assert files(tmp_path / "out") == whole
+
+
 class TestWriting:
     def test_a_full_disk_is_one_clear_error(self, make_job, monkeypatch, tmp_path):
         writes = itertools.count()
@@ -477,7 +497,7 @@ class TestWriting:
             write(path, volume)
 
         monkeypatch.setattr(job_folder, "write_volume", fill)
-        with pytest.raises(SynthSRError, match=r"disk of .* is full"):
+        with pytest.raises(WorkFailedError, match=r"disk of .* is full"):
             run(make_job(num_samples=20))
         left = files(tmp_path / "out")
         complete = {Path(name).stem for name in left if name.endswith(".json")}
@@ -496,12 +516,12 @@ class TestWriting:
             pytest.skip("a small disk cannot be mounted here")
         try:
             small = make_job(num_samples=100, folder=disk / "out")
-            with pytest.raises(SynthSRError, match="room for about"):
+            with pytest.raises(WorkFailedError, match="room for about"):
                 small.start()
             assert not (disk / "out").exists()
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(job_module, "check_space", lambda *_: None)
-                with pytest.raises(SynthSRError, match="is full"):
+                with pytest.raises(WorkFailedError, match="is full"):
                     run(small)
             left = files(disk / "out")
             complete = {Path(name).stem for name in left if name.endswith(".json")}
@@ -513,7 +533,7 @@ class TestWriting:
     def test_too_little_space_is_found_before_the_work(self, make_job, monkeypatch, tmp_path):
         usage = shutil._ntuple_diskusage(100, 99, 1)  # type: ignore[attr-defined]
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-        with pytest.raises(SynthSRError, match="room for about"):
+        with pytest.raises(WorkFailedError, match="room for about"):
             make_job().start()
         assert not (tmp_path / "out").exists()
 
@@ -686,7 +706,8 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"num_samples": 0}, "at least 1, got 0"),
+            ({"num_samples": 0}, "1 to 1000000, got 0"),
+            ({"num_samples": 10**11}, "1 to 1000000, got 100000000000"),
             ({"seed": -1}, "seed must be at least 0"),
             ({"file_format": "png"}, "format must be one of"),
             ({"shard": (0, 2)}, "got 0/2"),

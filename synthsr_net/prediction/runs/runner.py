@@ -27,8 +27,8 @@ from synthsr_net.prediction.provenance import read_description
 from synthsr_transforms.io.grids import Volume, format_spacing
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.io.volumes import read_image
-from synthsr_transforms.support.atomic import is_full, write_json
-from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, describe
+from synthsr_transforms.support.atomic import write_json
+from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, describe, is_full
 from synthsr_transforms.support.stopping import undoing
 from synthsr_transforms.support.threads import num_cores, threads
 
