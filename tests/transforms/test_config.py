@@ -61,7 +61,7 @@ class TestFiles:
         [
             ("- 1\n- 2\n", "must hold a mapping"),
             ("a: [1\n", "cannot be read as YAML"),
-            ("a: ${missing}\n", "cannot be read as YAML"),
+            ("a: ${missing}\n", "a must not hold"),
             ("", None),
         ],
     )
