@@ -30,6 +30,7 @@ FAR_BELOW, BELOW = 5.0, 0.5
 """Limits below the background, the second for few voxels below air."""
 FEW = 0.01
 """Share of the voxels of the head that few voxels stay below."""
+LARGEST = float(np.finfo(np.float32).max)
 FILLED_FROM_AROUND = 200_000
 """So many voxels are replaced by their neighbours; where there are more, by the background."""
 
@@ -57,7 +58,8 @@ class _Tissue(NamedTuple):
 
     def at(self, height: float) -> float:
         """Intensity at a height of 0 (background) to 1 (level) and beyond."""
-        return self.background + height * (self.level - self.background)
+        value = self.background + height * (self.level - self.background)
+        return min(max(value, -LARGEST), LARGEST)
 
 
 def limited(scan: Scan) -> Scan:
@@ -78,7 +80,7 @@ def limited(scan: Scan) -> Scan:
     data, doubts = _with_sign(scan.data)
     tissue = _tissue(data)
     if tissue.level > tissue.background:
-        if data.max() > tissue.at(FAR_ABOVE):
+        if float(data.max()) > tissue.at(FAR_ABOVE):
             data, more = _without_hot_slices(data, tissue)
             doubts += more
         data, more = _without_outliers(data, tissue)
@@ -158,7 +160,11 @@ def _without_padding(sample: Array) -> tuple[float, float]:
         is_alone = gap > 3 * (above[2:] - above[:-2]).max()
         if 20 * widths[0] < widths[1] < most * gap and is_alone:
             low, steps = middle, above
-        elif 20 * widths[1] < widths[0] < 2 * gap and _reaches_border(sample > middle):
+        elif (
+            20 * widths[1] < max(widths[0], gap)
+            and 0 < widths[0] < 2 * gap
+            and _reaches_border(sample > middle)
+        ):
             high, steps = middle, below
         else:
             break

@@ -226,7 +226,8 @@ def read_image(path: str | os.PathLike[str]) -> Volume:
         VolumeError: If it is several volumes, or holds NaN or infinity.
     """
     volume = read_volume(path, max_axes=3)
-    data = np.ascontiguousarray(volume.data, dtype=np.float32)
+    with np.errstate(over="ignore"):  # infinity is refused
+        data = np.ascontiguousarray(volume.data, dtype=np.float32)
     if not np.isfinite(data).all():
         raise VolumeError(f"{path} must hold finite numbers, got NaN or infinity. Replace them.")
     return volume._replace(data=data)

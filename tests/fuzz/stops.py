@@ -27,7 +27,7 @@ from .originals import write_originals
 
 PROGRAM = "from synthsr_cli.main import main; main()"
 STARTING = 0.1
-"""Seconds that Python itself may take to start, in which it ends by the signal, as all programs."""
+"""Seconds that Python may take to start, in which it ends by the signal as all programs do."""
 SECONDS = 2.0
 OF_OTHERS = (".ses", f"torchinductor_{getpass.getuser()}")
 """Caches of other libraries in the folder for temporary files."""
@@ -127,8 +127,8 @@ def _send(pid: int, kind: str) -> None:
 
 def _wrong(errors: str, code: int, delay: float) -> list[str]:
     lines = errors.splitlines()
-    started = delay > STARTING and "<frozen site>" not in errors
-    if not started and code in (-signal.SIGINT, -signal.SIGTERM):
+    silent = delay <= STARTING and code in (-signal.SIGINT, -signal.SIGTERM)
+    if silent or ("site" in errors and "synthsr_cli" not in errors):  # Python itself starts
         return []
     if "Traceback" in errors or "rror" in errors:
         return [errors[-500:]]
