@@ -23,7 +23,7 @@ ABOVE = 2.5
 HOT = 3.0
 """A slice is hot if it is so many times as bright as the next sound one,"""
 HOT_SHARE = 0.05
-"""and more than this share of it lies far above."""
+"""and more than this share of it, and half of what is head in that one, lies far above."""
 BRIGHTER = 0.85
 """Place of the slice whose level counts among all of one axis."""
 FAR_BELOW, BELOW = 5.0, 0.5
@@ -184,15 +184,17 @@ def _without_hot_slices(data: Array, tissue: _Tissue) -> tuple[Array, list[str]]
     above = (data > tissue.at(ABOVE)) & (data <= tissue.high)
     for axis, levels in enumerate(tissue.levels):
         others = tuple(other for other in range(3) if other != axis)
-        hot = above.mean(others) > HOT_SHARE
+        share, head = above.mean(others), (data > tissue.at(1 / 4)).mean(others)
+        hot = share > HOT_SHARE
         if not 0 < hot.mean() <= 1 - BRIGHTER:
             continue
         sound, ratios = np.flatnonzero(~hot), {}
         heights = levels - tissue.background
         for place in map(int, np.flatnonzero(hot)):
-            beside = heights[sound[np.abs(sound - place).argmin()]]
-            if heights[place] > HOT * beside > 0:
-                ratios[place] = float(beside / heights[place])
+            beside = sound[np.abs(sound - place).argmin()]
+            as_a_whole = share[place] > head[beside] / 2
+            if as_a_whole and heights[place] > HOT * heights[beside] > 0:
+                ratios[place] = float(heights[beside] / heights[place])
         if ratios:
             data = data.copy()
             for place, ratio in ratios.items():

@@ -181,6 +181,11 @@ class TestBroken:
         around = CLEAN[tuple(slice(m - 1, m + 2) for m in MIDDLE)]
         assert around.min() <= result[MIDDLE] <= around.max()
 
+    def test_slices_through_a_hot_beam_are_not_hot_as_a_whole(self):
+        data = put(10 * TOP, slice(18, 26), slice(36, 42))
+        result = limited(scan_of(data)).data
+        assert np.array_equal(result[data == CLEAN], CLEAN[data == CLEAN])
+
     @settings(max_examples=15, deadline=None)
     @given(st.integers(1, 200), st.floats(8, 1e6), st.integers(0, 99), st.booleans())
     def test_voxels_at_any_place(self, count: int, factor: float, seed: int, below: bool):
