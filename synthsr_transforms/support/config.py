@@ -43,10 +43,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     refuse_pointer(path)
     try:
-        text = read_text(path)
-        if "*" in text:
-            _check_aliases(yaml.compose(text, Loader=yaml.SafeLoader))
-        loaded = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
+        loaded = _parsed(read_text(path))
     except FileNotFoundError:
         raise SynthSRError(f"{path} does not exist. Check the path.") from None
     except SynthSRError:
@@ -59,6 +56,12 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise SynthSRError(f"{path} must hold a mapping of settings, got {type(loaded).__name__}.")
     check_literal(loaded, str(path))
     return {str(key): value for key, value in loaded.items()}
+
+
+def _parsed(text: str) -> Any:
+    if "*" in text:
+        _check_aliases(yaml.compose(text, Loader=yaml.SafeLoader))
+    return OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
 
 
 def _check_aliases(node: Any) -> None:
@@ -142,6 +145,8 @@ def _merged(
         if isinstance(error, MissingMandatoryValue):
             raise SynthSRError(f"{prefix}{reason.partition(' missing ')[2] or reason}.") from error
         raise SynthSRError(f"{prefix}setting {field!r} is not usable: {reason}.") from error
+    except ValueError as error:  # from the dataclass
+        raise SynthSRError(f"{prefix}{error}") from error
 
 
 def _checked(hint: Any, value: Any, field: str, prefix: str) -> Any:
@@ -229,7 +234,7 @@ def override(
         if not equals or not first:
             raise SynthSRError(f"a setting must be written name=value, got {assignment!r}.")
         try:
-            value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))
+            value = _parsed(f"value: {text}")
         except Exception as error:
             raise SynthSRError(
                 f"the value of {assignment!r} is not YAML. Quote or correct it."

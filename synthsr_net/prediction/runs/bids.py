@@ -132,7 +132,8 @@ def left_out(root: str | os.PathLike[str], participants: Sequence[str] = ()) -> 
 
 def _files(root: Path, participants: Sequence[str]) -> dict[str, list[Path]]:
     """Volumes in `anat` and `ct` of participants, who are chosen among those that there are."""
-    known = {p.name: p for p in sorted(root.glob("sub-*")) if p.is_dir() or p.is_symlink()}
+    found = sorted(root.glob("sub-*"))  # also links to subjects that are not here
+    known = {p.name: p for p in found if p.is_dir() or not (p.exists() or "." in p.name)}
     wanted = [f"sub-{label.removeprefix('sub-')}" for label in participants] or list(known)
     absent = [name for name in wanted if name not in known]
     if absent:
