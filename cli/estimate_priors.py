@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from synthsr_cli.common.describing import counted
-from synthsr_cli.common.options import out_option, overwrite_option, traceback_option
+from synthsr_cli.common.options import (
+    match_option,
+    out_option,
+    overwrite_option,
+    recursive_option,
+    traceback_option,
+    warn_of_unread,
+)
 from synthsr_cli.common.progress import progress
 from synthsr_cli.common.tables import print_table
 from synthsr_transforms.support.messages import SynthSRError
@@ -54,13 +61,8 @@ COLUMNS = ("channel", "class", "name", "mean", "+-", "std", "+-", "scans", "voxe
     help="Class of each label of a .npy list.  [default: left and right partners share one]",
 )
 @click.option("--no-rescale", is_flag=True, help="Measure intensities as they are stored.")
-@click.option(
-    "--match",
-    type=click.Choice(["names", "order"]),
-    default="names",
-    show_default=True,
-    help="Pair scans and label maps by their names, or in the order of their names.",
-)
+@match_option
+@recursive_option
 @click.option(
     "--resample-labels",
     is_flag=True,
@@ -80,7 +82,7 @@ COLUMNS = ("channel", "class", "name", "mean", "+-", "std", "+-", "scans", "voxe
 )
 @click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=1024),
     metavar="N",
     default=1,
     show_default=True,
@@ -108,6 +110,7 @@ def estimate_priors(folder: Path, plot: bool, overwrite: bool, **options: Any) -
 
     check_output(folder, overwrite=overwrite)
     workers = options.pop("workers")
+    warn_of_unread(options["labels"], options["images"], recursive=options["recursive"])
     job = _job(keep_samples=plot, **options)
     estimate = _run(job, min(workers, len(job.subjects)))
     files = write_estimate(estimate, folder, plot=plot, overwrite=overwrite)
@@ -125,6 +128,7 @@ def _job(
     classes: Path | None,
     *,
     match: Any,
+    recursive: bool,
     no_rescale: bool,
     keep_samples: bool,
     **settings: bool,
@@ -132,7 +136,7 @@ def _job(
     from synthsr_transforms.estimation import EstimationSettings, PriorEstimation, find_data_sets
 
     return PriorEstimation(
-        data_sets=find_data_sets(images, labels, match),
+        data_sets=find_data_sets(images, labels, match, recursive=recursive),
         label_table=_table(label_table, classes),
         settings=EstimationSettings(rescale=not no_rescale, **settings),
         keep_samples=keep_samples,

@@ -10,8 +10,10 @@ from synthsr_cli.common.describing import counted
 from synthsr_cli.common.options import (
     out_option,
     overwrite_option,
+    recursive_option,
     threads_option,
     traceback_option,
+    warn_of_unread,
 )
 from synthsr_cli.common.progress import progress
 from synthsr_cli.common.tables import print_table
@@ -37,6 +39,7 @@ from synthsr_transforms.support.messages import SynthSRError
     help="Map the intensities of each prediction to those of its reference by least squares.",
 )
 @out_option("Write metrics.csv and report.html (pictures, worst first) to this folder.")
+@recursive_option
 @overwrite_option
 @threads_option
 @traceback_option
@@ -47,6 +50,7 @@ def evaluate(
     mapping: str,
     folder: Path | None,
     overwrite: bool,
+    recursive: bool,
 ) -> None:
     """Compare PREDICTIONS with REFERENCES: L1, PSNR and SSIM in brain and head, Dice of tissues.
 
@@ -74,9 +78,18 @@ def evaluate(
                 " with --out, or add --overwrite."
             )
         check_writable([folder])
-    with progress("pairs", len(find_pairs(predictions, references, labels))) as on_pair:
+    pairs = find_pairs(predictions, references, labels, recursive=recursive)
+    given = [path for path in (predictions, references, labels) if path is not None]
+    warn_of_unread(given, recursive=recursive)
+    with progress("pairs", len(pairs)) as on_pair:
         scores = compare(
-            predictions, references, labels=labels, mapping=mapping, folder=folder, on_pair=on_pair
+            predictions,
+            references,
+            labels=labels,
+            mapping=mapping,
+            folder=folder,
+            recursive=recursive,
+            on_pair=on_pair,
         )
     names = columns(scores)
     rows = [(score.pair.name, score.metrics) for score in scores]

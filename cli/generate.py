@@ -19,6 +19,7 @@ from synthsr_cli.common.options import (
     subject_options,
     threads_option,
     traceback_option,
+    warn_of_unread_subjects,
 )
 from synthsr_cli.common.progress import clock, pace, progress
 from synthsr_transforms.support.stopping import on_stop
@@ -94,6 +95,7 @@ def generate(source: str, assignments: tuple[str, ...], **options: Any) -> None:
     """  # noqa: D301 - click reads the character itself
     from synthsr_transforms.job.job import GenerationJob
 
+    warn_of_unread_subjects(options)
     job = GenerationJob.from_source(source, assignments, **options)
     with progress("label maps checked", len(job.subjects)) as advance:
         started = job.start(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from synthsr_cli.common.describing import counted
+from synthsr_cli.common.options import recursive_option, warn_of_unread
 from synthsr_cli.common.tables import print_table
 from synthsr_transforms.labels.tables import ready_names
 from synthsr_transforms.support.messages import SynthSRError, listed
@@ -35,15 +36,22 @@ COLUMNS = ("value", "name", "side", "class", "tissue", "voxels", "mm3", "ml", "f
     help="Write a label table of the labels found and their left or right partners, to edit.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT.tsv if it exists.")
+@recursive_option
 def labels(
-    paths: tuple[Path, ...], table_spec: str | None, write_table: Path | None, overwrite: bool
+    paths: tuple[Path, ...],
+    table_spec: str | None,
+    write_table: Path | None,
+    overwrite: bool,
+    recursive: bool,
 ) -> None:
     """Report the labels of label maps: names, sides, classes, volumes, and what is wrong.
 
-    PATHS are label maps (.nii, .nii.gz, .mgz, .npz) or folders of them. Voxels and volumes are
-    means over the files that hold a label. Off a terminal, the report is tab-separated text.
+    PATHS are label maps (.nii, .nii.gz, .mgz, .npz), folders of them, or FreeSurfer's directories
+    of subjects. Voxels and volumes are means over the files that hold a label. Off a terminal, the
+    report is tab-separated text.
     """
     from synthsr_transforms.io.files import list_volumes
+    from synthsr_transforms.io.freesurfer import LABELS
     from synthsr_transforms.labels.summary import report_label_maps
     from synthsr_transforms.labels.table import LabelTable
 
@@ -52,7 +60,12 @@ def labels(
             f"--write-table must name a new file, got {write_table}. Add --overwrite."
         )
     table = LabelTable.resolve(table_spec) if table_spec is not None else None
-    files = [file for path in paths for file in list_volumes(path)]
+    files = [
+        file
+        for path in paths
+        for file in list_volumes(path, recursive=recursive, freesurfer=LABELS)
+    ]
+    warn_of_unread(paths, recursive=recursive)
     report = report_label_maps(files, table, table_spec or "")
     _print_report(report)
     if write_table is not None:

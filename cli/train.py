@@ -17,6 +17,7 @@ from synthsr_cli.common.options import (
     subject_options,
     threads_option,
     traceback_option,
+    warn_of_unread_subjects,
 )
 from synthsr_cli.common.progress import clock, progress
 from synthsr_cli.common.training_progress import TrainingProgress
@@ -84,6 +85,8 @@ def train(source: str | None, assignments: tuple[str, ...], **options: Any) -> N
         synthsr predict scan.nii.gz t1.nii.gz --model run/models/best.safetensors
     """  # noqa: D301 - click reads the character itself
     quiet = not is_first_process()
+    if not quiet:
+        warn_of_unread_subjects(options)
     run = _start(source, assignments, quiet=quiet, **options)
     if not quiet:
         _announce(run)
@@ -123,6 +126,8 @@ def _start(
             folder=options["folder"],
             labels=options["labels"],
             images=options["images"],
+            match=options["match"],
+            recursive=options["recursive"],
             hardware=hardware,
             resume=options["resume"],
             overwrite=options["overwrite"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,7 +82,7 @@ def seed_option(command: Command) -> Command:
 
 
 def subject_options(command: Command) -> Command:
-    """Add `--labels` and `--images`, what pairs are made from."""
+    """Add `--labels` and `--images`, what pairs are made from, and how they are found."""
     images = click.option(
         "--images",
         type=click.Path(path_type=Path),
@@ -93,9 +93,39 @@ def subject_options(command: Command) -> Command:
         "--labels",
         type=click.Path(path_type=Path),
         metavar="DIR|FILE",
-        help="Label maps (.nii, .nii.gz, .mgz, .npz).  [default: a built-in head phantom]",
+        help="Label maps (.nii, .nii.gz, .mgz, .npz), or FreeSurfer's directory of subjects."
+        "  [default: a built-in head phantom]",
     )
-    return labels(images(command))
+    return labels(images(match_option(recursive_option(command))))
+
+
+def match_option(command: Command) -> Command:
+    """Add `--match`."""
+    return click.option(
+        "--match",
+        type=click.Choice(["names", "order"]),
+        default="names",
+        show_default=True,
+        help="Pair images and label maps by their names, or in the order of their names.",
+    )(command)
+
+
+def warn_of_unread(labels: Sequence[Path], images: Sequence[Path] = (), *, recursive: bool) -> None:
+    """Print what of the folders that a user gave is not read, see `unread_scans`."""
+    from synthsr_transforms.io.files import unread_scans
+    from synthsr_transforms.io.freesurfer import LABELS, SCAN
+
+    kinds = {**dict.fromkeys(images, SCAN), **dict.fromkeys(labels, LABELS)}
+    for path, name in kinds.items():
+        others = [other for other in kinds if other != path]
+        for text in unread_scans(path, without=others, recursive=recursive, freesurfer=name):
+            click.echo(f"Warning: {text}", err=True)
+
+
+def warn_of_unread_subjects(options: Mapping[str, Any]) -> None:
+    """Print what of the folders of `subject_options` is not read."""
+    labels, images = ([p] if p is not None else [] for p in (options["labels"], options["images"]))
+    warn_of_unread(labels, images, recursive=options["recursive"])
 
 
 def format_option(command: Command) -> Command:
@@ -131,7 +161,7 @@ def threads_option(command: Command) -> Command:
     """Add `--threads`, which needs no argument of the command."""
     return click.option(
         "--threads",
-        type=click.IntRange(min=1),
+        type=click.IntRange(min=1, max=1024),
         expose_value=False,
         callback=_use_threads,
         help="Threads to compute with on the CPU.  [default: all cores]",
@@ -181,6 +211,11 @@ def prediction_options(command: Command) -> Command:
             type=click.Path(path_type=Path),
             metavar="OUT",
             help="Write the Laplace scale of each voxel as well, where the model predicts one.",
+        ),
+        click.option(
+            "--force",
+            is_flag=True,
+            help="Predict from segmentations and small objects as well, which are refused else.",
         ),
         recursive_option,
         click.option("--resume", is_flag=True, help="Keep complete output, and make the rest."),

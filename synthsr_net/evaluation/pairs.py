@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from synthsr_net.prediction.files import CONTRASTS, ENDING, MASK_WORDS, find_scans, match
-from synthsr_transforms.io.files import stem
 
 PathLike = str | os.PathLike[str]
 
@@ -35,7 +35,11 @@ class Pair(NamedTuple):
 
 
 def find_pairs(
-    predictions: PathLike, references: PathLike, labels: PathLike | None = None
+    predictions: PathLike,
+    references: PathLike,
+    labels: PathLike | None = None,
+    *,
+    recursive: bool = False,
 ) -> list[Pair]:
     """Pair predictions with references, and these with label maps.
 
@@ -44,14 +48,17 @@ def find_pairs(
         references: Likewise. Files of folders belong together if their names agree but for
             `WORDS`; lists are paired line by line.
         labels: Likewise.
+        recursive: Whether subfolders are searched as well; their names must agree, too.
 
     Raises:
         ValueError: If a file has no partner, or several.
     """
-    first, second = find_scans(predictions), find_scans(references)
-    partners = match(first, second, WORDS)
-    maps = match(first, find_scans(labels), WORDS) if labels is not None else [None] * len(partners)
+    first, second = (find_scans(path, recursive=recursive) for path in (predictions, references))
+    partners: list[Path] = match(first, second, WORDS)
+    maps: Sequence[Path | None] = [None] * len(partners)
+    if labels is not None:
+        maps = match(first, find_scans(labels, recursive=recursive), WORDS)
     return [
-        Pair(stem(prediction), prediction, reference, label_map)
+        Pair(first.name_of(prediction), prediction, reference, label_map)
         for prediction, reference, label_map in zip(first.scans, partners, maps, strict=True)
     ]

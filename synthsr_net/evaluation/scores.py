@@ -67,6 +67,7 @@ def evaluate(
     labels: PathLike | None = None,
     mapping: str = "linear",
     folder: PathLike | None = None,
+    recursive: bool = False,
     on_pair: Callable[[], object] | None = None,
 ) -> list[PairScore]:
     """Compare predictions with references.
@@ -80,6 +81,7 @@ def evaluate(
         mapping: Polynomial that maps the intensities of predictions to those of references, by
             least squares in each region: `linear`, `cubic`, or `none` for equal units.
         folder: Gets `metrics.csv` and `report.html`; nothing is written if a pair fails.
+        recursive: See `find_pairs`.
         on_pair: Called after each pair, to show progress.
 
     Returns:
@@ -89,7 +91,7 @@ def evaluate(
         ValueError: If files do not go together or cannot be used.
     """
     check_choice("mapping", mapping, MAPPINGS)
-    pairs, scores = find_pairs(predictions, references, labels), []
+    pairs, scores = find_pairs(predictions, references, labels, recursive=recursive), []
     with ExitStack() as stack:
         pictures = None
         if folder is not None:

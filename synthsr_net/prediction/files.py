@@ -12,13 +12,13 @@ from synthsr_transforms.io.files import (
     EXTENSIONS,
     check_file,
     has_known_extension,
-    left_below,
     list_volumes,
     stem,
 )
 from synthsr_transforms.support.atomic import why_unwritable
 from synthsr_transforms.support.messages import SynthSRError, listed
 from synthsr_transforms.support.pointers import refuse_pointer
+from synthsr_transforms.support.texts import read_text
 
 ENDING = "_synthsr"
 """Suffix of the names of predictions."""
@@ -34,8 +34,6 @@ _OTHER_FILES = (
 )
 """Endings of files that are no volumes to us, so that a typing error makes no folder `a.nrrd`."""
 _PREDICTIONS = (ENDING, f"{ENDING}_spread")
-_OTHER_SCANS = (".mgh", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima")
-"""Endings of files that are scans, but of kinds that are not read."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,11 @@ class Source:
     path: Path
     kind: str
     scans: tuple[Path, ...]
+
+    def name_of(self, scan: Path) -> str:
+        """Name of a scan without its ending, below the folder if the argument is one."""
+        top = self.path if self.kind == "folder" else scan.parent
+        return (scan.parent.relative_to(top) / stem(scan)).as_posix()
 
 
 def find_scans(
@@ -88,12 +91,13 @@ def read_list(path: Path) -> list[str]:
         SynthSRError: If it cannot be read, or has no lines.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in read_text(path).splitlines()]
     except FileNotFoundError:
         raise SynthSRError(f"{path} must be a list of paths, but does not exist.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise SynthSRError(f"{path} must be a list of paths, one per line ({reason}).") from error
+    except OSError as error:
+        raise SynthSRError(
+            f"{path} must be a list of paths, one per line ({error.strerror})."
+        ) from error
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise SynthSRError(f"{path} must hold one path per line, but holds none.")
@@ -116,29 +120,6 @@ def _in_folder(path: Path, without: Sequence[Path], recursive: bool) -> list[Pat
     if not scans:
         raise SynthSRError(f"{path} must hold scans, but holds predictions alone. Give the scans.")
     return scans
-
-
-def unread_scans(
-    path: str | os.PathLike[str], *, without: Iterable[Path] = (), recursive: bool = False
-) -> list[str]:
-    """Warnings of scans in a folder that are not read: of other kinds, or in subfolders.
-
-    Args:
-        path: A folder; other things hold none.
-        without: See `find_scans`.
-        recursive: See `find_scans`.
-    """
-    if not os.path.isdir(path):
-        return []
-    warnings = []
-    if other := sorted(name for name in os.listdir(path) if name.lower().endswith(_OTHER_SCANS)):
-        warnings.append(
-            f"{path} also holds scans of kinds that are not read: {listed(other, limit=3)}. Convert"
-            " them to have them read."
-        )
-    if not recursive and (below := left_below(path, without)):
-        warnings.append(f"{path}: {below}, which are not searched. Add --recursive to read them.")
-    return warnings
 
 
 # Outputs -----------------------------------------------------------------------------------------
@@ -189,12 +170,8 @@ def plan_outputs(
         outputs = [output]
     else:
         _refuse_file(output, source)
-        top = source.path if source.kind == "folder" else None
         outputs = [
-            output
-            / ("" if top is None else scan.parent.relative_to(top))
-            / f"{stem(scan)}{ending}{extension(scan)}"
-            for scan in source.scans
+            output / f"{source.name_of(scan)}{ending}{extension(scan)}" for scan in source.scans
         ]
     return outputs
 
@@ -291,8 +268,7 @@ def _by_key(source: Source, words: Sequence[str]) -> dict[str, Path]:
     """Files of a folder by the words of their paths below it, those of `words` apart."""
     found: dict[str, Path] = {}
     for path in source.scans:
-        name = path.parent.relative_to(source.path) / stem(path)
-        parts = [part for part in re.split(r"[^a-z0-9]+", name.as_posix().lower()) if part]
+        parts = [part for part in re.split(r"[^a-z0-9]+", source.name_of(path).lower()) if part]
         key = " ".join(part for part in parts if part not in words) or " ".join(parts)
         other = found.setdefault(key, path)
         if other is not path:

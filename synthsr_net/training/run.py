@@ -22,7 +22,7 @@ from synthsr_net.training.callbacks.saving import SaveModels, SaveState, StopReq
 from synthsr_net.training.setup.experiment import RunPlan
 from synthsr_net.training.setup.prepare import Prepared, prepare
 from synthsr_net.training.task.watch import NonFiniteLossError, report_failure
-from synthsr_transforms.subjects.files import SubjectFiles, refuse_input_folder
+from synthsr_transforms.subjects.files import Match, SubjectFiles, refuse_input_folder
 from synthsr_transforms.support.atomic import check_space, check_writable
 from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.support.stopping import is_first_process, undoing
@@ -40,6 +40,8 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
     folder: str | os.PathLike[str],
     labels: str | os.PathLike[str] | None = None,
     images: str | os.PathLike[str] | None = None,
+    match: Match = "names",
+    recursive: bool = False,
     hardware: Hardware | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -55,6 +57,8 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
         folder: Folder of the run.
         labels: Label maps, see `RunPlan.from_source`.
         images: Real targets.
+        match: See `find_subjects` of `synthsr_transforms.subjects.files`.
+        recursive: Likewise.
         hardware: Devices to compute on; the CPU by default.
         resume: Whether to go on with the run in the folder.
         overwrite: Whether to replace it.
@@ -77,7 +81,9 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
     if writes:
         place.check(resume=resume, overwrite=overwrite)
     config = place.config_path if source is None else source
-    plan = RunPlan.from_source(config, assignments, labels=labels, images=images)
+    plan = RunPlan.from_source(
+        config, assignments, labels=labels, images=images, match=match, recursive=recursive
+    )
     refuse_input_folder(place.path, [*plan.subjects, *plan.held_out])
     if on_plan is not None:
         on_plan(plan)

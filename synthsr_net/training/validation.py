@@ -81,7 +81,7 @@ def read_real_pairs(
             Volume(volumes[name].data[0].numpy(), np.asarray(volumes[name].affine.data))
             for name in ("image", "labels")
         )
-        pairs.append(RealPair(stem(subject.labels), image, label_map))
+        pairs.append(RealPair(stem(subject.name), image, label_map))
     return pairs
 
 

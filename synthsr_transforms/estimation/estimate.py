@@ -15,9 +15,12 @@ from synthsr_transforms.priors.tissue_priors import TissuePriors
 from synthsr_transforms.support.messages import SynthSRError, listed
 
 from .scans import DataSet, EstimationSettings, ScanStatistics
-from .statistics import PERCENTILES, RANGE, t2_cropping_stats
+from .statistics import PERCENTILES, t2_cropping_stats
 
 FloatArray = npt.NDArray[np.float64]
+
+FEW_VOXELS = 100
+"""Classes of fewer voxels may show one intensity by chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,10 @@ class ChannelEstimate:
     """`(N, K)` numbers of voxels."""
     labelled: npt.NDArray[np.int64]
     """`(N, K)` numbers of voxels with a label of the class, those without intensity included."""
+    top: FloatArray
+    """`(N, K)` shares of voxels with the highest intensity of their scan, likewise."""
+    by_labels: bool = False
+    """Whether the scans were rescaled by what lies under the labels."""
     samples: tuple[tuple[npt.NDArray[np.float32], ...], ...] = ()
     """For each scan a few intensities of each class, to draw histograms from."""
 
@@ -53,6 +60,13 @@ class ChannelEstimate:
     def absent(self) -> list[int]:
         """Classes that no scan holds."""
         return np.flatnonzero(self.scans_with == 0).tolist()
+
+    @property
+    def flat(self) -> npt.NDArray[np.bool_]:
+        """`(N, K)` whether a class of many voxels, but class 0, shows one intensity in a scan."""
+        flat = (self.voxels >= FEW_VOXELS) & ((self.stds == 0) | (self.top > 0.5))
+        flat[:, 0] = False
+        return flat
 
     def hyper_parameters(self, legacy: bool = False) -> tuple[FloatArray, FloatArray]:
         """Mean and population standard deviation over scans, of medians and of robust stds.
@@ -125,14 +139,20 @@ class PriorEstimate:
             }
 
     def warnings(self) -> Iterator[str]:
-        """Classes whose intensities were clipped, one sentence per channel."""
+        """Channels that were rescaled by labels, are saturated or of one scan."""
         for number, channel in enumerate(self.channels, start=1):
-            clipped = np.flatnonzero((channel.medians >= 0.999 * RANGE).any(axis=0)).tolist()
-            if self.settings.rescale and clipped:
+            if channel.by_labels:
                 yield (
-                    f"channel {number}: more than half of the voxels of {self._named(clipped)} are"
-                    f" above percentile {PERCENTILES[1]:g} of some scan, and were clipped. Wide"
-                    " margins of 0 cause this: crop the scans, or add --no-rescale."
+                    f"channel {number}: classes of some scan lie above percentile"
+                    f" {PERCENTILES[1]:g}, as wide margins of 0 cause it: 255 stands for"
+                    " that percentile of the brightest class instead, in all scans."
+                )
+            saturated = np.flatnonzero((channel.top[:, 1:] > 0.25).any(axis=0)) + 1
+            if saturated.size and not self.settings.legacy:
+                yield (
+                    f"channel {number}: more than a quarter of the voxels of"
+                    f" {self._named(saturated.tolist())} have the highest intensity of some scan"
+                    " (saturated): their standard deviations are too small."
                 )
             if channel.num_scans == 1:
                 yield (
@@ -165,17 +185,37 @@ class PriorEstimate:
                 " what the scans do not show, or scans that show it."
             )
 
+    def refuse_flat_classes(self) -> None:
+        """Refuse classes that show one intensity in a scan: there is no distribution to see.
+
+        Raises:
+            SynthSRError: If there are some; the message names them and the scan.
+        """
+        for channel in self.channels:
+            for subject, flat in zip(
+                self.data_sets[channel.data_set - 1].subjects, channel.flat, strict=True
+            ):
+                if flat.any():
+                    raise SynthSRError(
+                        f"{subject.image} must show several intensities in each class, got one in"
+                        f" most voxels of {self._named(np.flatnonzero(flat).tolist())} (channel"
+                        f" {channel.channel}): it is saturated, or no scan. Take it out, or give"
+                        " a scan with its full range of intensities."
+                    )
+
     def _named(self, classes: Sequence[int]) -> str:
         names = self.table.class_names
         return listed([f"class {k} ({names[k]})" for k in classes], 6)
 
 
-def channels_of(data_set: int, scans: Sequence[ScanStatistics]) -> list[ChannelEstimate]:
+def channels_of(
+    data_set: int, scans: Sequence[ScanStatistics], by_labels: bool
+) -> list[ChannelEstimate]:
     """The channels of a data set, from the statistics of its scans."""
     labelled = np.stack([scan.labelled for scan in scans])
     estimates = []
     for number, found in enumerate(zip(*(scan.channels for scan in scans), strict=True), start=1):
-        medians, stds, voxels = (np.stack([one[k] for one in found]) for k in range(3))
+        medians, stds, voxels, top = (np.stack([one[k] for one in found]) for k in range(4))
         estimates.append(
             ChannelEstimate(
                 data_set=data_set,
@@ -184,6 +224,8 @@ def channels_of(data_set: int, scans: Sequence[ScanStatistics]) -> list[ChannelE
                 stds=stds,
                 voxels=voxels,
                 labelled=labelled,
+                top=top,
+                by_labels=by_labels,
                 samples=tuple(one.samples for one in found),
             )
         )

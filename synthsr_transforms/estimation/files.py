@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from synthsr_transforms.io.files import stem
+from synthsr_transforms.io.freesurfer import file_name
 from synthsr_transforms.labels.files import write_rows
 from synthsr_transforms.priors.tissue_priors import as_rows
 from synthsr_transforms.support.atomic import check_writable, replacing
@@ -168,6 +169,9 @@ def _one_line(mapping: Mapping[str, Any]) -> str:
 def _provenance(estimate: PriorEstimate) -> dict[str, Any]:
     settings = estimate.settings
     rescaled = f"percentiles {PERCENTILES[0]:g} and {PERCENTILES[1]:g} to 0 and {RANGE:g}"
+    by_labels = [str(n) for n, each in enumerate(estimate.channels, start=1) if each.by_labels]
+    if by_labels:
+        rescaled += f"; the latter of the brightest class in channels {', '.join(by_labels)}"
     cropping = estimate.t2_cropping
     cropped = {} if cropping is None else {"t2_cropping_stats": _digits(cropping)}
     return {
@@ -184,7 +188,7 @@ def _provenance(estimate: PriorEstimate) -> dict[str, Any]:
                     "images": os.path.abspath(data_set.images),
                     "labels": os.path.abspath(data_set.labels),
                     "pairs": {
-                        stem(subject.image or ""): subject.labels.name
+                        stem(file_name(subject.image or Path())): subject.name
                         for subject in data_set.subjects
                     },
                 }

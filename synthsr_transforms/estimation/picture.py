@@ -135,7 +135,8 @@ class _Picture:
         counts, curve = self._histogram(k), self._gaussian(k)
         mean, spread = self.means[:, k]
         top = max(float(curve.max()), min(float(counts.max()), 2 * float(curve.max())), 1e-9)
-        if self.edges[0] <= mean <= self.edges[-1]:
+        shown = self.edges[0] <= mean <= self.edges[-1]
+        if shown:
             axes.fill_between(self.middles, counts, step="mid", color=colour, alpha=0.3, lw=0)
             axes.plot(self.middles, curve, color=colour, lw=1.3)
             axes.plot([mean - spread, mean + spread], [0, 0], color=colour, lw=3, clip_on=False)
@@ -144,6 +145,7 @@ class _Picture:
         std, std_spread = self.stds[:, k]
         held = int(self.channel.scans_with[k])
         few = "" if held == self.channel.num_scans else f"   in {held} of {self.channel.num_scans}"
+        few += "" if shown else "   outside the picture"
         numbers = f"{mean:.4g} ± {spread:.3g}    width {std:.3g} ± {std_spread:.2g}{few}"
         _beside(axes, _short(self.names[k], 38), numbers, colour)
 

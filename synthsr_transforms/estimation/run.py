@@ -21,7 +21,7 @@ from synthsr_transforms.subjects.files import Match, PathSpec, SubjectFiles
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
 from synthsr_transforms.support.stopping import interrupts_held, undoing
 
-from .estimate import PriorEstimate, channels_of
+from .estimate import ChannelEstimate, PriorEstimate, channels_of
 from .scans import DataSet, EstimationSettings, ScanStatistics, find_data_sets, measure_scan
 
 AUTO = "auto"
@@ -110,21 +110,34 @@ class PriorEstimation:
         table = LabelTable.resolve(self.choose_table(workers).label_table)
         number = max(_SAMPLES // len(self.subjects), _FEWEST_SAMPLES) if self.keep_samples else 0
         measure = partial(measure_scan, table=table, settings=self.settings, num_samples=number)
-        scans = []
+        channels: list[ChannelEstimate] = []
+        extents: list[tuple[float, float]] = []
         with processes(workers) as apply:
-            for scan in apply(measure, self.subjects):
-                scans.append(scan)
-                if on_scan is not None:
-                    on_scan()
-        return self._estimate(table, scans)
+            for index, data_set in enumerate(self.data_sets, start=1):
+                scans = []
+                for scan in apply(measure, data_set.subjects):
+                    scans.append(scan)
+                    if on_scan is not None:
+                        on_scan()
+                _check_channels(data_set, [len(scan.channels) for scan in scans])
+                extents += [scan.t2_extent for scan in scans if scan.t2_extent is not None]
+                by_labels = self._clips(scans)
+                if by_labels:
+                    scans = list(apply(partial(measure, by_labels=True), data_set.subjects))
+                channels += channels_of(index, scans, by_labels)
+        return self._estimate(table, channels, extents)
 
-    def _estimate(self, table: LabelTable, scans: Sequence[ScanStatistics]) -> PriorEstimate:
-        remaining = iter(scans)
-        channels = []
-        for number, data_set in enumerate(self.data_sets, start=1):
-            mine = [next(remaining) for _ in data_set.subjects]
-            _check_channels(data_set, [len(scan.channels) for scan in mine])
-            channels += channels_of(number, mine)
+    def _clips(self, scans: Sequence[ScanStatistics]) -> bool:
+        """Whether scans of a data set must be rescaled by labels, all alike."""
+        rescales = self.settings.rescale and not self.settings.legacy
+        return rescales and any(scan.clipped for scan in scans)
+
+    def _estimate(
+        self,
+        table: LabelTable,
+        channels: Sequence[ChannelEstimate],
+        extents: Sequence[tuple[float, float]],
+    ) -> PriorEstimate:
         name = table.to_spec()
         estimate = PriorEstimate(
             table=table,
@@ -132,10 +145,11 @@ class PriorEstimation:
             data_sets=tuple(self.data_sets),
             settings=self.settings,
             channels=tuple(channels),
-            t2_extents=tuple(scan.t2_extent for scan in scans if scan.t2_extent is not None),
+            t2_extents=tuple(extents),
         )
         if not self.settings.legacy:
             estimate.refuse_absent_classes()
+            estimate.refuse_flat_classes()
         return estimate
 
 

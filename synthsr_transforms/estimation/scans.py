@@ -17,11 +17,10 @@ from synthsr_transforms.io.volumes import read_labels, read_volume
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.subjects.files import (
     Match,
-    PairingError,
     PathSpec,
     SubjectFiles,
-    find_subjects,
     grids_differ,
+    pair_subjects,
 )
 from synthsr_transforms.support.messages import listed
 
@@ -74,9 +73,21 @@ class ScanStatistics(NamedTuple):
     labelled: npt.NDArray[np.int64]
     t2_extent: tuple[float, float] | None
 
+    @property
+    def clipped(self) -> bool:
+        """Whether rescaling left no intensity, or clipped a class so that it looks narrower."""
+        return any(
+            not channel.voxels[1:].any() or bool((channel.top[1:] > 0.25).any())
+            for channel in self.channels
+        )
+
 
 def find_data_sets(
-    images: Sequence[PathSpec], labels: Sequence[PathSpec], match: Match = "names"
+    images: Sequence[PathSpec],
+    labels: Sequence[PathSpec],
+    match: Match = "names",
+    *,
+    recursive: bool = False,
 ) -> list[DataSet]:
     """Pair the scans of every data set with their label maps.
 
@@ -84,6 +95,7 @@ def find_data_sets(
         images: One folder of scans (or one scan) per data set.
         labels: One folder of label maps per data set, or one for all.
         match: See `find_subjects`.
+        recursive: See `find_subjects`.
 
     Raises:
         VolumeError: If a folder is missing or empty, or a file has no partner.
@@ -97,10 +109,9 @@ def find_data_sets(
     maps = list(labels) * len(images) if len(labels) == 1 else labels
     data_sets = []
     for scans, label_maps in zip(images, maps, strict=True):
-        try:
-            subjects = find_subjects(label_maps, scans, match=match, all_images=True)
-        except PairingError as error:
-            raise PairingError(f"{error} Or pair sorted names with --match order.") from error
+        subjects = pair_subjects(
+            label_maps, scans, match=match, recursive=recursive, all_images=True
+        )
         data_sets.append(
             DataSet(images=Path(scans), labels=Path(label_maps), subjects=tuple(subjects))
         )
@@ -194,7 +205,12 @@ def classes_of(labels: npt.NDArray[np.integer], table: LabelTable) -> npt.NDArra
 
 
 def measure_scan(
-    subject: SubjectFiles, *, table: LabelTable, settings: EstimationSettings, num_samples: int = 0
+    subject: SubjectFiles,
+    *,
+    table: LabelTable,
+    settings: EstimationSettings,
+    num_samples: int = 0,
+    by_labels: bool = False,
 ) -> ScanStatistics:
     """Read a scan and its label map, and measure every class in every channel.
 
@@ -203,6 +219,7 @@ def measure_scan(
         table: Labels and their classes.
         settings: How to measure.
         num_samples: Number of intensities of each class to keep, see `class_statistics`.
+        by_labels: Whether to rescale by what lies under the labels.
 
     Raises:
         VolumeError: If a file is not what it should be; the message names it.
@@ -223,25 +240,19 @@ def measure_scan(
     while waiting:
         channel = np.ascontiguousarray(waiting.pop(0))  # the last one sets the scan free
         if settings.rescale:
-            channel = _rescaled(channel, subject, settings)
-        channels.append(
-            class_statistics(channel, classes, table.num_classes, num_samples=num_samples)
+            scaled = rescale_intensities(channel, classes if by_labels else None)
+            if by_labels and not scaled.any():
+                raise VolumeError(
+                    f"{subject.image} must have several intensities to be rescaled, got"
+                    f" {channel.flat[0]:g}. Check that it is a scan, or add --no-rescale."
+                )
+            channel = scaled
+        found = class_statistics(
+            channel, classes, table.num_classes, num_samples=num_samples, legacy=settings.legacy
         )
+        channels.append(found)
     labelled = np.bincount(classes[classes >= 0], minlength=table.num_classes)
     return ScanStatistics(tuple(channels), labelled, extent)
-
-
-def _rescaled(
-    channel: npt.NDArray[np.float32], subject: SubjectFiles, settings: EstimationSettings
-) -> npt.NDArray[np.float32]:
-    scaled = rescale_intensities(channel)
-    if not settings.legacy and not scaled.any():
-        raise VolumeError(
-            f"{subject.image} must have several intensities to be rescaled, got"
-            f" {channel.flat[0]:g} from percentile 2 to percentile 98. Crop wide margins, or add"
-            " --no-rescale."
-        )
-    return scaled
 
 
 def _extent(

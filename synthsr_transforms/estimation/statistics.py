@@ -31,20 +31,27 @@ class ClassStatistics(NamedTuple):
         medians: `(K,)` median intensities, NaN where a class has no voxel.
         stds: `(K,)` robust standard deviations, likewise.
         voxels: `(K,)` numbers of voxels that they are taken from.
+        top: `(K,)` shares of these voxels that have the highest intensity of the channel, NaN where
+            a class has none. Above a quarter, the standard deviation is too small.
         samples: A few intensities of each class, to draw histograms from.
     """
 
     medians: npt.NDArray[np.float64]
     stds: npt.NDArray[np.float64]
     voxels: npt.NDArray[np.int64]
+    top: npt.NDArray[np.float64]
     samples: tuple[FloatArray, ...]
 
 
-def rescale_intensities(channel: FloatArray) -> FloatArray:
+def rescale_intensities(
+    channel: FloatArray, classes: npt.NDArray[np.integer[Any]] | None = None
+) -> FloatArray:
     """Clip a channel to its percentiles 2 and 98, which become 0 and 255.
 
     Args:
         channel: Finite intensities of any shape.
+        classes: Class of each voxel: percentile 98 is then that of the brightest class above 0, so
+            that wide margins do not count.
 
     Returns:
         Intensities of the same shape; all 0 where the two percentiles are equal.
@@ -54,7 +61,12 @@ def rescale_intensities(channel: FloatArray) -> FloatArray:
         array([  0. ,   0. , 127.5, 255. , 255. ])
     """
     low, high = (float(value) for value in np.percentile(channel, PERCENTILES))
-    if low == high:
+    if classes is not None:
+        inside = classes > 0
+        groups = _groups(channel[inside], classes[inside], int(classes.max()) + 1)
+        tops = (float(np.percentile(group, PERCENTILES[1])) for group in groups if group.size)
+        high = max(tops, default=high)
+    if low >= high:
         return np.zeros_like(channel)
     scaled = channel - np.asarray(low, dtype=channel.dtype)
     scaled /= high - low
@@ -69,8 +81,12 @@ def class_statistics(
     *,
     positive_only: bool = True,
     num_samples: int = 0,
+    legacy: bool = False,
 ) -> ClassStatistics:
     """Median and 1.4826 times the median absolute deviation of every class.
+
+    Where more than half of the voxels of a class above 0 have one intensity, the latter is 0, and
+    their standard deviation takes its place.
 
     Args:
         channel: Intensities of any shape.
@@ -79,6 +95,7 @@ def class_statistics(
         positive_only: Whether to leave out voxels of 0 and less in every class but class 0, where
             zeros are what skull stripping and padding leave.
         num_samples: Number of intensities of each class to keep, taken evenly from its voxels.
+        legacy: Whether to leave these deviations 0, as the original does.
 
     Returns:
         The statistics.
@@ -94,15 +111,20 @@ def class_statistics(
     if positive_only:
         inside &= channel > 0
     groups = [channel[classes == 0], *_groups(channel[inside], classes[inside], num_classes)]
-    medians, stds = np.full((2, num_classes), np.nan)
+    medians, stds, top = np.full((3, num_classes), np.nan)
+    highest = channel.max()
     for k, group in enumerate(groups):
         if group.size:
             medians[k] = middle = float(np.median(group))
             stds[k] = MAD_TO_STD * float(np.median(np.abs(group - middle)))
+            if stds[k] == 0 and k > 0 and not legacy:
+                stds[k] = float(np.std(group, dtype=np.float64))
+            top[k] = np.count_nonzero(group == highest) / group.size
     return ClassStatistics(
         medians,
         stds,
         np.array([group.size for group in groups]),
+        top,
         tuple(_evenly(group, num_samples) for group in groups),
     )
 

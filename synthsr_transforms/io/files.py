@@ -5,22 +5,33 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from synthsr_transforms.support.messages import SynthSRError, listed
 from synthsr_transforms.support.pointers import refuse_pointer
+
+from .freesurfer import subject_folders
 
 EXTENSIONS = (".nii.gz", ".nii", ".mgz", ".npz")
 """Endings of the files that are read, in lower or upper case."""
 MAX_RATIO = 1032
 """Most bytes that one byte of a file compressed by deflate can become."""
+LARGE_BYTES, LARGE_RATIO = 10**9, 250
+"""Volumes above this size must not be compressed more than so many times: scans are compressed
+about 3 times, label maps up to 200 times."""
 _GZIP = b"\x1f\x8b"
 _NIFTI = (b"n+1\0", b"ni1\0")
 _MOST_FOLDERS = 1000
+_SURFACES = (".gii", ".gii.gz", ".annot", ".label", ".dscalar.nii", ".dlabel.nii", ".dtseries.nii")
+"""Endings of values on surfaces: GIFTI, FreeSurfer, CIFTI."""
+_OTHER_SCANS = (".mgh", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima")
+"""Endings of files that are scans, but of kinds that are not read."""
 _DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
 _DCM2NIIX = "Convert it with dcm2niix, and give the .nii.gz file that it writes."
 
@@ -61,14 +72,17 @@ def list_volumes(
     *,
     recursive: bool = False,
     without: Iterable[str | os.PathLike[str]] = (),
+    freesurfer: str | None = None,
 ) -> list[Path]:
     """Volumes in a folder, sorted by path, or the one file given. Hidden files do not count.
 
     Args:
-        path: A folder, or a volume.
+        path: A folder, a volume, or a pattern such as `scans/*_0000.nii.gz`.
         recursive: Whether to search subfolders, hidden ones apart. Links are followed, but no
             folder is searched twice.
         without: Subfolders that are not searched.
+        freesurfer: Name of the file in `mri` to take of each subject, where the folder is
+            FreeSurfer's directory of subjects.
 
     Raises:
         SynthSRError: If the path does not exist or holds no volume, or a subfolder that is to be
@@ -80,8 +94,14 @@ def list_volumes(
         if not has_known_extension(path):
             check_file(path)  # says what it is instead
         return [path]
+    if not path.exists() and (top := searched_folder(path)) != path:
+        pattern = path.relative_to(top).as_posix()
+        if found := sorted(p for p in top.glob(pattern) if is_volume(p)):
+            return found
     if not path.is_dir():
         raise VolumeError(f"{path} must be a file or folder, but does not exist. Check the path.")
+    if freesurfer and (subjects := subject_folders(path)):
+        return _of_subjects(path, subjects, freesurfer)
     places = _folders(path, without, _refuse_unreadable) if recursive else [path]
     found = [
         p for q in places for p in q.iterdir() if is_volume(p) and not (recursive and p.is_dir())
@@ -96,6 +116,62 @@ def list_volumes(
             f" {advice}"
         )
     return sorted(found)
+
+
+def _of_subjects(path: Path, subjects: Sequence[Path], name: str) -> list[Path]:
+    files = [file for s in subjects if os.path.lexists(file := s / "mri" / name)]
+    if not files:
+        raise VolumeError(
+            f"subjects of FreeSurfer in {path} must have a file mri/{name}, but none of"
+            f" {len(subjects)} has one. Name another by a pattern, such as '{path}/*/mri/aseg.mgz'."
+        )
+    return files
+
+
+def searched_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder that a path or pattern is looked for in: itself, or the one above wildcards.
+
+    Examples:
+        >>> searched_folder("subjects/*/mri/T1.mgz"), searched_folder("scans")
+        (PosixPath('subjects'), PosixPath('scans'))
+    """
+    path = Path(path)
+    for part in (*path.parents[::-1], path):
+        if set("*?[") & set(part.name) and not part.exists():
+            return part.parent
+    return path
+
+
+def unread_scans(
+    path: str | os.PathLike[str],
+    *,
+    without: Iterable[Path] = (),
+    recursive: bool = False,
+    freesurfer: str | None = None,
+) -> list[str]:
+    """Warnings of what `list_volumes` leaves out: scans of other kinds or in subfolders, subjects.
+
+    Args:
+        path: A folder; other things hold none.
+        without: See `list_volumes`.
+        recursive: See `list_volumes`.
+        freesurfer: See `list_volumes`.
+    """
+    if not os.path.isdir(path):
+        return []
+    if freesurfer and (subjects := subject_folders(path)):
+        bare = [s.name for s in subjects if not os.path.lexists(s / "mri" / freesurfer)]
+        text = f"{path}: subjects without mri/{freesurfer} are left out: {listed(bare, limit=6)}."
+        return [text] if bare else []
+    warnings = []
+    if other := sorted(name for name in os.listdir(path) if name.lower().endswith(_OTHER_SCANS)):
+        warnings.append(
+            f"{path} also holds scans of kinds that are not read: {listed(other, limit=3)}. Convert"
+            " them to have them read."
+        )
+    if not recursive and (below := left_below(path, without)):
+        warnings.append(f"{path}: {below}, which are not searched. Add --recursive to read them.")
+    return warnings
 
 
 def left_below(
@@ -166,6 +242,10 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise VolumeError(f"{path} must be a volume, got an empty file (0 bytes). Copy it again.")
     if _is_dicom(path):
         raise VolumeError(f"{path} must be a NIfTI or MGH file, got DICOM. {_DCM2NIIX}")
+    if path.name.lower().endswith(_SURFACES):
+        raise VolumeError(
+            f"{path} must be a volume, got values on a surface. Give the volume itself."
+        )
     if not has_known_extension(path):
         raise VolumeError(f"{path} must end in one of {', '.join(EXTENSIONS)}. Convert it first.")
     if not is_gzipped(path) and _starts_with(path, _GZIP):
@@ -194,11 +274,12 @@ def check_holds(num_bytes: int, path: Path) -> None:
         path: The file.
 
     Raises:
-        VolumeError: If the file is too small, even if compressed as tightly as possible.
+        VolumeError: If the file is too small, even if compressed very tightly.
     """
     size = path.stat().st_size
     compressed = not path.name.lower().endswith(".nii")
-    if num_bytes > size * (MAX_RATIO if compressed else 1):
+    ratio = LARGE_RATIO if num_bytes > LARGE_BYTES else MAX_RATIO
+    if num_bytes > size * (ratio if compressed else 1):
         raise VolumeError(
             f"{path} must hold {num_bytes:,} bytes of voxels by its header, but has {size:,}"
             f"{' compressed' if compressed else ''}. It is damaged or cut short: copy or convert it"
@@ -246,6 +327,28 @@ def is_gzipped(path: Path) -> bool:
 
 
 def read_to_end(file: Any) -> None:
-    """Read the rest of an open file, at whose end its checksum is verified."""
-    while file.read(1 << 20):
-        pass
+    """Read the rest of an open file, at whose end its checksum is verified.
+
+    Raises:
+        ValueError: If more than `LARGE_BYTES` follow.
+    """
+    num_bytes = 0
+    while block := file.read(1 << 20):
+        num_bytes += len(block)
+        if num_bytes > LARGE_BYTES:
+            raise ValueError(f"more than {LARGE_BYTES:,} bytes follow its voxels")
+
+
+def array_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array in an open `.npy` file.
+
+    Raises:
+        ValueError: If its header is damaged.
+    """
+    try:
+        old = np.lib.format.read_magic(file) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except (EOFError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError) as error:
+        raise ValueError("its header is damaged") from error
+    return shape, dtype

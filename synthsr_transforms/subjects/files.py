@@ -5,7 +5,7 @@ from __future__ import annotations
 import filecmp
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +16,17 @@ import numpy.typing as npt
 import torch
 from torchio import LabelMap, ScalarImage, Subject
 
-from synthsr_transforms.io.files import VolumeError, list_volumes, stem
-from synthsr_transforms.io.grids import Volume, ras_axes, reorient, same_grid
+from synthsr_transforms.io.files import VolumeError, list_volumes, searched_folder, stem
+from synthsr_transforms.io.freesurfer import LABELS, SCAN, file_name, subject_folders
+from synthsr_transforms.io.grids import (
+    MIN_SHEAR_DEGREES,
+    Volume,
+    ras_axes,
+    reorient,
+    same_grid,
+    shear_degrees,
+)
+from synthsr_transforms.io.headers import scan_affine
 from synthsr_transforms.io.volumes import read_header, read_image, read_labels
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.messages import SynthSRError, check_choice, listed
@@ -33,6 +42,8 @@ PHANTOM = Path("phantom")
 """Stands for the built-in head phantom where a label map is named."""
 
 _STAND_INS = {25: 2, 30: 2, 136: 31, 137: 31}
+_CHANNEL = re.compile(r"_00\d\d$")
+"""Channel in names of nnU-Net."""
 _ENTITIES = re.compile(r"(?:^|_)(sub|ses)-([^_]+)")
 
 
@@ -51,6 +62,11 @@ class SubjectFiles:
 
     labels: Path
     image: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the label map in messages, see `file_name`."""
+        return file_name(self.labels)
 
     @property
     def paths(self) -> list[Path]:
@@ -103,19 +119,24 @@ def find_subjects(
     images: PathSpec | None = None,
     *,
     match: Match = "names",
+    recursive: bool = False,
     all_images: bool = False,
 ) -> list[SubjectFiles]:
     """List label maps, each with its image if images are given.
 
     By name, an image goes with a label map if both have the same name; or the same subject and
     session (`sub-01_ses-1_dseg` and `sub-01_ses-1_T1w`); or the same leading name
-    (`brain1_labels` and `brain1_T1w`). Label maps among the images are left out. Two single files
-    always go together.
+    (`brain1_labels` and `brain1_T1w`); or, as nnU-Net names the first of up to 100 channels, the
+    label map is `CASE_001` and the image `CASE_001_0000`. Names of subfolders go in front of those
+    of files. Label maps among the images are left out. Two single files always go together.
 
     Args:
-        labels: Folder of label maps, or one.
-        images: Folder of images, or one.
+        labels: Folder of label maps, or one, or a pattern such as `subjects/*/mri/aseg.mgz`. Of
+            FreeSurfer's directory of subjects, `mri/aparc+aseg.mgz` of each is taken.
+        images: Folder of images, or one, or a pattern. Of FreeSurfer's directory of subjects,
+            which may be that of the label maps, `mri/orig.mgz` of each is taken.
         match: `names` or `order`, which pairs sorted names one to one.
+        recursive: Whether subfolders are searched as well.
         all_images: Whether each image must have a label map; otherwise those without are left out.
 
     Returns:
@@ -125,15 +146,17 @@ def find_subjects(
         VolumeError: If a folder is missing or empty, or a file has no partner or several.
     """
     check_choice("match", match, MATCHES)
-    label_maps = list_volumes(labels)
+    label_maps = list_volumes(labels, recursive=recursive, freesurfer=LABELS)
     if images is None:
         return [SubjectFiles(path) for path in label_maps]
+    candidates = list_volumes(images, recursive=recursive, freesurfer=SCAN)
     if os.path.realpath(labels) == os.path.realpath(images):
-        raise VolumeError(
-            f"label maps and images must be in two folders, got {labels} for both. Move the"
-            " images to a folder of their own."
-        )
-    candidates = list_volumes(images)
+        if not subject_folders(labels):
+            raise VolumeError(
+                f"label maps and images must be in two folders, got {labels} for both. Move the"
+                " images to a folder of their own."
+            )
+        candidates = [path for path in candidates if path.with_name(LABELS) in label_maps]
     if match == "order" or (Path(labels).is_file() and Path(images).is_file()):
         if len(label_maps) != len(candidates):
             raise VolumeError(
@@ -144,8 +167,8 @@ def find_subjects(
         return [SubjectFiles(*pair) for pair in zip(label_maps, candidates, strict=True)]
     own = {os.path.realpath(path) for path in label_maps}
     candidates = [image for image in candidates if os.path.realpath(image) not in own]
-    image_of = _match_names(label_maps, candidates, images)
-    left = [image.name for image in candidates if image not in image_of.values()]
+    image_of = _match_names(label_maps, candidates, (labels, images))
+    left = [file_name(image) for image in candidates if image not in image_of.values()]
     if all_images and left:
         raise PairingError(
             f"each image must have a label map in {labels}, got none for {listed(left, 4)}. Name it"
@@ -154,24 +177,38 @@ def find_subjects(
     return [SubjectFiles(*pair) for pair in image_of.items()]
 
 
+def pair_subjects(
+    labels: PathSpec, images: PathSpec | None, *, match: Match, **options: bool
+) -> list[SubjectFiles]:
+    """`find_subjects` for commands with an option `--match`, which errors point out."""
+    if match == "order" and images is None:
+        raise SynthSRError("--match order pairs label maps with images, got no --images.")
+    try:
+        return find_subjects(labels, images, match=match, **options)
+    except PairingError as error:
+        raise PairingError(f"{error} Or pair sorted names with --match order.") from error
+
+
 def _match_names(
-    label_maps: Sequence[Path], images: Sequence[Path], where: PathSpec
+    label_maps: Sequence[Path], images: Sequence[Path], where: tuple[PathSpec, PathSpec]
 ) -> dict[Path, Path]:
-    """The image of each label map."""
+    """The image of each label map; both are found in `where`."""
     image_of: dict[Path, Path] = {}
-    chosen = {path: _images_of(path, images) for path in label_maps}
-    lonely = [path.name for path, found in chosen.items() if not found]
+    names = {path: _name(path, where[1]) for path in images}
+    chosen = {path: _images_of(path, _name(path, where[0]), names) for path in label_maps}
+    lonely = [file_name(path) for path, found in chosen.items() if not found]
     if lonely:
         raise PairingError(
-            f"each label map must have an image in {where}, got none for {listed(lonely, 4)}."
+            f"each label map must have an image in {where[1]}, got none for {listed(lonely, 4)}."
             " Name each image like its label map, with the same sub- and ses- or leading name."
         )
     for path, found in chosen.items():
         if len(found) > 1:
             raise PairingError(
-                f"each label map must have one image in {where}, got"
-                f" {listed([image.name for image in found], 4)} for {path.name}."
-                " Keep one of them, or name it exactly like the label map."
+                f"each label map must have one image in {where[1]}, got"
+                f" {listed([image.name for image in found], 4)} for {file_name(path)}. Keep one of"
+                " them, name it exactly like the label map, or choose by a pattern in quotes, such"
+                f" as '{where[1]}/*_0000.nii.gz'."
             )
         image_of[path] = found[0]
     label_map_of: dict[Path, Path] = {}
@@ -184,10 +221,19 @@ def _match_names(
     return image_of
 
 
-def _images_of(labels: Path, images: Sequence[Path]) -> list[Path]:
-    images = [image for image in images if not _is_copy(image, labels)]
-    same = [image for image in images if stem(image) == stem(labels)]
-    return same or [image for image in images if _belong_together(stem(labels), stem(image))]
+def _name(path: Path, where: PathSpec) -> str:
+    """Name by which a file is paired: its path below a folder, or its subject of FreeSurfer."""
+    if file_name(path) != path.name:
+        return file_name(path)
+    top = searched_folder(where)
+    folders = path.parent.relative_to(top).parts if top in path.parents else ()
+    return "_".join([*folders, stem(path)])
+
+
+def _images_of(labels: Path, name: str, names: Mapping[Path, str]) -> list[Path]:
+    names = {image: other for image, other in names.items() if not _is_copy(image, labels)}
+    same = [image for image, other in names.items() if other == name]
+    return same or [image for image, other in names.items() if _belong_together(name, other)]
 
 
 def _is_copy(image: Path, labels: Path) -> bool:
@@ -205,6 +251,8 @@ def _belong_together(labels: str, image: str) -> bool:
         >>> _belong_together("brain1_labels", "brain1"), _belong_together("seg_01", "img_01")
         (True, False)
     """
+    if _CHANNEL.sub("", image) == labels:
+        return True
     entities = [dict(_ENTITIES.findall(name)) for name in (labels, image)]
     if "sub" in entities[0] or "sub" in entities[1]:
         return entities[0] == entities[1]
@@ -249,6 +297,11 @@ def read_subject(subject: SubjectFiles, *, target: str = "target") -> Subject:
     if isinstance(subject, PhantomSubject):
         return Subject(labels=_phantom_labels(subject))
     labels = reorient(read_labels(subject.labels))
+    if (angle := shear_degrees(labels.affine)) >= MIN_SHEAR_DEGREES:
+        raise VolumeError(
+            f"{subject.labels} must have axes at right angles, got {angle:.1f} degrees off."
+            " Resample it to an upright grid, by nearest neighbour."
+        )
     if subject.image is None:
         return Subject(labels=_to_image(LabelMap, labels))
     image = reorient(read_image(subject.image), labels.affine)
@@ -277,7 +330,7 @@ def subject_affine(subject: SubjectFiles) -> npt.NDArray[np.float64]:
     """Voxel-to-world matrix of the label map of a subject as stored, `(4, 4)`; reads no voxels."""
     if isinstance(subject, PhantomSubject):
         return np.asarray(_phantom_labels(subject).affine.data, dtype=np.float64)
-    return read_header(subject.labels).affine
+    return scan_affine(read_header(subject.labels))[0]
 
 
 def subject_shape(subject: SubjectFiles) -> tuple[int, int, int]:
@@ -286,7 +339,7 @@ def subject_shape(subject: SubjectFiles) -> tuple[int, int, int]:
         x, y, z = _phantom_labels(subject).spatial_shape
     else:
         header = read_header(subject.labels)
-        x, y, z = (header.shape[axis] for axis in ras_axes(header.affine))
+        x, y, z = (header.shape[axis] for axis in ras_axes(scan_affine(header)[0]))
     return int(x), int(y), int(z)
 
 

@@ -132,13 +132,19 @@ class TestEstimate:
         np.testing.assert_allclose(stats, [0.2, 0, 0.7, 0], atol=1e-12)
         assert "t2_cropping_stats:" in Path("priors/priors.yaml").read_text()
 
-    def test_a_lonely_scan_and_clipped_classes_are_warned_of(self, folder):
-        save(folder / "a.nii", np.pad(label_map(0), 12))
-        save(folder / "b.nii", np.pad(scan_of(label_map(0), 0), 12))
+    @pytest.mark.parametrize("margin", [12, 30])
+    def test_a_lonely_scan_and_wide_margins_are_warned_of(self, folder, margin):
+        labels = label_map(0)
+        save(folder / "a.nii", np.pad(labels, margin))
+        save(folder / "b.nii", np.pad(scan_of(labels, 0) * (labels > 0), margin))
         result = estimate("--images", "b.nii", "--labels", "a.nii", *GOOD[4:])
         assert result.exit_code == 0, result.stderr
         assert "Warning: channel 1: one scan does not show" in result.stderr
-        assert "Warning: channel 1: more than half" in result.stderr
+        assert "Warning: channel 1: classes of some scan lie above" in result.stderr
+        means, stds = np.load("priors/prior_means.npy")[0], np.load("priors/prior_stds.npy")[0]
+        assert means[1] / means[2] == pytest.approx(110 / 160, rel=0.02)
+        assert 200 < means.max() < 250
+        assert (stds[1:] > 1).all()
 
     def test_earlier_output_is_kept_unless_overwritten(self, folder):
         assert estimate(*GOOD).exit_code == 0

@@ -94,6 +94,37 @@ class TestGenerate:
         one = ("--labels", "maps/sub-01_dseg.nii.gz", "--images", "images/sub-02_T1w.nii.gz")
         assert run("generate", "real.yaml", *one).exit_code == 0
 
+    def test_images_are_paired_in_order_when_asked_for(self, folder):
+        for k, path in enumerate(sorted((folder / "images").iterdir())):
+            path.rename(path.with_name(f"scan{k}.nii.gz"))
+        pairs = ("real.yaml", "--labels", "maps", "--images", "images")
+        refused = run("generate", *pairs)
+        assert refused.exit_code == 2
+        assert "--match order" in refused.stderr
+        assert run("generate", *pairs, "--match", "order").exit_code == 0
+        refused = run("generate", "own.yaml", "--labels", "maps", "--match", "order")
+        assert "got no --images" in refused.stderr
+
+    def test_subjects_of_freesurfer(self, folder):
+        for k in (1, 2):
+            save(folder / "subjects" / f"s{k}" / "mri" / "aparc+aseg.mgz", label_map(k))
+            save(folder / "subjects" / f"s{k}" / "mri" / "orig.mgz", np.float32(label_map(k)))
+        (folder / "subjects" / "s3" / "mri").mkdir(parents=True)
+        where = ("--labels", "subjects", "--images", "subjects")
+        result = run("generate", "real.yaml", *where)
+        assert result.exit_code == 0, result.stderr
+        assert "without mri/aparc+aseg.mgz are left out: s3." in result.stderr
+        assert Path(json.loads(Path("synthetic/sample_000000.json").read_text())["source"]["image"])
+        assert run("labels", "subjects").exit_code == 0
+
+    def test_subfolders_are_named_or_searched(self, folder):
+        save(folder / "maps" / "more" / "sub-03_dseg.nii.gz", label_map(3))
+        result = run("generate", "own.yaml", "--labels", "maps")
+        assert "maps: 1 file is in subfolders (more)" in result.stderr
+        result = run("generate", "own.yaml", "--labels", "maps", "--recursive", "--out", "all")
+        assert "subfolders" not in result.stderr
+        assert "3/3 label maps" in result.stderr
+
     def test_images_become_targets(self, folder):
         settings = ("--set", "deformation.rotation_degrees=0", "--set", f"crop.shape={list(SHAPE)}")
         folders = ("--labels", "maps", "--images", "images", "--out", "out")
@@ -216,6 +247,18 @@ def zero_spacing(path: Path) -> Path:
 
 
 Make = Callable[[Path], tuple[object, ...]]
+
+
+def wrong(folder: Path, text: str) -> str:
+    """Settings in a file, whose name is the result."""
+    (folder / "wrong.yaml").write_text(text)
+    return "wrong.yaml"
+
+
+def first_map(folder: Path) -> Path:
+    return next(path for path in (folder / "maps").iterdir() if path.name.endswith(".nii.gz"))
+
+
 BAD_INPUT: dict[str, tuple[Make, str]] = {
     "missing folder": (
         lambda folder: ("own.yaml", "--labels", "nowhere"),
@@ -223,7 +266,7 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
     ),
     "empty folder": (
         lambda folder: ("own.yaml", "--labels", (folder / "empty").mkdir() or "empty"),
-        "empty must hold label maps or images",
+        "empty must hold scans or label maps",
     ),
     "empty label map": (
         lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", label_map() * 0)),
@@ -411,7 +454,35 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
         lambda folder: ("own.yaml", "--labels", "maps", "--shard", "3/2"),
         "got 3/2",
     ),
-    "no samples": (lambda folder: ("own.yaml", "--labels", "maps", "-n", 0), "at least 1, got 0"),
+    "no samples": (lambda folder: ("own.yaml", "--labels", "maps", "-n", 0), "1 to 1000000, got 0"),
+    "far too many samples": (
+        lambda folder: ("own.yaml", "--labels", "maps", "-n", 10**11),
+        "1 to 1000000, got 100000000000",
+    ),
+    "a list of steps": (lambda folder: (wrong(folder, "steps: []"),), "wrong.yaml: steps must"),
+    "a number of steps": (lambda folder: (wrong(folder, "steps: -1"),), "wrong.yaml: steps must"),
+    "a number by tissue": (
+        lambda folder: (
+            wrong(folder, "steps: {mix: {name: TissueContrast, params: {by_tissue: -0.5}}}"),
+        ),
+        "TissueContrast: by_tissue must be a mapping to intensities, got -0.5 (wrong.yaml)",
+    ),
+    "a value of the environment": (
+        lambda folder: (wrong(folder, "steps: {}\nlabel_table: '${oc.env:HOME}'"),),
+        "wrong.yaml: label_table must not hold ${",
+    ),
+    "a value of the environment in a change": (
+        lambda folder: ("own.yaml", "--set", "label_table=${oc.env:HOME}"),
+        "--set: label_table must not hold ${",
+    ),
+    "a label map named after a value": (
+        lambda folder: ("own.yaml", "--labels", shutil.copy(first_map(folder), "${x}.nii.gz")),
+        "the path of a file must not hold ${",
+    ),
+    "a long value": (
+        lambda folder: (wrong(folder, f"steps: {list(range(5000))}"),),
+        "wrong.yaml: steps must hold settings, got [0, 1, 2",
+    ),
     "fraction of a sample": (lambda folder: ("own.yaml", "-n", "1.5"), "not a valid integer"),
     "negative seed": (lambda folder: ("own.yaml", "--seed", -1), "seed must be at least 0"),
     "unknown format": (lambda folder: ("own.yaml", "--format", "png"), "'png' is not one of"),
@@ -461,8 +532,9 @@ class TestBadInput:
         usage = shutil._ntuple_diskusage(100, 99, 1)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
         result = run("generate", "own.yaml", "--labels", "maps")
-        assert result.exit_code == 2
+        assert result.exit_code == 1
         assert_one_error(result, "room for about")
+        assert "got 1 bytes free" in result.stderr
         assert not (folder / "synthetic").exists()
 
     def test_a_disk_that_fills_up(self, folder, monkeypatch):
@@ -471,7 +543,7 @@ class TestBadInput:
 
         monkeypatch.setattr(job_folder, "write_volume", fill)
         result = run("generate", "own.yaml", "--labels", "maps", "-n", 5)
-        assert result.exit_code == 2
+        assert result.exit_code == 1
         assert_one_error(result, "is full. Free some space and run the same command again")
         assert {p.name for p in (folder / "synthetic").iterdir()} == {
             *("config.yaml", "manifest.csv"),
@@ -482,6 +554,7 @@ def assert_one_error(result: Result, expected: str) -> None:
     lines = [line for line in result.stderr.splitlines() if " left" not in line]
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("Error: ")
+    assert len(lines[0]) <= 500
     assert expected in lines[0]
     assert result.stdout == ""
 

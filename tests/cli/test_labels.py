@@ -85,6 +85,7 @@ class TestReport:
             ((2, 3, 4), "synthsr"),
             ((2, 41, 77), "freesurfer_aseg"),
             ((1001, 2001), "freesurfer_aparc_aseg"),
+            ((77, 11100, 11175, 12142), "freesurfer_a2009s_aseg"),
             ((2, 41, 507), "synthseg"),
         ],
     )
@@ -209,7 +210,7 @@ class TestBadInput:
         self.check(run(tmp_path / "none.nii"), f"Error: {tmp_path / 'none.nii'} must be a file")
 
     def test_empty_folder(self, tmp_path):
-        self.check(run(tmp_path), f"Error: {tmp_path} must hold label maps")
+        self.check(run(tmp_path), f"Error: {tmp_path} must hold scans or label maps")
 
     def test_file_of_another_kind(self, tmp_path):
         (tmp_path / "notes.txt").write_text("hello")

@@ -348,6 +348,14 @@ class TestWhatIsSaid:
 
 
 class TestSources:
+    def test_images_are_paired_in_order_when_asked_for(self, folder):
+        for k, path in enumerate(sorted((folder / "images").iterdir())):
+            path.rename(path.with_name(f"scan{k}.nii"))
+        refused = train("--images", "images", source="real.yaml")
+        assert "--match order" in refused.stderr
+        result = train("--images", "images", "--match", "order", source="real.yaml")
+        assert result.exit_code == 0, result.stderr
+
     def test_real_targets(self, folder):
         result = train("--images", "images", source="real.yaml")
         assert result.exit_code == 0, result.stderr
@@ -423,7 +431,7 @@ class TestBadInput:
             (["optimizer.learning_rate=1"], ["did you mean 'optimiser'?"]),
             (["loss.name=ll"], ["loss must be one of"]),
             (["initial_weights=none.safetensors"], ["none.safetensors"]),
-            (["run.epochs=0"], ["run.epochs must be at least 1, got 0"]),
+            (["run.epochs=0"], ["run.epochs must be 1 to 1000000, got 0"]),
         ],
     )
     def test_settings(self, assignments, words):

@@ -11,7 +11,7 @@ import torch
 from helpers import save
 from torchio import LabelMap, ScalarImage
 
-from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.files import VolumeError, unread_scans
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.subjects.files import (
     PHANTOM,
@@ -60,6 +60,10 @@ class TestFindSubjects:
             ("sub-01_labels.mgz", "sub-01_norm.mgz"),
             ("sub-01_ses-2_aparc+aseg.mgz", "sub-01_ses-2_run-1_T1w.nii.gz"),
             ("01_seg.nii.gz", "01_T2.nii.gz"),
+            ("CASE_001.nii.gz", "CASE_001_0000.nii.gz"),
+            ("CASE_001.nii.gz", "CASE_001_0003.nii.gz"),
+            ("BRATS_0001.nii.gz", "BRATS_0001_0000.nii.gz"),
+            ("heads.nii.gz", "heads_0000.nii"),
         ],
     )
     def test_names_that_belong_together_are_matched(self, label_map, image, tmp_path):
@@ -81,6 +85,9 @@ class TestFindSubjects:
             ("sub-1_dseg.nii", "sub-10_T1w.nii"),
             ("brain1_labels.nii", "brain10.nii"),
             ("john_smith_labels.nii", "john_doe_T1w.nii"),
+            ("CASE_001.nii", "CASE_002_0000.nii"),
+            ("CASE_001.nii", "CASE_001_2019.nii"),
+            ("CASE.nii", "CASE_001_0000.nii"),
         ],
     )
     def test_names_that_may_be_of_others_are_refused(self, label_map, image, tmp_path):
@@ -143,6 +150,92 @@ class TestFindSubjects:
         with pytest.raises(VolumeError, match="two folders"):
             find_subjects(tmp_path / "x", tmp_path / "x")
 
+    def test_a_pattern_chooses_a_channel(self, tmp_path):
+        touch(tmp_path / "labels", "CASE_1.nii", "CASE_2.nii")
+        images = tmp_path / "images"
+        touch(images, *(f"CASE_{case}_000{channel}.nii" for case in (1, 2) for channel in (0, 1)))
+        with pytest.raises(VolumeError, match=r"CASE_1_0000.nii, CASE_1_0001.nii for CASE_1.nii"):
+            find_subjects(tmp_path / "labels", images)
+        subjects = find_subjects(tmp_path / "labels", images / "*_0001.nii", all_images=True)
+        assert [s.image.name for s in subjects] == ["CASE_1_0001.nii", "CASE_2_0001.nii"]
+        with pytest.raises(VolumeError, match="does not exist"):
+            find_subjects(tmp_path / "labels", images / "*_0002.nii")
+
+    def test_subfolders_are_part_of_names(self, tmp_path):
+        for name in ("labels", "images", *(f"{a}/{b}" for a in ("labels", "images") for b in "12")):
+            touch(tmp_path / name)
+        for name in ("labels/1/seg.nii", "labels/2/seg.nii", "images/1/T1.nii", "images/2/T1.nii"):
+            (tmp_path / name).touch()
+        for where in (("labels", "images"), ("labels/*/seg.nii", "images/**/T1.nii")):
+            subjects = find_subjects(*(tmp_path / name for name in where), recursive=True)
+            assert [s.image.parent.name for s in subjects] == ["1", "2"]
+        with pytest.raises(VolumeError, match=r"2 files are in subfolders .*--recursive"):
+            find_subjects(tmp_path / "labels")
+
+
+class TestFreeSurfer:
+    @pytest.fixture
+    def subjects(self, tmp_path: Path) -> Path:
+        for name in ("bert", "ernie", "fsaverage", "lh.EC_average", "unfinished", "failed"):
+            folder = tmp_path / "subjects" / name / ("scripts" if name == "failed" else "mri")
+            folder.mkdir(parents=True)
+            names = ("orig.mgz", "T1.mgz", "aparc+aseg.mgz", "aparc.a2009s+aseg.mgz")
+            touch_all = () if name == "failed" else names[: 2 if name == "unfinished" else 4]
+            for file in touch_all:
+                (folder / file).touch()
+        (tmp_path / "subjects" / "fsaverage5").symlink_to("/freesurfer/subjects/fsaverage5")
+        (tmp_path / "subjects" / "away").symlink_to(".git/annex/objects/away")
+        (tmp_path / "subjects" / "notes").mkdir()
+        return tmp_path / "subjects"
+
+    def test_label_maps_of_all_subjects(self, subjects):
+        found = find_subjects(subjects)
+        assert [s.name for s in found] == ["bert", "ernie"]
+        assert found[0].labels == subjects / "bert" / "mri" / "aparc+aseg.mgz"
+        (said,) = unread_scans(subjects, freesurfer="aparc+aseg.mgz")
+        assert said.endswith("without mri/aparc+aseg.mgz are left out: away, failed, unfinished.")
+
+    @pytest.mark.parametrize("everything", [False, True])
+    def test_their_images(self, subjects, everything):
+        found = find_subjects(subjects, subjects, all_images=everything)
+        assert [s.image for s in found] == [
+            subjects / "bert" / "mri" / "orig.mgz",
+            subjects / "ernie" / "mri" / "orig.mgz",
+        ]
+
+    def test_other_files_by_patterns(self, subjects):
+        labels, images = subjects / "*" / "mri" / "aparc.a2009s+aseg.mgz", subjects / "*/mri/T1.mgz"
+        found = find_subjects(labels, images)
+        assert [(s.labels.name, s.image.name) for s in found][:1] == [(labels.name, "T1.mgz")]
+        assert [s.name for s in found] == ["bert", "ernie", "fsaverage", "lh.EC_average"]
+
+    def test_images_elsewhere_are_paired_by_subject(self, subjects, tmp_path):
+        touch(tmp_path / "images", "ernie.nii", "bert_T2w.nii")
+        found = find_subjects(subjects, tmp_path / "images")
+        assert [(s.name, s.image.name) for s in found] == [
+            ("bert", "bert_T2w.nii"),
+            ("ernie", "ernie.nii"),
+        ]
+        touch(tmp_path / "labels", "bert.nii")
+        (found,) = find_subjects(tmp_path / "labels", subjects)
+        assert found.image == subjects / "bert" / "mri" / "orig.mgz"
+
+    def test_one_subject_by_its_folder(self, subjects):
+        for folder in (subjects / "bert", subjects / "bert" / "mri"):
+            (found,) = find_subjects(folder, folder)
+            assert (found.name, found.image.name) == ("bert", "orig.mgz")
+
+    def test_a_subject_without_image_is_named(self, subjects):
+        (subjects / "ernie" / "mri" / "orig.mgz").unlink()
+        with pytest.raises(VolumeError, match=r"got none for ernie"):
+            find_subjects(subjects, subjects)
+
+    def test_subjects_without_label_maps(self, subjects):
+        for file in subjects.glob("*/mri/aparc+aseg.mgz"):
+            file.unlink()
+        with pytest.raises(VolumeError, match=r"none of 5 has one. Name another by a pattern"):
+            find_subjects(subjects)
+
 
 class TestReadSubject:
     def test_both_images_come_in_ras_and_metadata_stays_empty(self, tmp_path):
@@ -190,6 +283,36 @@ class TestReadSubject:
         b = save(tmp_path / "b.nii", np.zeros((4, 5, 6), np.float32), moved)
         with pytest.raises(VolumeError, match=r"places in the world"):
             read_subject(SubjectFiles(a, b))
+
+
+class TestHeaders:
+    """Label maps are read by the affine that scans are read by."""
+
+    @pytest.mark.parametrize(
+        ("sform", "pixdim", "unit"),
+        [
+            (np.diag([-1.0, -1, 1, 1]), (2, 2, 6), "mm"),
+            (np.eye(4), (2, 2, 6), "mm"),
+            (np.diag([0.002, 0.002, 0.006, 1]), (0.002, 0.002, 0.006), "meter"),
+        ],
+    )
+    def test_spacing_that_the_sform_lacks_is_found(self, tmp_path, sform, pixdim, unit):
+        image = nib.Nifti1Image(labels(shape=(60, 70, 20)), None)
+        image.set_qform(np.diag([-pixdim[0], -pixdim[1], pixdim[2], 1]), 1)
+        image.set_sform(sform, 1)
+        image.header["pixdim"][1:4] = pixdim
+        image.header.set_xyzt_units(unit)
+        nib.save(image, tmp_path / "a.nii")
+        subject = read_subject(SubjectFiles(tmp_path / "a.nii"))
+        np.testing.assert_allclose(subject["labels"].spacing, (2, 2, 6), rtol=1e-5)
+
+    @pytest.mark.parametrize("degrees", [0.6, 3, -12, 20])
+    def test_sheared_label_maps_are_refused(self, tmp_path, degrees):
+        affine = np.eye(4)
+        affine[1, 2] = np.tan(np.deg2rad(degrees))
+        nib.save(nib.Nifti1Image(labels(shape=(6, 7, 8)), affine), tmp_path / "a.nii")
+        with pytest.raises(VolumeError, match=f"{abs(degrees):.1f} degrees off"):
+            read_subject(SubjectFiles(tmp_path / "a.nii"))
 
 
 class TestChecks:

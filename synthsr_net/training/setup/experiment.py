@@ -14,8 +14,8 @@ from synthsr_net.training.config import SECTION, Experiment, TrainingConfig, Val
 from synthsr_transforms.generator.config import make_config, read_settings
 from synthsr_transforms.job.job import check_buildable, check_images, choose_subjects
 from synthsr_transforms.labels.files import read_integers
-from synthsr_transforms.subjects.files import SubjectFiles, restore_subject
-from synthsr_transforms.support.messages import SynthSRError, listed
+from synthsr_transforms.subjects.files import Match, SubjectFiles, restore_subject
+from synthsr_transforms.support.messages import SynthSRError, listed, naming
 
 
 def load_experiment(source: str | os.PathLike[str], assignments: Sequence[str] = ()) -> Experiment:
@@ -62,6 +62,8 @@ class RunPlan:
         *,
         labels: str | os.PathLike[str] | None = None,
         images: str | os.PathLike[str] | None = None,
+        match: Match = "names",
+        recursive: bool = False,
     ) -> RunPlan:
         """Plan a run from files.
 
@@ -72,6 +74,8 @@ class RunPlan:
             labels: Folder of label maps, or one; None means those of the earlier run, or else the
                 built-in head phantom.
             images: Folder of real targets, see `find_subjects`.
+            match: See `find_subjects`.
+            recursive: See `find_subjects`.
 
         Raises:
             ValueError: If a file, name or value is not usable.
@@ -79,7 +83,7 @@ class RunPlan:
         settings = read_settings(source)
         experiment = _experiment(settings, assignments, str(source))
         training = experiment.training
-        subjects = choose_subjects(experiment, labels, images)
+        subjects = choose_subjects(experiment, labels, images, match=match, recursive=recursive)
         held_out: list[SubjectFiles] = []
         chosen, seed = training.validation.held_out, training.run.seed
         if labels is not None:
@@ -88,16 +92,17 @@ class RunPlan:
             table = experiment.label_table
             held_out = [restore_subject(r, table) for r in training.validation_sources]
             if SECTION not in settings or chosen != _recorded_choice(settings[SECTION]):
-                together = sorted([*subjects, *held_out], key=lambda subject: subject.labels.name)
+                together = sorted([*subjects, *held_out], key=lambda subject: subject.labels)
                 subjects, held_out = hold_out(together, chosen, seed)
         check_images(experiment, [*subjects, *held_out])
-        check_buildable(experiment.generator)
+        with naming(source):
+            check_buildable(experiment.generator)
         return cls(experiment=experiment, subjects=subjects, held_out=held_out)
 
 
-def _recorded_choice(training: dict[str, Any]) -> Any:
+def _recorded_choice(training: dict[str, Any] | None) -> Any:
     """Return what the section of a run's file holds out."""
-    return (training.get("validation") or {}).get("held_out", ValidationConfig().held_out)
+    return ((training or {}).get("validation") or {}).get("held_out", ValidationConfig().held_out)
 
 
 def hold_out(
@@ -143,14 +148,21 @@ def _number(chosen: Any, count: int) -> int:
 
 
 def _named(subjects: Sequence[SubjectFiles], names: Sequence[str]) -> set[int]:
-    known = {subject.labels.name: index for index, subject in enumerate(subjects)}
-    unknown = [name for name in names if name not in known]
+    chosen = {
+        name: {
+            index
+            for index, subject in enumerate(subjects)
+            if name == subject.name or subject.labels.match(name)
+        }
+        for name in names
+    }
+    unknown = [name for name in names if not chosen[name]]
     if unknown:
         raise SynthSRError(
             f"validation.held_out must name label maps, got {listed(unknown, 4)}, which is not"
-            f" among {listed(list(known), 4)}."
+            f" among {listed([subject.name for subject in subjects], 4)}."
         )
-    return {known[name] for name in names}
+    return set().union(*chosen.values())
 
 
 def with_absolute_paths(training: TrainingConfig) -> TrainingConfig:

@@ -238,7 +238,7 @@ def check_spacing(entries: Sequence[Entry]) -> float:
     high = max(max(spacing) for spacing in spacings)
     if high > 1.05 * low:
         pairs = zip(entries, spacings, strict=True)
-        odd = [e.subject.labels.name for e, spacing in pairs if max(spacing) > 1.05 * low]
+        odd = [e.subject.name for e, spacing in pairs if max(spacing) > 1.05 * low]
         raise SynthSRError(
             "label maps must have one isotropic voxel spacing, got"
             f" {low:g} to {high:g} mm ({listed(odd, 3)}). Resample them with nearest neighbour."
