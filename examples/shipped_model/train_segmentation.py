@@ -1,12 +1,14 @@
 """Train the network that ships as `synthsr-seg-v1`: brain structures in scans of any contrast.
 
-Usage: python examples/shipped_model/train_segmentation.py LABEL_MAPS OUTPUT [--seconds N]
-           [--weights MODEL [--evaluate]] [--real FOLDER]
+Usage: python examples/shipped_model/train_segmentation.py LABEL_MAPS OUTPUT [--portion 1|2]
+           [--seconds N] [--weights MODEL [--evaluate]] [--real FOLDER]
 
+The network was trained in two portions, the second from the weights of the first (`--weights`).
 LABEL_MAPS is a folder with the 20 heads of SynthSeg (training_seg_01.nii.gz, ...) and the head of
-lab2im (brain_label_map.nii.gz). The first two of SynthSeg are held out. OUTPUT gets model files, a
-log, the Dice coefficients of the held-out heads, and pictures. Needs a CUDA GPU, but for
-`--evaluate`. FOLDER holds real scans NAME_T1.mgz with NAME_aparc+aseg.mgz, to measure on as well.
+lab2im (brain_label_map.nii.gz) for the first, and with what `segmentation_maps.py` makes for the
+second. The first two heads of SynthSeg are held out. OUTPUT gets model files, a log, the Dice
+coefficients of the held-out heads, and pictures. Needs a CUDA GPU, but for `--evaluate`. FOLDER
+holds real scans NAME_T1.mgz with NAME_aparc+aseg.mgz, to measure on as well.
 
 Scans are made on the fly by the preset `all_purpose`, as for the other networks that ship. The
 target is the label map that the same spatial steps gave, grouped to `STRUCTURES`; what the scan
@@ -37,7 +39,14 @@ from matplotlib import pyplot as plt
 from scipy.optimize import minimize
 from torch import Tensor
 
-from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, read_model, save_model
+from synthsr_net.models.checkpoint import (
+    SEGMENTATION,
+    ModelConfig,
+    ScanConfig,
+    StructureConfig,
+    read_model,
+    save_model,
+)
 from synthsr_net.models.packing import in_precision
 from synthsr_net.models.transfer import start_from
 from synthsr_net.networks.unet import UNet3d, UNetConfig
@@ -114,7 +123,12 @@ def _sided(ranges: Mapping[int, tuple[float, float]]) -> dict[int, list[float]]:
 
 
 def portions() -> tuple[Settings, Settings]:
-    """Settings of the two portions that the shipped network was trained in."""
+    """Settings of the two portions that the shipped network was trained in.
+
+    Between them lie 4000 steps at the rate of the second one that cannot be repeated to the digit:
+    that run was broken off. It differed in its maps (those of the first portion, and the same with
+    ventricles eroded by 1 and 1.8 mm) and had no `dice_weights`.
+    """
     first = Settings()
     standard = load_config(PRESET).steps
     t1 = {13: (145, 192), 10: (135, 182), 12: (122, 172), 28: (140, 184), 7: (142, 187)}
@@ -124,7 +138,7 @@ def portions() -> tuple[Settings, Settings]:
     same |= {4: (24, 52), 14: (24, 56)}
     second = replace(
         first,
-        stages=(Stage(patch=160, batch=4, steps=10000, seconds=1.0),),
+        stages=(Stage(patch=160, batch=4, steps=9451, seconds=1.0),),
         seed=11,
         dice_weights={
             f"{side} {name}": 2.0
@@ -325,6 +339,17 @@ def _tissues(config: GeneratorConfig) -> list[str]:
     return list(config.steps["target"].params["by_tissue"])
 
 
+def padded_alike(entries: Sequence[Entry], padding: int) -> list[Entry]:
+    """Label maps with at least so many zeros on each side, all of one shape."""
+    shapes = np.array([entry.indices.shape[-3:] for entry in entries])
+    padded = []
+    for entry, shape in zip(entries, shapes, strict=True):
+        gaps = shapes.max(0) - shape
+        before = (padding + gaps // 2).tolist()
+        padded.append(entry.padded(before, (padding + gaps - gaps // 2).tolist()))
+    return padded
+
+
 class SegmentationStream:
     """Batches of scans and of the channels that their voxels belong to.
 
@@ -345,7 +370,7 @@ class SegmentationStream:
         device: torch.device,
     ) -> None:
         generator = segmentation_generator(settings, stage)
-        padded = [entry.padded([stage.padding] * 3, [stage.padding] * 3) for entry in entries]
+        padded = padded_alike(entries, stage.padding)
         self.stream = PairStream(
             generator,
             Bank(with_brain_boxes(padded, generator), target="none", device=device),
@@ -552,10 +577,10 @@ def model_config(settings: Settings, steps: Sequence[int]) -> ModelConfig:
         citation="SynthSR for PyTorch; trained on label maps of Billot et al., Medical Image"
         " Analysis 86:102789 (2023), doi:10.1016/j.media.2023.102789",
         network=replace(NETWORK, out_channels=len(VALUES)),
-        output="segmentation",
+        output=SEGMENTATION,
+        structures=[StructureConfig(value=v, name=name) for v, name in STRUCTURES.items()],
         scan=ScanConfig(divisor=16, output_scale=1.0, output_range=None, flip=False),
         training={
-            "labels": list(STRUCTURES.items()),
             "settings": json.loads(json.dumps(asdict(settings))),
             "steps": list(steps),
         },
