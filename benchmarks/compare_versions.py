@@ -2,13 +2,15 @@
 
 Usage:
   python benchmarks/compare_versions.py run CHECKOUT OUT [--data DIR]    # once per version
+  python benchmarks/compare_versions.py run CHECKOUT OUT --scans DIR     # predictions of all in DIR
   python benchmarks/compare_versions.py compare OUT OTHER_OUT
 
 `run` predicts the example (every model and the original's way), generates pairs of several presets
 from the phantom, trains, stops and resumes a small network, and estimates priors; with a folder of
 real scans, label maps and matching images, it does the same on these. It takes some ten minutes on
 two cores. `compare` reads every volume, array, weight and number that was written, and prints a
-table. Commands compute with one thread, so that sums have one order.
+table, with the correlation where volumes differ. Commands compute with one thread, so that sums
+have one order.
 """
 
 from __future__ import annotations
@@ -70,6 +72,13 @@ def commands(out: Path, data: Path | None) -> Iterator[tuple[str, list[object]]]
         yield from commands_on_data(out, data)
 
 
+def predictions(out: Path, scans: Path) -> Iterator[tuple[str, list[object]]]:
+    """Predictions with the fast model of all scans in a folder and those inside it."""
+    for scan in sorted(p for p in scans.rglob("*") if p.name.endswith((".nii", ".nii.gz", ".mgz"))):
+        name = "__".join(scan.relative_to(scans).parts)
+        yield name, ["predict", scan, out / name / "t1.nii.gz", "--model", "fast"]
+
+
 def settings(*more: str) -> list[object]:
     """Options of a short run of a small network."""
     chosen = [*SMALL, "run.steps_per_epoch=3", "validation.samples=1", *more]
@@ -97,21 +106,23 @@ def commands_on_data(out: Path, data: Path) -> Iterator[tuple[str, list[object]]
     )
 
 
-def run(checkout: Path, out: Path, data: Path | None) -> int:
+def run(checkout: Path, out: Path, data: Path | None, scans: Path | None) -> int:
     """Run every command with the code of a checkout."""
     out = out.resolve()
+    todo = commands(out, data) if scans is None else predictions(out, scans)
     link = out / ".path"
     link.mkdir(parents=True)
     (link / "synthsr_cli").symlink_to(checkout.resolve() / "cli", target_is_directory=True)
     path = os.pathsep.join([str(checkout.resolve()), str(link.resolve())])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
     failed = 0
-    for name, arguments in commands(out, data):
+    for name, arguments in todo:
         (out / name).mkdir(exist_ok=True)
         command = [sys.executable, "-c", "from synthsr_cli.main import main; main()"]
         command += map(str, arguments)
         done = subprocess.run(command, env=environment, cwd=link, capture_output=True, text=True)
         print(f"{name}: {done.returncode}", flush=True)
+        (out / name / "messages.txt").write_text(done.stderr)
         if done.returncode:
             failed += 1
             print(done.stderr[-600:])
@@ -163,9 +174,19 @@ def compare(first: Path, second: Path) -> int:
         )
         different += not same
         count = sum(value.size for value in before.values())
-        print(f"| {file} | {count:,} | {'equal' if same else 'DIFFERENT'} |")
+        found = "equal" if same else f"DIFFERENT{correlation(before, after)}"
+        print(f"| {file} | {count:,} | {found} |")
     print(f"\n{different} files differ.")
     return different
+
+
+def correlation(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> str:
+    """Correlation of two volumes of one shape where the first shows something, as text."""
+    first, second = before.get("voxels"), after.get("voxels")
+    if first is None or second is None or first.shape != second.shape:
+        return ""
+    inside = first > 0.05 * first.max()
+    return f", correlation {np.corrcoef(first[inside], second[inside])[0, 1]:.6f}"
 
 
 def numbers_of_suffix(file: Path) -> bool:
@@ -181,13 +202,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runner.add_argument("checkout", type=Path)
     runner.add_argument("out", type=Path)
     runner.add_argument("--data", type=Path)
+    runner.add_argument("--scans", type=Path)
     comparer = kinds.add_parser("compare")
     comparer.add_argument("first", type=Path)
     comparer.add_argument("second", type=Path)
     given = parser.parse_args(arguments)
     if given.kind == "run":
-        data = None if given.data is None else given.data.resolve()
-        return int(run(given.checkout, given.out, data) > 0)
+        data, scans = (p and p.resolve() for p in (given.data, given.scans))
+        return int(run(given.checkout, given.out, data, scans) > 0)
     return int(compare(given.first, given.second) > 0)
 
 

@@ -15,7 +15,12 @@ from synthsr_transforms.support.messages import SynthSRError
 @click.command(cls=PredictionCommand)
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))
-@click.option("--ct", is_flag=True, help="Scans are CT: clip them to [0, 80] HU.")
+@click.option(
+    "--ct/--no-ct",
+    default=None,
+    help="Scans are CT (MRI): clip them (do not clip them) to [0, 80] HU."
+    "  [default: as the values of each scan say]",
+)
 @click.option(
     "--flip/--no-flip",
     default=None,
@@ -76,7 +81,7 @@ def predict(source: Path, output: Path, **options: Any) -> None:
         synthsr predict scan.nii.gz t1.nii.gz --model fast
       A folder, with pictures to look at:
         synthsr predict scans/ predictions/ --report report/
-      CT scans:
+      CT, and nothing else; among MRI, CT in Hounsfield units is recognised:
         synthsr predict ct/ predictions/ --ct
       A BIDS dataset, and going on after an interruption:
         synthsr predict dataset/ dataset/derivatives/synthsr --bids --resume

@@ -18,8 +18,10 @@ from typing import Any
 
 import click
 
-from synthsr_transforms.support.messages import describe
+from synthsr_transforms.support.messages import describe, is_full, shortened
 
+LONGEST_LINE = 490
+"""Most letters of an error, without the word Error."""
 TRACEBACK = "SYNTHSR_TRACEBACK"
 """Environment variable, and key of `Context.meta`, that asks for tracebacks."""
 
@@ -71,7 +73,7 @@ def as_click_error(error: Exception) -> click.ClickException:
             f"{text.rstrip('.')}. Please report it, with what --traceback (or {TRACEBACK}=1)"
             " prints."
         )
-    is_input = isinstance(error, (ValueError, OSError))
+    is_input = isinstance(error, (ValueError, OSError)) and not is_full(error)
     kind = click.UsageError if is_input else click.ClickException  # exit codes 2 and 1
     return kind(text)
 
@@ -79,5 +81,6 @@ def as_click_error(error: Exception) -> click.ClickException:
 def _one_line(error: click.ClickException) -> str:
     text = " ".join(error.format_message().split())
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        text += f" Try '{error.ctx.command_path} --help'."
-    return text
+        advice = f" Try '{error.ctx.command_path} --help'."
+        return shortened(text, LONGEST_LINE - len(advice)) + advice
+    return shortened(text, LONGEST_LINE)

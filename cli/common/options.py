@@ -212,6 +212,11 @@ def prediction_options(command: Command) -> Command:
             metavar="OUT",
             help="Write the Laplace scale of each voxel as well, where the model predicts one.",
         ),
+        click.option(
+            "--force",
+            is_flag=True,
+            help="Predict from segmentations and small objects as well, which are refused else.",
+        ),
         recursive_option,
         click.option("--resume", is_flag=True, help="Keep complete output, and make the rest."),
         overwrite_option,

@@ -35,8 +35,7 @@ from synthsr_net.prediction.runs.outcome import Outcome
 from synthsr_net.prediction.runs.runner import Batch, DiskFullError, check_same_maker, check_tasks
 from synthsr_net.prediction.runs.tasks import Task, is_complete, missing_tasks, order_inputs
 from synthsr_net.prediction.settings import PredictorOptions
-from synthsr_transforms.support.memory import in_gigabytes
-from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
+from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, bytes_in_words
 from synthsr_transforms.support.stopping import on_stop
 
 from .describing import counted
@@ -214,12 +213,14 @@ class _Run:
     def _details(self) -> dict[str, str]:
         """Version, date, settings and device, for the head of the report."""
         predictor, tasks = self.predictor, [*self.tasks, *self.complete]
-        usual = predictor.settings.ct
+        settings = predictor.settings
+        decides = settings.ct is None and settings.legacy is None
+        told = (task.ct if settings.ct is None else settings.ct for task in tasks)
         details: dict[str, Any] = {
             "version": version("synthsr"),
             "date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M}",
             **predictor.record.used(),
-            "ct": _common(usual if task.ct is None else task.ct for task in tasks),
+            "ct": "decided for each scan" if decides else _common(map(bool, told)),
             "lesion_kept": _common(task.lesion_mask is not None for task in tasks),
             "device": predictor.device,
             "precision": predictor.precision,
@@ -263,7 +264,7 @@ class _Run:
 def _show_plan(task: Task, prepared: Prepared) -> None:
     assert prepared.plan is not None
     size = " x ".join(map(str, prepared.tensor.shape[1:]))
-    memory = in_gigabytes(prepared.plan.num_bytes)
+    memory = bytes_in_words(prepared.plan.num_bytes)
     click.echo(f"{task.name}: {size} voxels, about {memory} of memory", err=True)
 
 

@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 
 from synthsr_net.networks.unet import UNetConfig
-from synthsr_transforms.support.memory import available_bytes, in_gigabytes
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.memory import available_bytes
+from synthsr_transforms.support.messages import SynthSRError, bytes_in_words
 
 Strategy = Literal["store", "recompute", "whole", "sliding_window"]
 
@@ -92,9 +92,9 @@ def plan_memory(
         if plan.num_bytes <= budget:
             return plan
     needed = _windowed(config, shape, smallest, kind, precision).num_bytes
-    allowed = in_gigabytes(max(0, budget))
+    allowed = bytes_in_words(max(0, budget))
     raise SynthSRError(
-        f"a volume of {' x '.join(map(str, shape))} voxels needs {in_gigabytes(needed)} of memory"
+        f"a volume of {' x '.join(map(str, shape))} voxels needs {bytes_in_words(needed)} of memory"
         f" even in a sliding window, but only {allowed} may be used on {kind}. Close other"
         " programs, raise --max-memory, use --precision bf16, or crop the scan."
     )

@@ -37,7 +37,7 @@ RANGE_PERCENTILES = (1.0, 99.0)
 OUTSIDE, OTHER = 0, 1
 """Voxels outside the brain, and of its other tissues, in tissue maps; those of Dice follow."""
 
-_TABLES = ("freesurfer_aparc_aseg", "synthseg")  # between them, all values of FreeSurfer
+_TABLES = ("freesurfer_aparc_aseg", "freesurfer_a2009s_aseg", "synthseg")  # all of FreeSurfer
 _HEAD_SHARE = 0.1  # of the median of the brain, above the minimum
 _MARGIN = 8  # voxels kept around the head
 

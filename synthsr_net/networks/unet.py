@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,10 @@ WIDENED = ("instance", "none")
 """Normalisations that features of zeros beside the others do not change."""
 MAX_LEVELS = 12
 """Inputs of the deepest network must have thousands of voxels along each axis."""
+MAX_COUNT, MAX_CONVS = 10_000, 100
+"""Most channels or features of the first level, and most convolutions per level."""
+MAX_WEIGHTS = 250_000_000
+"""Most weights of a network: 1 GB in float32, 20 times those of the published networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +73,25 @@ class UNetConfig:
     """Whether the output is converted to probabilities, as a segmentation network does."""
 
     def __post_init__(self) -> None:
-        counts = "in_channels out_channels num_features convs_per_level num_groups"
-        for name in counts.split():
-            _check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        for name in ("in_channels", "out_channels", "num_features", "num_groups"):
+            count = getattr(self, name)
+            _check(1 <= count <= MAX_COUNT, name, f"1 to {MAX_COUNT}", count)
+        convs = self.convs_per_level
+        _check(1 <= convs <= MAX_CONVS, "convs_per_level", f"1 to {MAX_CONVS}", convs)
         levels, multiplier = self.num_levels, self.feature_multiplier
         _check(1 <= levels <= MAX_LEVELS, "num_levels", f"1 to {MAX_LEVELS}", levels)
         _check(0 < multiplier <= 100, "feature_multiplier", "above 0, at most 100", multiplier)
         _check(
             min(self.features) >= 1, "feature_multiplier", "such that no level is empty", multiplier
         )
-        odd = self.kernel_size >= 1 and self.kernel_size % 2 == 1
-        _check(odd, "kernel_size", "odd and at least 1", self.kernel_size)
+        odd = 1 <= self.kernel_size <= 31 and self.kernel_size % 2 == 1
+        _check(odd, "kernel_size", "odd, 1 to 31", self.kernel_size)
+        if self.num_weights > MAX_WEIGHTS:
+            raise ValueError(
+                f"num_features must be such that the network has at most {MAX_WEIGHTS:,} weights,"
+                f" got {self.num_features} for {self.num_weights:.2g} weights. Lower it,"
+                " num_levels, feature_multiplier, convs_per_level or kernel_size."
+            )
         _check(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
         for name, known in (("activation", ACTIVATIONS), ("normalisation", NORMALISATIONS)):
             value = getattr(self, name)
@@ -91,6 +104,15 @@ class UNetConfig:
             round(self.num_features * self.feature_multiplier**level)
             for level in range(self.num_levels)
         )
+
+    @property
+    def num_weights(self) -> int:
+        """Number of weights of all convolutions."""
+        up = self.features
+        down = zip((self.in_channels, *up), up, strict=False)
+        joined = zip(map(sum, itertools.pairwise(up)), up, strict=False)
+        pairs = sum(n * m + (self.convs_per_level - 1) * m * m for n, m in [*down, *joined])
+        return self.kernel_size**3 * pairs + self.out_channels * up[0]
 
     @property
     def divisor(self) -> int:

@@ -18,6 +18,7 @@ from synthsr_transforms.io.files import (
 from synthsr_transforms.support.atomic import why_unwritable
 from synthsr_transforms.support.messages import SynthSRError, listed
 from synthsr_transforms.support.pointers import refuse_pointer
+from synthsr_transforms.support.texts import read_text
 
 ENDING = "_synthsr"
 """Suffix of the names of predictions."""
@@ -90,12 +91,13 @@ def read_list(path: Path) -> list[str]:
         SynthSRError: If it cannot be read, or has no lines.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in read_text(path).splitlines()]
     except FileNotFoundError:
         raise SynthSRError(f"{path} must be a list of paths, but does not exist.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise SynthSRError(f"{path} must be a list of paths, one per line ({reason}).") from error
+    except OSError as error:
+        raise SynthSRError(
+            f"{path} must be a list of paths, one per line ({error.strerror})."
+        ) from error
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise SynthSRError(f"{path} must hold one path per line, but holds none.")

@@ -23,13 +23,14 @@ ABOVE = 2.5
 HOT = 3.0
 """A slice is hot if it is so many times as bright as the next sound one,"""
 HOT_SHARE = 0.05
-"""and more than this share of it lies far above."""
+"""and more than this share of it, and half of what is head in that one, lies far above."""
 BRIGHTER = 0.85
 """Place of the slice whose level counts among all of one axis."""
 FAR_BELOW, BELOW = 5.0, 0.5
 """Limits below the background, the second for few voxels below air."""
 FEW = 0.01
 """Share of the voxels of the head that few voxels stay below."""
+LARGEST = float(np.finfo(np.float32).max)
 FILLED_FROM_AROUND = 200_000
 """So many voxels are replaced by their neighbours; where there are more, by the background."""
 
@@ -57,7 +58,8 @@ class _Tissue(NamedTuple):
 
     def at(self, height: float) -> float:
         """Intensity at a height of 0 (background) to 1 (level) and beyond."""
-        return self.background + height * (self.level - self.background)
+        value = self.background + height * (self.level - self.background)
+        return min(max(value, -LARGEST), LARGEST)
 
 
 def limited(scan: Scan) -> Scan:
@@ -78,7 +80,7 @@ def limited(scan: Scan) -> Scan:
     data, doubts = _with_sign(scan.data)
     tissue = _tissue(data)
     if tissue.level > tissue.background:
-        if data.max() > tissue.at(FAR_ABOVE):
+        if float(data.max()) > tissue.at(FAR_ABOVE):
             data, more = _without_hot_slices(data, tissue)
             doubts += more
         data, more = _without_outliers(data, tissue)
@@ -158,7 +160,11 @@ def _without_padding(sample: Array) -> tuple[float, float]:
         is_alone = gap > 3 * (above[2:] - above[:-2]).max()
         if 20 * widths[0] < widths[1] < most * gap and is_alone:
             low, steps = middle, above
-        elif 20 * widths[1] < widths[0] < 2 * gap and _reaches_border(sample > middle):
+        elif (
+            20 * widths[1] < max(widths[0], gap)
+            and 0 < widths[0] < 2 * gap
+            and _reaches_border(sample > middle)
+        ):
             high, steps = middle, below
         else:
             break
@@ -178,15 +184,17 @@ def _without_hot_slices(data: Array, tissue: _Tissue) -> tuple[Array, list[str]]
     above = (data > tissue.at(ABOVE)) & (data <= tissue.high)
     for axis, levels in enumerate(tissue.levels):
         others = tuple(other for other in range(3) if other != axis)
-        hot = above.mean(others) > HOT_SHARE
+        share, head = above.mean(others), (data > tissue.at(1 / 4)).mean(others)
+        hot = share > HOT_SHARE
         if not 0 < hot.mean() <= 1 - BRIGHTER:
             continue
         sound, ratios = np.flatnonzero(~hot), {}
         heights = levels - tissue.background
         for place in map(int, np.flatnonzero(hot)):
-            beside = heights[sound[np.abs(sound - place).argmin()]]
-            if heights[place] > HOT * beside > 0:
-                ratios[place] = float(beside / heights[place])
+            beside = sound[np.abs(sound - place).argmin()]
+            as_a_whole = share[place] > head[beside] / 2
+            if as_a_whole and heights[place] > HOT * heights[beside] > 0:
+                ratios[place] = float(heights[beside] / heights[place])
         if ratios:
             data = data.copy()
             for place, ratio in ratios.items():

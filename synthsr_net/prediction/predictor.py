@@ -27,8 +27,10 @@ from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.memory import left_within, parse_size
 from synthsr_transforms.support.messages import SynthSRError
 
+from .ct import is_ct
 from .files import find_scans, plan_outputs, refuse_inputs
 from .limits import limited
+from .plausibility import check_plausible
 from .postprocess import Prediction, from_network_space, pass_finisher
 from .preprocess import ScanSpace, scan_config, to_network_space
 from .provenance import PredictionRecord
@@ -195,12 +197,18 @@ class Predictor:
 
         Args:
             scans: Scans, in the order of the model's inputs.
-            ct: Whether they are CT; None: as set.
+            ct: Whether they are CT, where the settings do not say.
+
+        Raises:
+            VolumeError: If one cannot be used, see `check_plausible` and `to_network_space`.
         """
-        ct = self.settings.ct if ct is None else ct
+        ct = ct if self.settings.ct is None else self.settings.ct
+        doubts = [text for scan in scans for text in check_plausible(scan, self.settings.force)]
         if not ct and self.settings.legacy is None:
-            scans = [limited(scan) for scan in scans]
+            keeps = [ct is None and is_ct(scan.volume) for scan in scans]
+            scans = [s if keep else limited(s) for s, keep in zip(scans, keeps, strict=True)]
         tensor, space = to_network_space(scans, self.config, ct=ct, legacy=self.settings.legacy)
+        space = dataclasses.replace(space, warnings=(*doubts, *space.warnings))
         return Prepared(tuple(scans), tensor, space)
 
     def planned(self, prepared: Prepared) -> Prepared:

@@ -24,7 +24,7 @@ from synthsr_transforms.io.grids import (
 from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.support.messages import SynthSRError, check_choice
 
-from .ct import ct_warnings
+from .ct import decide_ct
 from .intensities import CT_WINDOW_HU, Rescaling, network_input_, padded, padding
 from .reliability import reliability
 from .resampling import Grid, antialiased, as_tensor, orthogonal_grid, resample, reslice
@@ -55,6 +55,8 @@ class ScanSpace:
     """The program that is followed, of `LEGACY`."""
     rescalings: tuple[Rescaling, ...]
     """Of each input image."""
+    cts: tuple[bool, ...]
+    """Whether each scan was clipped as CT."""
     residual: Tensor | None
     """Input that the output is added to, `(X, Y, Z)`, padded."""
     warnings: tuple[str, ...]
@@ -109,7 +111,7 @@ def scan_config(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
 
 
 def to_network_space(
-    scans: Sequence[Scan], config: ModelConfig, *, ct: bool = False, legacy: str | None = None
+    scans: Sequence[Scan], config: ModelConfig, *, ct: bool | None = None, legacy: str | None = None
 ) -> tuple[Tensor, ScanSpace]:
     """Make the input of a network.
 
@@ -120,7 +122,8 @@ def to_network_space(
     Args:
         scans: One for each of `config.inputs`, in their order.
         config: Of the model.
-        ct: Whether the scans are CT in Hounsfield units, to be clipped to [0, 80].
+        ct: Whether the scans are CT in Hounsfield units, to be clipped to [0, 80]; None: decide for
+            each scan, but for `legacy`, which clips only what it is told to.
         legacy: `"v1"` (the original repository) or `"v2"` (FreeSurfer's script): follow it exactly,
             with rounding errors in sizes and sheared grids.
 
@@ -134,16 +137,19 @@ def to_network_space(
     """
     settings = scan_config(config, legacy)
     check_number(config, len(scans))
-    first, clips_first = scans[0], ct and not settings.normalise_after_padding
+    first, after = scans[0], settings.normalise_after_padding
+    choices = [decide_ct(scan.volume, ct, automatic=legacy is None) for scan in scans]
+    cts = [is_ct for is_ct, _ in choices]
     sheared = legacy is None and shear_degrees(first.affine) >= NEGLIGIBLE_SHEAR_DEGREES
-    native = _on_own_grid(_clipped(first, clips_first), settings.spacing_mm, legacy, sheared)
+    own = _clipped(first, cts[0] and not after)
+    native = _on_own_grid(own, settings.spacing_mm, legacy, sheared)
     aligned = reorient(native, legacy=legacy is not None)
     own_grid, grid = _grid(native), _grid(aligned)
     channels, rescalings, residual, doubts = [], [], None, []
     for index, (scan, image) in enumerate(zip(scans, config.inputs, strict=True)):
-        data, warnings = aligned.data, [*scan.warnings, *ct_warnings(scan.data, ct)]
+        data, warnings = aligned.data, [*scan.warnings, *choices[index][1]]
         if index:
-            volume = _clipped(scan, clips_first)
+            volume = _clipped(scan, cts[index] and not after)
             data, share = reslice(volume, grid, outside=0.0, margin=0.0 if legacy else 0.5)
             warnings += _doubts_of_overlap(share, scan, first)
         is_residual = index == settings.residual_input
@@ -151,10 +157,10 @@ def to_network_space(
             as_tensor(data),
             settings,
             image.maximum,
-            ct=ct and not clips_first,
+            ct=cts[index] and after,
             keep_zero=legacy == "v2" and is_residual,
         )
-        warnings += _doubts_of_contrast(rescaling, scan, ct)
+        warnings += _doubts_of_contrast(rescaling, scan, cts[index])
         residual = x if is_residual else residual
         channels.append(x)
         if image.reliability_map:
@@ -170,6 +176,7 @@ def to_network_space(
         parallel=not sheared,
         legacy=legacy,
         rescalings=tuple(rescalings),
+        cts=tuple(cts),
         residual=residual,
         warnings=tuple(dict.fromkeys(doubts)),
     )

@@ -52,7 +52,7 @@ class PredictionRecord:
         """Everything that changes predictions, with the choices of the model filled in.
 
         Args:
-            ct: Whether the scan was CT; None: as set.
+            ct: Whether the scan was clipped as CT; None: as set, or decided by its values.
             lesion: Whether a lesion was rendered from the scan.
         """
         settings = self._settings
@@ -60,7 +60,7 @@ class PredictionRecord:
             "model": self._model.config.name,
             "model_sha256": self.sha256,
             **self._choices,
-            "ct": settings.ct if ct is None else ct,
+            "ct": ct if settings.ct is None else settings.ct,
             "legacy": settings.legacy,
             "grid": settings.grid,
             "lesion_kept": lesion,

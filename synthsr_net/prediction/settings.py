@@ -37,8 +37,11 @@ class PredictorSettings:
     data_consistency: bool | None = None
     """Whether to add the detail of scans of the prediction's own contrast, see
     `synthsr_net.prediction.refinement.data_consistency`."""
-    ct: bool = False
-    """Whether scans are CT, to be clipped to [0, 80] HU."""
+    ct: bool | None = None
+    """Whether scans are CT, to be clipped to [0, 80] HU. None: decide for each scan, see
+    `synthsr_net.prediction.ct`; with `legacy`, no."""
+    force: bool = False
+    """Whether to predict from volumes that do not look like scans of heads, with a warning."""
     legacy: str | None = None
     """One of `LEGACY`, to do exactly what that program does, grid and header included."""
     grid: str = "1mm"
@@ -72,7 +75,8 @@ class PredictorOptions(TypedDict, total=False):
     inverse_contrast: bool | None
     sharpen: bool | None
     data_consistency: bool | None
-    ct: bool
+    ct: bool | None
+    force: bool
     legacy: str | None
     grid: str
     max_memory: int | str | None

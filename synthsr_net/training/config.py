@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from synthsr_net.inference.precision import PRECISIONS
 from synthsr_net.models.checkpoint import ScanConfig
-from synthsr_net.networks.unet import WIDENED, UNetConfig
+from synthsr_net.networks.unet import MAX_LEVELS, WIDENED, UNetConfig
 from synthsr_transforms.job.record import JobConfig
 from synthsr_transforms.subjects.files import SubjectRecord
 
@@ -16,6 +16,8 @@ SECTION = "training"
 """Section of a configuration that holds a `TrainingConfig`."""
 
 OPTIMISERS = ("adam", "adamw")
+MAX_SIZE = 4096
+"""Most voxels along an axis."""
 SCHEDULES = ("constant", "cosine", "inverse_time")
 LABEL_MAP_MEMORIES = ("auto", "device", "host")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -157,8 +159,8 @@ class RunConfig:
     """Number of last epochs whose model files stay, besides the best and the last; -1 means all."""
 
     def __post_init__(self) -> None:
-        names = ("epochs", "steps_per_epoch", "batch_size", "feature_multiple")
-        _check(self, "run", names, *_AT_LEAST_1)
+        _check(self, "run", ("epochs", "steps_per_epoch"), *_up_to(1, 10**6))
+        _check(self, "run", ("batch_size", "feature_multiple"), *_up_to(1, 10**4))
         _check(self, "run", "seed", *_AT_LEAST_0)
         _check(self, "run", "precision", *_one_of(PRECISIONS))
         _check(self, "run", "label_map_memory", *_one_of(LABEL_MAP_MEMORIES))
@@ -198,8 +200,9 @@ class ValidationConfig:
     the largest is best. Of a segmentation: `dice/mean`, or `dice/` and a structure."""
 
     def __post_init__(self) -> None:
-        _check(self, "validation", ("every_epochs", "previews", "seed"), *_AT_LEAST_0)
-        _check(self, "validation", "samples", *_AT_LEAST_1)
+        _check(self, "validation", ("every_epochs", "seed"), *_AT_LEAST_0)
+        _check(self, "validation", "previews", *_up_to(0, 1000))
+        _check(self, "validation", "samples", *_up_to(1, 10**5))
         if (self.images is None) != (self.labels is None):
             raise ValueError(
                 "validation.images and validation.labels must be given together, got"
@@ -238,8 +241,10 @@ class AdversarialConfig:
 
     def __post_init__(self) -> None:
         _check(self, "adversarial", "weight", lambda v: 0 <= v < 1, "in [0, 1)")
-        names = ("first_critic_steps", "critic_steps", "num_features", "num_levels")
-        _check(self, "adversarial", names, *_AT_LEAST_1)
+        _check(self, "adversarial", ("first_critic_steps", "critic_steps"), *_up_to(1, 10**6))
+        _check(self, "adversarial", "num_levels", *_up_to(1, MAX_LEVELS))
+        most = max(1, 2**MAX_LEVELS // 2**self.num_levels)  # 4096 in the last level
+        _check(self, "adversarial", "num_features", *_up_to(1, most))
         _check(self, "adversarial", "gradient_penalty_weight", *_AT_LEAST_0)
         _check(self, "adversarial", "learning_rate", *_ABOVE_0)
 
@@ -329,10 +334,12 @@ def triple(value: Any, name: str) -> tuple[int, int, int] | None:
     """
     if value is None:
         return None
-    sizes = [value] * 3 if isinstance(value, int) else list(value)
+    sizes = list(value) if isinstance(value, (list, tuple)) else [value] * 3
     whole = all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
-    if len(sizes) != 3 or not whole or min(sizes) < 0:
-        raise ValueError(f"{name} must be a whole number or three, got {value!r}.")
+    if len(sizes) != 3 or not whole or min(sizes) < 0 or max(sizes) > MAX_SIZE:
+        raise ValueError(
+            f"{name} must be a whole number or three, up to {MAX_SIZE}, got {value!r}."
+        )
     return None if not any(sizes) else (sizes[0], sizes[1], sizes[2])
 
 
@@ -342,6 +349,10 @@ Condition = tuple[Callable[[Any], bool], str]
 _AT_LEAST_0: Condition = (lambda value: value >= 0, "at least 0")
 _AT_LEAST_1: Condition = (lambda value: value >= 1, "at least 1")
 _ABOVE_0: Condition = (lambda value: value > 0, "above 0")
+
+
+def _up_to(low: int, high: int) -> Condition:
+    return lambda value: low <= value <= high, f"{low} to {high}"
 
 
 def _one_of(choices: Sequence[str]) -> Condition:

@@ -90,13 +90,17 @@ def scan_window(data: npt.NDArray[np.generic]) -> tuple[float, float]:
 
     A scan counts as CT where air is far below 0.
     """
+    low, high = percentile_window(data)
+    return _BRAIN_HU if low < _AIR_HU else (low, high)
+
+
+def percentile_window(data: npt.NDArray[np.generic]) -> tuple[float, float]:
+    """Percentiles 1 and 99.5 of finite values, which differ."""
     values = thinned(data)[0]
     values = values[np.isfinite(values)]
     if not values.size:
         return 0.0, 1.0
     low, high = (float(value) for value in np.percentile(values, _PERCENTILES))
-    if low < _AIR_HU:
-        return _BRAIN_HU
     return low, high if high > low else low + 1.0
 
 

@@ -134,8 +134,8 @@ def make_config(
         assignments = [f"{name}={json.dumps(value)}" for name, value in assignments.items()]
     known = [f.name for f in fields(kind)]
     plain = {k: v for k, v in settings.items() if k in known or k not in SECTIONS}
-    steps = plain.get("steps") or {}
-    shortcuts = {name: ("steps", name, "params") for name in steps}
+    steps = _mapping(plain.get("steps"))
+    shortcuts = {str(name): ("steps", str(name), "params") for name in steps}
     for step in steps.values():
         if isinstance(step, dict):
             step.setdefault("params", {})
@@ -143,17 +143,22 @@ def make_config(
         plain[section] = complete(kind, {section: plain.get(section)}, where)[section]
         shortcuts |= {name: (section, name) for name in plain[section]}
     changed = override(plain, assignments, shortcuts=shortcuts)
-    for name, step in (changed.get("steps") or {}).items():
+    for name, step in _mapping(changed.get("steps")).items():
         _let_priors_replace(step, steps.get(name))
     return from_mapping(kind, changed, where=where)
 
 
+def _mapping(value: Any) -> dict[str, Any]:
+    """The value if it is a mapping, else an empty one: `from_mapping` refuses what is none."""
+    return value if isinstance(value, dict) else {}
+
+
 def _let_priors_replace(step: Any, before: Any) -> None:
     """Take the three arguments that priors replace out of a step that was just given priors."""
-    params, old = ((s or {}).get("params") if isinstance(s, dict) else None for s in (step, before))
-    if isinstance(params, dict) and params.get("priors") and not (old or {}).get("priors"):
+    params, old = (_mapping(_mapping(each).get("params")) for each in (step, before))
+    if params.get("priors") and not old.get("priors"):
         for name in ("prior_means", "prior_stds", "distribution"):
-            if params.get(name) == (old or {}).get(name):
+            if params.get(name) == old.get(name):
                 params.pop(name, None)
 
 

@@ -11,6 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from synthsr_transforms.support.messages import SynthSRError, listed
 from synthsr_transforms.support.pointers import refuse_pointer
 
@@ -20,9 +22,14 @@ EXTENSIONS = (".nii.gz", ".nii", ".mgz", ".npz")
 """Endings of the files that are read, in lower or upper case."""
 MAX_RATIO = 1032
 """Most bytes that one byte of a file compressed by deflate can become."""
+LARGE_BYTES, LARGE_RATIO = 10**9, 250
+"""Volumes above this size must not be compressed more than so many times: scans are compressed
+about 3 times, label maps up to 200 times."""
 _GZIP = b"\x1f\x8b"
 _NIFTI = (b"n+1\0", b"ni1\0")
 _MOST_FOLDERS = 1000
+_SURFACES = (".gii", ".gii.gz", ".annot", ".label", ".dscalar.nii", ".dlabel.nii", ".dtseries.nii")
+"""Endings of values on surfaces: GIFTI, FreeSurfer, CIFTI."""
 _OTHER_SCANS = (".mgh", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima")
 """Endings of files that are scans, but of kinds that are not read."""
 _DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
@@ -235,6 +242,10 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise VolumeError(f"{path} must be a volume, got an empty file (0 bytes). Copy it again.")
     if _is_dicom(path):
         raise VolumeError(f"{path} must be a NIfTI or MGH file, got DICOM. {_DCM2NIIX}")
+    if path.name.lower().endswith(_SURFACES):
+        raise VolumeError(
+            f"{path} must be a volume, got values on a surface. Give the volume itself."
+        )
     if not has_known_extension(path):
         raise VolumeError(f"{path} must end in one of {', '.join(EXTENSIONS)}. Convert it first.")
     if not is_gzipped(path) and _starts_with(path, _GZIP):
@@ -263,11 +274,12 @@ def check_holds(num_bytes: int, path: Path) -> None:
         path: The file.
 
     Raises:
-        VolumeError: If the file is too small, even if compressed as tightly as possible.
+        VolumeError: If the file is too small, even if compressed very tightly.
     """
     size = path.stat().st_size
     compressed = not path.name.lower().endswith(".nii")
-    if num_bytes > size * (MAX_RATIO if compressed else 1):
+    ratio = LARGE_RATIO if num_bytes > LARGE_BYTES else MAX_RATIO
+    if num_bytes > size * (ratio if compressed else 1):
         raise VolumeError(
             f"{path} must hold {num_bytes:,} bytes of voxels by its header, but has {size:,}"
             f"{' compressed' if compressed else ''}. It is damaged or cut short: copy or convert it"
@@ -315,6 +327,28 @@ def is_gzipped(path: Path) -> bool:
 
 
 def read_to_end(file: Any) -> None:
-    """Read the rest of an open file, at whose end its checksum is verified."""
-    while file.read(1 << 20):
-        pass
+    """Read the rest of an open file, at whose end its checksum is verified.
+
+    Raises:
+        ValueError: If more than `LARGE_BYTES` follow.
+    """
+    num_bytes = 0
+    while block := file.read(1 << 20):
+        num_bytes += len(block)
+        if num_bytes > LARGE_BYTES:
+            raise ValueError(f"more than {LARGE_BYTES:,} bytes follow its voxels")
+
+
+def array_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array in an open `.npy` file.
+
+    Raises:
+        ValueError: If its header is damaged.
+    """
+    try:
+        old = np.lib.format.read_magic(file) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except (EOFError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError) as error:
+        raise ValueError("its header is damaged") from error
+    return shape, dtype

@@ -34,8 +34,12 @@ HEAD_MM = (80.0, 400.0)
 """Fields of view that are plausible for a head, per axis."""
 VOXEL_MM = (0.15, 15.0)
 """Plausible voxel spacings."""
+SMALLEST_MM = 0.001
+"""Spacing below which a header must be wrong."""
 FORMS_MM = 0.5
 """Largest displacement between qform and sform that needs no warning."""
+_FIELDS = (1006, 2003, 2004, *range(2006, 2010), *range(2016, 2019))
+"""Intent codes of NIfTI for vectors: displacements, colours, and the warps of FSL."""
 UNITS_MM = {"meter": 1000.0, "micron": 0.001}
 """Units other than mm that a NIfTI header may name."""
 
@@ -99,8 +103,8 @@ def _check_type(header: Header) -> None:
     dtype = header.dtype
     if dtype.kind in "fiub":
         return
-    kind, advice = f"data of type {dtype}", "Save it as numbers."
-    if dtype.names:
+    kind, advice = f"data of type {dtype}"[:100], "Save it as numbers."
+    if dtype.names and {name.lower() for name in dtype.names} >= {"r", "g", "b"}:
         kind = f"colours ({', '.join(dtype.names)})"
         advice = "Give the scan itself, not a picture or colour map made from it."
     elif dtype.kind == "c":
@@ -113,6 +117,16 @@ def _check_shape(header: Header) -> None:
     kind = None
     if min(sizes, default=0) < 1:
         kind = "an empty one"
+    elif sizes[3:] == (1, 3) or (len(sizes) > 3 and _intent(header) in _FIELDS):
+        raise VolumeError(
+            f"{header.name} must be a 3-D volume, got vectors, as of a displacement field, of shape"
+            f" {sizes}. Give the image or label map that it belongs to."
+        )
+    elif len(sizes) >= 3 and sorted(sizes[:3])[1] == 1:
+        raise VolumeError(
+            f"{header.name} must be a 3-D volume, got a row of {max(sizes[:3])} values, as of a"
+            " surface or a table. Give the volume that it was made from."
+        )
     elif len(sizes) < 3:
         kind = "a 2-D image"
     elif min(sizes[:3]) < 2:
@@ -122,6 +136,12 @@ def _check_shape(header: Header) -> None:
             f"{header.name} must be a 3-D volume, got {kind} of shape {sizes}. Give the whole stack"
             " of slices as one file."
         )
+
+
+def _intent(header: Header) -> int:
+    """Code of the intent in a NIfTI header, else 0."""
+    is_nifti = hasattr(header.fields, "get_intent")
+    return int(header.fields["intent_code"]) if is_nifti else 0
 
 
 def check_memory(num_bytes: float, header: Header) -> None:
@@ -166,9 +186,16 @@ def check_extent(header: Header, affine: Affine) -> None:
         affine: `(4, 4)` voxel-to-world matrix in mm.
 
     Raises:
-        VolumeError: If more than `MAX_VOXELS` or the free memory would be needed.
+        VolumeError: If its voxels are smaller than any scanner makes them, or if more than
+            `MAX_VOXELS` or the free memory would be needed.
     """
-    extent = [float(n * mm) for n, mm in zip(header.shape, spacing_of(affine), strict=False)]
+    spacing = spacing_of(affine)
+    if spacing.min() < SMALLEST_MM:
+        raise VolumeError(
+            f"{header.name} must have voxels of at least {SMALLEST_MM} mm, got {_size(header)}."
+            " Correct the spacing in its header."
+        )
+    extent = [float(n * mm) for n, mm in zip(header.shape, spacing, strict=False)]
     resampled = math.prod(max(mm, 1.0) for mm in extent)
     if resampled > MAX_VOXELS:
         raise VolumeError(

@@ -126,12 +126,4 @@ def _scan(header: Header) -> Scan:
             f"{name} must show something, but all voxels are {data.flat[0]:g}. Check how it was"
             " exported."
         )
-    if _is_mask(data):
-        warnings.append("two values only, as in a mask: give the scan itself.")
     return Scan(data, affine, name, tuple(warnings))
-
-
-def _is_mask(data: npt.NDArray[np.float32]) -> bool:
-    """Whether all voxels are either the lowest or the highest; few are looked at in most scans."""
-    ends = (data.min(), data.max())
-    return all(bool(np.isin(part, ends).all()) for part in (data[len(data) // 2], data))

@@ -23,6 +23,7 @@ from synthsr_transforms.support.atomic import replacing
 
 from .files import (
     VolumeError,
+    array_header,
     check_file,
     has_known_extension,
     is_gzipped,
@@ -30,7 +31,8 @@ from .files import (
     read_to_end,
 )
 from .grids import MIN_SHEAR_DEGREES, Affine, Volume, shear_degrees, upright
-from .headers import Header, check_header, spatial_shape
+from .headers import Header, check_header, scan_affine, spatial_shape
+from .kinds import looks_like_image
 
 # Headers -----------------------------------------------------------------------------------------
 
@@ -49,7 +51,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         check_file(path)
         if path.name.lower().endswith(".npz"):
             with _array_in(path) as file:
-                shape, dtype = _array_header(file)
+                shape, dtype = array_header(file)
             header = Header(str(path), spatial_shape(shape), dtype, np.eye(4), path=path)
         else:
             with _without_messages():
@@ -121,14 +123,6 @@ def _array_in(path: Path) -> Iterator[Any]:
             yield file
 
 
-def _array_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of an array in a `.npy` file."""
-    old = np.lib.format.read_magic(file) == (1, 0)
-    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    return shape, dtype
-
-
 # Voxels ------------------------------------------------------------------------------------------
 
 
@@ -174,7 +168,7 @@ def _voxels_of(dataobj: Any, first: bool) -> npt.NDArray[Any]:
 
 
 def read_volume(path: str | os.PathLike[str], *, max_axes: int = 4) -> Volume:
-    """Read a volume as stored, with single trailing axes removed.
+    """Read a volume as stored, with single trailing axes removed, on the affine of `scan_affine`.
 
     `.npz` files hold an array `vol_data` and lie on the identity affine.
 
@@ -190,14 +184,15 @@ def read_volume(path: str | os.PathLike[str], *, max_axes: int = 4) -> Volume:
         raise VolumeError(
             f"{path} must be a 3-D volume, got shape {header.shape}. Split it into 3-D files."
         )
-    return Volume(read_voxels(header).reshape(header.shape), header.affine)
+    return Volume(read_voxels(header).reshape(header.shape), scan_affine(header)[0])
 
 
 def read_labels(path: str | os.PathLike[str]) -> Volume:
     """Read a label map with whole numbers, as int16 or int32.
 
     Raises:
-        VolumeError: If it is several volumes, or holds NaN, fractions or negative numbers.
+        VolumeError: If it is several volumes, holds NaN, fractions or negative numbers, or is an
+            image whose values happen to be whole.
     """
     volume = read_volume(path, max_axes=3)
     data = volume.data
@@ -215,6 +210,11 @@ def read_labels(path: str | os.PathLike[str]) -> Volume:
     low, high = int(data.min()), int(data.max())
     if low < 0 or high >= 2**31:
         raise VolumeError(f"{path} must hold labels within 0 and 2^31, got {low} to {high}.")
+    if looks_like_image(data):
+        raise VolumeError(
+            f"{path} must be a label map, but its values are many and change from voxel to voxel,"
+            " as in an image. Give the label map that belongs to it."
+        )
     kind = np.int16 if high < 2**15 else np.int32
     return volume._replace(data=np.ascontiguousarray(data, dtype=kind))
 
@@ -226,7 +226,8 @@ def read_image(path: str | os.PathLike[str]) -> Volume:
         VolumeError: If it is several volumes, or holds NaN or infinity.
     """
     volume = read_volume(path, max_axes=3)
-    data = np.ascontiguousarray(volume.data, dtype=np.float32)
+    with np.errstate(over="ignore"):  # infinity is refused
+        data = np.ascontiguousarray(volume.data, dtype=np.float32)
     if not np.isfinite(data).all():
         raise VolumeError(f"{path} must hold finite numbers, got NaN or infinity. Replace them.")
     return volume._replace(data=data)

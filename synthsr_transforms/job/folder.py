@@ -19,6 +19,7 @@ from synthsr_transforms.support.atomic import write_text, writing_to
 from synthsr_transforms.support.config import read_yaml, to_yaml
 from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.support.stopping import undoing
+from synthsr_transforms.support.texts import read_json
 
 from .record import CONFIG, TABLE, JobConfig, Sample, comparable, difference, fingerprint
 
@@ -134,12 +135,12 @@ class JobFolder:
     # Samples
 
     def is_complete(self, sample: Sample) -> bool:
-        """Whether a sample of this very job is there, with every file that its record names."""
+        """Whether a sample of this very job is there, with every file in the size that it had."""
         try:
-            record = json.loads(self.record_path(sample).read_text(encoding="utf-8"))
-            files = [self.path / name for name in record["files"].values()]
-            return bool(record["job"] == self.fingerprint) and all(f.stat().st_size for f in files)
-        except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError):
+            record = read_json(self.record_path(sample))
+            sizes = {k: self.volume_path(sample, k).stat().st_size for k in self.kinds}
+            return bool(record["job"] == self.fingerprint and record["bytes"] == sizes)
+        except (FileNotFoundError, KeyError, SynthSRError):
             return False
 
     def write_sample(
@@ -158,7 +159,7 @@ class JobFolder:
             steps: Recorded parameters, by name of step.
             preview: Whether to draw a picture as well.
         """
-        record = {
+        record: dict[str, Any] = {
             "sample": sample.stem,
             "seed": sample.seed,
             "source": sample.subject.record(),
@@ -171,6 +172,8 @@ class JobFolder:
                 write_volume(self.volume_path(sample, kind), volume)
             if preview:
                 self.write_preview(sample, volumes)
+            sizes = {kind: self.volume_path(sample, kind).stat().st_size for kind in volumes}
+            record["bytes"] = sizes
             write_text(self.record_path(sample), _json_lines(record, steps))
 
     def _remove(self, sample: Sample) -> None:

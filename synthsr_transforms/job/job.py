@@ -7,7 +7,6 @@ does not depend on the samples before it, so shards and resumed jobs make what o
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections import deque
@@ -49,9 +48,10 @@ from synthsr_transforms.subjects.files import (
     subject_shape,
 )
 from synthsr_transforms.support.atomic import check_space, check_writable
-from synthsr_transforms.support.config import read_yaml
+from synthsr_transforms.support.config import check_literal, read_yaml
 from synthsr_transforms.support.devices import available_device
-from synthsr_transforms.support.messages import SynthSRError, check_choice
+from synthsr_transforms.support.messages import SynthSRError, check_choice, naming
+from synthsr_transforms.support.texts import read_json
 from synthsr_transforms.support.threads import num_cores, threads
 from synthsr_transforms.transforms import PatchCrop, TissueMixture
 from synthsr_transforms.transforms.images import find_labels
@@ -63,6 +63,8 @@ CACHED_SUBJECTS = 4
 """Subjects kept in memory; a label map of 256^3 voxels takes 32 MiB."""
 WRITERS, WRITERS_BESIDE_GPU = 2, 8
 """Threads that compress and write while the next samples are made; a GPU leaves them the CPU."""
+MAX_SAMPLES = 10**6
+"""Most samples of a job."""
 OVERVIEW_SAMPLES = 4
 """Samples that the overview shows."""
 
@@ -107,13 +109,15 @@ class GenerationJob:
 
     def __post_init__(self) -> None:
         number, total = self.shard
-        if self.num_samples < 1:
+        if not 1 <= self.num_samples <= MAX_SAMPLES:
             raise SynthSRError(
-                f"number of samples must be at least 1, got {self.num_samples}. Give 1 or more"
-                " with -n."
+                f"number of samples must be 1 to {MAX_SAMPLES}, got {self.num_samples}. Give"
+                " another with -n; for more, run jobs with other seeds."
             )
-        if self.seed < 0:
-            raise SynthSRError(f"seed must be at least 0, got {self.seed}. Give a whole number.")
+        if not 0 <= self.seed < 2**63:
+            raise SynthSRError(
+                f"seed must be at least 0 and below 2^63, got {self.seed}. Give a whole number."
+            )
         check_choice("format", self.file_format, FORMATS)
         if not 1 <= number <= total:
             raise SynthSRError(
@@ -165,6 +169,8 @@ class GenerationJob:
         chosen.update({name: value for name, value in settings.items() if value is not None})
         chosen["device"] = available_device(chosen["device"])
         subjects = choose_subjects(config, labels, images, match=match, recursive=recursive)
+        with naming(source):
+            check_buildable(config.generator)
         return cls(config=config.generator, subjects=subjects, **chosen)
 
     def sample(self, number: int) -> Sample:
@@ -285,7 +291,7 @@ def remake_sample(record: str | os.PathLike[str], device: str = "cpu") -> Subjec
     """
     path = Path(record)
     try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
+        recorded = read_json(path)
         steps, source = dict(recorded["steps"]), dict(recorded["source"])
     except FileNotFoundError:
         raise SynthSRError(f"{path} does not exist. Check the path.") from None
@@ -334,7 +340,11 @@ def choose_subjects(
         ValueError: If files are not usable, or there are images alone.
     """
     if labels is not None:
-        return pair_subjects(labels, images, match=match, recursive=recursive)
+        subjects = pair_subjects(labels, images, match=match, recursive=recursive)
+        for subject in subjects:
+            for path in subject.paths:
+                check_literal(os.path.abspath(path), str(labels), "the path of a file")
+        return subjects
     if images is not None:
         raise SynthSRError(f"images need label maps, got {images} alone. Give --labels as well.")
     if config.job is None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from synthsr_transforms.support.atomic import write_text
 from synthsr_transforms.support.messages import SynthSRError, integers, naming
 from synthsr_transforms.support.pointers import refuse_pointer
+from synthsr_transforms.support.texts import read_text
 
 from .rows import LabelRow, side_of, valid_row, valid_rows
 from .tables import FOLDER
@@ -31,7 +32,7 @@ def read_rows(path: Path) -> tuple[LabelRow, ...]:
     """Read the rows of a `.tsv` file, valid and in the order of the file."""
     line_of: dict[int, int] = {}
     rows = []
-    for line, cell in read_table(path, COLUMNS, "label table"):
+    for line, cell in read_table(path, COLUMNS):
         with naming(f"{path}, line {line}"):
             rows.append(_label_row(cell))
             first = line_of.setdefault(rows[-1].value, line)
@@ -44,15 +45,12 @@ def read_rows(path: Path) -> tuple[LabelRow, ...]:
         return valid_rows(rows, sort=False)
 
 
-def read_table(
-    path: Path, columns: Sequence[str], what: str
-) -> Iterator[tuple[int, dict[str, str]]]:
+def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Read a `.tsv` file; lines that begin with `#` are comments.
 
     Args:
         path: The file.
         columns: Names of its columns, in any order.
-        what: Kind of the table, for messages.
 
     Returns:
         Number of each line, and its cells by column.
@@ -61,12 +59,7 @@ def read_table(
         SynthSRError: If columns differ, or a line has more or fewer cells.
     """
     refuse_pointer(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SynthSRError(
-            f"{what} must be a UTF-8 text file, got other bytes ({path}). Save it as UTF-8."
-        ) from error
+    text = read_text(path)
     lines = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
     table = [(n, [c.strip() for c in line.split("\t")]) for n, line in lines if line[0] != "#"]
     (header, names), *body = table or [(1, [])]
@@ -91,7 +84,7 @@ def write_rows(rows: Sequence[LabelRow], path: Path) -> None:
 
 
 def read_npy(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
-    """Read a `.npy` file of integers or floating-point numbers."""
+    """Read a `.npy` file of integers or floating-point numbers; nothing is ever unpickled."""
     refuse_pointer(path)
     msg = f"file must be a .npy array of numbers, got something else ({os.fspath(path)})."
     try:
@@ -168,5 +161,5 @@ def _classes_by_value(values: Sequence[int], classes: Iterable[int]) -> dict[int
 @cache
 def _known_rows() -> dict[int, LabelRow]:
     """Return rows of the ready tables that keep left and right apart, by value."""
-    names = ("synthseg", "freesurfer_aparc_aseg")
+    names = ("synthseg", "freesurfer_aparc_aseg", "freesurfer_a2009s_aseg")
     return {row.value: row for name in names for row in ready_rows(name)}

@@ -45,8 +45,14 @@ _FREESURFER_RANGES: Mapping[Side, tuple[tuple[int, int], ...]] = {
         *((100, 109), (200, 210), (251, 255), (258, 260), (331, 340)),
         *((502, 502), (506, 509), (511, 512), (514, 517), (530, 537)),
     ),
-    "left": ((1, 13), (17, 20), (25, 39), (136, 138), (865, 865), (1000, 1035), (20101, 20109)),
-    "right": ((40, 71), (139, 139), (163, 164), (866, 866), (2000, 2035), (20001, 20009)),
+    "left": (
+        *((1, 13), (17, 20), (25, 39), (136, 138), (865, 865), (1000, 1035)),
+        *((11100, 11175), (20101, 20109)),
+    ),
+    "right": (
+        *((40, 71), (139, 139), (163, 164), (866, 866), (2000, 2035)),
+        *((12100, 12175), (20001, 20009)),
+    ),
 }
 
 
@@ -72,7 +78,8 @@ def side_of(value: int) -> Side:
         value: Label value.
 
     Returns:
-        `neutral`, `left` or `right`, by the intervals of the original SynthSR.
+        `neutral`, `left` or `right`, by the intervals of the original SynthSR and those of
+        the parcels of aparc.a2009s.
 
     Raises:
         ValueError: If the value lies in none of the intervals.

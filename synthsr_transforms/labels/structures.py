@@ -129,7 +129,7 @@ class StructureTable:
         path, structures = Path(path), []
         if not path.is_file():
             raise SynthSRError(f"structures must be a .tsv file that exists, got {path}.")
-        for line, row in read_table(path, COLUMNS, "structure table"):
+        for line, row in read_table(path, COLUMNS):
             with naming(f"{path}, line {line}"):
                 value = _labels_of(row["value"])
                 if len(value) != 1:

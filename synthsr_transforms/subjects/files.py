@@ -18,7 +18,15 @@ from torchio import LabelMap, ScalarImage, Subject
 
 from synthsr_transforms.io.files import VolumeError, list_volumes, searched_folder, stem
 from synthsr_transforms.io.freesurfer import LABELS, SCAN, file_name, subject_folders
-from synthsr_transforms.io.grids import Volume, ras_axes, reorient, same_grid
+from synthsr_transforms.io.grids import (
+    MIN_SHEAR_DEGREES,
+    Volume,
+    ras_axes,
+    reorient,
+    same_grid,
+    shear_degrees,
+)
+from synthsr_transforms.io.headers import scan_affine
 from synthsr_transforms.io.volumes import read_header, read_image, read_labels
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.messages import SynthSRError, check_choice, listed
@@ -289,6 +297,11 @@ def read_subject(subject: SubjectFiles, *, target: str = "target") -> Subject:
     if isinstance(subject, PhantomSubject):
         return Subject(labels=_phantom_labels(subject))
     labels = reorient(read_labels(subject.labels))
+    if (angle := shear_degrees(labels.affine)) >= MIN_SHEAR_DEGREES:
+        raise VolumeError(
+            f"{subject.labels} must have axes at right angles, got {angle:.1f} degrees off."
+            " Resample it to an upright grid, by nearest neighbour."
+        )
     if subject.image is None:
         return Subject(labels=_to_image(LabelMap, labels))
     image = reorient(read_image(subject.image), labels.affine)
@@ -317,7 +330,7 @@ def subject_affine(subject: SubjectFiles) -> npt.NDArray[np.float64]:
     """Voxel-to-world matrix of the label map of a subject as stored, `(4, 4)`; reads no voxels."""
     if isinstance(subject, PhantomSubject):
         return np.asarray(_phantom_labels(subject).affine.data, dtype=np.float64)
-    return read_header(subject.labels).affine
+    return scan_affine(read_header(subject.labels))[0]
 
 
 def subject_shape(subject: SubjectFiles) -> tuple[int, int, int]:
@@ -326,7 +339,7 @@ def subject_shape(subject: SubjectFiles) -> tuple[int, int, int]:
         x, y, z = _phantom_labels(subject).spatial_shape
     else:
         header = read_header(subject.labels)
-        x, y, z = (header.shape[axis] for axis in ras_axes(header.affine))
+        x, y, z = (header.shape[axis] for axis in ras_axes(scan_affine(header)[0]))
     return int(x), int(y), int(z)
 
 

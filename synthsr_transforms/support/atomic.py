@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -18,18 +17,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import (
+    SynthSRError,
+    WorkFailedError,
+    bytes_in_words,
+    is_full,
+)
 from synthsr_transforms.support.stopping import undoing
 
 HOURS_KEPT = 24
 """Time after which a temporary file of another machine counts as left behind."""
 _TEMPORARY = re.compile(r"\.([0-9a-f]{8})([0-9a-f]{8})[0-9a-f]{16}-")
 _tidied: set[Path] = set()
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk, or somebody's share of it, is full."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -43,12 +42,20 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields:
         Path of the temporary file; it is hidden and keeps the extension.
+
+    Raises:
+        OSError: If it cannot be written; the error names `path`.
     """
     path = Path(path)
     temporary = _temporary(path.parent, path.name)
     with undoing(lambda: temporary.unlink(missing_ok=True)):
-        yield temporary
-        os.replace(temporary, path)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except OSError as error:
+            if error.errno is not None and error.filename in (None, str(temporary), temporary):
+                error.filename, error.filename2 = str(path), None
+            raise
 
 
 @contextmanager
@@ -156,15 +163,15 @@ def check_space(folder: str | os.PathLike[str], expected_bytes: float) -> None:
     """Refuse work that the disk cannot hold.
 
     Raises:
-        SynthSRError: If less is free than expected.
+        WorkFailedError: If less is free than expected.
     """
     with writing_to(folder):
         free = shutil.disk_usage(nearest_folder(Path(folder))).free
     if expected_bytes > free:
-        raise SynthSRError(
-            f"the disk of {folder} must have room for about {expected_bytes / 2**30:.1f} GiB, got"
-            f" {free / 2**30:.1f} GiB free. Free some space, make fewer samples with -n, or choose"
-            " another folder with --out."
+        raise WorkFailedError(
+            f"the disk of {folder} must have room for about {bytes_in_words(expected_bytes)}, got"
+            f" {bytes_in_words(free)} free. Free some space, ask for less, or choose another folder"
+            " with --out."
         )
 
 
@@ -175,7 +182,7 @@ def writing_to(folder: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         if is_full(error):
-            raise SynthSRError(
+            raise WorkFailedError(
                 f"the disk of {folder} is full. Free some space and run the same command again:"
                 " complete samples are kept."
             ) from error

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from synthsr_transforms.support.messages import SynthSRError, suggest
 from synthsr_transforms.support.pointers import refuse_pointer
+from synthsr_transforms.support.texts import read_text
 
 Config = TypeVar("Config")
+
+MAX_VALUES = 10**6
+"""Most values of a YAML file that uses aliases."""
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
@@ -30,22 +35,72 @@ _Dumper.add_implicit_resolver(
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
+    """Read a YAML file that holds a mapping. Texts are taken as they are: nothing is looked up.
 
     Raises:
-        SynthSRError: If the file is missing, not YAML, or not a mapping.
+        SynthSRError: If the file is missing, too large, not YAML or not a mapping, or if a text
+            holds `${`.
     """
     refuse_pointer(path)
     try:
-        loaded = OmegaConf.to_container(OmegaConf.load(Path(path)), resolve=True)
+        loaded = _parsed(read_text(path))
     except FileNotFoundError:
         raise SynthSRError(f"{path} does not exist. Check the path.") from None
+    except SynthSRError:
+        raise
     except Exception as error:
-        reason = " ".join(str(error).split())
+        deep = isinstance(error, RecursionError)
+        reason = "too deeply nested" if deep else " ".join(str(error).split()).rstrip(".")
         raise SynthSRError(f"{path} cannot be read as YAML: {reason}.") from error
     if not isinstance(loaded, dict):
         raise SynthSRError(f"{path} must hold a mapping of settings, got {type(loaded).__name__}.")
+    check_literal(loaded, str(path))
     return {str(key): value for key, value in loaded.items()}
+
+
+def _parsed(text: str) -> Any:
+    if "*" in text:
+        _check_aliases(yaml.compose(text, Loader=yaml.SafeLoader))
+    return OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
+
+
+def _check_aliases(node: Any) -> None:
+    """Refuse aliases (`*name`) that would make millions of values of a few lines."""
+    sizes: dict[int, int | None] = {}
+
+    def size(inner: Any) -> int:
+        known = sizes.get(id(inner), 0)
+        if known is None:
+            raise ValueError("an alias that holds itself")
+        if not known:
+            sizes[id(inner)] = None
+            values = inner.value if isinstance(inner, yaml.CollectionNode) else ()
+            parts = (part for v in values for part in (v if isinstance(v, tuple) else (v,)))
+            known = sizes[id(inner)] = 1 + sum(map(size, parts))
+        return known
+
+    if size(node) > MAX_VALUES:
+        raise ValueError(f"aliases that stand for more than {MAX_VALUES:,} values")
+
+
+def check_literal(value: Any, where: str, field: str = "") -> None:
+    """Refuse texts with `${`, which other programs replace by values of the environment.
+
+    Raises:
+        SynthSRError: If there is one; the message names the field.
+    """
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            check_literal(key, where, field)
+            check_literal(inner, where, f"{field}.{key}" if field else str(key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            check_literal(inner, where, f"{field}[{index}]")
+    elif isinstance(value, str) and "${" in value:
+        raise SynthSRError(
+            f"{where}: {field or 'a name'} must not hold ${{, got {value!r}. Write out what it"
+            " stands for, or rename the file."
+        )
 
 
 def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "") -> Config:
@@ -63,20 +118,21 @@ def from_mapping(kind: type[Config], settings: Mapping[str, Any], where: str = "
         SynthSRError: If a field is unknown (the nearest spelling is suggested), missing or of
             another type.
     """
-    return cast(Config, OmegaConf.to_object(_merged(kind, settings, where)))
+    return cast(Config, _merged(kind, settings, where, OmegaConf.to_object))
 
 
 def complete(kind: type, settings: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """Fill plain data up with the defaults of a dataclass; see `from_mapping`."""
-    return cast("dict[str, Any]", OmegaConf.to_container(_merged(kind, settings, where)))
+    return cast("dict[str, Any]", _merged(kind, settings, where, OmegaConf.to_container))
 
 
-def _merged(kind: type, settings: Mapping[str, Any], where: str) -> Any:
+def _merged(
+    kind: type, settings: Mapping[str, Any], where: str, convert: Callable[[Any], Any]
+) -> Any:
     prefix = f"{where}: " if where else ""
-    defaults = OmegaConf.structured(kind)
-    sections = _sections(cast(Any, OmegaConf.to_container(defaults)), settings, prefix)
+    sections = _checked(kind, settings, "", prefix)
     try:
-        return OmegaConf.merge(defaults, sections)
+        return convert(OmegaConf.merge(OmegaConf.structured(kind), sections))
     except OmegaConfBaseException as error:
         field, owner = error.full_key or "", error.object_type
         if isinstance(error, ConfigKeyError) and is_dataclass(owner):
@@ -85,26 +141,53 @@ def _merged(kind: type, settings: Mapping[str, Any], where: str) -> Any:
                 f"{prefix}unknown setting {field!r}{suggest(str(error.key), known)}."
                 f" Settings are: {', '.join(known)}."
             ) from error
-        reason = (error.msg or str(error)).splitlines()[0]
+        reason = (error.msg or str(error)).splitlines()[0].rstrip(".")
+        if isinstance(error, MissingMandatoryValue):
+            raise SynthSRError(f"{prefix}{reason.partition(' missing ')[2] or reason}.") from error
         raise SynthSRError(f"{prefix}setting {field!r} is not usable: {reason}.") from error
+    except ValueError as error:  # from the dataclass
+        raise SynthSRError(f"{prefix}{error}") from error
 
 
-def _sections(
-    defaults: Mapping[str, Any], settings: Mapping[str, Any], where: str
-) -> dict[str, Any]:
-    """Leave out sections without content, and refuse values in the place of sections."""
-    result = {}
-    for name, value in settings.items():
-        inner = defaults.get(name)
-        if isinstance(inner, Mapping):
-            if value is None:
-                continue
-            if not isinstance(value, Mapping):
-                example = f", such as {name}.{next(iter(inner))}" if inner else ""
-                raise SynthSRError(f"{where}{name} must hold settings{example}, got {value!r}.")
-            value = _sections(inner, value, f"{where}{name}.")
-        result[name] = value
-    return result
+def _checked(hint: Any, value: Any, field: str, prefix: str) -> Any:
+    """Settings without empty sections, with mappings, lists and numbers where they belong."""
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+    if get_origin(hint) in (Union, UnionType):
+        hint = Any if value is None or len(kinds) > 1 else kinds[0]
+        kinds = list(get_args(hint))
+    origin = get_origin(hint) or hint
+    if is_dataclass(origin) or origin is dict:
+        hints = get_type_hints(origin) if is_dataclass(origin) else {}
+        if not isinstance(value, Mapping):
+            name = field.rpartition(".")[2]
+            example = f", such as {name}.{next(iter(hints))}" if hints and name else ""
+            raise SynthSRError(
+                f"{prefix}{field or 'file'} must hold settings{example}, got {value!r}."
+            )
+        inner = {
+            name: hints.get(str(name), Any) if hints else (kinds or [Any, Any])[1] for name in value
+        }
+        return {
+            name: _checked(inner[name], v, f"{field}.{name}" if field else str(name), prefix)
+            for name, v in value.items()
+            if v is not None or not _is_section(inner[name])
+        }
+    expected = None
+    if origin in (list, tuple):
+        if isinstance(value, (list, tuple)):
+            each = kinds[0] if kinds else Any
+            return [_checked(each, v, f"{field}[{i}]", prefix) for i, v in enumerate(value)]
+        expected = "a list"
+    elif origin in (int, float) and isinstance(value, (bool, int, float)):
+        usable = not isinstance(value, bool) and abs(value) < 2**63
+        expected = None if usable else "a number" if origin is float else "a whole number"
+    if expected:
+        raise SynthSRError(f"{prefix}{field} must be {expected}, got {value!r}.")
+    return value
+
+
+def _is_section(hint: Any) -> bool:
+    return is_dataclass(hint) or get_origin(hint) is dict
 
 
 def to_yaml(config: Any) -> str:
@@ -151,11 +234,13 @@ def override(
         if not equals or not first:
             raise SynthSRError(f"a setting must be written name=value, got {assignment!r}.")
         try:
-            value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))
+            value = _parsed(f"value: {text}")
         except Exception as error:
             raise SynthSRError(
                 f"the value of {assignment!r} is not YAML. Quote or correct it."
             ) from error
+        value = value["value"] if isinstance(value, dict) else None
+        check_literal(value, "--set", path.strip())
         *outer, last = (*shortcuts.get(first, (first,)), *rest)
         node = result
         for depth, name in enumerate(outer):
@@ -167,7 +252,7 @@ def override(
                     f" Known here: {', '.join(known)}."
                 )
             node = inner
-        node[_key(node, last)] = value["value"] if isinstance(value, dict) else None
+        node[_key(node, last)] = value
     return result
 
 

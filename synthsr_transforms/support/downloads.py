@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pooch
 
@@ -15,6 +17,8 @@ ROOT_VARIABLE = "SYNTHSR_DATA"
 RETRIES = 1
 """Further attempts after a download that failed or has another checksum."""
 TIMEOUT_SECONDS = 30
+MAX_BYTES = 100 * 10**6
+"""Most bytes of a file of unknown size."""
 
 
 class DownloadError(WorkFailedError):
@@ -29,6 +33,8 @@ class WebFile:
     path: Path
     sha256: str
     """In hexadecimal digits."""
+    size_bytes: int | None = None
+    """Size, after which a download ends; None if unknown: `MAX_BYTES` then."""
 
     @property
     def is_whole(self) -> bool:
@@ -73,8 +79,14 @@ def fetch(file: WebFile, *, progressbar: bool = False) -> Path:
         retry_if_failed=RETRIES,
     )
     download = pooch.HTTPDownloader(progressbar=progressbar, timeout=TIMEOUT_SECONDS)
+
+    def download_bounded(url: str, output: str, pup: pooch.Pooch) -> None:
+        with _Bounded(output, "wb") as stream:
+            stream.left = file.size_bytes or MAX_BYTES
+            download(url, stream, pup)
+
     try:
-        source.fetch(name, downloader=download)
+        source.fetch(name, downloader=download_bounded)
     except (OSError, ValueError) as error:
         raise DownloadError(
             f"{name} could not be downloaded from {file.url} to {folder}: {_reason(error)}."
@@ -82,6 +94,19 @@ def fetch(file: WebFile, *, progressbar: bool = False) -> Path:
             " file there yourself."
         ) from error
     return file.path
+
+
+class _Bounded(io.FileIO):
+    """File that takes no more bytes than it is told."""
+
+    left = 0
+
+    def write(self, block: Any) -> int:
+        """Write; more than is left is an error."""
+        self.left -= len(block)
+        if self.left < 0:
+            raise ValueError("the server sends more bytes than the file has")
+        return super().write(block)
 
 
 def _reason(error: OSError | ValueError) -> str:

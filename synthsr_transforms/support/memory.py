@@ -73,13 +73,3 @@ def parse_size(text: str) -> int:
             f"memory must be a number and a unit, such as 4GB or 800MB, got {text!r}."
         )
     return number
-
-
-def in_gigabytes(num_bytes: int) -> str:
-    """Bytes in words.
-
-    Examples:
-        >>> in_gigabytes(1_540_000_000)
-        '1.5 GB'
-    """
-    return f"{num_bytes / 1e9:.1f} GB"

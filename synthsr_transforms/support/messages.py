@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,6 +19,11 @@ class WorkFailedError(RuntimeError):
     """Work on valid input that could not be finished; the message says why."""
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, or somebody's share of it, is full."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
 def describe(error: Exception) -> str:
     """An error in one line.
 
@@ -28,12 +34,12 @@ def describe(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None else f"{error.filename}: "
-        return f"{where}{error.strerror}."
+        return shortened(f"{where}{error.strerror}.")
     if isinstance(error, (ValueError, OSError, WorkFailedError)):
         return shortened(text)
     no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if no_memory or "allocate memory" in text:  # PyTorch has no error of its own for the CPU
-        return (
+        return shortened(
             "out of memory. Make smaller pieces (predict: lower --max-memory), or use --device cpu"
             f" ({text})."
         )
@@ -102,6 +108,20 @@ def suggest(word: object, known: Iterable[str]) -> str:
     if len(near) != 1:
         near = difflib.get_close_matches(text, names, n=1)
     return f" (did you mean {names[near[0]]!r}?)" if near else ""
+
+
+def bytes_in_words(num_bytes: float) -> str:
+    """Bytes in the unit that suits their number.
+
+    Examples:
+        >>> bytes_in_words(1_540_000_000), bytes_in_words(20_000), bytes_in_words(3e30)
+        ('1.5 GB', '20.0 kB', '3e+21 GB')
+    """
+    for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if num_bytes >= size:
+            number = num_bytes / size
+            return f"{number:.1f} {unit}" if number < 10**6 else f"{number:.2g} {unit}"
+    return f"{num_bytes:.0f} bytes"
 
 
 def integers(numbers: Iterable[float], what: str) -> list[int]:

@@ -44,6 +44,11 @@ def build_transform(spec: Mapping[str, Any], **context: Any) -> Transform:
         return cls(**_tuples_for_torchio(cls, params))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{cls.__name__}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError) as error:
+        given = ", ".join(f"{name}={value!r}" for name, value in params.items())
+        raise ValueError(
+            f"{cls.__name__}: arguments must be of the types that it takes, got {given} ({error})."
+        ) from error
 
 
 def transform_class(name: str) -> type[Transform]:

@@ -364,7 +364,7 @@ class TestErrors:
         before = sorted(files.iterdir())
         monkeypatch.setattr(Path, "write_bytes", fill)
         keras = ["--to-keras"] * options[1].endswith(".h5")
-        assert "No space left on device" in one_error(run(*options, *keras))
+        assert f"{options[1]}: No space left on device." in one_error(run(*options, *keras), code=1)
         assert sorted(files.iterdir()) == before
 
     def test_output_is_replaced_when_asked(self, files):

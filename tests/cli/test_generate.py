@@ -247,6 +247,18 @@ def zero_spacing(path: Path) -> Path:
 
 
 Make = Callable[[Path], tuple[object, ...]]
+
+
+def wrong(folder: Path, text: str) -> str:
+    """Settings in a file, whose name is the result."""
+    (folder / "wrong.yaml").write_text(text)
+    return "wrong.yaml"
+
+
+def first_map(folder: Path) -> Path:
+    return next(path for path in (folder / "maps").iterdir() if path.name.endswith(".nii.gz"))
+
+
 BAD_INPUT: dict[str, tuple[Make, str]] = {
     "missing folder": (
         lambda folder: ("own.yaml", "--labels", "nowhere"),
@@ -442,7 +454,35 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
         lambda folder: ("own.yaml", "--labels", "maps", "--shard", "3/2"),
         "got 3/2",
     ),
-    "no samples": (lambda folder: ("own.yaml", "--labels", "maps", "-n", 0), "at least 1, got 0"),
+    "no samples": (lambda folder: ("own.yaml", "--labels", "maps", "-n", 0), "1 to 1000000, got 0"),
+    "far too many samples": (
+        lambda folder: ("own.yaml", "--labels", "maps", "-n", 10**11),
+        "1 to 1000000, got 100000000000",
+    ),
+    "a list of steps": (lambda folder: (wrong(folder, "steps: []"),), "wrong.yaml: steps must"),
+    "a number of steps": (lambda folder: (wrong(folder, "steps: -1"),), "wrong.yaml: steps must"),
+    "a number by tissue": (
+        lambda folder: (
+            wrong(folder, "steps: {mix: {name: TissueContrast, params: {by_tissue: -0.5}}}"),
+        ),
+        "TissueContrast: by_tissue must be a mapping to intensities, got -0.5 (wrong.yaml)",
+    ),
+    "a value of the environment": (
+        lambda folder: (wrong(folder, "steps: {}\nlabel_table: '${oc.env:HOME}'"),),
+        "wrong.yaml: label_table must not hold ${",
+    ),
+    "a value of the environment in a change": (
+        lambda folder: ("own.yaml", "--set", "label_table=${oc.env:HOME}"),
+        "--set: label_table must not hold ${",
+    ),
+    "a label map named after a value": (
+        lambda folder: ("own.yaml", "--labels", shutil.copy(first_map(folder), "${x}.nii.gz")),
+        "the path of a file must not hold ${",
+    ),
+    "a long value": (
+        lambda folder: (wrong(folder, f"steps: {list(range(5000))}"),),
+        "wrong.yaml: steps must hold settings, got [0, 1, 2",
+    ),
     "fraction of a sample": (lambda folder: ("own.yaml", "-n", "1.5"), "not a valid integer"),
     "negative seed": (lambda folder: ("own.yaml", "--seed", -1), "seed must be at least 0"),
     "unknown format": (lambda folder: ("own.yaml", "--format", "png"), "'png' is not one of"),
@@ -492,8 +532,9 @@ class TestBadInput:
         usage = shutil._ntuple_diskusage(100, 99, 1)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
         result = run("generate", "own.yaml", "--labels", "maps")
-        assert result.exit_code == 2
+        assert result.exit_code == 1
         assert_one_error(result, "room for about")
+        assert "got 1 bytes free" in result.stderr
         assert not (folder / "synthetic").exists()
 
     def test_a_disk_that_fills_up(self, folder, monkeypatch):
@@ -502,7 +543,7 @@ class TestBadInput:
 
         monkeypatch.setattr(job_folder, "write_volume", fill)
         result = run("generate", "own.yaml", "--labels", "maps", "-n", 5)
-        assert result.exit_code == 2
+        assert result.exit_code == 1
         assert_one_error(result, "is full. Free some space and run the same command again")
         assert {p.name for p in (folder / "synthetic").iterdir()} == {
             *("config.yaml", "manifest.csv"),
@@ -513,6 +554,7 @@ def assert_one_error(result: Result, expected: str) -> None:
     lines = [line for line in result.stderr.splitlines() if " left" not in line]
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("Error: ")
+    assert len(lines[0]) <= 500
     assert expected in lines[0]
     assert result.stdout == ""
 

@@ -85,6 +85,7 @@ class TestReport:
             ((2, 3, 4), "synthsr"),
             ((2, 41, 77), "freesurfer_aseg"),
             ((1001, 2001), "freesurfer_aparc_aseg"),
+            ((77, 11100, 11175, 12142), "freesurfer_a2009s_aseg"),
             ((2, 41, 507), "synthseg"),
         ],
     )

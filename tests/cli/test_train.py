@@ -431,7 +431,7 @@ class TestBadInput:
             (["optimizer.learning_rate=1"], ["did you mean 'optimiser'?"]),
             (["loss.name=ll"], ["loss must be one of"]),
             (["initial_weights=none.safetensors"], ["none.safetensors"]),
-            (["run.epochs=0"], ["run.epochs must be at least 1, got 0"]),
+            (["run.epochs=0"], ["run.epochs must be 1 to 1000000, got 0"]),
         ],
     )
     def test_settings(self, assignments, words):

@@ -65,7 +65,7 @@ def affine_and_warnings(image: nib.Nifti1Image, fields: Any = None) -> tuple[np.
 
 class TestRefused:
     @pytest.mark.parametrize(
-        "shape", [(2, 2, 2), (256, 256, 8), (256, 256, 3), (7, 8, 9, 1, 1), (5, 6, 7, 1, 3)]
+        "shape", [(2, 2, 2), (256, 256, 8), (256, 256, 3), (7, 8, 9, 1, 1), (5, 6, 7, 1, 4)]
     )
     def test_3d_and_more_is_accepted_whatever_the_last_size(self, shape: tuple[int, ...]):
         check_header(header(shape))
@@ -129,6 +129,11 @@ class TestAffine:
     @given(st.floats(0.01, 100), st.floats(0.01, 100), st.floats(-180, 180))
     def test_any_spacing_and_rotation_is_accepted(self, x: float, z: float, angle: float):
         check_header(header(affine=matrix((x, 1, z), (angle, 20, 0))))
+
+    @pytest.mark.parametrize("spacing", [1e-30, 1e-9, 5e-4])
+    def test_spacing_that_no_scanner_has_is_refused(self, spacing: float):
+        with pytest.raises(VolumeError, match=r"at least 0.001 mm"):
+            check_extent(header(affine=matrix()), matrix((1, spacing, 1)))
 
     @pytest.mark.parametrize("zooms", [(0, 0, 0), (1, 0, 1), (1, 1, np.nan)])
     def test_spacing_of_0_mm_is_refused(self, zooms: tuple[float, ...]):

@@ -123,12 +123,6 @@ class TestWarnings:
         assert np.isfinite(scan.data).all()
         assert scan.warnings[0].startswith("1 voxels")
 
-    def test_two_values_are_a_mask(self, save: Save, voxels: np.ndarray):
-        (text,) = read_scan(save((voxels > 50).astype(np.uint8))).warnings
-        assert "as in a mask" in text
-        three = (voxels > 50).astype(np.uint8) + (voxels > 99)
-        assert read_scan(save(three)).warnings == ()
-
     @pytest.mark.parametrize("flag", [0, -1])
     @pytest.mark.parametrize("delta", [(1, 1, 1.5), (0.5, 2, 3)])
     def test_mgz_without_orientation_is_taken_as_freesurfer_takes_it(

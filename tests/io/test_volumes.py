@@ -209,7 +209,7 @@ class TestContent:
         axis = nib.cifti2.BrainModelAxis.from_surface(np.arange(9), 9, "CortexLeft")
         header = nib.cifti2.Cifti2Header.from_axes((nib.cifti2.ScalarAxis(["a"]), axis))
         nib.save(nib.Cifti2Image(np.ones((1, 9), np.float32), header), tmp_path / "a.dscalar.nii")
-        assert "2-D image of shape (1, 9)" in error_of(tmp_path / "a.dscalar.nii")
+        assert "got values on a surface" in error_of(tmp_path / "a.dscalar.nii")
 
     def test_single_slice(self, save: Save, labels: np.ndarray):
         assert "single slice" in error_of(save(labels[:, :, :1]))

@@ -537,6 +537,31 @@ def other_features(file: h5py.File) -> None:
     set_array(file, "unet_conv_downarm_2_0", "kernel", np.zeros(shape, np.float32))
 
 
+def elsewhere(**settings: Any) -> Callable[[h5py.File], None]:
+    """An array without values of its own in the place of a bias."""
+
+    def change(file: h5py.File) -> None:
+        name = f"{CONV}/{CONV}/bias:0"
+        shape = settings.pop("shape", file[name].shape)
+        del file[name]
+        file.create_dataset(name, shape, "float32", **settings)
+
+    return change
+
+
+def linked(link: Any) -> Callable[[h5py.File], None]:
+    """A link in the place of a layer."""
+    return lambda file: (lose(CONV)(file), file.__setitem__(CONV, link))[0]
+
+
+def virtual(file: h5py.File) -> None:
+    name = f"{CONV}/{CONV}/bias:0"
+    layout = h5py.VirtualLayout(file[name].shape, "float32")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "x", file[name].shape)
+    del file[name]
+    file.create_virtual_dataset(name, layout)
+
+
 FAULTS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "no layer of ours": (only_others, r"none of its 24 layers has a name that starts with unet_"),
     "nothing": (lambda file: file.clear(), r"none of its 0 layers .* \(they are none\)"),
@@ -575,7 +600,7 @@ FAULTS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
         r"the kernel of layer unet_conv_uparm_3_0 has shape .*5, 6\) where .* \(3, 3, 3, 18, 6\)",
     ),
     "an oblong kernel": (other_shape(CONV, "kernel", (3, 3, 5, 2, 3)), r"\(3, 3, 5, 2, 3\) where"),
-    "even kernels": (both_even, "kernel_size must be odd and at least 1, got 2"),
+    "even kernels": (both_even, "kernel_size must be odd, 1 to 31, got 2"),
     "a 2-D network": (other_shape(CONV, "kernel", (3, 3, 2, 3)), "not that of a 3-D convolution"),
     "a scalar": (other_shape(CONV, "kernel", ()), r"shape \(\), not that of a 3-D convolution"),
     "features that jump": (other_features, "levels have 3, 6, 40 features, which do not grow"),
@@ -592,6 +617,17 @@ FAULTS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
         f"layer {CONV} holds kernel where kernel, bias belong",
     ),
     "Keras 3 without names": (nameless_keras_3, "does not say which layer is which"),
+    "values in a file of the system": (
+        elsewhere(external=[("/etc/passwd", 0, 12)]),
+        "lies in another file",
+    ),
+    "a virtual array": (virtual, "lies in another file"),
+    "a link to another file": (linked(h5py.ExternalLink("/etc/passwd", "/")), "is a link"),
+    "a link within the file": (linked(h5py.SoftLink("/unet_conv_downarm_0_1")), "is a link"),
+    "gigabytes that are not there": (
+        elsewhere(shape=(10**6, 10**6), chunks=(100, 100)),
+        "takes 4000.0 GB, of which the file holds 0 bytes",
+    ),
     "another type of item": (
         lambda file: (lose(CONV)(file), file.__setitem__(CONV, np.zeros(3)))[0],
         f"layer {CONV} is missing",

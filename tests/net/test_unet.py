@@ -331,10 +331,14 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"in_channels": 0}, "in_channels must be at least 1, got 0"),
-            ({"out_channels": 0}, "out_channels must be at least 1"),
-            ({"num_features": 0}, "num_features must be at least 1"),
-            ({"convs_per_level": 0}, "convs_per_level must be at least 1"),
+            ({"in_channels": 0}, "in_channels must be 1 to 10000, got 0"),
+            ({"out_channels": 0}, "out_channels must be 1 to 10000"),
+            ({"num_features": 0}, "num_features must be 1 to 10000"),
+            ({"convs_per_level": 0}, "convs_per_level must be 1 to 100"),
+            ({"convs_per_level": 10**8}, "convs_per_level must be 1 to 100, got 100000000"),
+            ({"num_features": 10**9}, "num_features must be 1 to 10000, got 1000000000"),
+            ({"num_features": 1000}, "at most 250,000,000 weights, got 1000 for"),
+            ({"feature_multiplier": 50.0}, "at most 250,000,000 weights"),
             ({"num_levels": 0}, "num_levels must be 1 to"),
             ({"num_levels": MAX_LEVELS + 1}, "num_levels must be 1 to"),
             ({"num_levels": 10**9}, "num_levels must be 1 to"),
@@ -342,8 +346,8 @@ class TestConfig:
             ({"feature_multiplier": float("nan")}, "feature_multiplier must be above 0"),
             ({"feature_multiplier": float("inf")}, "feature_multiplier must be above 0"),
             ({"feature_multiplier": 0.2}, "such that no level is empty, got 0.2"),
-            ({"num_groups": 0}, "num_groups must be at least 1, got 0"),
-            ({"kernel_size": 2}, "kernel_size must be odd and at least 1, got 2"),
+            ({"num_groups": 0}, "num_groups must be 1 to 10000, got 0"),
+            ({"kernel_size": 2}, "kernel_size must be odd, 1 to 31, got 2"),
             ({"kernel_size": -1}, "kernel_size must be odd"),
             ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
             ({"dropout": -0.1}, "dropout must be in"),
@@ -354,6 +358,11 @@ class TestConfig:
     def test_what_cannot_be_is_refused(self, changes, message):
         with pytest.raises(ValueError, match=message):
             UNetConfig(**changes)
+
+    def test_its_weights_are_counted(self):
+        for config in (UNetConfig(), UNetConfig(in_channels=3, num_levels=1, kernel_size=5)):
+            kernels = [m.weight.numel() for m in UNet3d(config).modules() if hasattr(m, "stride")]
+            assert sum(kernels) == config.num_weights
 
     @pytest.mark.parametrize(("levels", "divisor"), [(1, 1), (3, 4), (5, 16)])
     def test_multiples_of_the_divisor_are_halved_without_rest(self, levels, divisor):

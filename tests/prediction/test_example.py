@@ -112,7 +112,7 @@ class TestCommand:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
 
         monkeypatch.setattr(Path, "write_bytes", fill)
-        assert os.strerror(errno.ENOSPC) in one_error(run(tmp_path / "scan.nii.gz"))
+        assert os.strerror(errno.ENOSPC) in one_error(run(tmp_path / "scan.nii.gz"), code=1)
         assert not list(tmp_path.iterdir())
 
 

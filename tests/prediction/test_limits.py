@@ -105,6 +105,7 @@ SOUND = {
     "CT": np.where(HEAD, CLEAN / 5, -1000) + NOISE,
     "CT in its field of view": np.where(RING[..., None], -1024, CLEAN - 1000),
     "noise": NUMBERS.random((14, 12, 10)),
+    "near the largest number": np.clip(CLEAN * (2e38 / TOP), 0, 3e38),
     "few voxels": NUMBERS.random((2, 3, 4)),
     "one slice": NUMBERS.random((30, 30, 1)),
     "mask": (HEAD & (NOISE > 4)).astype(float),
@@ -140,6 +141,10 @@ BROKEN = {
     "16 bits": (as_signed(65000, 16), "wrong sign .* 65536 was added"),
     "12 bits": (as_signed(4000, 12), "wrong sign .* 4096 was added"),
     "8 bits": (as_signed(250, 8), "wrong sign .* 256 was added"),
+    "much signed noise read as unsigned": (
+        np.where(HEAD, np.rint(CLEAN), np.rint(2 * NOISE) % 65536),
+        "up to 65535",
+    ),
     "signed noise read as unsigned": (np.rint(CLEAN + NOISE) % 65536, "up to 65535"),
 }
 
@@ -175,6 +180,11 @@ class TestBroken:
         assert changed.tolist() == [list(MIDDLE)]
         around = CLEAN[tuple(slice(m - 1, m + 2) for m in MIDDLE)]
         assert around.min() <= result[MIDDLE] <= around.max()
+
+    def test_slices_through_a_hot_beam_are_not_hot_as_a_whole(self):
+        data = put(10 * TOP, slice(18, 26), slice(36, 42))
+        result = limited(scan_of(data)).data
+        assert np.array_equal(result[data == CLEAN], CLEAN[data == CLEAN])
 
     @settings(max_examples=15, deadline=None)
     @given(st.integers(1, 200), st.floats(8, 1e6), st.integers(0, 99), st.booleans())

@@ -221,7 +221,7 @@ class TestPicture:
         assert figure.axes[3].images[0].get_clim() != (0, 80)
 
     def test_a_window_can_be_given(self, drawn):
-        figure = drawn(FINE, FINE, window=(10, 20))
+        figure = drawn(FINE, FINE, windows={"input": (10, 20)})
         assert figure.axes[0].images[0].get_clim() == (10, 20)
         assert figure.axes[3].images[0].get_clim() != (10, 20)
 

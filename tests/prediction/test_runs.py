@@ -118,7 +118,7 @@ class TestSources:
 
     def test_a_list_that_is_no_text(self, tmp_path):
         (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00\x80")
-        with pytest.raises(SynthSRError, match="it is no text"):
+        with pytest.raises(SynthSRError, match="must be a UTF-8 text file"):
             find_scans(tmp_path / "a.txt")
 
 

@@ -584,7 +584,7 @@ class TestDoubts:
 
     def test_ct_without_and_mri_with_ct_are_told(self):
         air = np.where(noise((20, 20, 20)) > 100, -1000, 40).astype(np.float32)
-        assert "use --ct" in same(Scan(air, affine_of()))[1].warnings[0]
+        assert "add --ct" in same(Scan(air, affine_of()))[1].warnings[0]
         assert same(Scan(air, affine_of()), ct=True)[1].warnings == ()
         mri = Scan(5 * noise((20, 20, 20)), affine_of())
         assert "leave out --ct" in same(mri, ct=True)[1].warnings[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,17 @@ WHOLE = Outer(
 )
 
 
+WILD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text("a${}:.-1", max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["a", "size", "factors"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+"""Any plain data."""
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "settings.yaml"
     path.write_text(text, encoding="utf-8")
@@ -61,7 +73,7 @@ class TestFiles:
         [
             ("- 1\n- 2\n", "must hold a mapping"),
             ("a: [1\n", "cannot be read as YAML"),
-            ("a: ${missing}\n", "cannot be read as YAML"),
+            ("a: ${missing}\n", "a must not hold"),
             ("", None),
         ],
     )
@@ -82,7 +94,74 @@ class TestFiles:
             read_yaml(tmp_path / "nothing.yaml")
 
 
+LAUGHS = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)
+)
+
+
+class TestHostileFiles:
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (LAUGHS, "aliases that stand for more than 1,000,000 values"),
+            ("a: &a [*a]\n", "an alias that holds itself"),
+            (f"a: {'[' * 3000}{']' * 3000}", "too deeply nested"),
+            ("a: {b: [1, '${oc.env:HOME}']}", r"a\.b\[1\] must not hold \$\{"),
+            ("a: {'${oc.env:HOME}': 1}", r"a must not hold \$\{"),
+            ("a: '${'", "cannot be read as YAML"),
+            ("a: !!python/object/apply:os.system [ls]", "cannot be read as YAML"),
+            ("a: 1\na: 2", "duplicate key"),
+            ("a: \0", "cannot be read as YAML"),
+            ("a: \tb: c", "cannot be read as YAML"),
+            (f"a: 1{' ' * 40_000_000}", "at most 32 MB"),
+        ],
+        ids=range(11),
+    )
+    def test_they_are_refused_at_once(self, text: str, message: str, tmp_path: Path) -> None:
+        with pytest.raises(SynthSRError, match=message) as caught:
+            read_yaml(write(tmp_path, text))
+        assert "settings.yaml" in str(caught.value)
+
+    def test_few_aliases_are_read(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "a: &a {x: 1}\nb: {<<: *a, y: 2}\n")
+        assert read_yaml(path) == {"a": {"x": 1}, "b": {"x": 1, "y": 2}}
+
+    def test_a_device_is_no_file(self) -> None:
+        with pytest.raises(SynthSRError, match="got a folder or device"):
+            read_yaml("/dev/zero")
+
+
 class TestMapping:
+    @given(
+        st.fixed_dictionaries(
+            {},
+            optional={name: WILD for name in ("title", "rate", "loud", "parts", "pair", "extra")},
+        )
+    )
+    @settings(max_examples=200, deadline=None)
+    def test_any_value_is_used_or_refused(self, values: dict[str, Any]) -> None:
+        with suppress(SynthSRError):
+            assert isinstance(from_mapping(Outer, values), Outer)
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"parts": []}, r"parts must hold settings, got \[\]"),
+            ({"parts": -1}, "parts must hold settings, got -1"),
+            ({"parts": {"a": []}}, r"parts.a must hold settings, such as a.size, got \[\]"),
+            ({"parts": {"a": {"factors": 1}}}, "parts.a.factors must be a list, got 1"),
+            ({"parts": {"a": {"size": True}}}, "parts.a.size must be a whole number, got True"),
+            ({"parts": {"a": {"size": 2**70}}}, "parts.a.size must be a whole number"),
+            ({"rate": float("nan")}, "rate must be a number, got nan"),
+            ({"rate": float("inf")}, "rate must be a number, got inf"),
+            ({"pair": {"a": 1}}, "pair must be a list"),
+            ({"extra": 0.5}, "extra must hold settings, got 0.5"),
+        ],
+    )
+    def test_a_value_of_another_type_is_named(self, values: dict[str, Any], message: str) -> None:
+        with pytest.raises(SynthSRError, match=message):
+            from_mapping(Outer, values)
+
     def test_missing_fields_have_their_defaults(self) -> None:
         assert from_mapping(Outer, {"parts": {"a": {}}}) == Outer(parts={"a": Inner()})
 

@@ -191,6 +191,15 @@ class TestDisk:
             fetch(file)
         assert server.asked == []
 
+    def test_a_server_that_sends_more_than_expected(self, file: WebFile) -> None:
+        assert "more bytes than the file has" in self.failure(replace(file, size_bytes=10))
+
+    def test_a_server_that_sends_without_end(
+        self, file: WebFile, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(downloads, "MAX_BYTES", 10)
+        assert "more bytes than the file has" in self.failure(file)
+
     def test_an_address_that_is_none(self, file: WebFile) -> None:
         assert "somewhere" in self.failure(replace(file, url="somewhere"))
 

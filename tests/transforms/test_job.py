@@ -21,6 +21,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 from helpers import save
 
@@ -37,7 +38,7 @@ from synthsr_transforms.subjects.files import (
     phantom_subject,
     read_subject,
 )
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
 
 SHAPE = (18, 20, 16)
 VALUES = np.array([0, 2, 3, 4, 41, 42, 43, 14], np.int16)
@@ -465,6 +466,26 @@ class TestStop:
         assert not [name for name in left if name.startswith(".")]
 
 
+class TestDamage:
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda data: data[:100],
+            lambda data: data[:-1],
+            lambda data: b"",
+            lambda data: data + b"more",
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["image", "labels"])
+    def test_a_sample_of_another_size_is_made_again(self, damage, kind, make_job, tmp_path):
+        run(make_job(num_samples=2))
+        whole = files(tmp_path / "out")
+        path = tmp_path / "out" / f"sample_000001_{kind}.nii.gz"
+        path.write_bytes(damage(path.read_bytes()))
+        assert run(make_job(num_samples=2)) == ["sample_000001"]
+        assert files(tmp_path / "out") == whole
+
+
 class TestWriting:
     def test_a_full_disk_is_one_clear_error(self, make_job, monkeypatch, tmp_path):
         writes = itertools.count()
@@ -476,7 +497,7 @@ class TestWriting:
             write(path, volume)
 
         monkeypatch.setattr(job_folder, "write_volume", fill)
-        with pytest.raises(SynthSRError, match=r"disk of .* is full"):
+        with pytest.raises(WorkFailedError, match=r"disk of .* is full"):
             run(make_job(num_samples=20))
         left = files(tmp_path / "out")
         complete = {Path(name).stem for name in left if name.endswith(".json")}
@@ -495,12 +516,12 @@ class TestWriting:
             pytest.skip("a small disk cannot be mounted here")
         try:
             small = make_job(num_samples=100, folder=disk / "out")
-            with pytest.raises(SynthSRError, match="room for about"):
+            with pytest.raises(WorkFailedError, match="room for about"):
                 small.start()
             assert not (disk / "out").exists()
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(job_module, "check_space", lambda *_: None)
-                with pytest.raises(SynthSRError, match="is full"):
+                with pytest.raises(WorkFailedError, match="is full"):
                     run(small)
             left = files(disk / "out")
             complete = {Path(name).stem for name in left if name.endswith(".json")}
@@ -512,7 +533,7 @@ class TestWriting:
     def test_too_little_space_is_found_before_the_work(self, make_job, monkeypatch, tmp_path):
         usage = shutil._ntuple_diskusage(100, 99, 1)  # type: ignore[attr-defined]
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-        with pytest.raises(SynthSRError, match="room for about"):
+        with pytest.raises(WorkFailedError, match="room for about"):
             make_job().start()
         assert not (tmp_path / "out").exists()
 
@@ -586,14 +607,36 @@ def oblique_affine() -> np.ndarray:
     return affine
 
 
+def tilted(spacing: Any, degrees: Any, shear: float = 0.0) -> np.ndarray:
+    affine = np.eye(4)
+    affine[0, 1] = np.tan(np.deg2rad(shear))
+    turn = nib.eulerangles.euler2mat(*np.deg2rad(degrees))
+    affine[:3, :3] = turn @ affine[:3, :3] * spacing
+    affine[:3, 3] = [-11.0, 7.0, 3.0]
+    return affine
+
+
+THICK = [
+    tilted((5, 1, 1), (12, 0, 0)),
+    tilted((1, 5, 1), (25, -20, 0)),
+    tilted((0.4, 0.4, 2), (0, 0, 25)),
+    tilted((1, 1, 8), (30, 20, 10)),
+    tilted((1, 1, 1), (45, 45, 45)),
+    tilted((1, 1.2, 2), (10, 5, 3), shear=0.05),
+    tilted((1, 1.2, 2), (10, 5, 3), shear=0.4),
+]
+
+
 class TestPlaceInTheWorld:
     @pytest.mark.parametrize(
-        "orientation", orientations(), ids=lambda o: str(o.astype(int).tolist())
+        ("affine", "orientation"),
+        [
+            *((oblique_affine(), turn) for turn in orientations()),
+            *((affine, turn) for affine in THICK for turn in orientations()[::20]),
+        ],
     )
-    def test_every_voxel_of_a_crop_lies_where_it_lay(self, orientation, tmp_path):
-        source = nib.Nifti1Image(blocks(7, (14, 10, 12)), oblique_affine()).as_reoriented(
-            orientation
-        )
+    def test_every_voxel_of_a_crop_lies_where_it_lay(self, affine, orientation, tmp_path):
+        source = nib.Nifti1Image(blocks(7, (14, 10, 12)), affine).as_reoriented(orientation)
         nib.save(source, tmp_path / "map.nii.gz")
         steps = {
             "crop": StepConfig(name="PatchCrop", params={"shape": [8, 6, 7]}),
@@ -607,15 +650,18 @@ class TestPlaceInTheWorld:
             file_format="nii",
         )
         run(job)
-        crop = nib.load(tmp_path / "out" / "sample_000000_labels.nii")
+        out = tmp_path / "out" / "sample_000000_labels.nii"
+        crop = nib.load(out)
         image = nib.load(tmp_path / "out" / "sample_000000_image.nii")
-        assert nib.aff2axcodes(crop.affine) == nib.aff2axcodes(source.affine)
+        same_axes = np.linalg.inv(source.affine[:3, :3]) @ crop.affine[:3, :3]
+        np.testing.assert_allclose(same_axes, np.eye(3), atol=0.02)
         np.testing.assert_allclose(image.affine, crop.affine)
+        np.testing.assert_allclose(SimpleITK.ReadImage(out).GetSpacing(), crop.header.get_zooms())
         assert sorted(crop.shape) == [6, 7, 8]
         indices = np.indices(crop.shape).reshape(3, -1)
         world = nib.affines.apply_affine(crop.affine, indices.T)
         found = nib.affines.apply_affine(np.linalg.inv(source.affine), world)
-        np.testing.assert_allclose(found, np.rint(found), atol=1e-3)
+        np.testing.assert_allclose(found, np.rint(found), atol=0.1)  # by the shear of 0.4 degrees
         lay = np.asarray(source.dataobj)[tuple(np.rint(found).astype(int).T)]
         np.testing.assert_array_equal(lay, np.asarray(crop.dataobj).ravel())
         for value in np.unique(lay):
@@ -660,7 +706,8 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"num_samples": 0}, "at least 1, got 0"),
+            ({"num_samples": 0}, "1 to 1000000, got 0"),
+            ({"num_samples": 10**11}, "1 to 1000000, got 100000000000"),
             ({"seed": -1}, "seed must be at least 0"),
             ({"file_format": "png"}, "format must be one of"),
             ({"shard": (0, 2)}, "got 0/2"),

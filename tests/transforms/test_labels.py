@@ -436,3 +436,22 @@ class TestPublishedData:
     def test_ready_tables_cover_the_label_maps(self, name, files):
         paths = [p for path in sorted(SHARED_DATA.glob(files)) for p in list_volumes(path)]
         assert report_label_maps(paths, LabelTable.ready(name)).unknown_values == ()
+
+
+def test_destrieux_parcels_are_cortex_on_both_sides():
+    """Names are those of FreeSurfer's colour table, values 11100 to 11175 and 12100 to 12175."""
+    table, published = LabelTable.ready("freesurfer_a2009s_aseg"), LabelTable.ready("synthsr")
+    assert len([value for value in table.values if value > 100 and value < 11100]) == 5
+    for value in range(11100, 11176):
+        left, right = table.row(value), table.row(value + 1000)
+        assert (left.side, right.side) == ("left", "right")
+        assert table.swapped_values()[value] == value + 1000
+        assert left.label_class == right.label_class == published.row(3).label_class
+        assert left.name.split(": ")[1] == right.name.split(": ")[1]
+    names = {11106: "G_and_S_cingul-Ant", 11142: "Medial_wall", 11165: "S_orbital-H_Shaped"}
+    names |= {11101: "G_and_S_frontomargin", 11145: "S_calcarine", 11175: "S_temporal_transverse"}
+    for value, name in names.items():
+        assert table.row(value).name == f"left cortex: {name}"
+    aseg, tutorial = LabelTable.ready("freesurfer_aseg"), LabelTable.ready("freesurfer_synthsr")
+    assert all(table.row(value) == aseg.row(value) for value in aseg.values)
+    assert not tutorial.unknown_values(table.values)

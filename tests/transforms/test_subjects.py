@@ -285,6 +285,36 @@ class TestReadSubject:
             read_subject(SubjectFiles(a, b))
 
 
+class TestHeaders:
+    """Label maps are read by the affine that scans are read by."""
+
+    @pytest.mark.parametrize(
+        ("sform", "pixdim", "unit"),
+        [
+            (np.diag([-1.0, -1, 1, 1]), (2, 2, 6), "mm"),
+            (np.eye(4), (2, 2, 6), "mm"),
+            (np.diag([0.002, 0.002, 0.006, 1]), (0.002, 0.002, 0.006), "meter"),
+        ],
+    )
+    def test_spacing_that_the_sform_lacks_is_found(self, tmp_path, sform, pixdim, unit):
+        image = nib.Nifti1Image(labels(shape=(60, 70, 20)), None)
+        image.set_qform(np.diag([-pixdim[0], -pixdim[1], pixdim[2], 1]), 1)
+        image.set_sform(sform, 1)
+        image.header["pixdim"][1:4] = pixdim
+        image.header.set_xyzt_units(unit)
+        nib.save(image, tmp_path / "a.nii")
+        subject = read_subject(SubjectFiles(tmp_path / "a.nii"))
+        np.testing.assert_allclose(subject["labels"].spacing, (2, 2, 6), rtol=1e-5)
+
+    @pytest.mark.parametrize("degrees", [0.6, 3, -12, 20])
+    def test_sheared_label_maps_are_refused(self, tmp_path, degrees):
+        affine = np.eye(4)
+        affine[1, 2] = np.tan(np.deg2rad(degrees))
+        nib.save(nib.Nifti1Image(labels(shape=(6, 7, 8)), affine), tmp_path / "a.nii")
+        with pytest.raises(VolumeError, match=f"{abs(degrees):.1f} degrees off"):
+            read_subject(SubjectFiles(tmp_path / "a.nii"))
+
+
 class TestChecks:
     def test_values_are_those_of_all_label_maps(self, tmp_path):
         subjects = [

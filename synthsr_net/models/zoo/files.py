@@ -197,7 +197,8 @@ def web_file(
     if mirror:
         is_file = urlsplit(mirror).path.endswith(_ENDINGS)
         url = mirror if is_file else f"{mirror.rstrip('/')}/{known.file}"
-    return WebFile(url=url, path=cached_path(known, root), sha256=known.sha256)
+    path = cached_path(known, root)
+    return WebFile(url=url, path=path, sha256=known.sha256, size_bytes=known.size_bytes)
 
 
 def download_model(

@@ -8,10 +8,10 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from synthsr_transforms.io.files import stem
 from synthsr_transforms.support.atomic import write_text
+from synthsr_transforms.support.texts import read_json
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,13 @@ def read_entries(folder: str | os.PathLike[str]) -> list[ReportEntry]:
 
 def _read_entry(path: Path) -> ReportEntry | None:
     try:
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_json(path)
         for name, value in fields.items():
             if isinstance(value, list):
                 fields[name] = tuple(value)
         entry = ReportEntry(**fields)
         return entry if _is_sound(entry) else None
-    except (ValueError, TypeError, AttributeError, FileNotFoundError):
+    except (ValueError, TypeError, FileNotFoundError):
         return None
 
 

@@ -15,7 +15,14 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from synthsr_transforms.drawing.panels import draw_grid, save_figure, write, write_caption
-from synthsr_transforms.drawing.planes import IN_PLANE, View, panels_through, scan_window, view_of
+from synthsr_transforms.drawing.planes import (
+    IN_PLANE,
+    View,
+    panels_through,
+    percentile_window,
+    scan_window,
+    view_of,
+)
 from synthsr_transforms.drawing.slices import range_in_words, size_in_words
 from synthsr_transforms.io.grids import Volume, reorient
 
@@ -29,7 +36,7 @@ def write_picture(
     prediction: Volume,
     *,
     title: str = "",
-    window: tuple[float, float] | None = None,
+    windows: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
     """Write a picture of a scan (top) and its prediction (bottom): PNG, about 1000 pixels wide.
 
@@ -38,19 +45,20 @@ def write_picture(
         scan: `(X, Y, Z)` and affine, in any orientation and resolution; several by their names.
         prediction: The same for the prediction.
         title: Heading, such as the name of the scan.
-        window: Intensities of the scan that are shown black and white. By default, percentiles 1
-            and 99.5; or 0 to 80 HU if the scan seems to be a CT, with air far below 0.
+        windows: Intensities of scans, by their names, that are shown black and white; for others,
+            percentiles 1 and 99.5. None: see `scan_window`.
     """
     scans = {"input": scan} if isinstance(scan, Volume) else dict(scan)
     volumes = (*scans.values(), prediction)
     turned = [reorient(volume) for volume in volumes]
     view = view_of(turned[:-1], turned[-1])
     scale = _pixels_per_mm(view)
-    windows = [window or scan_window(volume.data) for volume in scans.values()]
-    windows.append(scan_window(prediction.data))
+    usual = scan_window if windows is None else percentile_window
+    shown = [(windows or {}).get(name) or usual(each.data) for name, each in scans.items()]
+    shown.append(percentile_window(prediction.data))
     rows = [
-        panels_through(volume, view, scale, shown)
-        for volume, shown in zip(turned, windows, strict=True)
+        panels_through(volume, view, scale, window)
+        for volume, window in zip(turned, shown, strict=True)
     ]
     x, y, z = (view.axes @ view.centre).round() + 0.0  # no -0
     width = scale * sum(panel.size_mm[0] for panel in rows[0])
@@ -59,9 +67,9 @@ def write_picture(
     def draw() -> Figure:
         figure = draw_grid(rows, title=heading, min_width=_MIN_WIDTH, pixels_per_mm=scale)
         names = [*scans, "prediction"]
-        captions = zip(figure.axes[::3], names, volumes, windows, strict=True)
-        for axes, name, volume, shown in captions:
-            write_caption(axes, name, _details(volume, shown))
+        captions = zip(figure.axes[::3], names, volumes, shown, strict=True)
+        for axes, name, volume, window in captions:
+            write_caption(axes, name, _details(volume, window))
         return figure
 
     save_figure(path, draw, grey=True)

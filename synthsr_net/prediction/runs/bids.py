@@ -12,7 +12,6 @@ for others. The name depends on nothing but that of the source, so adding scans 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from synthsr_transforms.io.files import is_volume
 from synthsr_transforms.support.atomic import write_json
 from synthsr_transforms.support.messages import SynthSRError, listed
 from synthsr_transforms.support.pointers import refuse_pointer
+from synthsr_transforms.support.texts import read_json
 
 BIDS_VERSION = "1.10.0"
 """Version of the specification that derivative datasets follow."""
@@ -132,7 +132,8 @@ def left_out(root: str | os.PathLike[str], participants: Sequence[str] = ()) -> 
 
 def _files(root: Path, participants: Sequence[str]) -> dict[str, list[Path]]:
     """Volumes in `anat` and `ct` of participants, who are chosen among those that there are."""
-    known = {p.name: p for p in sorted(root.glob("sub-*")) if p.is_dir() or p.is_symlink()}
+    found = sorted(root.glob("sub-*"))  # also links to subjects that are not here
+    known = {p.name: p for p in found if p.is_dir() or not (p.exists() or "." in p.name)}
     wanted = [f"sub-{label.removeprefix('sub-')}" for label in participants] or list(known)
     absent = [name for name in wanted if name not in known]
     if absent:
@@ -174,17 +175,14 @@ def read_description(root: Path) -> dict[str, Any]:
     path = root / DESCRIPTION
     refuse_pointer(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        return read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise SynthSRError(
             f"{root} must be a BIDS dataset, but has no {DESCRIPTION}. Give the root of the"
             " dataset, or leave out --bids."
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise SynthSRError(f"{path} must be a JSON file, but cannot be read ({error}).") from error
-    if not isinstance(found, dict):
-        raise SynthSRError(f"{path} must hold a JSON object, got {type(found).__name__}.")
-    return found
 
 
 def check_derivative(root: Path, output: Path) -> None:
@@ -264,7 +262,7 @@ def _skull_stripped(scan: BidsScan) -> bool:
     """`SkullStripped` of the source's JSON file; raw scans have their skull."""
     try:
         name = scan.path.name.split(".")[0]
-        content = json.loads(scan.path.with_name(f"{name}.json").read_text(encoding="utf-8-sig"))
+        content = read_json(scan.path.with_name(f"{name}.json"))
         return bool(content.get("SkullStripped", False))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, SynthSRError):
         return False

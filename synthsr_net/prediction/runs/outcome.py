@@ -54,10 +54,23 @@ class BatchReport:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
 
-    def add(self, outcome: Outcome, scans: Mapping[str, Volume], prediction: Volume) -> None:
-        """Draw a picture of scans, by name, and their prediction, and record it."""
+    def add(
+        self,
+        outcome: Outcome,
+        scans: Mapping[str, Volume],
+        prediction: Volume,
+        windows: Mapping[str, tuple[float, float]],
+    ) -> None:
+        """Draw a picture of scans, by name, and their prediction, and record it.
+
+        Args:
+            outcome: What became of the task.
+            scans: The scans.
+            prediction: Their prediction.
+            windows: See `write_picture`.
+        """
         picture = picture_path(self.folder, _inputs(outcome.task))
-        write_picture(picture, scans, prediction, title=outcome.task.name)
+        write_picture(picture, scans, prediction, title=outcome.task.name, windows=windows)
         scan = next(iter(scans.values()))
         shown = picture.relative_to(self.folder).as_posix()
         save_entry(self.folder, _entry(outcome, scan, prediction, shown))

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from synthsr_net.prediction.intensities import CT_WINDOW_HU
 from synthsr_net.prediction.postprocess import Prediction
 from synthsr_net.prediction.predictor import Predictor, Prepared
 from synthsr_net.prediction.preprocess import check_number
@@ -26,8 +27,8 @@ from synthsr_net.prediction.provenance import read_description
 from synthsr_transforms.io.grids import Volume, format_spacing
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.io.volumes import read_image
-from synthsr_transforms.support.atomic import is_full, write_json
-from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, describe
+from synthsr_transforms.support.atomic import write_json
+from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, describe, is_full
 from synthsr_transforms.support.stopping import undoing
 from synthsr_transforms.support.threads import num_cores, threads
 
@@ -187,7 +188,7 @@ class Batch:
         begin = time.perf_counter()
         try:
             prediction = self.predictor.finish(loaded.prepared, output, lesion_mask=loaded.mask)
-            self._write_files(task, prediction)
+            self._write_files(task, prediction, ct=any(loaded.prepared.space.cts))
             seconds = loaded.seconds + time.perf_counter() - begin
             outcome = Outcome(task, seconds, prediction.warnings)
         except Exception as error:
@@ -199,7 +200,9 @@ class Batch:
         if self.report is None:
             return outcome
         try:
-            self.report.add(outcome, self._shown(prepared), prediction.image)
+            shown, cts = self._shown(prepared), prepared.space.cts
+            windows = {n: CT_WINDOW_HU for n, is_ct in zip(shown, cts, strict=True) if is_ct}
+            self.report.add(outcome, shown, prediction.image, windows)
         except Exception as error:
             lack = f"the report lacks this scan ({describe(error).rstrip('.')})."
             return replace(outcome, warnings=(*outcome.warnings, lack))
@@ -217,7 +220,7 @@ class Batch:
                 self.report.add_failure(outcome)
         return outcome
 
-    def _write_files(self, task: Task, prediction: Prediction) -> None:
+    def _write_files(self, task: Task, prediction: Prediction, *, ct: bool) -> None:
         """Write the prediction last, so that where it is, the others are."""
         new = [path for path in task.outputs if not path.exists()]
 
@@ -226,14 +229,14 @@ class Batch:
                 path.unlink(missing_ok=True)
 
         with undoing(remove):
-            self._write_each(task, prediction)
+            self._write_each(task, prediction, ct=ct)
 
-    def _write_each(self, task: Task, prediction: Prediction) -> None:
+    def _write_each(self, task: Task, prediction: Prediction, *, ct: bool) -> None:
         description = _description(task, self.predictor)
         if task.uncertainty is not None and prediction.laplace_scale is not None:
             self.predictor.write(task.uncertainty, prediction.laplace_scale, description)
         for path, content in task.sidecars.items():
-            used = {**self.predictor.record.used(ct=task.ct), "precision": self.predictor.precision}
+            used = {**self.predictor.record.used(ct=ct), "precision": self.predictor.precision}
             more = {
                 "Resolution": format_spacing(prediction.image.spacing_mm),
                 "Settings": used,

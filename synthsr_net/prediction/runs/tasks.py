@@ -43,7 +43,7 @@ class Task:
     uncertainty: Path | None = None
     """File of the predicted Laplace scale."""
     ct: bool | None = None
-    """Whether the scan is CT; None: as the predictor is set."""
+    """Whether the scan is CT, where the predictor is not set to treat all alike; None: unknown."""
     sidecars: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
     """JSON files beside the images, and what they say besides spacing, settings and warnings."""
 
@@ -171,7 +171,7 @@ def _bids_task(scan: BidsScan, output: Path, uncertainty: str | os.PathLike[str]
         inputs=(scan.path,),
         output=image,
         uncertainty=scale,
-        ct=scan.is_ct,
+        ct=scan.is_ct or None,
         sidecars=sidecars,
     )
 

@@ -21,8 +21,8 @@ from synthsr_net.models.checkpoint import ModelConfig, save_model
 from synthsr_net.training.config import TrainingConfig
 from synthsr_net.training.folder import RunFolder
 from synthsr_net.training.task.regression import TrainingTask
-from synthsr_transforms.support.atomic import is_full, replacing
-from synthsr_transforms.support.messages import WorkFailedError
+from synthsr_transforms.support.atomic import replacing
+from synthsr_transforms.support.messages import WorkFailedError, is_full
 
 STOP_SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)

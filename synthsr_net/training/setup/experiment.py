@@ -15,7 +15,7 @@ from synthsr_transforms.generator.config import make_config, read_settings
 from synthsr_transforms.job.job import check_buildable, check_images, choose_subjects
 from synthsr_transforms.labels.files import read_integers
 from synthsr_transforms.subjects.files import Match, SubjectFiles, restore_subject
-from synthsr_transforms.support.messages import SynthSRError, listed
+from synthsr_transforms.support.messages import SynthSRError, listed, naming
 
 
 def load_experiment(source: str | os.PathLike[str], assignments: Sequence[str] = ()) -> Experiment:
@@ -95,13 +95,14 @@ class RunPlan:
                 together = sorted([*subjects, *held_out], key=lambda subject: subject.labels)
                 subjects, held_out = hold_out(together, chosen, seed)
         check_images(experiment, [*subjects, *held_out])
-        check_buildable(experiment.generator)
+        with naming(source):
+            check_buildable(experiment.generator)
         return cls(experiment=experiment, subjects=subjects, held_out=held_out)
 
 
-def _recorded_choice(training: dict[str, Any]) -> Any:
+def _recorded_choice(training: dict[str, Any] | None) -> Any:
     """Return what the section of a run's file holds out."""
-    return (training.get("validation") or {}).get("held_out", ValidationConfig().held_out)
+    return ((training or {}).get("validation") or {}).get("held_out", ValidationConfig().held_out)
 
 
 def hold_out(

@@ -34,7 +34,8 @@ from synthsr_transforms.generator.generator import TrainingPair
 from synthsr_transforms.job.record import JobSettings, job_config
 from synthsr_transforms.labels.structures import StructureTable
 from synthsr_transforms.subjects.files import SubjectFiles
-from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.memory import available_bytes
+from synthsr_transforms.support.messages import SynthSRError, bytes_in_words
 
 from .experiment import RunPlan, with_absolute_paths
 from .fitting import Fitted, check_spacing, fit, output_shapes, probe
@@ -281,7 +282,14 @@ def _architecture(config: UNetConfig, inputs: int, outputs: int) -> UNetConfig:
 
 
 def _check_pair(training: TrainingConfig, pair: TrainingPair) -> None:
-    """Refuse losses that cannot be computed of such pairs."""
+    """Refuse losses that cannot be computed of such pairs, and batches beyond memory."""
+    needed = 4 * training.run.batch_size * (pair.image.numel() + pair.target.numel())
+    if needed > available_bytes():
+        raise SynthSRError(
+            "run.batch_size must be such that a batch fits into memory, got"
+            f" {training.run.batch_size}, which needs {bytes_in_words(needed)} for the pairs alone."
+            " Lower it, or the shape of the crop."
+        )
     crop, patch = triple(training.loss.crop, "loss.crop"), tuple(pair.image.shape[2:])
     if crop is not None and any(inner > size for inner, size in zip(crop, patch, strict=True)):
         raise SynthSRError(

@@ -124,6 +124,8 @@ class TissueContrast(SynthLabelTransform):
 
 
 def _distributions(specs: Mapping[Any, DistributionSpec], name: str) -> dict[Any, Distribution]:
+    if not isinstance(specs, Mapping):
+        raise ValueError(f"{name} must be a mapping to intensities, got {specs!r}.")
     return {
         key: as_distribution(spec, name=f"{name}.{key}", single=True) for key, spec in specs.items()
     }

@@ -42,8 +42,8 @@ def prior_estimation(vector: Vector, case: str) -> Iterator[Agreement]:
     with tempfile.TemporaryDirectory() as folder:
         images = [_write(vector, folder, f"image{letter}") for letter in "AB"]
         labels = _write(vector, folder, "labels")
-        # Where a map lacks a class, the default leaves the map out, on purpose.
-        for legacy in (True,) if _lacks_a_class(vector, table, case) else (False, True):
+        # Where a map lacks a class or a class is clipped, the default differs on purpose.
+        for legacy in (True,) if _differs(vector, table, case) else (False, True):
             priors = estimate_priors(
                 images, labels, table, rescale="rescaled" in case, match="order", legacy=legacy
             )
@@ -65,14 +65,15 @@ def _one_scan(vector: Vector, table: LabelTable) -> Iterator[Agreement]:
         yield _relative(f"statistics{name}", ours, vector[f"stats_imageA_0_ch0{name}"])
 
 
-def _lacks_a_class(vector: Vector, table: LabelTable, case: str) -> bool:
-    """Whether a class has no voxel to be measured in, in one of the scans."""
+def _differs(vector: Vector, table: LabelTable, case: str) -> bool:
+    """Whether a class of one of the scans has no voxel to measure, or is clipped."""
     for letter, number in product("AB", vector.numbered(r"labels_(\d+)")):
         image = vector[f"image{letter}_{number}"]
         classes = classes_of(vector[f"labels_{number}"], table)
         for channel in np.moveaxis(image.reshape(*classes.shape, -1), -1, 0):
             measured = rescale_intensities(channel) if "rescaled" in case else channel
-            if class_statistics(measured, classes, table.num_classes).voxels.min() == 0:
+            found = class_statistics(measured, classes, table.num_classes)
+            if found.voxels.min() == 0 or (found.top[1:] > 0.25).any():
                 return True
     return False
 
