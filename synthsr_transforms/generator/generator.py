@@ -43,7 +43,7 @@ class TrainingPair(NamedTuple):
     Attributes:
         image: Network input `(B, Cin, X, Y, Z)`; with reliability maps, each channel is followed
             by its map.
-        target: Regression target `(B, Cout, X, Y, Z)`.
+        target: Regression target `(B, Cout, X, Y, Z)`, or label map of structures.
         labels: Label map `(B, 1, x, y, z)`, int32, after the spatial steps.
     """
 

@@ -167,12 +167,12 @@ class Entry:
             result.affine = matrices.to(device=affine.device, dtype=affine.dtype)
         else:
             result.affine = matrices.numpy()
-        return result  # type: ignore[no-any-return]
+        return result
 
 
 def _as_tensor(value: Tensor | np.ndarray) -> Tensor:
     if isinstance(value, Tensor):
-        return value.as_subclass(Tensor)  # type: ignore[arg-type]
+        return value.as_subclass(Tensor)
     array = value.astype(_WIDER.get(value.dtype.newbyteorder("="), value.dtype.newbyteorder("=")))
     return torch.from_numpy(np.ascontiguousarray(array))
 
