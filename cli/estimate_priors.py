@@ -82,7 +82,7 @@ COLUMNS = ("channel", "class", "name", "mean", "+-", "std", "+-", "scans", "voxe
 )
 @click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=1024),
     metavar="N",
     default=1,
     show_default=True,

@@ -161,7 +161,7 @@ def threads_option(command: Command) -> Command:
     """Add `--threads`, which needs no argument of the command."""
     return click.option(
         "--threads",
-        type=click.IntRange(min=1),
+        type=click.IntRange(min=1, max=1024),
         expose_value=False,
         callback=_use_threads,
         help="Threads to compute with on the CPU.  [default: all cores]",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -53,6 +54,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
             os.replace(temporary, path)
         except OSError as error:
+            if "requested and" in str(error):  # all that numpy says of a full disk
+                full = errno.ENOSPC
+                raise OSError(full, os.strerror(full), str(path)) from error
             if error.errno is not None and error.filename in (None, str(temporary), temporary):
                 error.filename, error.filename2 = str(path), None
             raise

@@ -128,7 +128,7 @@ def _send(pid: int, kind: str) -> None:
 def _wrong(errors: str, code: int, delay: float) -> list[str]:
     lines = errors.splitlines()
     silent = delay <= STARTING and code in (-signal.SIGINT, -signal.SIGTERM)
-    if silent or ("site" in errors and "synthsr_cli" not in errors):  # Python itself starts
+    if silent or ("Traceback" in errors and "synthsr_cli" not in errors):  # Python itself starts
         return []
     if "Traceback" in errors or "rror" in errors:
         return [errors[-500:]]

@@ -297,6 +297,18 @@ class TestFiles:
             priors.write(tmp_path / "m.npy", tmp_path / "s.npy")
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_full_disk_is_named_with_the_file(self, tmp_path, monkeypatch):
+        def fill(*_: object) -> None:
+            raise OSError("16 requested and 0 written")  # so says numpy.save on /dev/full
+
+        monkeypatch.setattr(np, "save", fill)
+        priors = TissuePriors.from_spec(None, None, num_channels=1, num_classes=2)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            priors.write(tmp_path / "m.npy", tmp_path / "s.npy")
+        assert caught.value.filename.startswith(str(tmp_path))
+        assert "/." not in caught.value.filename
+        assert list(tmp_path.iterdir()) == []
+
     @needs_shared_data
     @pytest.mark.parametrize(
         ("source", "kind"),
