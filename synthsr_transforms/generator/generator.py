@@ -23,6 +23,7 @@ from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.messages import SynthSRError, listed
 from synthsr_transforms.transforms.base import SynthTransform, append_history, shallow_copy
 from synthsr_transforms.transforms.build import build_transform
+from synthsr_transforms.transforms.containers import wrap_dict
 from synthsr_transforms.transforms.images import find_labels
 from synthsr_transforms.transforms.labels_on_grid import LabelSet, whole_labels
 
@@ -42,7 +43,7 @@ class TrainingPair(NamedTuple):
     Attributes:
         image: Network input `(B, Cin, X, Y, Z)`; with reliability maps, each channel is followed
             by its map.
-        target: Regression target `(B, Cout, X, Y, Z)`.
+        target: Regression target `(B, Cout, X, Y, Z)`, or label map of structures.
         labels: Label map `(B, 1, x, y, z)`, int32, after the spatial steps.
     """
 
@@ -253,7 +254,9 @@ class Generator:
 
 
 def _as_batch(data: GeneratorInput) -> SubjectsBatch:
-    if isinstance(data, str | os.PathLike | Tensor):
+    if isinstance(data, Tensor):
+        data = wrap_dict({"labels": data})[0]
+    if isinstance(data, str | os.PathLike):
         data = LabelMap(data)
     if isinstance(data, Image):
         data = Subject(labels=data)
@@ -262,7 +265,7 @@ def _as_batch(data: GeneratorInput) -> SubjectsBatch:
     if not isinstance(data, SubjectsBatch):
         raise TypeError(
             f"a generator takes a Subject, a SubjectsBatch, a LabelMap, its path or a tensor"
-            f" (1, X, Y, Z), got {type(data).__name__}."
+            f" of labels, got {type(data).__name__}."
         )
     return data
 

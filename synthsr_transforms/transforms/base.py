@@ -13,27 +13,23 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torchio import LabelMap, ScalarImage, Subject
+from torchio import LabelMap, ScalarImage
 from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 from torchio.transforms.transform import AppliedTransform, Transform
 
 from synthsr_transforms.support.messages import suggest
 
+from .containers import BARE_IMAGE, wrap_bare, wrap_dict
 from .spec import constructor_params, unknown_parameter
 
 Params = dict[str, Tensor]
-
-BARE_IMAGE = "tio_default_image"
-"""Name under which TorchIO wraps a tensor, array or image that comes alone."""
-LABEL_KEYS = ("labels", "label", "segmentation", "seg", "mask")
-"""Keys of a dictionary under which tensors of whole numbers are label maps."""
 
 _generator: ContextVar[Generator | None] = ContextVar("synthsr_generator", default=None)
 _REGISTRY: dict[str, type[SynthTransform]] = {}
@@ -310,8 +306,8 @@ class SynthTransform(Transform):
     @staticmethod
     def _wrap(data: Any) -> tuple[Any, Any]:
         if isinstance(data, dict):
-            return Transform._wrap(_readable_dict(data))[0], partial(_unwrap_dict, data)
-        return Transform._wrap(data)
+            return wrap_dict(data)
+        return wrap_bare(data) if isinstance(data, Tensor | np.ndarray) else Transform._wrap(data)
 
     def to_hydra(self) -> dict[str, Any]:
         """`_target_` with the import path of the class, and the arguments that differ."""
@@ -455,22 +451,3 @@ def _put_elements(
 
 def _on_device(index: Sequence[int], like: Tensor) -> Tensor:
     return torch.tensor(list(index)).to(like.device, non_blocking=True)
-
-
-def _readable_dict(data: dict[str, Any]) -> dict[str, Any]:
-    """Take arrays for tensors, and tensors of whole numbers under a label key for label maps."""
-    readable = {k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in data.items()}
-    for key, value in readable.items():
-        if key in LABEL_KEYS and isinstance(value, Tensor) and not value.is_floating_point():
-            readable[key] = LabelMap(value)
-    return readable
-
-
-def _unwrap_dict(data: dict[str, Any], batch: SubjectsBatch) -> dict[str, Any]:
-    """The images, those that were added too, as arrays where arrays came in, and the notes."""
-    subject: Subject = batch.unbatch()[0]
-    result: dict[str, Any] = {name: image.data for name, image in subject.images.items()}
-    if any(isinstance(value, np.ndarray) for value in data.values()):
-        result = {name: tensor.cpu().numpy() for name, tensor in result.items()}
-    result.update(subject.metadata)
-    return result

@@ -24,15 +24,18 @@ REGISTRATION_ERROR = "registration_error"
 
 
 def named_image(batch: SubjectsBatch, name: str) -> Any:
-    """The image of that name, or the only one.
+    """The image of that name, or the only one; for `image` also the only one beside label maps.
 
     Raises:
-        ValueError: If there is neither.
+        ValueError: If there is none of them.
     """
     if name in batch.images:
         return batch.images[name]
-    if len(batch.images) == 1:
-        return next(iter(batch.images.values()))
+    images = list(batch.images.values())
+    if len(images) > 1 and name == "image":
+        images = [image for image in images if not is_label_map(image)]
+    if len(images) == 1:
+        return images[0]
     raise ValueError(
         f"image must be one of {list(batch.images)}, got {name!r}. Name an image of the subject."
     )

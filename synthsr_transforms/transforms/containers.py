@@ -1,0 +1,198 @@
+"""Tensors, arrays and dictionaries of them, as batches and back."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchio import Image, LabelMap, ScalarImage
+from torchio.data.affine import AffineMatrix
+from torchio.data.batch import ImagesBatch, SubjectsBatch
+
+BARE_IMAGE = "tio_default_image"
+"""Name under which TorchIO wraps a tensor, array or image that comes alone."""
+LABEL_WORDS = {"label", "labels", "labelmap", "seg", "segmentation", "mask", "masks"}
+"""Words in the key of a dictionary under which tensors of whole numbers are label maps."""
+
+Unwrap = Callable[[SubjectsBatch], Any]
+
+_WIDER = {np.dtype(np.uint16): np.int32, np.dtype(np.uint32): np.int64}  # few operations in torch
+
+
+def wrap_bare(data: Tensor | np.ndarray) -> tuple[SubjectsBatch, Unwrap]:
+    """Make a batch of a tensor or array that comes alone, and what turns it back."""
+    entry = Entry(data)
+    batch = SubjectsBatch({BARE_IMAGE: entry.images()})
+    return batch, lambda result: entry.restored(result.images[BARE_IMAGE])
+
+
+def wrap_dict(data: Mapping[Any, Any]) -> tuple[SubjectsBatch, Unwrap]:
+    """Make a batch of a dictionary, and what turns it back.
+
+    Args:
+        data: Images, tensors and arrays by name, and other values, which become metadata.
+
+    Raises:
+        ValueError: If some of the tensors have a batch dimension and others have none, or numbers
+            of elements differ.
+    """
+    entries = {str(k): Entry(v, is_label_key(str(k))) for k, v in data.items() if _is_image(k, v)}
+    sizes = {name: entry.batch_size for name, entry in entries.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            "tensors of a dictionary must have the same number of elements, (B, C, X, Y, Z), or no"
+            f" batch dimension, got {sizes} (0: none). Make them alike."
+        )
+    size = next(iter(sizes.values()), 0)
+    notes = {
+        str(key): list(value) if size and _is_list(value, size) else [value] * max(size, 1)
+        for key, value in data.items()
+        if str(key) not in entries
+    }
+    images = {name: entry.images() for name, entry in entries.items()}
+    names = {str(key): key for key in data}
+
+    def unwrap(batch: SubjectsBatch) -> dict[Any, Any]:
+        example = next(iter(entries.values()), None)
+        result = dict(data)
+        for name, image in batch.images.items():
+            entry = entries.get(name) or example
+            assert entry is not None
+            result[names.get(name, name)] = entry.restored(image, known=name in entries)
+        for name, values in batch.metadata.items():
+            before = notes.get(name)
+            if before is None or any(a is not b for a, b in zip(values, before, strict=True)):
+                result[names.get(name, name)] = values if size else values[0]
+        return result
+
+    return SubjectsBatch(images, metadata={k: list(v) for k, v in notes.items()}), unwrap
+
+
+def is_label_key(key: str) -> bool:
+    """Whether whole numbers under a key are labels.
+
+    Examples:
+        >>> [is_label_key(key) for key in ("lesion_mask", "segGT", "label0", "image", "unmasked")]
+        [True, True, True, False, False]
+    """
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", key)
+    return any(word.lower() in LABEL_WORDS for word in words)
+
+
+class Entry:
+    """A tensor or array with the form in which it comes back.
+
+    Args:
+        value: Tensor or array `(X, Y, Z)`, `(C, X, Y, Z)` or `(B, C, X, Y, Z)`, or an image of
+            TorchIO. The affine of a tensor that has one, `(4, 4)` or `(B, 4, 4)`, such as MONAI's
+            `MetaTensor`, is that of the image.
+        labels: Whether it is a label map if it holds whole numbers alone.
+
+    Raises:
+        ValueError: If it has another number of dimensions, or an affine of another shape.
+    """
+
+    def __init__(self, value: Any, labels: bool = False) -> None:
+        self.value = value
+        tensor = value.data if isinstance(value, Image) else _as_tensor(value)
+        self.ndim, self.dtype = tensor.ndim, tensor.dtype
+        if not 3 <= tensor.ndim <= 5:
+            raise ValueError(
+                "a tensor or array must be (X, Y, Z), (C, X, Y, Z) or (B, C, X, Y, Z), got"
+                f" {tuple(tensor.shape)}."
+            )
+        self.batch_size = len(tensor) if tensor.ndim == 5 else 0
+        self.kind = type(value) if isinstance(value, Image) else ScalarImage
+        if labels and not isinstance(value, Image) and _is_whole(tensor):
+            self.kind = LabelMap
+            if tensor.is_floating_point():
+                tensor = tensor.int()
+        self.tensor = tensor[(None,) * (5 - tensor.ndim)]
+
+    def images(self) -> ImagesBatch:
+        """The batch of one or more images."""
+        return ImagesBatch(self.tensor, list(self._affines()), image_class=self.kind)
+
+    def _affines(self) -> Iterator[AffineMatrix]:
+        if isinstance(self.value, Image):
+            yield self.value.affine
+            return
+        size, affine = len(self.tensor), getattr(self.value, "affine", None)
+        matrices = torch.eye(4) if affine is None else torch.as_tensor(affine).detach()
+        matrices = torch.Tensor.as_subclass(matrices, torch.Tensor).cpu().double()
+        if matrices.shape not in ((4, 4), (size, 4, 4)):
+            raise ValueError(
+                f"the affine of a tensor must be (4, 4), or ({size}, 4, 4) with one matrix per"
+                f" element, got {tuple(matrices.shape)}."
+            )
+        yield from (AffineMatrix(matrix) for matrix in matrices.expand(size, 4, 4))
+
+    def restored(self, images: ImagesBatch, *, known: bool = True) -> Any:
+        """Return images in the form of the value.
+
+        Args:
+            images: The batch after the transform.
+            known: Whether they are those of the value, so that whole numbers keep its type.
+        """
+        data = images.data
+        if known and not (self.kind is ScalarImage and data.is_floating_point()):
+            data = (
+                data
+                if self.dtype is torch.bool and data.is_floating_point()
+                else data.to(self.dtype)
+            )
+        if self.batch_size == 0:
+            data = data[0]
+            data = data[0] if self.ndim == 3 and len(data) == 1 else data
+        if isinstance(self.value, np.ndarray):
+            array = data.cpu().numpy()
+            return array.astype(self.value.dtype) if known and array.dtype.kind in "iu" else array
+        return data if isinstance(self.value, Image) else self._of_its_class(data, images)
+
+    def _of_its_class(self, data: Tensor, images: ImagesBatch) -> Tensor:
+        """A tensor of the class of the value, with the affine of the images."""
+        affine = getattr(self.value, "affine", None)
+        if affine is None:
+            return data
+        result: Any = data.as_subclass(type(self.value))
+        vars(result).update({k: copy.copy(v) for k, v in vars(self.value).items()})
+        matrices = torch.stack([a.data for a in images.affines])
+        matrices = matrices if len(np.shape(affine)) == 3 else matrices[0]
+        if isinstance(affine, Tensor):
+            result.affine = matrices.to(device=affine.device, dtype=affine.dtype)
+        else:
+            result.affine = matrices.numpy()
+        return result
+
+
+def _as_tensor(value: Tensor | np.ndarray) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.as_subclass(Tensor)
+    array = value.astype(_WIDER.get(value.dtype.newbyteorder("="), value.dtype.newbyteorder("=")))
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _is_image(key: Any, value: Any) -> bool:
+    if isinstance(value, Image):
+        return True
+    numbers = isinstance(value, Tensor) or (
+        isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+    )
+    matrices = numbers and value.ndim == 3 and tuple(value.shape[-2:]) == (4, 4)
+    is_affine = matrices and "affine" in str(key).lower()
+    return numbers and 3 <= value.ndim <= 5 and not is_affine
+
+
+def _is_list(value: Any, size: int) -> bool:
+    return isinstance(value, list) and len(value) == size
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    return bool((tensor == tensor.round()).all()) and bool(tensor.isfinite().all())
