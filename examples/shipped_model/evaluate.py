@@ -108,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         predictor = Predictor.from_file(
             options.model,
+            force=True,  # simulated scans may be plain
             device=options.device,
             precision=options.precision,
             flip=False if options.no_flip else None,

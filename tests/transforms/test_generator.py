@@ -98,6 +98,20 @@ class TestPresets:
         assert image.affines == target.affines
 
     @every_preset
+    def test_any_number_of_threads_makes_the_same(self, name: str, batch_for: Maker) -> None:
+        generator = Generator.from_preset(name)
+        batch, before = batch_for(generator, 1), torch.get_num_threads()
+        pairs = []
+        try:
+            for number in (1, 2, 3):
+                torch.set_num_threads(number)
+                pairs.append(generator.pair(batch, seed=4))
+        finally:
+            torch.set_num_threads(before)
+        for pair in pairs[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(pair, pairs[0], strict=True))
+
+    @every_preset
     def test_a_record_replays_bit_for_bit_through_json(
         self, name: str, batch_for: Maker, assert_same: Maker
     ) -> None:

@@ -124,9 +124,14 @@ def slope(x: Tensor, t: Tensor) -> Tensor:
         `(B, C, 1, 1, 1)`; 0 where t does not vary.
     """
     inside = (t > 0).float()
-    count = inside.sum((2, 3, 4), keepdim=True).clamp_min(1)
-    axes = (2, 3, 4)
-    centred = (t - (t * inside).sum(axes, keepdim=True) / count) * inside
-    variance = centred.square().sum(axes, keepdim=True)
-    covariance = (x * centred).sum(axes, keepdim=True)
-    return torch.where(variance > 0, covariance / variance.clamp_min(1e-12), 0.0)
+    count = total(inside).clamp_min(1)
+    centred = (t - total(t * inside) / count) * inside
+    variance = total(centred.square())
+    return torch.where(variance > 0, total(x * centred) / variance.clamp_min(1e-12), 0.0)
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum over voxels, `(B, C, 1, 1, 1)`, axis by axis: in one order with any number of threads."""
+    for axis in (4, 3, 2):
+        x = x.sum(axis, keepdim=True)
+    return x
