@@ -17,16 +17,17 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+import SimpleITK
 import torch
 from torch import Generator, Tensor
-from torchio import LabelMap, ScalarImage
+from torchio import Image, LabelMap, ScalarImage, Subject
 from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 from torchio.transforms.transform import AppliedTransform, Transform
 
 from synthsr_transforms.support.messages import suggest
 
-from .containers import BARE_IMAGE, wrap_bare, wrap_dict
+from .containers import BARE_IMAGE, check_affines, wrap_bare, wrap_dict, wrap_sitk
 from .spec import constructor_params, unknown_parameter
 
 Params = dict[str, Tensor]
@@ -307,7 +308,13 @@ class SynthTransform(Transform):
     def _wrap(data: Any) -> tuple[Any, Any]:
         if isinstance(data, dict):
             return wrap_dict(data)
-        return wrap_bare(data) if isinstance(data, Tensor | np.ndarray) else Transform._wrap(data)
+        if isinstance(data, Tensor | np.ndarray):
+            return wrap_bare(data)
+        if isinstance(data, SimpleITK.Image):
+            return wrap_sitk(data)
+        if isinstance(data, Image | Subject | SubjectsBatch | ImagesBatch):
+            check_affines(data)
+        return Transform._wrap(data)
 
     def to_hydra(self) -> dict[str, Any]:
         """`_target_` with the import path of the class, and the arguments that differ."""

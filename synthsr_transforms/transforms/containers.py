@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import SimpleITK
 import torch
 from torch import Tensor
-from torchio import Image, LabelMap, ScalarImage
+from torchio import Image, LabelMap, ScalarImage, Subject
 from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 BARE_IMAGE = "tio_default_image"
 """Name under which TorchIO wraps a tensor, array or image that comes alone."""
-LABEL_WORDS = {"label", "labels", "labelmap", "seg", "segmentation", "mask", "masks"}
-"""Words in the key of a dictionary under which tensors of whole numbers are label maps."""
+LABEL_WORDS = ("label", "labels", "labelmap", "seg", "segmentation", "mask", "masks")
+"""Ends of words in the key of a dictionary under which tensors of whole numbers are label maps."""
 
 Unwrap = Callable[[SubjectsBatch], Any]
 
@@ -35,7 +36,8 @@ def wrap_dict(data: Mapping[Any, Any]) -> tuple[SubjectsBatch, Unwrap]:
     """Make a batch of a dictionary, and what turns it back.
 
     Args:
-        data: Images, tensors and arrays by name, and other values, which become metadata.
+        data: Images, tensors and arrays by name, and other values, which become metadata. A tensor
+            without an affine has that of one of its size that has one.
 
     Raises:
         ValueError: If some of the tensors have a batch dimension and others have none, or numbers
@@ -54,11 +56,15 @@ def wrap_dict(data: Mapping[Any, Any]) -> tuple[SubjectsBatch, Unwrap]:
         for key, value in data.items()
         if str(key) not in entries
     }
+    carriers = [entry for entry in entries.values() if entry.affine is not None]
+    for entry in entries.values():
+        same = (one.affine for one in carriers if one.tensor.shape[2:] == entry.tensor.shape[2:])
+        entry.affine = next(same, None) if entry.affine is None else entry.affine
     images = {name: entry.images() for name, entry in entries.items()}
     names = {str(key): key for key in data}
 
     def unwrap(batch: SubjectsBatch) -> dict[Any, Any]:
-        example = next(iter(entries.values()), None)
+        example = next(iter([*carriers, *entries.values()]), None)
         result = dict(data)
         for name, image in batch.images.items():
             entry = entries.get(name) or example
@@ -77,11 +83,11 @@ def is_label_key(key: str) -> bool:
     """Whether whole numbers under a key are labels.
 
     Examples:
-        >>> [is_label_key(key) for key in ("lesion_mask", "segGT", "label0", "image", "unmasked")]
+        >>> [is_label_key(key) for key in ("lesion_mask", "segGT", "aseg", "image", "unmasked")]
         [True, True, True, False, False]
     """
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", key)
-    return any(word.lower() in LABEL_WORDS for word in words)
+    return any(word.lower().endswith(LABEL_WORDS) for word in words)
 
 
 class Entry:
@@ -101,6 +107,11 @@ class Entry:
         self.value = value
         tensor = value.data if isinstance(value, Image) else _as_tensor(value)
         self.ndim, self.dtype = tensor.ndim, tensor.dtype
+        self.affine: Any = getattr(value, "affine", None)
+        if tensor.is_complex():
+            raise ValueError(
+                f"a tensor or array must hold real numbers, got {tensor.dtype}. Give the magnitude."
+            )
         if not 3 <= tensor.ndim <= 5:
             raise ValueError(
                 "a tensor or array must be (X, Y, Z), (C, X, Y, Z) or (B, C, X, Y, Z), got"
@@ -119,10 +130,9 @@ class Entry:
         return ImagesBatch(self.tensor, list(self._affines()), image_class=self.kind)
 
     def _affines(self) -> Iterator[AffineMatrix]:
-        if isinstance(self.value, Image):
-            yield self.value.affine
-            return
-        size, affine = len(self.tensor), getattr(self.value, "affine", None)
+        size, affine = len(self.tensor), self.affine
+        if isinstance(affine, AffineMatrix):
+            affine = affine.data
         matrices = torch.eye(4) if affine is None else torch.as_tensor(affine).detach()
         matrices = torch.Tensor.as_subclass(matrices, torch.Tensor).cpu().double()
         if matrices.shape not in ((4, 4), (size, 4, 4)):
@@ -168,6 +178,69 @@ class Entry:
         else:
             result.affine = matrices.numpy()
         return result
+
+
+def wrap_sitk(data: SimpleITK.Image) -> tuple[SubjectsBatch, Unwrap]:
+    """Make a batch of an image of SimpleITK, and what turns it back.
+
+    Its arrays run z, y, x, and its world to the left and back.
+
+    Raises:
+        ValueError: If it does not have three dimensions.
+    """
+    if data.GetDimension() != 3:
+        raise ValueError(
+            f"an image of SimpleITK must have three dimensions, got {data.GetDimension()}."
+        )
+    array = np.atleast_3d(SimpleITK.GetArrayFromImage(data))
+    is_vector = data.GetNumberOfComponentsPerPixel() > 1
+    channels = np.moveaxis(array, -1, 0) if is_vector else array[None]
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(data.GetDirection(), (3, 3)) * data.GetSpacing()
+    matrix[:3, 3] = data.GetOrigin()
+    entry = Entry(channels.transpose(0, 3, 2, 1))
+    entry.affine = _TO_RAS @ matrix
+
+    def unwrap(batch: SubjectsBatch) -> SimpleITK.Image:
+        images = batch.images[BARE_IMAGE]
+        back = np.asarray(entry.restored(images)).transpose(0, 3, 2, 1)
+        vector = len(back) > 1
+        result = SimpleITK.GetImageFromArray(
+            np.moveaxis(back, 0, -1) if vector else back[0], vector
+        )
+        matrix = _TO_RAS @ images.affines[0].data.numpy()
+        spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+        result.SetSpacing(spacing.tolist())
+        result.SetDirection((matrix[:3, :3] / spacing).ravel().tolist())
+        result.SetOrigin(matrix[:3, 3].tolist())
+        return result
+
+    return SubjectsBatch({BARE_IMAGE: entry.images()}), unwrap
+
+
+_TO_RAS = np.diag([-1.0, -1, 1, 1])  # and back
+
+
+def check_affines(data: Image | Subject | SubjectsBatch | ImagesBatch) -> None:
+    """Refuse images of TorchIO that were made from a tensor with an affine, but not given it.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    images = {"": data} if isinstance(data, Image | ImagesBatch) else data.images
+    for name, image in images.items():
+        tensor = image.data
+        affine = None if type(tensor) is Tensor else getattr(tensor, "affine", None)
+        if affine is None:
+            continue
+        given = image.affine if isinstance(image, Image) else image.affines[0]
+        own = torch.as_tensor(affine).as_subclass(Tensor).cpu().double()
+        if not torch.allclose(own, given.data.cpu(), atol=1e-4):
+            raise ValueError(
+                f"image {name!r} must have the affine of the tensor that it was made from. Give the"
+                " tensor itself to the transform, or make ScalarImage(tensor,"
+                " affine=tensor.affine)."
+            )
 
 
 def _as_tensor(value: Tensor | np.ndarray) -> Tensor:

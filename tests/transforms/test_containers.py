@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
+import torchio as tio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,14 +18,22 @@ from synthsr_transforms.transforms.base import SynthTransform, registered_transf
 from synthsr_transforms.transforms.containers import is_label_key
 from synthsr_transforms.transforms.kinds import SynthLabelTransform
 
-from .test_contract import CASES, MAKES_SCALAR
+from .test_contract import CASES
 
 SHAPE = (10, 9, 8)
 CLINICAL = torch.diag(torch.tensor([0.72, 0.72, 3.0, 1.0], dtype=torch.float64))
 
 
 class MetaTensor(torch.Tensor):
-    """A tensor with an affine, in the way of MONAI."""
+    """A tensor with an affine that operations keep, in the way of MONAI."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        given = [a.meta for a in args if isinstance(a, MetaTensor) and hasattr(a, "meta")]
+        if isinstance(result, MetaTensor) and given and not hasattr(result, "meta"):
+            result.meta = dict(given[0])
+        return result
 
     @staticmethod
     def make(data: torch.Tensor, affine: Any) -> MetaTensor:
@@ -181,7 +192,7 @@ class TestLabels:
         made = synth.SpatialDeformation(rotation_degrees=(20, 20))({"mask": soft})["mask"]
         assert len(made.unique()) > len(soft.unique())
 
-    @pytest.mark.parametrize("key", ["image", "t1", "ct", "unmasked", "sequence"])
+    @pytest.mark.parametrize("key", ["image", "t1", "masked_t1", "unmasked", "sequence"])
     def test_whole_numbers_under_another_key_are_interpolated(self, key):
         image = values(True, 1).float()
         made = synth.SpatialDeformation(rotation_degrees=(20, 20))({key: image})[key]
@@ -203,8 +214,6 @@ class TestAffines:
 
     @every_case
     def test_a_tensor_with_an_affine_is_treated_as_an_image_with_it(self, cls, params):
-        import torchio as tio
-
         transform = cls(**params)
         data = prepared(cls, self.metas(CLINICAL, 1))
         plain = {k: v.as_subclass(torch.Tensor) for k, v in self.metas(CLINICAL, 1).items()}
@@ -268,9 +277,65 @@ class TestAffines:
         with pytest.raises(ValueError, match="affine of a tensor"):
             synth.MinMaxRescale()(MetaTensor.make(values(False, 1), torch.eye(3)))
 
+    @pytest.mark.parametrize("first", ["image", "labels"])
+    def test_a_tensor_without_an_affine_has_that_of_its_neighbour(self, first):
+        data = {"image": MetaTensor.make(values(False, 1), CLINICAL), "labels": values(True, 1)}
+        ordered = {first: data[first], **data}
+        both = {k: MetaTensor.make(v.as_subclass(torch.Tensor), CLINICAL) for k, v in data.items()}
+        turn = synth.SpatialDeformation(rotation_degrees=(20, 20))
+        made, expected = seeded(turn, ordered), seeded(turn, both)
+        assert all(torch.equal(made[k].as_subclass(torch.Tensor), expected[k]) for k in data)
+        assert type(made["labels"]) is torch.Tensor
 
-def test_makers_are_known() -> None:
-    assert set(MAKES_SCALAR) <= set(registered_transforms())
+    def test_an_image_that_was_not_given_the_affine_of_its_tensor_is_refused(self):
+        image = MetaTensor.make(values(False, 1), CLINICAL)
+        for data in (tio.ScalarImage(image), tio.Subject(image=tio.ScalarImage(image))):
+            with pytest.raises(ValueError, match=r"affine=tensor\.affine"):
+                synth.MinMaxRescale()(data)
+        right = tio.ScalarImage(image.as_subclass(torch.Tensor), affine=CLINICAL)
+        assert synth.MinMaxRescale()(right).data.max() == 1
+
+
+class TestSimpleITK:
+    DIRECTION = (0.0, 0, 1, 1, 0, 0, 0, 1, 0)
+
+    def image(self, *channels: int, labels: bool = False):
+        array = values(labels, *channels).numpy().transpose(2, 1, 0, *([3] if channels else []))
+        image = sitk.GetImageFromArray(array, isVector=bool(channels))
+        image.SetSpacing((0.72, 0.9, 3))
+        image.SetOrigin((-70, 20, 5))
+        image.SetDirection(self.DIRECTION)
+        return image
+
+    def test_what_a_step_leaves_alone_comes_back_equal(self):
+        image = self.image()
+        made = synth.GammaContrast(log_gamma=0.0, p=0)(image)
+        assert made.GetSize() == image.GetSize() == SHAPE
+        assert np.array_equal(sitk.GetArrayFromImage(made), sitk.GetArrayFromImage(image))
+        for name in ("GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(made, name)() == pytest.approx(getattr(image, name)())
+
+    def test_axes_and_world_are_those_of_the_file(self, tmp_path):
+        sitk.WriteImage(self.image(), tmp_path / "scan.nii.gz")
+        resample = synth.TargetResolution(spacing_mm=1.5)
+        expected = resample(tio.ScalarImage(tmp_path / "scan.nii.gz"))
+        made = resample(self.image())
+        assert made.GetSize() == tuple(expected.data.shape[1:])
+        array = sitk.GetArrayFromImage(made).transpose(2, 1, 0)
+        assert np.allclose(array, expected.data[0], atol=1e-4)
+        sitk.WriteImage(made, tmp_path / "made.nii.gz")
+        affine = nib.load(tmp_path / "made.nii.gz").affine
+        assert np.allclose(affine, np.asarray(expected.affine.data), atol=1e-3)
+
+    def test_two_dimensions_are_refused(self):
+        with pytest.raises(ValueError, match="three dimensions"):
+            synth.MinMaxRescale()(sitk.Image(4, 4, sitk.sitkFloat32))
+
+
+@pytest.mark.parametrize("data", [torch.ones(4, 4, 4) * 1j, np.ones((1, 4, 4, 4)) * 1j])
+def test_complex_numbers_are_refused(data):
+    with pytest.raises(ValueError, match="magnitude"):
+        synth.MinMaxRescale()(data)
 
 
 def test_a_real_metatensor_of_monai_keeps_its_spacing():
