@@ -68,9 +68,10 @@ def rescale_intensities(
         high = max(tops, default=high)
     if low >= high:
         return np.zeros_like(channel)
-    scaled = channel - np.asarray(low, dtype=channel.dtype)
-    scaled /= high - low
-    scaled *= RANGE
+    with np.errstate(over="ignore"):  # infinity is clipped too
+        scaled = channel - np.asarray(low, dtype=channel.dtype)
+        scaled /= high - low
+        scaled *= RANGE
     return np.clip(scaled, 0, RANGE, out=scaled)
 
 

@@ -40,11 +40,12 @@ def looks_like_labels(data: Array) -> bool:
 
 def looks_like_fractions(data: Array) -> bool:
     """Whether a volume is a map of probabilities or a soft mask: mostly nothing or all."""
-    shown = data[_thinned(data)]
-    shown = shown[shown > data.min()] - data.min()
+    low, high = float(data.min()), float(data.max())
+    shown = data[_thinned(data)].astype(np.float64)
+    shown = shown[shown > low]
     if not shown.size:
         return False
-    share = shown / (data.max() - data.min())
+    share = (shown - low) / (high - low)
     return bool((share >= 0.98).mean() >= 0.3 and ((share > 0.25) & (share < 0.75)).mean() <= 0.3)
 
 
