@@ -13,6 +13,8 @@ MAX_MAP_VALUES = 4
 """Volumes with so few values are no scans."""
 MANY_VALUES = 64
 """More than this are values of a parcellation, or of a scan."""
+TOO_SMALL = 4_000
+"""Volumes of fewer voxels may be label maps whatever their values."""
 _PAIRS_PER_AXIS = 1_000_000
 
 
@@ -27,7 +29,8 @@ def looks_like_labels(data: Array) -> bool:
 
     Examples:
         >>> labels = np.kron(np.arange(27).reshape(3, 3, 3), np.ones((9, 9, 9)))
-        >>> looks_like_labels(labels), looks_like_labels(labels.cumsum(0))
+        >>> noise = np.random.default_rng(0).normal(size=labels.shape)
+        >>> looks_like_labels(labels), looks_like_labels(noise)
         (True, False)
     """
     if _num_values_is_at_most(MAX_MAP_VALUES, data):
@@ -62,7 +65,7 @@ def looks_like_image(labels: Array) -> bool:
         >>> looks_like_image(noise), looks_like_image(noise // 100)
         (True, False)
     """
-    if np.unique(labels[_thinned(labels)]).size <= MANY_VALUES:
+    if labels.size < TOO_SMALL or np.unique(labels[_thinned(labels)]).size <= MANY_VALUES:
         return False
     return _flatness(_neighbours(labels)) < 0.4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -179,7 +180,8 @@ def _checked(hint: Any, value: Any, field: str, prefix: str) -> Any:
             return [_checked(each, v, f"{field}[{i}]", prefix) for i, v in enumerate(value)]
         expected = "a list"
     elif origin in (int, float) and isinstance(value, (bool, int, float)):
-        usable = not isinstance(value, bool) and abs(value) < 2**63
+        limit = math.inf if origin is float else 2**63
+        usable = not isinstance(value, bool) and abs(value) < limit
         expected = None if usable else "a number" if origin is float else "a whole number"
     if expected:
         raise SynthSRError(f"{prefix}{field} must be {expected}, got {value!r}.")

@@ -374,7 +374,7 @@ def test_half_precision_takes_less_memory() -> None:
 
 
 def test_too_little_memory_is_said_with_figures() -> None:
-    with pytest.raises(SynthSRError, match=r"192 x 256 x 160 voxels needs 0\.\d GB .* 0\.1 GB"):
+    with pytest.raises(SynthSRError, match=r"192 x 256 x 160 voxels needs \d+\.\d MB .* 100\.0 MB"):
         plan_memory(UNetConfig(), HEAD, max_bytes=10**8)
 
 

@@ -559,7 +559,7 @@ class TestFullDisk:
 
         usage = atomic.shutil.disk_usage(tmp_path)
         monkeypatch.setattr(atomic.shutil, "disk_usage", lambda path: usage._replace(free=10))
-        with pytest.raises(ValueError, match="free"):
+        with pytest.raises(WorkFailedError, match="free"):
             begin()
         assert not (tmp_path / "run").exists()
 

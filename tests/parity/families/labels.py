@@ -26,12 +26,17 @@ def _list_cases(vector: Vector) -> list[str]:
     return vector.numbered(r"in_(\d+)") + sides
 
 
+PARCELS_OF_2009 = range(11_100, 12_200)
+"""Values of `aparc.a2009s`, which the original does not know."""
+
+
 @family("label_lists", _list_cases)
 def label_lists(vector: Vector, case: str) -> Iterator[Agreement]:
     """FreeSurfer order, neutral labels, left-right exchange, and the side of every value."""
     if case.startswith("all_"):
         side = case.removeprefix("all_")
-        yield near(case, _values_of_side(side, 21000), np.sort(vector[case]), 0)
+        found = [v for v in _values_of_side(side, 21000) if v not in PARCELS_OF_2009]
+        yield near(case, found, np.sort(vector[case]), 0)
         return
     values = vector[f"in_{case}"].tolist()
     table = LabelTable.from_values(values, classes=[0] * len(values))
