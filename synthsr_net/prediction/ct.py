@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.io.kinds import commonest
 
 from .intensities import CT_WINDOW_HU
 
@@ -141,7 +142,7 @@ def _other_ct(sample: _Sample) -> str | None:
     values = sample.values
     if values.min() > AIR_HU and any(_in_hu(sample.mapped(w - 1000, w)) for w in STORED_WATER):
         return f"CT without its rescale intercept (-1000 or -1024): {OFFSET}"
-    background, share = _commonest(values)
+    background, share = commonest(values)
     if share >= 0.2 and background == values.min() > AIR_HU and _has_skull(sample):
         return "CT whose air was cut off: add --ct if it is"
     air = values < AIR_HU
@@ -192,7 +193,7 @@ def _doubts_of_ct(sample: _Sample) -> list[str]:
             f"only {soft:.2%} of the voxels lie within {low:g} and {high:g}, where CT shows the"
             f" brain: {OFFSET}."
         ]
-    background, share = _commonest(values)
+    background, share = commonest(values)
     shown = values[(values != background) & (values < values.max())]
     soft, brighter = (_share(shown, *band) for band in (CT_WINDOW_HU, MRI_BAND))
     dense = _share(shown, 50, high)  # blood and little else
@@ -205,12 +206,6 @@ def _doubts_of_ct(sample: _Sample) -> list[str]:
         f" head within {low:g} and {high:g}): leave out --ct if it is MRI; if it is CT,"
         f" {OFFSET}."
     ]
-
-
-def _commonest(values: Array) -> tuple[float, float]:
-    """The most common value and its share."""
-    unique, counts = np.unique(values, return_counts=True)
-    return float(unique[counts.argmax()]), float(counts.max() / values.size)
 
 
 def _share(values: Array, low: float, high: float) -> float:

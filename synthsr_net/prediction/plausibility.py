@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from synthsr_transforms.io.files import VolumeError
-from synthsr_transforms.io.kinds import commonest, looks_like_fractions, looks_like_labels
+from synthsr_transforms.io.kinds import (
+    commonest,
+    looks_like_fractions,
+    looks_like_labels,
+    thinned,
+)
 from synthsr_transforms.io.scans import Scan
 
 MIN_HEAD_MM = 50.0
@@ -55,7 +60,7 @@ def _object_mm(scan: Scan) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     sizes = np.array(scan.data.shape) * spacing
     if sizes.max() < MIN_HEAD_MM:
         return sizes
-    background, share = commonest(scan.data)
+    background, share = commonest(thinned(scan.data))
     if share < 0.2:
         return sizes
     shown = scan.data != background

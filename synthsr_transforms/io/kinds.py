@@ -37,14 +37,14 @@ def looks_like_labels(data: Array) -> bool:
         return True
     pairs = _neighbours(data)
     flat = _flatness(pairs)
-    many = np.unique(data[_thinned(data)]).size > MANY_VALUES
+    many = np.unique(thinned(data)).size > MANY_VALUES
     return flat >= 0.9 or (flat >= (0.75 if many else 0.62) and _leaps(pairs) >= 0.1)
 
 
 def looks_like_fractions(data: Array) -> bool:
     """Whether a volume is a map of probabilities or a soft mask: mostly nothing or all."""
     low, high = float(data.min()), float(data.max())
-    shown = data[_thinned(data)].astype(np.float64)
+    shown = thinned(data).astype(np.float64)
     shown = shown[shown > low]
     if not shown.size:
         return False
@@ -65,23 +65,24 @@ def looks_like_image(labels: Array) -> bool:
         >>> looks_like_image(noise), looks_like_image(noise // 100)
         (True, False)
     """
-    if labels.size < TOO_SMALL or np.unique(labels[_thinned(labels)]).size <= MANY_VALUES:
+    if labels.size < TOO_SMALL or np.unique(thinned(labels)).size <= MANY_VALUES:
         return False
     return _flatness(_neighbours(labels)) < 0.4
 
 
 def commonest(data: Array) -> tuple[float, float]:
-    """The most common value of a volume, such as its background, and about its share."""
-    values, counts = np.unique(data[_thinned(data)], return_counts=True)
-    return float(values[counts.argmax()]), float(counts.max() / counts.sum())
+    """The most common value, such as that of the background, and its share."""
+    values, counts = np.unique(data, return_counts=True)
+    return float(values[counts.argmax()]), float(counts.max() / data.size)
 
 
-def _thinned(data: Array) -> tuple[slice, ...]:
-    return tuple(slice(None, None, max(1, n // 64)) for n in data.shape)
+def thinned(data: Array) -> Array:
+    """Some of the voxels of a volume: about 64 or more along each axis."""
+    return data[tuple(slice(None, None, max(1, n // 64)) for n in data.shape)]
 
 
 def _num_values_is_at_most(most: int, data: Array) -> bool:
-    for rest in (data[_thinned(data)].ravel(), data.ravel()):  # the first is quicker
+    for rest in (thinned(data).ravel(), data.ravel()):  # the first is quicker
         for _ in range(most):
             rest = rest[rest != rest[0]] if rest.size else rest
         if rest.size:
@@ -92,7 +93,7 @@ def _num_values_is_at_most(most: int, data: Array) -> bool:
 def _neighbours(data: Array) -> list[tuple[Array, Array]]:
     """Values of neighbours along each axis, of which neither is background."""
     step = max(1, round((data.size / _PAIRS_PER_AXIS) ** 0.5))
-    values, counts = np.unique(data[_thinned(data)], return_counts=True)
+    values, counts = np.unique(thinned(data), return_counts=True)
     wide = counts > 0.1 * counts.sum() if values.size > MANY_VALUES else counts == counts.max()
     pairs = []
     for axis in range(3):

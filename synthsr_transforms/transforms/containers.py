@@ -27,7 +27,7 @@ _WIDER = {np.dtype(np.uint16): np.int32, np.dtype(np.uint32): np.int64}  # few o
 
 def wrap_bare(data: Tensor | np.ndarray) -> tuple[SubjectsBatch, Unwrap]:
     """Make a batch of a tensor or array that comes alone, and what turns it back."""
-    entry = Entry(data)
+    entry = TensorForm(data)
     batch = SubjectsBatch({BARE_IMAGE: entry.images()})
     return batch, lambda result: entry.restored(result.images[BARE_IMAGE])
 
@@ -43,7 +43,9 @@ def wrap_dict(data: Mapping[Any, Any]) -> tuple[SubjectsBatch, Unwrap]:
         ValueError: If some of the tensors have a batch dimension and others have none, or numbers
             of elements differ.
     """
-    entries = {str(k): Entry(v, is_label_key(str(k))) for k, v in data.items() if _is_image(k, v)}
+    entries = {
+        str(k): TensorForm(v, is_label_key(str(k))) for k, v in data.items() if _is_image(k, v)
+    }
     sizes = {name: entry.batch_size for name, entry in entries.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(
@@ -90,7 +92,7 @@ def is_label_key(key: str) -> bool:
     return any(word.lower().endswith(LABEL_WORDS) for word in words)
 
 
-class Entry:
+class TensorForm:
     """A tensor or array with the form in which it comes back.
 
     Args:
@@ -198,7 +200,7 @@ def wrap_sitk(data: SimpleITK.Image) -> tuple[SubjectsBatch, Unwrap]:
     matrix = np.eye(4)
     matrix[:3, :3] = np.reshape(data.GetDirection(), (3, 3)) * data.GetSpacing()
     matrix[:3, 3] = data.GetOrigin()
-    entry = Entry(channels.transpose(0, 3, 2, 1))
+    entry = TensorForm(channels.transpose(0, 3, 2, 1))
     entry.affine = _TO_RAS @ matrix
 
     def unwrap(batch: SubjectsBatch) -> SimpleITK.Image:

@@ -59,9 +59,12 @@ def find_labels(batch: SubjectsBatch, name: str = "labels") -> tuple[str, Images
     )
 
 
-def add_made_image(batch: SubjectsBatch, name: str, data: Tensor, like: ImagesBatch) -> None:
+def add_made_image(
+    batch: SubjectsBatch, name: str, data: Tensor, like: ImagesBatch, *, labels: bool = False
+) -> None:
     """Add the image that a transform makes; an input without a name is replaced."""
-    add_image(batch, BARE_IMAGE if BARE_IMAGE in batch.images else name, data, like)
+    own = BARE_IMAGE if BARE_IMAGE in batch.images else name
+    add_image(batch, own, data, like, labels=labels)
 
 
 def check_one_shape(

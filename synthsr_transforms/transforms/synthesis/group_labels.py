@@ -9,7 +9,8 @@ from torchio.data.batch import SubjectsBatch
 from synthsr_transforms.functional.cache import DeviceCopies
 from synthsr_transforms.labels.structures import AUTO, StructureTable
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.transforms.base import BARE_IMAGE, Params, add_image
+from synthsr_transforms.transforms.base import Params
+from synthsr_transforms.transforms.images import add_made_image
 from synthsr_transforms.transforms.kinds import SynthLabelTransform
 from synthsr_transforms.transforms.labels_on_grid import whole_labels
 
@@ -56,5 +57,4 @@ class GroupLabels(SynthLabelTransform):
         _, labels = self.label_image(batch)
         lookup = self._lookup.on(labels.device)
         values = whole_labels(labels.data).clamp(0, len(lookup) - 1).long()
-        name = BARE_IMAGE if BARE_IMAGE in batch.images else self.destination
-        add_image(batch, name, lookup[values], labels, labels=True)
+        add_made_image(batch, self.destination, lookup[values], labels, labels=True)
