@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from synthsr_transforms.drawing.panels import (
@@ -23,6 +25,7 @@ from synthsr_transforms.drawing.slices import (
     slice_panel,
 )
 from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_transforms.io.kinds import looks_like_labels
 
 _MIN_WIDTH, _NAME = 540, 18  # pixels: all details, name of a sample
 _KINDS: Mapping[str, Kind] = {"labels": "labels", "reliability": "reliability"}
@@ -100,4 +103,10 @@ def rows_of(volumes: Mapping[str, Volume]) -> Iterator[Row]:
         channels = [data] if data.ndim == 3 else [data[..., c] for c in range(data.shape[3])]
         for number, channel in enumerate(channels, start=1):
             title = name if len(channels) == 1 else f"{name} {number}"
-            yield Row(title, Volume(channel, affine), _KINDS.get(name, "image"))
+            yield Row(title, Volume(channel, affine), _kind(name, channel))
+
+
+def _kind(name: str, channel: npt.NDArray[Any]) -> Kind:
+    """Kind of a volume by its name, or, of a target, by its values: labels are whole numbers."""
+    is_segmentation = channel.dtype.kind in "iu" and looks_like_labels(channel)
+    return _KINDS.get(name, "labels" if is_segmentation else "image")

@@ -181,3 +181,10 @@ def test_threads_may_draw_at_once(tmp_path: Path):
 def test_nothing_is_left_in_the_global_state_of_matplotlib():
     preview_figure(sample())
     assert not matplotlib._pylab_helpers.Gcf.figs
+
+
+def test_a_target_of_whole_numbers_is_drawn_as_labels():
+    structures = np.kron(np.arange(27).reshape(3, 3, 3), np.ones((4, 4, 4))).astype(np.int32)
+    for data, kind in ((structures, "labels"), (structures.astype(np.float32), "image")):
+        (row,) = rows_of({"target": Volume(data, np.eye(4))})
+        assert row.kind == kind
