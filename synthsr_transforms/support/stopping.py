@@ -82,6 +82,21 @@ def interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Put back, at the end of the block, the handlers of signals that a library replaces in it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None and signal.getsignal(number) != handler:
+                signal.signal(number, handler)
+
+
 def end_on_signals() -> None:
     """Let Ctrl-C, and SIGTERM of schedulers, end this program, also where its shell ignores them.
 

@@ -160,7 +160,9 @@ sys.exit(int(sys.argv[2]) if share.rank == 0 else 0)
 class TestLaunch:
     def test_processes_wait_for_each_other_and_one_may_fail(self, tmp_path):
         """The first is done early and fails, which must not stop the second."""
+        before = {number: signal.getsignal(number) for number in signal.valid_signals()}
         code = launch(2, [sys.executable, "-c", PROGRAM, str(tmp_path), "3"])
+        assert {number: signal.getsignal(number) for number in before} == before
         assert code == 3
         written = {path.name: path.read_text() for path in tmp_path.iterdir()}
         assert written == {"0": "2 [2, 1]", "1": "2 [2, 1]"}

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from synthsr_transforms.support.atomic import temporary_folder
 from synthsr_transforms.support.messages import SynthSRError
-from synthsr_transforms.support.stopping import LAUNCHED
+from synthsr_transforms.support.stopping import LAUNCHED, handlers_kept
 from synthsr_transforms.support.threads import num_cores
 
 Item = TypeVar("Item")
@@ -213,7 +213,7 @@ def launch(number: int, command: Sequence[str]) -> int:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # children report errors
     more = {"OMP_NUM_THREADS": str(max(1, num_cores() // number)), LAUNCHED: "1"}
     try:
-        with temporary_folder() as logs, _variables({**more, **os.environ}):
+        with temporary_folder() as logs, _variables({**more, **os.environ}), handlers_kept():
             config = LaunchConfig(
                 min_nodes=1,
                 max_nodes=1,
