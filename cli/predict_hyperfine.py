@@ -30,10 +30,7 @@ def predict_hyperfine(t1: Path, t2: Path, output: Path, **options: Any) -> None:
       Two folders:
         synthsr predict-hyperfine t1/ t2/ predictions/ --model FILE
     """  # noqa: D301 - click reads the character itself
-    from synthsr_cli.common.prediction import predict_all
-    from synthsr_net.prediction.runs.tasks import plan_tasks, unread_inputs
+    from synthsr_cli.common.prediction import run_scans
 
-    more = {name: options[name] for name in ("uncertainty", "recursive")}
-    tasks, doubts = plan_tasks([t1, t2], output, **more), unread_inputs([t1, t2], output, **more)
     options["default_model"] = "synthsr-hyperfine"
-    predict_all(tasks, options, doubts=doubts, names=["T1", "T2"], output=output)
+    run_scans([t1, t2], output, options, names=["T1", "T2"])

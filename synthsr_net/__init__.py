@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from .networks.unet import UNet3d as UNet3d
     from .networks.unet import UNetConfig as UNetConfig
     from .prediction.predictor import Predictor as Predictor
+    from .prediction.segmenter import Segmenter as Segmenter
     from .prediction.settings import PredictorSettings as PredictorSettings
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "prediction.predictor": ["Predictor"],
+        "prediction.segmenter": ["Segmenter"],
         "prediction.settings": ["PredictorSettings"],
         "models.loading": ["load_model"],
         "networks.unet": ["UNet3d", "UNetConfig"],

@@ -259,6 +259,7 @@ def ship(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         assert {path.parent for path in paths} == {default.parent}
         monkeypatch.setattr(shipped, "SHIPPED_FOLDER", default.parent)
         monkeypatch.setattr(shipped, "DEFAULT_MODEL", default.stem)
+        monkeypatch.setattr(shipped, "SEGMENTATION_MODEL", default.stem)
         names = {alias: path.stem for alias, path in aliases.items()}
         monkeypatch.setattr(shipped, "ALIASES", names)
         sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in paths]

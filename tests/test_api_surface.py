@@ -36,7 +36,9 @@ PUBLIC = {
         "SliceAcquisition", "SpatialDeformation", "TargetResolution", "TissueContrast",
         "TissueMixture",
     },
-    synthsr_net: {"Predictor", "PredictorSettings", "UNet3d", "UNetConfig", "load_model"},
+    synthsr_net: {
+        "Predictor", "PredictorSettings", "Segmenter", "UNet3d", "UNetConfig", "load_model",
+    },
 }  # fmt: skip
 
 each_package = pytest.mark.parametrize("package", PUBLIC, ids=lambda package: package.__name__)

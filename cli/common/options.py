@@ -194,6 +194,63 @@ def prediction_options(command: Command) -> Command:
             help="Do exactly what the original repository (v1) or FreeSurfer's script (v2) does.",
         ),
         click.option(
+            "--uncertainty",
+            type=click.Path(path_type=Path),
+            metavar="OUT",
+            help="Write the Laplace scale of each voxel as well, where the model predicts one.",
+        ),
+        click.option(
+            "--segmentation",
+            type=click.Path(path_type=Path),
+            metavar="OUT",
+            help="Segment the predictions as well: a file or folder for the segmentations.",
+        ),
+        volumes_option,
+        inference_options,
+    ]
+    return _with(options, command)
+
+
+def volumes_option(command: Command) -> Command:
+    """Add `--volumes`."""
+    return click.option(
+        "--volumes",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Write the volumes of brain structures in ml, a row per scan (.csv or .tsv).",
+    )(command)
+
+
+def scan_options(command: Command) -> Command:
+    """Add the options of commands that take scans of all kinds, or a BIDS dataset."""
+    options: list[Option[Any]] = [
+        click.option(
+            "--ct/--no-ct",
+            default=None,
+            help="Scans are CT (MRI): clip them (do not clip them) to [0, 80] HU."
+            "  [default: as the values of each scan say]",
+        ),
+        click.option(
+            "--flip/--no-flip",
+            default=None,
+            help="Average with the result of the mirrored scan.  [default: as the model says]",
+        ),
+        click.option("--bids", is_flag=True, help="INPUT is a BIDS dataset, OUTPUT a derivative."),
+        click.option(
+            "--participant-label",
+            "participants",
+            multiple=True,
+            metavar="LABEL",
+            help="Take only this participant of the BIDS dataset. May be repeated.",
+        ),
+    ]
+    return _with(options, command)
+
+
+def inference_options(command: Command) -> Command:
+    """Add the options of all commands that apply a network to scans, but for `--model`."""
+    options: list[Option[Any]] = [
+        click.option(
             "--grid",
             type=click.Choice(["1mm", "input"]),
             default="1mm",
@@ -207,15 +264,9 @@ def prediction_options(command: Command) -> Command:
             help="Write pictures, and a report.html that shows all scans of the run.",
         ),
         click.option(
-            "--uncertainty",
-            type=click.Path(path_type=Path),
-            metavar="OUT",
-            help="Write the Laplace scale of each voxel as well, where the model predicts one.",
-        ),
-        click.option(
             "--force",
             is_flag=True,
-            help="Predict from segmentations and small objects as well, which are refused else.",
+            help="Take segmentations and small objects as well, which are refused else.",
         ),
         recursive_option,
         click.option("--resume", is_flag=True, help="Keep complete output, and make the rest."),
@@ -252,6 +303,11 @@ def prediction_options(command: Command) -> Command:
         ),
         traceback_option,
     ]
+    return _with(options, command)
+
+
+def _with(options: Sequence[Option[Any]], command: Command) -> Command:
+    """Add options, listed in their order."""
     for option in reversed(options):
         command = option(command)
     return command

@@ -22,8 +22,10 @@ import torch
 
 from synthsr_net.models.zoo.files import default_model
 from synthsr_net.prediction.files import check_writable
-from synthsr_net.prediction.predictor import Predictor, Prepared
+from synthsr_net.prediction.inferer import Inferer, Prepared
+from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.report import write_report
+from synthsr_net.prediction.runs.bids import left_out, write_descriptions, write_structures
 from synthsr_net.prediction.runs.distribution import (
     Share,
     find_share,
@@ -32,9 +34,25 @@ from synthsr_net.prediction.runs.distribution import (
     sum_over_processes,
 )
 from synthsr_net.prediction.runs.outcome import Outcome
-from synthsr_net.prediction.runs.runner import Batch, DiskFullError, check_same_maker, check_tasks
-from synthsr_net.prediction.runs.tasks import Task, is_complete, missing_tasks, order_inputs
-from synthsr_net.prediction.settings import PredictorOptions
+from synthsr_net.prediction.runs.rows import RowTable
+from synthsr_net.prediction.runs.runner import (
+    Batch,
+    DiskFullError,
+    check_same_maker,
+    check_tasks,
+    volume_columns,
+)
+from synthsr_net.prediction.runs.tasks import (
+    Task,
+    is_complete,
+    missing_tasks,
+    order_inputs,
+    plan_bids,
+    plan_tasks,
+    unread_inputs,
+)
+from synthsr_net.prediction.segmenter import Segmenter
+from synthsr_net.prediction.settings import PredictorOptions, SegmenterOptions
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, bytes_in_words
 from synthsr_transforms.support.stopping import on_stop
 
@@ -44,42 +62,162 @@ from .options import ARGUMENTS
 from .progress import clock, pace, progress
 
 
-def predict_all(
+def _load_predictor(options: dict[str, Any]) -> Predictor:
+    settings: Any = {k: v for k, v in options.items() if k in PredictorOptions.__annotations__}
+    name = options["model"] or options.get("default_model") or default_model()
+    predictor = Predictor.from_file(name, **settings)
+    if options["segmentation"] is not None or options["volumes"] is not None:
+        settings = {name: options[name] for name in ("device", "precision", "max_memory")}
+        predictor.add_segmenter(Segmenter.from_file(**settings))
+    return predictor
+
+
+def _load_segmenter(options: dict[str, Any]) -> Segmenter:
+    settings: Any = {k: v for k, v in options.items() if k in SegmenterOptions.__annotations__}
+    segmenter = Segmenter.from_file(options["model"], **settings)
+    segmenter.keeps_posteriors = options["posteriors"] is not None
+    return segmenter
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a command makes of scans.
+
+    Attributes:
+        name: Key of `bids.KINDS`.
+        load: Function of the options that loads the model.
+        ending: Suffix of the names of its files.
+        verb: Word for what was done.
+        plural: Word for several results.
+    """
+
+    name: str
+    load: Callable[[dict[str, Any]], Inferer[Any, Any]]
+    ending: str
+    verb: str
+    plural: str
+
+
+PREDICTION = Kind("prediction", _load_predictor, Predictor.ending, "Predicted", "predictions")
+SEGMENTATION = Kind("segmentation", _load_segmenter, Segmenter.ending, "Segmented", "segmentations")
+EXTRA = {
+    "uncertainty": "laplace_scale",
+    "segmentation": "segmentation",
+    "posteriors": "posteriors",
+}
+"""Options that say where further images go, and the names of these in `EXTRA_ENDINGS`."""
+
+
+def run_scans(
+    inputs: Sequence[Path],
+    output: Path,
+    options: dict[str, Any],
+    *,
+    kind: Kind = PREDICTION,
+    names: Sequence[str | None] = (None,),
+) -> None:
+    """Apply a model to scans, folders or lists; see `run_all`.
+
+    Args:
+        inputs: One file, folder or list per input of the model.
+        output: See `plan_outputs`.
+        options: Options of the command.
+        kind: What to make.
+        names: Names of the inputs, see `order_inputs`.
+    """
+    if options.get("participants"):
+        raise SynthSRError("--participant-label needs --bids. Add it, or give a folder.")
+    more: dict[str, Any] = {
+        "lesion_mask": options.get("lesion_mask"),
+        "extra": _extra(options),
+        "recursive": options["recursive"],
+    }
+    tasks = plan_tasks(inputs, output, ending=kind.ending, **more)
+    doubts = unread_inputs(inputs, output, **more)
+    run_all(tasks, options, kind, doubts=doubts, names=names, output=output)
+
+
+def run_bids(
+    source: Path, output: Path, options: dict[str, Any], *, kind: Kind = PREDICTION
+) -> None:
+    """Apply a model to the scans of a BIDS dataset; see `run_all`."""
+    refused = {"others": "--with", "lesion_mask": "--lesion-mask", "recursive": "--recursive"}
+    for name, option in refused.items():
+        if options.get(name):
+            raise SynthSRError(f"{option} does not go with --bids. Give scans by path instead.")
+    if options["ct"]:
+        raise SynthSRError("--ct does not go with --bids, where the suffix says what CT is.")
+    extra, participants = _extra(options), options["participants"]
+    tasks = plan_bids(source, output, participants=participants, extra=extra, kind=kind.name)
+    folder = {kind.name: output, **extra}.get("segmentation")
+
+    def start(model: Inferer[Any, Any]) -> None:
+        write_descriptions(source, [output, *extra.values()])
+        if folder is not None:
+            write_structures(folder, _segmenter(model).config.structures)
+
+    doubts = left_out(source, participants)
+    run_all(tasks, options, kind, doubts=doubts, output=output, start=start)
+
+
+def _extra(options: dict[str, Any]) -> dict[str, Path]:
+    return {name: options[key] for key, name in EXTRA.items() if options.get(key) is not None}
+
+
+def _segmenter(model: Inferer[Any, Any]) -> Segmenter:
+    found = model.segmenter if isinstance(model, Predictor) else model
+    assert isinstance(found, Segmenter)
+    return found
+
+
+def _tables(options: dict[str, Any], model: Inferer[Any, Any]) -> dict[str, RowTable]:
+    if options["volumes"] is None:
+        return {}
+    check_writable([options["volumes"].parent])
+    columns = volume_columns(dict.fromkeys(_segmenter(model).volume_names, 0.0))
+    return {"volumes": RowTable(options["volumes"], list(columns))}
+
+
+def run_all(
     tasks: Sequence[Task],
     options: dict[str, Any],
+    kind: Kind,
     *,
     doubts: Sequence[str] = (),
     names: Sequence[str | None] = (None,),
     output: Path,
-    start: Callable[[], object] | None = None,
+    start: Callable[[Inferer[Any, Any]], object] | None = None,
 ) -> None:
-    """Load the model, predict, report and sum up.
+    """Load the model, apply it, report and sum up.
 
     Args:
-        tasks: What to predict.
+        tasks: What to make.
         options: Options of the command.
-        doubts: Warnings of what is not predicted.
+        kind: What that is.
+        doubts: Warnings of what is left out.
         names: Names of the inputs of the tasks, see `order_inputs`.
-        output: Where predictions go, for the summary.
-        start: Called before the first prediction.
+        output: Where results go, for the summary.
+        start: Called with the model before the first scan.
 
     Raises:
         SynthSRError: If input or settings cannot be used; nothing was written then.
-        WorkFailedError: If there is no prediction of some scans.
+        WorkFailedError: If some scans failed.
         SystemExit: If the user stopped it, or other processes did the work.
     """
     share, num_gpus = find_share(), torch.cuda.device_count()
     mine = share.of(_shard(tasks, options["shard"]))
     if options["report"] is not None:
         check_writable([options["report"]])
-    missing = missing_tasks(mine, resume=options["resume"], overwrite=options["overwrite"])
     device, number = options["device"] or "auto", 1
     if share.launcher is None and options["devices"] is not None:
         number = num_processes(options["devices"], device, num_gpus)
-        number = min(number, max(len(missing), 1))
+        number = min(number, max(len(mine), 1))
     device = "cpu" if number > 1 else share.device(device, num_gpus)
-    predictor = _load({**options, "device": device})
+    predictor = kind.load({**options, "device": device})
     check_tasks(mine, predictor)
+    tables = _tables(options, predictor)
+    resume, overwrite = options["resume"], options["overwrite"]
+    missing = missing_tasks(mine, tables=tables.values(), resume=resume, overwrite=overwrite)
     outputs = {task.output for task in missing}
     complete = [task for task in mine if task.output not in outputs]
     check_same_maker(complete, predictor)
@@ -87,16 +225,15 @@ def predict_all(
     renamed = None not in names and not set(names) <= set(known)
     if not renamed:  # a model with other names for its inputs takes them in the order given
         missing, complete = (order_inputs(part, names, known) for part in (missing, complete))
-    if number == 1 and share.rank == 0:
-        if renamed:
-            doubts = [*doubts, _renamed(predictor.config.name, known, names)]
-        for text in doubts:
-            click.echo(f"Warning: {text}", err=True)
+    if renamed:
+        doubts = [*doubts, _renamed(predictor.config.name, known, names)]
+    for text in doubts if number == 1 and share.rank == 0 else ():
+        click.echo(f"Warning: {text}", err=True)
     if missing and share.rank == 0 and start is not None:
-        start()
+        start(predictor)
     if number > 1:
-        _start_again(number, overwrite=options["overwrite"])
-    _Run(missing, complete, predictor, share, options).run(output)
+        _start_again(number, overwrite=overwrite)
+    _Run(missing, complete, predictor, share, options, kind, tables).run(output)
 
 
 def _shard(tasks: Sequence[Task], shard: tuple[int, int] | None) -> Sequence[Task]:
@@ -104,12 +241,6 @@ def _shard(tasks: Sequence[Task], shard: tuple[int, int] | None) -> Sequence[Tas
     if not 1 <= number <= total:
         raise SynthSRError(f"shard must be I/N with I from 1 to N, got {number}/{total}.")
     return tasks[number - 1 :: total]
-
-
-def _load(options: dict[str, Any]) -> Predictor:
-    settings: Any = {k: v for k, v in options.items() if k in PredictorOptions.__annotations__}
-    name = options["model"] or options.get("default_model") or default_model()
-    return Predictor.from_file(name, **settings)
 
 
 def _renamed(model: str, known: Sequence[str], names: Sequence[str | None]) -> str:
@@ -144,9 +275,11 @@ class _Run:
     tasks: list[Task]
     complete: list[Task]
     """Tasks that were complete before."""
-    predictor: Predictor
+    predictor: Inferer[Any, Any]
     share: Share
     options: dict[str, Any]
+    kind: Kind
+    tables: dict[str, RowTable]
     predicted: int = 0
     failed: list[Outcome] = field(default_factory=list)
 
@@ -155,7 +288,8 @@ class _Run:
         total, share = len(self.tasks) + len(self.complete), self.share
         alone = total == 1 and share.size == 1
         on_plan = _show_plan if alone and sys.stderr.isatty() else None
-        batch = Batch(self.tasks, self.predictor, self.options["report"], on_plan=on_plan)
+        report = self.options["report"]
+        batch = Batch(self.tasks, self.predictor, report, self.tables, on_plan=on_plan)
         begin, full = time.perf_counter(), None
         try:
             with on_stop(lambda: self._how_far(batch)):
@@ -171,7 +305,7 @@ class _Run:
             raise full
         self._raise_failures(alone)
         if fault is not None:
-            raise WorkFailedError(f"{fault} The predictions are complete.")
+            raise WorkFailedError(f"{fault} The {self.kind.plural} are complete.")
 
     def _predict(self, batch: Batch, total: int, *, quiet: bool) -> None:
         """Run the tasks, with warnings and progress as they come."""
@@ -205,7 +339,7 @@ class _Run:
         folder = batch.report.folder
         try:
             batch.report.add_complete(self.complete)
-            write_report(folder, title="SynthSR predictions", details=self._details())
+            write_report(folder, title=f"SynthSR {self.kind.plural}", details=self._details())
         except OSError as error:
             return f"the report in {folder} cannot be written ({error.strerror or error})."
         return None
@@ -239,12 +373,12 @@ class _Run:
         where = f"listed in {output}" if output.suffix.lower() == ".txt" else f"in {output}"
         if predicted:
             each = "" if predicted == 1 else f", {pace(predicted, seconds)}"
-            done = f"Predicted {counted(predicted, 'scan')} in {clock(seconds)}{each}"
+            done = f"{self.kind.verb} {counted(predicted, 'scan')} in {clock(seconds)}{each}"
             click.echo(f"{done}, {where}{before}{missed}.")
         elif complete:
-            click.echo(f"Nothing to predict: all {complete} scans {where} are complete.")
+            click.echo(f"Nothing to do: all {complete} scans {where} are complete.")
         elif not failed:
-            click.echo("Nothing to predict: there are no scans for this part.")
+            click.echo("Nothing to do: there are no scans for this part.")
 
     def _raise_failures(self, alone: bool) -> None:
         """End with an error if there were failures: that of the only scan, or a count."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
 
@@ -28,6 +28,7 @@ def predict_volume(
     x: Tensor,
     *,
     flip: bool = False,
+    swap: Sequence[int] | None = None,
     second: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]] | None = None,
     plan: Plan | None = None,
     precision: str = "fp32",
@@ -39,6 +40,8 @@ def predict_volume(
         network: On the device of `x`, in inference.
         x: `(C, X, Y, Z)` float32, axes right, anterior, superior.
         flip: Whether to average with the prediction of the volume mirrored left to right.
+        swap: For each output channel, that of the other side of the head, which it takes the place
+            of when a prediction is mirrored back; None: channels have no side.
         second: Function of `x` and of the output of the first pass, finished, that gives the volume
             to mirror and its share of the mean, `(X, Y, Z)`, None for a half everywhere; None: `x`
             and a half.
@@ -67,6 +70,7 @@ def predict_volume(
         if flip:
             volume, share = (x, None) if second is None else second(x, result)
             mirrored = finish(forward(volume.flip(LEFT_RIGHT))).flip(LEFT_RIGHT)
+            mirrored = mirrored if swap is None else mirrored[list(swap)]
             if share is None:
                 result = result.add_(mirrored).mul_(0.5)
             else:

@@ -54,6 +54,7 @@ def plan_memory(
     *,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
+    flip: bool = True,
     max_bytes: int | None = None,
     window: int | None = None,
 ) -> Plan:
@@ -64,6 +65,7 @@ def plan_memory(
         shape: `(X, Y, Z)` of the padded volume in voxels.
         device: Where to compute.
         precision: `fp32`, `tf32` or `bf16`.
+        flip: Whether there is a pass of the mirrored volume, whose outputs are averaged.
         max_bytes: Memory that may be used; None means 90 % of what is available now.
         window: Edge of the sliding window in voxels, if one is asked for.
 
@@ -77,21 +79,22 @@ def plan_memory(
     kind = torch.device(device).type
     budget = int(RESERVE * available_bytes(device)) if max_bytes is None else max_bytes
     if window is not None:
-        return _windowed(config, shape, window, kind, precision)
+        return _windowed(config, shape, window, kind, precision, flip)
     for strategy in _exact_strategies(config, shape):
-        plan = Plan(
-            strategy, estimate_bytes(config, shape, strategy, device=kind, precision=precision)
+        num_bytes = estimate_bytes(
+            config, shape, strategy, device=kind, precision=precision, flip=flip
         )
+        plan = Plan(strategy, num_bytes)
         if plan.num_bytes <= budget:
             return plan
     step = _window_step(config)
     largest = math.ceil(max(shape) / step) * step
     smallest = min(math.ceil(MIN_WINDOW / step) * step, largest)
     for edge in range(largest, smallest - 1, -step):
-        plan = _windowed(config, shape, edge, kind, precision)
+        plan = _windowed(config, shape, edge, kind, precision, flip)
         if plan.num_bytes <= budget:
             return plan
-    needed = _windowed(config, shape, smallest, kind, precision).num_bytes
+    needed = _windowed(config, shape, smallest, kind, precision, flip).num_bytes
     allowed = bytes_in_words(max(0, budget))
     raise SynthSRError(
         f"a volume of {' x '.join(map(str, shape))} voxels needs {bytes_in_words(needed)} of memory"
@@ -107,6 +110,7 @@ def estimate_bytes(
     *,
     device: str = "cpu",
     precision: str = "fp32",
+    flip: bool = True,
 ) -> int:
     """Estimate of the memory that a pass takes at most, with inputs, outputs and weights.
 
@@ -116,6 +120,7 @@ def estimate_bytes(
         strategy: `store`, `recompute` or `whole`.
         device: `cpu` or `cuda`.
         precision: `fp32`, `tf32` or `bf16`.
+        flip: Whether the output is averaged with that of the mirrored volume.
     """
     size = 2 if precision == "bf16" else 4
     voxels = [math.prod(-(-n // 2**level) for n in shape) for level in range(config.num_levels)]
@@ -131,7 +136,7 @@ def estimate_bytes(
         peak = sum(tensors) + 4 * tensors[0] + (2 * tensors[1] if len(tensors) > 1 else 0)
     slab = min(slab_bytes(device), tensors[0])
     workspace = 0 if strategy == "whole" else _WORKSPACE_SLABS.get(device, 8) * slab
-    ends = 4 * voxels[0] * (3 * config.in_channels + 3 * config.out_channels)
+    ends = 4 * voxels[0] * (3 * config.in_channels + _outputs(flip) * config.out_channels)
     return peak + workspace + ends + 3 * 4 * _num_weights(config)
 
 
@@ -146,7 +151,7 @@ def _exact_strategies(config: UNetConfig, shape: Sequence[int]) -> tuple[Strateg
 
 
 def _windowed(
-    config: UNetConfig, shape: Sequence[int], edge: int, device: str, precision: str
+    config: UNetConfig, shape: Sequence[int], edge: int, device: str, precision: str, flip: bool
 ) -> Plan:
     step = _window_step(config)
     if edge < 1:
@@ -154,10 +159,18 @@ def _windowed(
     edge = max(math.ceil(edge / step) * step, 2 * math.ceil(HALO / step) * step)
     x, y, z = (min(edge, math.ceil(n / config.divisor) * config.divisor) for n in shape)
     strategy = _exact_strategies(config, (x, y, z))[0]
-    pass_bytes = estimate_bytes(config, (x, y, z), strategy, device=device, precision=precision)
-    whole = 4 * math.prod(shape) * (2 * config.in_channels + 3 * config.out_channels + 1)
+    pass_bytes = estimate_bytes(
+        config, (x, y, z), strategy, device=device, precision=precision, flip=False
+    )
+    channels = 2 * config.in_channels + _outputs(flip) * config.out_channels + 1
+    whole = 4 * math.prod(shape) * channels
     local = config.normalisation in ("instance", "group")
     return Plan("sliding_window", pass_bytes + whole, (x, y, z), local)
+
+
+def _outputs(flip: bool) -> int:
+    """Number of outputs in memory at a time."""
+    return 3 if flip else 2
 
 
 def _window_step(config: UNetConfig) -> int:

@@ -115,9 +115,16 @@ class StreamedUNet:
         head = stage.folded(self.head, statistics)
         weight, bias = head.weight[:, :, 0, 0, 0], head.bias
         output = weight.new_empty(weight.shape[0], *shape[:3])
-        outputs = mapped(lambda slab: F.linear(slab.float(), weight, bias), result)
-        fill(output.permute(1, 2, 3, 0), outputs)
-        return output.softmax(0) if self.softmax else output
+        make = partial(_probabilities if self.softmax else F.linear, weight=weight, bias=bias)
+        fill(output.permute(1, 2, 3, 0), mapped(lambda slab: make(slab.float()), result))
+        return output
+
+
+def _probabilities(slab: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Softmax of a linear layer, channels first in memory as the output has them."""
+    scores = weight @ slab.flatten(0, 2).T
+    scores = scores if bias is None else scores.add_(bias[:, None])
+    return scores.softmax(0).T.unflatten(0, slab.shape[:3])
 
 
 def _encoded(stage: Stage, volume: Volume, slab_elements: int) -> Iterator[Tensor]:

@@ -33,7 +33,12 @@ _OTHER_FILES = (
     *(".txt", ".csv", ".json", ".png", ".jpg", ".tif", ".tiff", ".zip", ".npy", ".h5", ".mat"),
 )
 """Endings of files that are no volumes to us, so that a typing error makes no folder `a.nrrd`."""
-_PREDICTIONS = (ENDING, f"{ENDING}_spread")
+EXTRA_ENDINGS = {
+    "laplace_scale": f"{ENDING}_spread",
+    "segmentation": f"{ENDING}_seg",
+    "posteriors": f"{ENDING}_posteriors",
+}
+"""Suffixes of the names of what is written beside predictions."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,9 @@ def _listed(path: Path) -> list[Path]:
 def _in_folder(path: Path, without: Sequence[Path], recursive: bool) -> list[Path]:
     scans = list_volumes(path, recursive=recursive, without=without)
     if any(os.path.realpath(folder) == os.path.realpath(path) for folder in without):
-        scans = [file for file in scans if not stem(file).endswith(_PREDICTIONS)]
+        scans = [
+            file for file in scans if not stem(file).endswith((ENDING, *EXTRA_ENDINGS.values()))
+        ]
     if not scans:
         raise SynthSRError(f"{path} must hold scans, but holds predictions alone. Give the scans.")
     return scans

@@ -38,16 +38,56 @@ MAX_LOG_SCALE = 20.0
 
 
 @dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Segmentation of a scan.
+
+    Attributes:
+        image: `(X, Y, Z)` values of structures, int16 or int32, and affine in mm: the most probable
+            structure of each voxel.
+        volumes_ml: Volume of each structure in ml, by its name: the sum of its probabilities on the
+            grid of the network. First comes `intracranial`, where the network knows the fluid
+            around the brain.
+        posteriors: `(X, Y, Z, S)` float32 probabilities, if they are kept.
+        warnings: Doubts about scan and segmentation, one line each.
+    """
+
+    image: Volume
+    volumes_ml: dict[str, float]
+    posteriors: Volume | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def segmentation(self) -> Segmentation:
+        """Itself, as that of a prediction."""
+        return self
+
+    @property
+    def extra(self) -> dict[str, Volume | None]:
+        """Further images that can be written, by the names of `EXTRA_ENDINGS`."""
+        return {"posteriors": self.posteriors}
+
+
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """Prediction from a scan, or several."""
 
     image: Volume
     """`(X, Y, Z)` float32, finite, and its affine in mm."""
+    aligned: Tensor
+    """The image on the aligned grid of its `ScanSpace`, `(X, Y, Z)` float32."""
     laplace_scale: Volume | None = None
     """Scale of a Laplace distribution for each voxel, in the intensities of `image`, if the model
     predicts it. With test-time augmentation it comes from the mean of the two log scales."""
     warnings: tuple[str, ...] = ()
     """Doubts about scans and prediction, one line each."""
+    segmentation: Segmentation | None = None
+    """Segmentation of the prediction, if it went through a segmentation network as well."""
+
+    @property
+    def extra(self) -> dict[str, Volume | None]:
+        """Further images that can be written, by the names of `EXTRA_ENDINGS`."""
+        labels = None if self.segmentation is None else self.segmentation.image
+        return {"laplace_scale": self.laplace_scale, "segmentation": labels}
 
 
 def pass_finisher(config: ModelConfig, settings: ScanConfig) -> Callable[[Tensor], Tensor]:
@@ -130,8 +170,8 @@ def from_network_space(
     if config.spread:
         log_scale = torch.nan_to_num(inside[images], nan=MAX_LOG_SCALE).clamp(max=MAX_LOG_SCALE)
         scale = SMALLEST_SCALE + UNIT_SCALE * torch.exp(log_scale)
-        laplace_scale = _place(scale * _unit(space, settings), space, grid)
-    return Prediction(_place(image, space, grid), laplace_scale, tuple(doubts))
+        laplace_scale = place(scale * _unit(space, settings), space, grid)
+    return Prediction(place(image, space, grid), image, laplace_scale, tuple(doubts))
 
 
 def _num_images(config: ModelConfig) -> int:
@@ -198,8 +238,14 @@ def refined(
     return image
 
 
-def _place(image: Tensor, space: ScanSpace, grid: str) -> Volume:
-    """Turn a cropped volume with RAS axes back, and bring it to the grid asked for."""
+def place(image: Tensor, space: ScanSpace, grid: str) -> Volume:
+    """Turn a volume on the aligned grid back, and bring it to the grid asked for.
+
+    Args:
+        image: `(X, Y, Z)`, cropped to the scan.
+        space: From `to_network_space`.
+        grid: One of `GRIDS`; `input` by linear interpolation.
+    """
     data = image.cpu().numpy()
     if space.legacy == "v1" and grid == "1mm":
         return Volume(np.ascontiguousarray(data), space.aligned_grid[1])

@@ -66,21 +66,28 @@ class PredictorSettings:
         available_device(self.device)
 
 
-class PredictorOptions(TypedDict, total=False):
-    """Fields of `PredictorSettings` as keyword arguments, for type checkers."""
-
+class _Options(TypedDict, total=False):
     device: str
     precision: str
     flip: bool | None
-    inverse_contrast: bool | None
-    sharpen: bool | None
-    data_consistency: bool | None
     ct: bool | None
     force: bool
-    legacy: str | None
     grid: str
     max_memory: int | str | None
     window: int | None
+
+
+class PredictorOptions(_Options, total=False):
+    """Fields of `PredictorSettings` as keyword arguments, for type checkers."""
+
+    inverse_contrast: bool | None
+    sharpen: bool | None
+    data_consistency: bool | None
+    legacy: str | None
+
+
+class SegmenterOptions(_Options, total=False):
+    """Fields of `PredictorSettings` that a `Segmenter` takes, for type checkers."""
 
 
 def check_inverse_contrast(config: ModelConfig) -> None:

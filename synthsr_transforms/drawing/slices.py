@@ -54,7 +54,7 @@ def slice_panel(row: Row, plane: int, centre_mm: npt.NDArray[np.float64]) -> Pan
         return Panel(label_colours(pixels), (wide, tall), LETTERS[plane])
     window = row.window or intensity_window(data, row.kind)
     if row.outlined is not None:
-        pixels = outlined(pixels, window, _cut(row.outlined, plane, index).astype(np.int32))
+        pixels = outlined(pixels, window, _cut(row.outlined, plane, index))
     colours = "viridis" if row.kind == "reliability" else "gray"
     return Panel(pixels, (wide, tall), LETTERS[plane], window, colours)
 
@@ -64,21 +64,26 @@ def _cut(volume: Volume, plane: int, index: int) -> npt.NDArray[Any]:
 
 
 def outlined(
-    pixels: npt.NDArray[Any], window: tuple[float, float], labels: npt.NDArray[Any]
+    pixels: npt.NDArray[Any],
+    window: tuple[float, float],
+    labels: npt.NDArray[Any],
+    zoom: int = _OUTLINE_ZOOM,
 ) -> npt.NDArray[np.uint8]:
-    """Draw the borders of labels over a slice, inside each label, a fraction of a voxel wide.
+    """Draw the borders of labels over a slice, inside each label, a pixel of the result wide.
 
     Args:
-        pixels: `(H, W)` intensities.
+        pixels: `(H, W)` intensities; masked where there are none, which is black.
         window: Intensities shown black and white.
-        labels: `(H, W)` whole numbers; 0 has no border of its own.
+        labels: `(H, W)` whole numbers; 0 and what is masked have no border of their own.
+        zoom: Pixels of the result per pixel.
 
     Returns:
-        `(4 H, 4 W, 3)` colours.
+        `(zoom H, zoom W, 3)` colours.
     """
     low, high = window
+    pixels, labels = np.ma.filled(pixels, low), np.ma.filled(labels, 0).astype(np.int32)
     grey = (np.clip((pixels - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    fine, grey = (a.repeat(_OUTLINE_ZOOM, 0).repeat(_OUTLINE_ZOOM, 1) for a in (labels, grey))
+    fine, grey = (a.repeat(zoom, 0).repeat(zoom, 1) for a in (labels, grey))
     around = np.pad(fine, 1, mode="edge")
     neighbours = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
     border = np.any([fine != other for other in neighbours], axis=0) & (fine != 0)

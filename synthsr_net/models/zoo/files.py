@@ -21,6 +21,8 @@ CHECKSUMS = "SHA256SUMS"
 """File in that folder with the SHA-256 of each, as `sha256sum *.safetensors` writes it there."""
 DEFAULT_MODEL = "synthsr-t1-v1"
 """Model that is used where none is named."""
+SEGMENTATION_MODEL = "synthsr-seg-v1"
+"""Model that tells structures apart where none is named."""
 ALIASES: Mapping[str, str] = {"fast": "synthsr-t1-fast-v1"}
 """Short names, and the shipped models that they stand for. They stay when a model gets a successor,
 so write the full name where results must not change."""
@@ -102,9 +104,9 @@ def shipped_models() -> dict[str, Path]:
 
     Examples:
         >>> list(shipped_models())
-        ['synthsr-t1-v1', 'synthsr-t1-fast-v1']
+        ['synthsr-t1-v1', 'synthsr-t1-fast-v1', 'synthsr-seg-v1']
     """
-    names = dict.fromkeys([DEFAULT_MODEL, *ALIASES.values()])
+    names = dict.fromkeys([DEFAULT_MODEL, *ALIASES.values(), SEGMENTATION_MODEL])
     return {name: SHIPPED_FOLDER / f"{name}.safetensors" for name in names}
 
 

@@ -23,7 +23,7 @@ from synthsr_transforms.drawing.planes import (
     scan_window,
     view_of,
 )
-from synthsr_transforms.drawing.slices import range_in_words, size_in_words
+from synthsr_transforms.drawing.slices import outlined, range_in_words, size_in_words
 from synthsr_transforms.io.grids import Volume, reorient
 
 _WIDTH, _MIN_WIDTH = 1000, 660  # pixels: usual width, all details
@@ -33,46 +33,58 @@ _PLACE, _LETTER = 240, 8.5  # pixels: place of the slices, letter of the title
 def write_picture(
     path: str | os.PathLike[str],
     scan: Volume | Mapping[str, Volume],
-    prediction: Volume,
+    prediction: Volume | None,
+    segmentation: Volume | None = None,
     *,
     title: str = "",
     windows: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
-    """Write a picture of a scan (top) and its prediction (bottom): PNG, about 1000 pixels wide.
+    """Write a picture of a scan, and what was made of it below: PNG, about 1000 pixels wide.
 
     Args:
         path: The picture, written atomically.
         scan: `(X, Y, Z)` and affine, in any orientation and resolution; several by their names.
-        prediction: The same for the prediction.
+        prediction: The same for the prediction, if there is one.
+        segmentation: The same for a label map, whose outlines are drawn over the prediction, or
+            over the first scan, in a row of its own.
         title: Heading, such as the name of the scan.
         windows: Intensities of scans, by their names, that are shown black and white; for others,
             percentiles 1 and 99.5. None: see `scan_window`.
     """
     scans = {"input": scan} if isinstance(scan, Volume) else dict(scan)
-    volumes = (*scans.values(), prediction)
-    turned = [reorient(volume) for volume in volumes]
-    view = view_of(turned[:-1], turned[-1])
-    scale = _pixels_per_mm(view)
     usual = scan_window if windows is None else percentile_window
-    shown = [(windows or {}).get(name) or usual(each.data) for name, each in scans.items()]
-    shown.append(percentile_window(prediction.data))
-    rows = [
-        panels_through(volume, view, scale, window)
-        for volume, window in zip(turned, shown, strict=True)
-    ]
+    shown = {name: (windows or {}).get(name) or usual(each.data) for name, each in scans.items()}
+    volumes = {**scans}
+    if prediction is not None:
+        volumes["prediction"], shown["prediction"] = prediction, percentile_window(prediction.data)
+    turned = {name: reorient(volume) for name, volume in volumes.items()}
+    heads = [turned[name] for name in scans]
+    view = view_of(heads, [*turned.values()][-1])
+    scale = _pixels_per_mm(view)
+    rows = [panels_through(turned[name], view, scale, shown[name]) for name in volumes]
+    if segmentation is not None:
+        over = "prediction" if prediction is not None else next(iter(scans))
+        volumes["segmentation"], shown["segmentation"] = segmentation, shown[over]
+        labels = panels_through(reorient(segmentation), view, scale)
+        rows.append(
+            [
+                panel._replace(pixels=outlined(panel.pixels, shown[over], each.pixels, zoom=1))
+                for panel, each in zip(rows[list(turned).index(over)], labels, strict=True)
+            ]
+        )
     x, y, z = (view.axes @ view.centre).round() + 0.0  # no -0
     width = scale * sum(panel.size_mm[0] for panel in rows[0])
     heading = _heading(title, f"through x {x:.0f}, y {y:.0f}, z {z:.0f} mm", max(width, _MIN_WIDTH))
 
     def draw() -> Figure:
         figure = draw_grid(rows, title=heading, min_width=_MIN_WIDTH, pixels_per_mm=scale)
-        names = [*scans, "prediction"]
-        captions = zip(figure.axes[::3], names, volumes, shown, strict=True)
-        for axes, name, volume, window in captions:
-            write_caption(axes, name, _details(volume, window))
+        for axes, (name, volume) in zip(figure.axes[::3], volumes.items(), strict=True):
+            labels = name == "segmentation"
+            details = size_in_words(volume) if labels else _details(volume, shown[name])
+            write_caption(axes, name, details)
         return figure
 
-    save_figure(path, draw, grey=True)
+    save_figure(path, draw, grey=segmentation is None)
 
 
 def write_planes(

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from synthsr_net.models.checkpoint import StructureConfig
 from synthsr_transforms.io.files import is_volume
-from synthsr_transforms.support.atomic import write_json
+from synthsr_transforms.support.atomic import write_json, write_text
 from synthsr_transforms.support.messages import SynthSRError, listed
 from synthsr_transforms.support.pointers import refuse_pointer
 from synthsr_transforms.support.texts import read_json
@@ -32,6 +33,18 @@ DESCRIPTION = "dataset_description.json"
 MRI_SUFFIXES = ("T1w", "T2w", "PDw", "T2starw", "FLAIR", "inplaneT1", "inplaneT2", "UNIT1")
 """Suffixes of images in `anat` that show anatomy, rather than a map, a mask or a part of a set."""
 CT_SUFFIX = "ct"
+PREDICTION = "prediction"
+KINDS = {
+    PREDICTION: ("synthsr", "T1w", "T1-weighted scan predicted from a {} scan"),
+    "laplace_scale": (
+        "synthsrSpread",
+        "T1w",
+        "scale of a Laplace distribution around the T1-weighted scan predicted from a {} scan",
+    ),
+    "segmentation": ("synthsr", "dseg", "brain structures segmented in a {} scan"),
+    "posteriors": ("synthsr", "probseg", "probabilities of brain structures in a {} scan"),
+}
+"""Beginning of the `desc` label, suffix and description of each kind of derived image."""
 PIPELINE = "SynthSR for PyTorch"
 LINK = "raw"
 """Name of the source dataset in BIDS URIs."""
@@ -66,11 +79,11 @@ class BidsScan:
         """Whether it is a CT scan."""
         return self.suffix == CT_SUFFIX
 
-    def output(self, label: str = "synthsr") -> PurePosixPath:
-        """Path of its prediction in the derivative dataset.
+    def output(self, kind: str = PREDICTION) -> PurePosixPath:
+        """Path of an image that is derived from it in the derivative dataset.
 
         Args:
-            label: Beginning of the `desc` label.
+            kind: A key of `KINDS`.
 
         Examples:
             >>> path = PurePosixPath("sub-01/anat/sub-01_run-2_FLAIR.nii.gz")
@@ -78,11 +91,12 @@ class BidsScan:
             >>> str(BidsScan(Path(path), path, entities, "FLAIR").output())
             'sub-01/anat/sub-01_run-2_desc-synthsrFLAIR_T1w.nii.gz'
         """
+        label, derived, _ = KINDS[kind]
         suffix = "CT" if self.is_ct else self.suffix
         before = self.entities.get("desc", "")
         tail = ("" if suffix == "T1w" else suffix) + before[:1].upper() + before[1:]
         others = [f"{key}-{value}" for key, value in self.entities.items() if key != "desc"]
-        name = "_".join([*others, f"desc-{label}{tail}", "T1w"])
+        name = "_".join([*others, f"desc-{label}{tail}", derived])
         return self.relative.parent.parent / "anat" / f"{name}.nii.gz"
 
 
@@ -222,7 +236,7 @@ def derivative_description(root: Path, output: Path) -> dict[str, Any]:
         "Version": source.get("Version"),
     }
     return {
-        "Name": f"{source.get('Name') or root.name}: 1 mm T1-weighted scans by {PIPELINE}",
+        "Name": f"{source.get('Name') or root.name}: derivatives of {PIPELINE}",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": PIPELINE, "Version": version("synthsr")}],
@@ -244,13 +258,19 @@ def write_descriptions(
         write_json(output / DESCRIPTION, derivative_description(Path(root), output))
 
 
-def sidecar(scan: BidsScan, *, laplace_scale: bool = False) -> dict[str, Any]:
-    """Content of the JSON file beside a prediction or its Laplace scale: the source."""
+def write_structures(folder: Path, structures: Iterable[StructureConfig]) -> None:
+    """Write `dseg.tsv`, the names of the values of all segmentations of a derivative dataset."""
+    rows = ["index\tname", *(f"{each.value}\t{each.name}" for each in structures)]
+    write_text(folder / "dseg.tsv", "\n".join(rows) + "\n")
+
+
+def sidecar(scan: BidsScan, kind: str = PREDICTION) -> dict[str, Any]:
+    """Content of the JSON file beside an image of a kind of `KINDS`: its source."""
     source = f"bids:{LINK}:{scan.relative}"
-    what = f"T1-weighted scan predicted from a {scan.suffix} scan"
-    what = f"scale of a Laplace distribution around the {what}" if laplace_scale else what
+    what = KINDS[kind][2].format(scan.suffix)
+    of_scan = "" if "seg" in KINDS[kind][1] else "; intensities are not those of an acquired scan"
     return {
-        "Description": f"{what}; intensities are not those of an acquired scan",
+        "Description": f"{what}{of_scan}",
         "Sources": [source],
         "SpatialReference": source,
         "SkullStripped": _skull_stripped(scan),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from synthsr_net.prediction.inferer import Result
 from synthsr_net.prediction.report.entries import ReportEntry, entry_path, picture_path, save_entry
 from synthsr_net.prediction.report.picture import write_picture
 from synthsr_transforms.io.grids import Volume
@@ -58,22 +59,24 @@ class BatchReport:
         self,
         outcome: Outcome,
         scans: Mapping[str, Volume],
-        prediction: Volume,
+        result: Result,
         windows: Mapping[str, tuple[float, float]],
     ) -> None:
-        """Draw a picture of scans, by name, and their prediction, and record it.
+        """Draw a picture of scans, by name, and the result, and record it.
 
         Args:
             outcome: What became of the task.
             scans: The scans.
-            prediction: Their prediction.
+            result: What was made of them.
             windows: See `write_picture`.
         """
-        picture = picture_path(self.folder, _inputs(outcome.task))
-        write_picture(picture, scans, prediction, title=outcome.task.name, windows=windows)
+        picture, title = picture_path(self.folder, outcome.task.scan), outcome.task.name
+        labels = None if result.segmentation is None else result.segmentation.image
+        image = None if result is result.segmentation else result.image
+        write_picture(picture, scans, image, labels, title=title, windows=windows)
         scan = next(iter(scans.values()))
         shown = picture.relative_to(self.folder).as_posix()
-        save_entry(self.folder, _entry(outcome, scan, prediction, shown))
+        save_entry(self.folder, _entry(outcome, scan, result.image, shown))
 
     def add_failure(self, outcome: Outcome) -> None:
         """Record that there is no prediction, and why."""
@@ -86,7 +89,7 @@ class BatchReport:
         its record.
         """
         for task in tasks:
-            scan = _inputs(task)
+            scan = task.scan
             if not entry_path(self.folder, scan).exists():
                 entry = ReportEntry(task.name, scan, str(task.output), warnings=(MADE_BEFORE,))
                 save_entry(self.folder, entry)
@@ -100,7 +103,7 @@ def _entry(
 ) -> ReportEntry:
     return ReportEntry(
         name=outcome.task.name,
-        input=_inputs(outcome.task),
+        input=outcome.task.scan,
         output=str(outcome.task.output),
         input_shape=None if scan is None else scan.data.shape,
         input_spacing_mm=None if scan is None else scan.spacing_mm,
@@ -111,7 +114,3 @@ def _entry(
         error=outcome.reason or None,
         picture=picture,
     )
-
-
-def _inputs(task: Task) -> str:
-    return ", ".join(map(str, task.inputs))

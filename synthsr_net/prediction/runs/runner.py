@@ -8,20 +8,20 @@ A scan that fails does not stop the others.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from synthsr_net.prediction.inferer import Inferer, Prepared, Result
 from synthsr_net.prediction.intensities import CT_WINDOW_HU
-from synthsr_net.prediction.postprocess import Prediction
-from synthsr_net.prediction.predictor import Predictor, Prepared
 from synthsr_net.prediction.preprocess import check_number
 from synthsr_net.prediction.provenance import read_description
 from synthsr_transforms.io.grids import Volume, format_spacing
@@ -33,6 +33,7 @@ from synthsr_transforms.support.stopping import undoing
 from synthsr_transforms.support.threads import num_cores, threads
 
 from .outcome import BatchReport, Outcome
+from .rows import RowTable
 from .tasks import Task
 
 READERS_BESIDE_GPU, WRITERS_BESIDE_GPU = 6, 12
@@ -52,7 +53,7 @@ class _Loaded(NamedTuple):
     seconds: float
 
 
-def check_tasks(tasks: Sequence[Task], predictor: Predictor) -> None:
+def check_tasks(tasks: Sequence[Task], predictor: Inferer[Any, Any]) -> None:
     """Refuse tasks that do not go with a model.
 
     Raises:
@@ -61,7 +62,7 @@ def check_tasks(tasks: Sequence[Task], predictor: Predictor) -> None:
     """
     for task in tasks:
         check_number(predictor.config, len(task.inputs))
-        if task.uncertainty is not None and not predictor.config.spread:
+        if "laplace_scale" in task.extra and not predictor.config.spread:
             raise SynthSRError(
                 "uncertainty needs a model that predicts a Laplace scale, got"
                 f" {predictor.config.name}, which predicts none. Leave --uncertainty out, or choose"
@@ -69,7 +70,7 @@ def check_tasks(tasks: Sequence[Task], predictor: Predictor) -> None:
             )
 
 
-def check_same_maker(tasks: Sequence[Task], predictor: Predictor) -> None:
+def check_same_maker(tasks: Sequence[Task], predictor: Inferer[Any, Any]) -> None:
     """Refuse predictions that were made by another model or with other settings.
 
     NIfTI headers say so; other files are not checked.
@@ -91,7 +92,7 @@ def check_same_maker(tasks: Sequence[Task], predictor: Predictor) -> None:
             )
 
 
-def _description(task: Task, predictor: Predictor) -> str:
+def _description(task: Task, predictor: Inferer[Any, Any]) -> str:
     return predictor.record.describe(ct=task.ct, lesion=task.lesion_mask is not None)
 
 
@@ -103,6 +104,7 @@ class Batch:
         predictor: The model.
         report: Folder for pictures and the record of each scan, from which `write_report` makes a
             page; None: no report.
+        tables: Tables that get a row of each scan: `volumes`.
         on_plan: Called before a scan is computed, when its size and its need of memory are known.
 
     Raises:
@@ -112,13 +114,15 @@ class Batch:
     def __init__(
         self,
         tasks: Sequence[Task],
-        predictor: Predictor,
+        predictor: Inferer[Any, Any],
         report: str | os.PathLike[str] | None = None,
+        tables: Mapping[str, RowTable] | None = None,
         on_plan: Callable[[Task, Prepared], object] | None = None,
     ) -> None:
         check_tasks(tasks, predictor)
         self.tasks, self.predictor, self.on_plan = list(tasks), predictor, on_plan
         self.report = None if report is None else BatchReport(report)
+        self.tables = dict(tables or {})
 
     def run(self) -> Generator[Outcome, None, None]:
         """Do the tasks.
@@ -187,22 +191,22 @@ class Batch:
     def _write(self, task: Task, loaded: _Loaded, output: Tensor) -> Outcome:
         begin = time.perf_counter()
         try:
-            prediction = self.predictor.finish(loaded.prepared, output, lesion_mask=loaded.mask)
-            self._write_files(task, prediction, ct=any(loaded.prepared.space.cts))
+            result = self.predictor.finish(loaded.prepared, output, lesion_mask=loaded.mask)
+            self._write_files(task, result, ct=any(loaded.prepared.space.cts))
             seconds = loaded.seconds + time.perf_counter() - begin
-            outcome = Outcome(task, seconds, prediction.warnings)
+            outcome = Outcome(task, seconds, result.warnings)
         except Exception as error:
             return self._failed(Outcome(task, loaded.seconds, error=error))
-        return self._reported(outcome, loaded.prepared, prediction)
+        return self._reported(outcome, loaded.prepared, result)
 
-    def _reported(self, outcome: Outcome, prepared: Prepared, prediction: Prediction) -> Outcome:
+    def _reported(self, outcome: Outcome, prepared: Prepared, result: Result) -> Outcome:
         """Add a prediction to the report; without a place in it, it is still a prediction."""
         if self.report is None:
             return outcome
         try:
             shown, cts = self._shown(prepared), prepared.space.cts
             windows = {n: CT_WINDOW_HU for n, is_ct in zip(shown, cts, strict=True) if is_ct}
-            self.report.add(outcome, shown, prediction.image, windows)
+            self.report.add(outcome, shown, result, windows)
         except Exception as error:
             lack = f"the report lacks this scan ({describe(error).rstrip('.')})."
             return replace(outcome, warnings=(*outcome.warnings, lack))
@@ -220,7 +224,7 @@ class Batch:
                 self.report.add_failure(outcome)
         return outcome
 
-    def _write_files(self, task: Task, prediction: Prediction, *, ct: bool) -> None:
+    def _write_files(self, task: Task, result: Result, *, ct: bool) -> None:
         """Write the prediction last, so that where it is, the others are."""
         new = [path for path in task.outputs if not path.exists()]
 
@@ -229,21 +233,26 @@ class Batch:
                 path.unlink(missing_ok=True)
 
         with undoing(remove):
-            self._write_each(task, prediction, ct=ct)
+            self._write_each(task, result, ct=ct)
 
-    def _write_each(self, task: Task, prediction: Prediction, *, ct: bool) -> None:
+    def _write_each(self, task: Task, result: Result, *, ct: bool) -> None:
         description = _description(task, self.predictor)
-        if task.uncertainty is not None and prediction.laplace_scale is not None:
-            self.predictor.write(task.uncertainty, prediction.laplace_scale, description)
+        for kind, path in task.extra.items():
+            volume = result.extra[kind]
+            assert volume is not None
+            self.predictor.write(path, volume, description)
         for path, content in task.sidecars.items():
             used = {**self.predictor.record.used(ct=ct), "precision": self.predictor.precision}
             more = {
-                "Resolution": format_spacing(prediction.image.spacing_mm),
+                "Resolution": format_spacing(result.image.spacing_mm),
                 "Settings": used,
-                "Warnings": list(prediction.warnings),
+                "Warnings": list(result.warnings),
+                **_volumes(result),
             }
             write_json(path, {**content, **more})
-        self.predictor.write(task.output, prediction.image, description)
+        self.predictor.write(task.output, result.image, description)
+        if "volumes" in self.tables and result.segmentation is not None:
+            self.tables["volumes"].put(task.scan, volume_columns(result.segmentation.volumes_ml))
 
     def _finished(self, writing: Future[Outcome]) -> Iterator[Outcome]:
         outcome = writing.result()
@@ -253,6 +262,24 @@ class Batch:
                 f"the disk of {outcome.task.output.parent} is full. Free some space and run the"
                 " same command again with --resume: complete predictions are kept."
             )
+
+
+def volume_columns(volumes_ml: Mapping[str, float]) -> dict[str, float]:
+    """Volumes by the names of their columns in tables.
+
+    Examples:
+        >>> volume_columns({"left hippocampus": 3.5})
+        {'left_hippocampus_ml': 3.5}
+    """
+    return {re.sub(r"\W+", "_", f"{name}_ml"): volume for name, volume in volumes_ml.items()}
+
+
+def _volumes(result: Result) -> dict[str, Any]:
+    """What the sidecar says of structures."""
+    if result.segmentation is None:
+        return {}
+    volumes = result.segmentation.volumes_ml
+    return {"VolumesInMillilitres": {name: round(volume, 4) for name, volume in volumes.items()}}
 
 
 def _free_memory(error: Exception) -> None:

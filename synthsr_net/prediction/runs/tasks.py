@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from synthsr_net.prediction.files import (
     CONTRASTS,
+    ENDING,
+    EXTRA_ENDINGS,
     MASK_WORDS,
     check_writable,
     find_scans,
@@ -22,10 +24,18 @@ from synthsr_net.prediction.files import (
 from synthsr_transforms.io.files import stem, unread_scans
 from synthsr_transforms.support.messages import SynthSRError, listed
 
-from .bids import DESCRIPTION, BidsScan, check_derivative, find_bids_scans, sidecar
+from .bids import (
+    DESCRIPTION,
+    PREDICTION,
+    BidsScan,
+    check_derivative,
+    find_bids_scans,
+    sidecar,
+)
+from .rows import RowTable
 
-SCALE_LABEL = "synthsrSpread"
-"""Beginning of the `desc` label of Laplace scales in BIDS datasets."""
+AnyPath: TypeAlias = "str | os.PathLike[str]"
+NOTHING: Mapping[str, AnyPath | None] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +50,8 @@ class Task:
     """The prediction."""
     lesion_mask: Path | None = None
     """Mask of a lesion in the first scan, which the prediction shows as the scan does."""
-    uncertainty: Path | None = None
-    """File of the predicted Laplace scale."""
+    extra: Mapping[str, Path] = field(default_factory=dict)
+    """Files of further images, by the names of `EXTRA_ENDINGS`."""
     ct: bool | None = None
     """Whether the scan is CT, where the predictor is not set to treat all alike; None: unknown."""
     sidecars: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
@@ -50,16 +60,21 @@ class Task:
     @property
     def outputs(self) -> list[Path]:
         """Every file that is written."""
-        scales = [] if self.uncertainty is None else [self.uncertainty]
-        return [self.output, *scales, *self.sidecars]
+        return [self.output, *self.extra.values(), *self.sidecars]
+
+    @property
+    def scan(self) -> str:
+        """Path of the scan, or of several joined by commas: its name in reports and tables."""
+        return ", ".join(map(str, self.inputs))
 
 
 def plan_tasks(
     inputs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
-    lesion_mask: str | os.PathLike[str] | None = None,
-    uncertainty: str | os.PathLike[str] | None = None,
+    lesion_mask: AnyPath | None = None,
+    extra: Mapping[str, AnyPath | None] = NOTHING,
+    ending: str = ENDING,
     recursive: bool = False,
 ) -> list[Task]:
     """Tasks for scans, folders or lists.
@@ -69,35 +84,39 @@ def plan_tasks(
             which words such as T1w are taken, lists line by line.
         output: See `plan_outputs`.
         lesion_mask: Masks that go with the first input, matched in the same way.
-        uncertainty: Where predicted Laplace scales go; see `plan_outputs`.
+        extra: Where further images go, by the names of `EXTRA_ENDINGS`; see `plan_outputs`.
+        ending: Suffix of the names of outputs.
         recursive: See `find_scans`.
 
     Raises:
         SynthSRError: If something is missing, does not match, or cannot be written.
     """
-    others = _others(inputs, output, lesion_mask, uncertainty)
+    others = _others(inputs, output, lesion_mask, *extra.values())
     sources = [
         find_scans(path, without=without, recursive=recursive)
         for path, without in zip(inputs, others, strict=True)
     ]
     first = sources[0]
     columns = [list(first.scans), *(match(first, other, CONTRASTS) for other in sources[1:])]
-    outputs = plan_outputs(first, output)
+    outputs = plan_outputs(first, output, ending)
     masks: list[Path | None] = [None] * len(outputs)
-    scales = list(masks)
     if lesion_mask is not None:
         masks = [*match(first, find_scans(lesion_mask, recursive=recursive), MASK_WORDS)]
-    if uncertainty is not None:
-        scales = [*plan_outputs(first, uncertainty, "_synthsr_spread")]
+    further = {
+        name: plan_outputs(first, place, EXTRA_ENDINGS[name])
+        for name, place in extra.items()
+        if place is not None
+    }
     tasks = [
-        Task(name=name, inputs=scans, output=path, lesion_mask=mask, uncertainty=scale)
-        for name, scans, path, mask, scale in zip(
-            unique_names(first.scans),
-            zip(*columns, strict=True),
-            outputs,
-            masks,
-            scales,
-            strict=True,
+        Task(
+            name=name,
+            inputs=scans,
+            output=outputs[i],
+            lesion_mask=masks[i],
+            extra={kind: paths[i] for kind, paths in further.items()},
+        )
+        for i, (name, scans) in enumerate(
+            zip(unique_names(first.scans), zip(*columns, strict=True), strict=True)
         )
     ]
     check_files(tasks)
@@ -108,8 +127,8 @@ def unread_inputs(
     inputs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
-    lesion_mask: str | os.PathLike[str] | None = None,
-    uncertainty: str | os.PathLike[str] | None = None,
+    lesion_mask: AnyPath | None = None,
+    extra: Mapping[str, AnyPath | None] = NOTHING,
     recursive: bool = False,
 ) -> list[str]:
     """Warnings of scans that `plan_tasks` leaves out, see `unread_scans`."""
@@ -118,7 +137,7 @@ def unread_inputs(
         for path in inputs
         if (Path(path) / DESCRIPTION).is_file()
     ]
-    others = _others(inputs, output, lesion_mask, uncertainty)
+    others = _others(inputs, output, lesion_mask, *extra.values())
     for path, without in zip(inputs, others, strict=True):
         warnings += unread_scans(path, without=without, recursive=recursive)
     return warnings
@@ -137,7 +156,8 @@ def plan_bids(
     output: str | os.PathLike[str],
     *,
     participants: Sequence[str] = (),
-    uncertainty: str | os.PathLike[str] | None = None,
+    extra: Mapping[str, AnyPath | None] = NOTHING,
+    kind: str = PREDICTION,
 ) -> list[Task]:
     """Tasks for the scans of a BIDS dataset; see `bids`.
 
@@ -145,32 +165,33 @@ def plan_bids(
         root: The dataset.
         output: Folder of the derivative dataset.
         participants: Labels of participants; none given means all.
-        uncertainty: Folder for predicted Laplace scales, laid out alike; it may be `output`.
+        extra: Folders for further images, laid out alike, by the names of `EXTRA_ENDINGS`; they
+            may be `output`.
+        kind: What `output` is for: a key of `bids.KINDS`.
 
     Raises:
         ValueError: If something is missing or cannot be written.
     """
     root, output = Path(root), Path(output)
     scans = find_bids_scans(root, participants)
-    for folder in (output, uncertainty):
-        if folder is not None:
-            check_derivative(root, Path(folder))
-    tasks = [_bids_task(scan, output, uncertainty) for scan in scans]
+    places = {kind: output, **{k: Path(place) for k, place in extra.items() if place is not None}}
+    for folder in places.values():
+        check_derivative(root, folder)
+    tasks = [_bids_task(scan, places) for scan in scans]
     check_files(tasks)
     return tasks
 
 
-def _bids_task(scan: BidsScan, output: Path, uncertainty: str | os.PathLike[str] | None) -> Task:
-    image = output / scan.output()
-    sidecars = {_beside(image): sidecar(scan)}
-    scale = None if uncertainty is None else Path(uncertainty) / scan.output(SCALE_LABEL)
-    if scale is not None:
-        sidecars[_beside(scale)] = sidecar(scan, laplace_scale=True)
+def _bids_task(scan: BidsScan, places: Mapping[str, Path]) -> Task:
+    """Task of a scan; its output is the first of the places."""
+    images = {kind: place / scan.output(kind) for kind, place in places.items()}
+    sidecars = {_beside(image): sidecar(scan, kind) for kind, image in images.items()}
+    first = next(iter(images))
     return Task(
         name=str(scan.relative),
         inputs=(scan.path,),
-        output=image,
-        uncertainty=scale,
+        output=images.pop(first),
+        extra=images,
         ct=scan.is_ct or None,
         sidecars=sidecars,
     )
@@ -238,12 +259,17 @@ def is_complete(task: Task) -> bool:
 
 
 def missing_tasks(
-    tasks: Sequence[Task], *, resume: bool = False, overwrite: bool = False
+    tasks: Sequence[Task],
+    *,
+    tables: Collection[RowTable] = (),
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> list[Task]:
     """Tasks whose outputs are to be made.
 
     Args:
         tasks: All tasks.
+        tables: Tables that hold a row for each complete task.
         resume: Whether complete tasks are left out.
         overwrite: Whether outputs that exist are replaced.
 
@@ -254,9 +280,14 @@ def missing_tasks(
         raise SynthSRError("resume and overwrite exclude each other. Choose one of them.")
     if overwrite:
         return list(tasks)
+    recorded = [(table, table.among(task.scan for task in tasks)) for table in tables]
     if resume:
-        return [task for task in tasks if not is_complete(task)]
+        done = set.intersection(*(scans for _, scans in recorded)) if recorded else set()
+        return [
+            task for task in tasks if not is_complete(task) or (recorded and task.scan not in done)
+        ]
     there = [str(path) for task in tasks for path in task.outputs if path.exists()]
+    there += [f"{scan} in {table.path}" for table, scans in recorded for scan in sorted(scans)]
     if there:
         names = listed(there, limit=3)
         what = f"{names} exists" if len(there) == 1 else f"{len(there)} exist: {names}"

@@ -1,0 +1,316 @@
+"""A model applied to scans: read, prepared, computed within the memory there is, and written."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, overload
+
+import nibabel as nib
+import torch
+from torch import Tensor
+
+from synthsr_net.inference.forward import predict_volume
+from synthsr_net.inference.memory import Plan, plan_memory
+from synthsr_net.inference.precision import resolve_precision
+from synthsr_net.models.checkpoint import Model
+from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.io.scans import Scan, read_scan, scan_of
+from synthsr_transforms.io.volumes import nifti_of, write_volume
+from synthsr_transforms.support.devices import available_device
+from synthsr_transforms.support.memory import left_within, parse_size
+from synthsr_transforms.support.messages import SynthSRError
+
+from .ct import is_ct
+from .files import find_scans, plan_outputs, refuse_inputs
+from .limits import limited
+from .plausibility import check_plausible
+from .preprocess import ScanSpace, scan_config, to_network_space
+from .provenance import PredictionRecord
+from .settings import PredictorSettings
+
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
+    from torchio import ScalarImage
+    from typing_extensions import Self
+
+    from .postprocess import Segmentation
+
+    AnyPath = str | os.PathLike[str]
+
+
+class Result(Protocol):
+    """What a model makes of a scan."""
+
+    @property
+    def image(self) -> Volume:
+        """The image that is asked for."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Doubts about the scan and the image, one line each."""
+
+    @property
+    def segmentation(self) -> Segmentation | None:
+        """Structures, if a segmentation network told them apart."""
+
+    @property
+    def extra(self) -> dict[str, Volume | None]:
+        """Further images that can be written, by the names of `EXTRA_ENDINGS`."""
+
+
+Made = TypeVar("Made", bound=Result)
+Kind = TypeVar("Kind")
+
+
+class Prepared(NamedTuple):
+    """Scans on their way through the network.
+
+    Attributes:
+        scans: The scans as read, one per input of the model.
+        tensor: `(C, X, Y, Z)` float32, what the network takes.
+        space: The way back.
+        plan: How to compute, once that was decided.
+    """
+
+    scans: tuple[Scan, ...]
+    tensor: Tensor
+    space: ScanSpace
+    plan: Plan | None = None
+
+
+class Inferer(Generic[Made, Kind]):
+    """A model, ready to be applied to scans.
+
+    Args:
+        model: The model. Its network is moved to the device.
+        settings: How to use it.
+    """
+
+    ending: ClassVar[str]
+    """Suffix of the names of files that it writes."""
+    choices: ClassVar[tuple[str, ...]] = ("flip",)
+    """Settings that the model decides where they are None."""
+
+    def __init__(self, model: Model, settings: PredictorSettings) -> None:
+        self.settings = settings
+        self.device = torch.device(available_device(settings.device))
+        self.precision = resolve_precision(settings.precision, self.device)
+        self.config = model.config
+        self.network = model.network.to(self.device)
+        self.scan_config = scan_config(self.config, settings.legacy)
+        chosen = {
+            name: getattr(self.scan_config if value is None else settings, name)
+            for name, value in dataclasses.asdict(settings).items()
+            if name in self.choices
+        }
+        self.flip: bool = chosen["flip"]
+        self.chosen: Mapping[str, bool] = chosen
+        self.record = PredictionRecord(model, settings, chosen)
+        """Model and settings, for headers and sidecars."""
+
+    @classmethod
+    def _load(cls, path: AnyPath, settings: Mapping[str, Any]) -> Self:
+        from synthsr_net.models.loading import load_model
+        from synthsr_net.models.zoo.files import resolve_model
+
+        PredictorSettings(**settings)  # wrong settings are reported before the model is loaded
+        file = Path(resolve_model(path))
+        make: Callable[..., Self] = cls
+        made = make(load_model(file), **settings)
+        made.record.path = file
+        return made
+
+    @overload
+    def __call__(self, image: SpatialImage | Sequence[SpatialImage]) -> nib.Nifti1Image: ...
+
+    @overload
+    def __call__(self, image: ScalarImage | Sequence[ScalarImage]) -> Kind: ...
+
+    @overload
+    def __call__(
+        self, image: AnyPath | Sequence[AnyPath], output: AnyPath | None = None
+    ) -> Path: ...
+
+    def __call__(self, image: Any, output: AnyPath | None = None) -> Any:
+        """Apply the model to a path, a nibabel image or a `torchio.ScalarImage`.
+
+        Args:
+            image: The scan, or a list of scans for a model with several inputs.
+            output: For paths, the file to write, which is replaced if it exists. By default it
+                lies beside the scan, with `ending` in its name.
+
+        Returns:
+            The same kind as `image`: the path of the written file, a `nibabel.Nifti1Image` with
+            both forms and the unit set, or an image of TorchIO, `(1, X, Y, Z)`. Warnings about the
+            scan are given as Python warnings.
+
+        Raises:
+            SynthSRError: If a scan cannot be used.
+        """
+        images = list(image) if isinstance(image, (list, tuple)) else [image]
+        paths = [isinstance(each, (str, os.PathLike)) for each in images]
+        if output is not None and not all(paths):
+            raise SynthSRError(
+                f"output goes with scans given by path, got {type(images[0]).__name__}. Leave it"
+                " out: the result is returned."
+            )
+        target = self._output_path(images, output) if all(paths) else None
+        scans = [
+            read_scan(each) if is_path else scan_of(each)
+            for each, is_path in zip(images, paths, strict=True)
+        ]
+        result = self.predict(scans)
+        for text in result.warnings:
+            warnings.warn(text, stacklevel=2)
+        if target is not None:
+            self.write(target, result.image)
+            return target
+        return self._like(images[0], result.image)
+
+    def predict(self, scans: Sequence[Scan], *, lesion_mask: Volume | None = None) -> Made:
+        """Apply the model to one scan per input.
+
+        Args:
+            scans: Scans, in the order of the model's inputs.
+            lesion_mask: Where the first scan shows a lesion to keep, see `keep_lesion`.
+
+        Raises:
+            ValueError: If a scan cannot be used, or their number is not that of the inputs.
+        """
+        prepared = self.planned(self.prepare(scans))
+        return self.finish(prepared, self.infer(prepared), lesion_mask=lesion_mask)
+
+    # The three steps, which run in three threads over many scans
+
+    def prepare(self, scans: Sequence[Scan], *, ct: bool | None = None) -> Prepared:
+        """First step: scans to the space of the network, on the CPU.
+
+        Args:
+            scans: Scans, in the order of the model's inputs.
+            ct: Whether they are CT, where the settings do not say.
+
+        Raises:
+            VolumeError: If one cannot be used, see `check_plausible` and `to_network_space`.
+        """
+        ct = ct if self.settings.ct is None else self.settings.ct
+        doubts = [text for scan in scans for text in check_plausible(scan, self.settings.force)]
+        if not ct and self.settings.legacy is None:
+            keeps = [ct is None and is_ct(scan.volume) for scan in scans]
+            scans = [s if keep else limited(s) for s, keep in zip(scans, keeps, strict=True)]
+        tensor, space = to_network_space(scans, self.config, ct=ct, legacy=self.settings.legacy)
+        space = dataclasses.replace(space, warnings=(*doubts, *space.warnings))
+        return Prepared(tuple(scans), tensor, space)
+
+    def planned(self, prepared: Prepared) -> Prepared:
+        """Decide how to compute within the memory that is available now.
+
+        Raises:
+            SynthSRError: If no way fits; the message gives figures and what to do.
+        """
+        limit = self.settings.max_memory
+        limit = parse_size(limit) if isinstance(limit, str) else limit
+        plan = plan_memory(
+            self.config.network,
+            prepared.tensor.shape[1:],
+            device=self.device,
+            precision=self.precision,
+            flip=self.flip,
+            max_bytes=None if limit is None else left_within(limit, self.device),
+            window=self.settings.window,
+        )
+        return prepared._replace(plan=plan)
+
+    def infer(self, prepared: Prepared, *, flip: bool | None = None) -> Tensor:
+        """Second step: the network, one at a time.
+
+        Args:
+            prepared: From the first step.
+            flip: Whether to average with the mirrored scan; None: as set.
+
+        Returns:
+            `(O, X, Y, Z)` float32 on the device, which may still be computing it.
+        """
+        with _ONE_NETWORK:
+            return predict_volume(
+                self.network,
+                prepared.tensor.to(self.device),
+                flip=self.flip if flip is None else flip,
+                plan=prepared.plan,
+                precision=self.precision,
+                **self.passes(),
+            )
+
+    def passes(self) -> dict[str, Any]:
+        """Further arguments of `predict_volume`, for what is done in and between its passes."""
+        return {}
+
+    def finish(
+        self, prepared: Prepared, output: Tensor, *, lesion_mask: Volume | None = None
+    ) -> Made:
+        """Third step: back to the space of the scan.
+
+        Args:
+            prepared: From the first step.
+            output: From the second.
+            lesion_mask: Where the first scan shows a lesion to keep.
+        """
+        raise NotImplementedError
+
+    def write(self, path: str | os.PathLike[str], volume: Volume, description: str = "") -> None:
+        """Write a volume of the result atomically; see `write_volume`.
+
+        Args:
+            path: File ending in `.nii`, `.nii.gz`, `.mgz` or `.npz`.
+            volume: What to write.
+            description: Text for the header; by default that of the record.
+        """
+        legacy = self.settings.legacy is not None
+        write_volume(path, volume, legacy=legacy, description=description or self.record.describe())
+
+    def about_windows(self, plan: Plan | None) -> Iterator[str]:
+        """Warnings of results that were put together from windows."""
+        if plan is None or plan.window is None:
+            return
+        windows = f"windows of {' x '.join(map(str, plan.window))} voxels"
+        if self.settings.window is None:
+            yield (
+                f"predicted in {windows} for lack of memory: intensities may differ a little from"
+                " those of the whole volume."
+            )
+        if plan.local_statistics:
+            yield (
+                f"the network normalises by statistics of the volume it sees, and saw {windows}:"
+                " contrast may differ between parts of the head. Allow more memory to avoid that."
+            )
+
+    def _like(self, image: Any, volume: Volume) -> Any:
+        if isinstance(image, nib.spatialimages.SpatialImage):
+            legacy = self.settings.legacy is not None
+            return nifti_of(volume, legacy=legacy, description=self.record.describe())
+        return self.torchio_image(image)(torch.as_tensor(volume.data)[None], affine=volume.affine)
+
+    def torchio_image(self, image: Any) -> type:
+        """Class of results for images of TorchIO."""
+        return type(image)
+
+    def _output_path(self, images: Sequence[AnyPath], output: AnyPath | None) -> Path:
+        """File of the result from scans given by path."""
+        source = find_scans(images[0])
+        if source.kind != "file":
+            raise SynthSRError(
+                f"scan must be one file, got the {source.kind} {images[0]}. Use the command line,"
+                " or go through its files."
+            )
+        folder = Path(images[0]).parent if output is None else output
+        (target,) = plan_outputs(source, folder, self.ending)
+        refuse_inputs([target], [Path(image) for image in images])
+        return target
+
+
+_ONE_NETWORK = Lock()
+"""One network computes at a time: two would take each other's memory and cores."""

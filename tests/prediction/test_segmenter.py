@@ -1,0 +1,227 @@
+"""Promises of segmentations: probabilities become label maps and volumes, where the scan lies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import torchio as tio
+
+from synthsr_net import Predictor, Segmenter
+from synthsr_net.models.checkpoint import Model, ModelConfig, ScanConfig, StructureConfig
+from synthsr_net.networks.unet import UNet3d, UNetConfig
+from synthsr_net.prediction.runs.rows import RowTable
+from synthsr_net.prediction.segmenter import other_sides
+from synthsr_transforms.io.grids import reorient
+from synthsr_transforms.io.scans import Scan
+from synthsr_transforms.support.messages import SynthSRError
+
+SPACING_MM = 6.0
+STRUCTURES = {
+    0: "background",
+    258: "rest of the head",
+    2: "left cerebral white matter",
+    41: "right cerebral white matter",
+    16: "brain stem",
+    24: "fluid",
+}
+
+
+@pytest.fixture
+def model() -> Model:
+    """A small network whose structures differ clearly."""
+    torch.manual_seed(3)
+    config = UNetConfig(num_levels=2, num_features=4, out_channels=len(STRUCTURES), softmax=True)
+    network = UNet3d(config).eval().requires_grad_(False)
+    network.head.weight.mul_(8)
+    structures = [StructureConfig(value=v, name=name) for v, name in STRUCTURES.items()]
+    return Model(
+        ModelConfig(
+            name="tiny-seg",
+            network=config,
+            output="segmentation",
+            structures=structures,
+            scan=ScanConfig(spacing_mm=SPACING_MM, divisor=4, output_scale=1.0, output_range=None),
+        ),
+        network,
+    )
+
+
+@pytest.fixture
+def scan() -> Scan:
+    """Smooth noise of 6 x 6 x 12 mm in a space of its own."""
+    noise = torch.rand(1, 1, 12, 14, 6, generator=torch.Generator().manual_seed(1))
+    data = torch.nn.functional.interpolate(noise, (24, 28, 12), mode="trilinear")[0, 0]
+    affine = np.diag([-SPACING_MM, SPACING_MM, 2 * SPACING_MM, 1.0])
+    affine[:3, 3] = 60, -70, 12
+    return Scan(data.numpy(), affine)
+
+
+def with_posteriors(model: Model, **settings: Any) -> Segmenter:
+    segmenter = Segmenter(model, device="cpu", **settings)
+    segmenter.keeps_posteriors = True
+    return segmenter
+
+
+class TestSegmenter:
+    @pytest.mark.parametrize("grid", ["1mm", "input"])
+    def test_each_voxel_is_of_the_most_probable_structure(self, model, scan, grid):
+        result = with_posteriors(model, grid=grid).predict([scan])
+        assert result.posteriors is not None
+        values = np.array(list(STRUCTURES))
+        expected = values[result.posteriors.data.argmax(-1)]
+        np.testing.assert_array_equal(result.image.data, expected)
+        assert len(np.unique(expected)) >= 4
+        assert np.issubdtype(result.image.data.dtype, np.integer)
+        np.testing.assert_allclose(result.posteriors.data.sum(-1), 1, atol=1e-5)
+        np.testing.assert_array_equal(result.image.affine, result.posteriors.affine)
+
+    def test_the_grid_is_that_of_the_scan_or_of_the_network(self, model, scan):
+        own = Segmenter(model, device="cpu", grid="input").predict([scan]).image
+        fine = Segmenter(model, device="cpu").predict([scan]).image
+        assert own.data.shape == scan.data.shape
+        np.testing.assert_allclose(own.affine, scan.affine)
+        assert fine.data.shape == (24, 28, 24)
+        assert fine.spacing_mm == (SPACING_MM,) * 3
+
+    def test_volumes_are_sums_of_probabilities_in_ml(self, model, scan):
+        result = with_posteriors(model).predict([scan])
+        assert result.posteriors is not None
+        sums = result.posteriors.data.sum((0, 1, 2), dtype=np.float64) * SPACING_MM**3 / 1000
+        by_name = dict(zip(STRUCTURES.values(), sums, strict=True))
+        inside = {name: by_name[name] for v, name in STRUCTURES.items() if v not in (0, 258)}
+        assert list(result.volumes_ml) == ["intracranial", *inside]
+        assert result.volumes_ml == pytest.approx(
+            {"intracranial": sum(inside.values()), **inside}, rel=1e-5
+        )
+
+    @pytest.mark.parametrize("codes", ["LPS", "SAR", "PIR", "ASL"])
+    def test_orientation_in_storage_changes_nothing_in_the_world(self, model, scan, codes):
+        target = nib.orientations.axcodes2ornt(codes)
+        image = nib.Nifti1Image(scan.data, scan.affine)
+        turned = image.as_reoriented(
+            nib.orientations.ornt_transform(nib.io_orientation(image.affine), target)
+        )
+        segmenter = Segmenter(model, device="cpu")
+        here = segmenter.predict([scan])
+        there = segmenter.predict([Scan(turned.get_fdata(dtype=np.float32), turned.affine)])
+        straight, other = reorient(here.image), reorient(there.image)
+        np.testing.assert_allclose(straight.affine, other.affine, atol=1e-4)
+        assert (straight.data == other.data).mean() > 0.999
+        assert there.volumes_ml == pytest.approx(here.volumes_ml, rel=1e-4)
+
+    def test_with_flip_a_mirrored_head_has_its_sides_swapped(self, model, scan):
+        segmenter = with_posteriors(model, flip=True)
+        result = segmenter.predict([scan]).posteriors
+        mirrored = segmenter.predict([Scan(scan.data[::-1].copy(), scan.affine)]).posteriors
+        assert result is not None
+        assert mirrored is not None
+        swapped = result.data[::-1][..., [0, 1, 3, 2, 4, 5]]
+        np.testing.assert_allclose(mirrored.data, swapped, atol=1e-5)
+
+    def test_images_come_back_as_images(self, model, scan, tmp_path):
+        segmenter = Segmenter(model, device="cpu")
+        expected = segmenter.predict([scan]).image
+        image = nib.Nifti1Image(scan.data, scan.affine)
+        result = segmenter(image)
+        np.testing.assert_array_equal(result.dataobj, expected.data)
+        assert int(result.header["sform_code"]) == 1
+        labels = segmenter(tio.ScalarImage(torch.as_tensor(scan.data)[None], affine=scan.affine))
+        assert isinstance(labels, tio.LabelMap)
+        assert torch.equal(labels.data[0], torch.as_tensor(expected.data))
+        nib.save(image, tmp_path / "scan.nii.gz")
+        path = segmenter(tmp_path / "scan.nii.gz")
+        assert path == tmp_path / "scan_synthsr_seg.nii.gz"
+        np.testing.assert_array_equal(nib.load(path).dataobj, expected.data)
+
+    def test_models_of_the_other_kind_are_refused(self, model):
+        with pytest.raises(SynthSRError, match="Use synthsr segment"):
+            Predictor(model)
+        config = UNetConfig(num_levels=2, num_features=2)
+        with pytest.raises(SynthSRError, match="segmentation network"):
+            Segmenter(Model(ModelConfig(name="t1", network=config), UNet3d(config)))
+
+
+def test_sides_are_found_by_their_names():
+    names = ["background", "Left-Amygdala", "stem", "Right-Amygdala", "left caudate"]
+    structures = [StructureConfig(value=i, name=name) for i, name in enumerate(names)]
+    assert other_sides(structures) == [0, 3, 2, 1, 4]
+
+
+class TestOfPredictions:
+    @pytest.fixture
+    def predictor(self, model) -> Predictor:
+        torch.manual_seed(0)
+        config = UNetConfig(num_levels=2, num_features=4)
+        scan = ScanConfig(spacing_mm=SPACING_MM, divisor=8, flip=False)
+        network = UNet3d(config).eval().requires_grad_(False)
+        network.head.bias.fill_(0.2)
+        return Predictor(Model(ModelConfig(network=config, scan=scan), network), device="cpu")
+
+    def test_a_prediction_is_segmented_like_any_scan(self, model, predictor, scan):
+        segmenter = Segmenter(model, device="cpu")
+        alone = predictor.predict([scan])
+        predictor.add_segmenter(segmenter)
+        both = predictor.predict([scan])
+        np.testing.assert_array_equal(both.image.data, alone.image.data)
+        expected = segmenter.predict([Scan(alone.image.data, alone.image.affine)])
+        assert both.segmentation is not None
+        np.testing.assert_array_equal(both.segmentation.image.data, expected.image.data)
+        np.testing.assert_allclose(both.segmentation.image.affine, expected.image.affine)
+        assert both.segmentation.volumes_ml == pytest.approx(expected.volumes_ml)
+
+    def test_its_grid_is_that_of_the_prediction(self, model, scan, predictor):
+        own = Predictor(Model(predictor.config, predictor.network), grid="input", device="cpu")
+        own.add_segmenter(Segmenter(model, device="cpu"))
+        result = own.predict([scan])
+        assert result.segmentation is not None
+        assert result.segmentation.image.data.shape == scan.data.shape == result.image.data.shape
+
+    def test_another_spacing_is_refused(self, model, predictor):
+        fine = ModelConfig(network=predictor.config.network)
+        with pytest.raises(SynthSRError, match=r"predictions of 1 mm .* of 6 mm"):
+            Predictor(Model(fine, predictor.network)).add_segmenter(Segmenter(model))
+
+
+class TestRows:
+    @pytest.mark.parametrize("ending", [".csv", ".tsv"])
+    def test_a_row_takes_the_place_of_an_earlier_one(self, tmp_path, ending):
+        table = RowTable(tmp_path / f"new/t{ending}", ["a", "b"])
+        table.put("x, y.nii", {"a": 1.0, "b": "no"})
+        table.put("z\tz.nii", {"a": 2.0, "b": None})
+        table.put("x, y.nii", {"a": 3.0, "b": "yes"})
+        again = RowTable(table.path, ["a", "b"])
+        assert again.among(["x, y.nii", "z\tz.nii", "w.nii"]) == {"x, y.nii", "z\tz.nii"}
+        text = table.path.read_text()
+        assert text.count("\n") == 3
+        assert "3.0000" in text
+        assert "1.0000" not in text
+        assert [path.name for path in table.path.parent.iterdir()] == [table.path.name]
+
+    def test_other_files_are_not_touched(self, tmp_path):
+        path = tmp_path / "mine.csv"
+        for content in (b"subject,age\n1,40\n", b"", b"\x00\xff\x00"):
+            path.write_bytes(content)
+            with pytest.raises(SynthSRError):
+                RowTable(path, ["a"])
+            assert path.read_bytes() == content
+        with pytest.raises(SynthSRError, match=r"\.csv or \.tsv"):
+            RowTable(tmp_path / "t.xlsx", ["a"])
+
+    def test_processes_add_to_one_table(self, tmp_path: Path):
+        program = (
+            "import sys; from synthsr_net.prediction.runs.rows import RowTable\n"
+            "t = RowTable(sys.argv[1], ['a'])\n"
+            "for i in range(25): t.put(f'{sys.argv[2]}-{i}', {'a': 1.0})"
+        )
+        path = str(tmp_path / "t.csv")
+        running = [subprocess.Popen([sys.executable, "-c", program, path, n]) for n in "abc"]
+        assert [process.wait(60) for process in running] == [0, 0, 0]
+        names = [f"{name}-{i}" for name in "abc" for i in range(25)]
+        assert RowTable(path, ["a"]).among(names) == set(names)
