@@ -12,14 +12,14 @@ from synthsr_cli.common.options import (
     inference_options,
     model_option,
     scan_options,
-    volumes_option,
+    structure_options,
 )
 
 
 @click.command(cls=PredictionCommand)
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))
-@volumes_option
+@structure_options
 @click.option(
     "--posteriors",
     type=click.Path(path_type=Path),

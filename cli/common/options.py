@@ -205,20 +205,26 @@ def prediction_options(command: Command) -> Command:
             metavar="OUT",
             help="Segment the predictions as well: a file or folder for the segmentations.",
         ),
-        volumes_option,
+        structure_options,
         inference_options,
     ]
     return _with(options, command)
 
 
-def volumes_option(command: Command) -> Command:
-    """Add `--volumes`."""
-    return click.option(
+def structure_options(command: Command) -> Command:
+    """Add `--volumes` and `--qc`."""
+    volumes = click.option(
         "--volumes",
         type=click.Path(path_type=Path),
         metavar="FILE",
         help="Write the volumes of brain structures in ml, a row per scan (.csv or .tsv).",
-    )(command)
+    )
+    quality = click.option(
+        "--qc",
+        is_flag=True,
+        help="Score the quality of each result, into qc.tsv in the folder of the outputs.",
+    )
+    return volumes(quality(command))
 
 
 def scan_options(command: Command) -> Command:

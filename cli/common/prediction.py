@@ -34,13 +34,12 @@ from synthsr_net.prediction.runs.distribution import (
     sum_over_processes,
 )
 from synthsr_net.prediction.runs.outcome import Outcome
-from synthsr_net.prediction.runs.rows import RowTable
+from synthsr_net.prediction.runs.rows import RowTable, quality_table, volumes_table
 from synthsr_net.prediction.runs.runner import (
     Batch,
     DiskFullError,
     check_same_maker,
     check_tasks,
-    volume_columns,
 )
 from synthsr_net.prediction.runs.tasks import (
     Task,
@@ -66,7 +65,7 @@ def _load_predictor(options: dict[str, Any]) -> Predictor:
     settings: Any = {k: v for k, v in options.items() if k in PredictorOptions.__annotations__}
     name = options["model"] or options.get("default_model") or default_model()
     predictor = Predictor.from_file(name, **settings)
-    if options["segmentation"] is not None or options["volumes"] is not None:
+    if any(options[name] for name in ("segmentation", "volumes", "qc")):
         settings = {name: options[name] for name in ("device", "precision", "max_memory")}
         predictor.add_segmenter(Segmenter.from_file(**settings))
     return predictor
@@ -100,6 +99,8 @@ class Kind:
 
 PREDICTION = Kind("prediction", _load_predictor, Predictor.ending, "Predicted", "predictions")
 SEGMENTATION = Kind("segmentation", _load_segmenter, Segmenter.ending, "Segmented", "segmentations")
+QUALITY_TABLE = "qc.tsv"
+"""Name of the table of quality scores, in the folder of the outputs."""
 EXTRA = {
     "uncertainty": "laplace_scale",
     "segmentation": "segmentation",
@@ -170,12 +171,18 @@ def _segmenter(model: Inferer[Any, Any]) -> Segmenter:
     return found
 
 
-def _tables(options: dict[str, Any], model: Inferer[Any, Any]) -> dict[str, RowTable]:
-    if options["volumes"] is None:
-        return {}
-    check_writable([options["volumes"].parent])
-    columns = volume_columns(dict.fromkeys(_segmenter(model).volume_names, 0.0))
-    return {"volumes": RowTable(options["volumes"], list(columns))}
+def _tables(
+    options: dict[str, Any], output: Path, tasks: Sequence[Task], model: Inferer[Any, Any]
+) -> list[RowTable]:
+    tables = []
+    if options["volumes"] is not None:
+        tables.append(volumes_table(options["volumes"], _segmenter(model)))
+    if options["qc"]:
+        alone = any(task.output == output for task in tasks)
+        folder = output.parent if alone or output.suffix.lower() == ".txt" else output
+        tables.append(quality_table(folder / QUALITY_TABLE, _segmenter(model)))
+    check_writable([table.path.parent for table in tables])
+    return tables
 
 
 def run_all(
@@ -215,9 +222,9 @@ def run_all(
     device = "cpu" if number > 1 else share.device(device, num_gpus)
     predictor = kind.load({**options, "device": device})
     check_tasks(mine, predictor)
-    tables = _tables(options, predictor)
+    tables = _tables(options, output, tasks, predictor)
     resume, overwrite = options["resume"], options["overwrite"]
-    missing = missing_tasks(mine, tables=tables.values(), resume=resume, overwrite=overwrite)
+    missing = missing_tasks(mine, tables=tables, resume=resume, overwrite=overwrite)
     outputs = {task.output for task in missing}
     complete = [task for task in mine if task.output not in outputs]
     check_same_maker(complete, predictor)
@@ -279,7 +286,7 @@ class _Run:
     share: Share
     options: dict[str, Any]
     kind: Kind
-    tables: dict[str, RowTable]
+    tables: list[RowTable]
     predicted: int = 0
     failed: list[Outcome] = field(default_factory=list)
 

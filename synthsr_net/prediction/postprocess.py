@@ -29,6 +29,7 @@ from synthsr_transforms.support.messages import check_choice
 
 from .intensities import clip_, replace_nonfinite, scaled, sharpened
 from .preprocess import ScanSpace, scan_config
+from .quality import QualityScore
 from .resampling import Grid, as_tensor, orthogonal_grid, reslice
 
 GRIDS = ("1mm", "input")
@@ -48,12 +49,14 @@ class Segmentation:
             grid of the network. First comes `intracranial`, where the network knows the fluid
             around the brain.
         posteriors: `(X, Y, Z, S)` float32 probabilities, if they are kept.
+        quality: Dice coefficients to be expected, if the network is calibrated.
         warnings: Doubts about scan and segmentation, one line each.
     """
 
     image: Volume
     volumes_ml: dict[str, float]
     posteriors: Volume | None = None
+    quality: QualityScore | None = None
     warnings: tuple[str, ...] = ()
 
     @property

@@ -125,6 +125,8 @@ class Predictor(Inferer[Prediction, "ScalarImage"]):
             )
         image = prediction.image
         doubts = [*prediction.warnings, *self.about_windows(prepared.plan)]
+        if segmentation is not None:
+            doubts += segmentation.warnings
         if lesion_mask is not None:
             image, more = keep_lesion(image, prepared.scans[0], lesion_mask)
             doubts += more

@@ -20,6 +20,7 @@ from .inferer import Inferer, Prepared
 from .intensities import network_input_, padding
 from .postprocess import Segmentation, place
 from .preprocess import ScanSpace
+from .quality import quality_score
 from .settings import PredictorSettings
 
 if TYPE_CHECKING:
@@ -141,8 +142,11 @@ class Segmenter(Inferer[Segmentation, "LabelMap"]):
         posteriors = None
         if self.keeps_posteriors:
             posteriors = Volume(np.stack([c.data for c in channels], axis=-1), image.affine)
-        warnings = (*space.warnings, *self.about_windows(prepared.plan))
-        return Segmentation(image, self._volumes_ml(inside), posteriors, warnings)
+        quality = quality_score(inside, space.aligned_grid[1], self.config)
+        doubts = [*space.warnings, *self.about_windows(prepared.plan)]
+        if quality is not None and quality.doubtful:
+            doubts.append(f"quality score {quality.overall:.2f} is low: look at the result.")
+        return Segmentation(image, self._volumes_ml(inside), posteriors, quality, tuple(doubts))
 
     def _most_probable(
         self, inside: Tensor, space: ScanSpace, grid: str

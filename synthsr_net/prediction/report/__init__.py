@@ -11,6 +11,7 @@ A report is a folder:
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,11 @@ other file. Those of larger runs stay in the folder `pictures`, and are loaded a
 sight."""
 
 
+def _worst_first(entry: ReportEntry) -> tuple[int, float]:
+    score = math.inf if entry.score is None else entry.score
+    return ("failed", "warnings", "done").index(entry.state), score
+
+
 def write_report(
     folder: str | os.PathLike[str],
     *,
@@ -59,8 +65,7 @@ def write_report(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    states = ("failed", "warnings", "done")
-    ordered = sorted(read_entries(folder), key=lambda entry: states.index(entry.state))
+    ordered = sorted(read_entries(folder), key=_worst_first)
     entries = [(entry_key(entry.input), entry) for entry in ordered]
     path = folder / "report.html"
     with (

@@ -30,6 +30,8 @@ class ReportEntry:
     output_spacing_mm: tuple[float, ...] | None = None
     seconds: float | None = None
     """Time from reading to writing."""
+    score: float | None = None
+    """Quality score, 0 to 1, if there is one."""
     warnings: tuple[str, ...] = ()
     error: str | None = None
     """Why there is no prediction; None if there is one."""
@@ -118,7 +120,7 @@ def _is_sound(entry: ReportEntry) -> bool:
     texts = [entry.name, entry.input, *entry.warnings]
     texts += [text for text in (entry.output, entry.error, entry.picture) if text is not None]
     numbers = [number for size in sizes for number in size or ()]
-    numbers += [] if entry.seconds is None else [entry.seconds]
+    numbers += [number for number in (entry.seconds, entry.score) if number is not None]
     return all(isinstance(text, str) for text in texts) and all(
         isinstance(number, (int, float)) for number in numbers
     )

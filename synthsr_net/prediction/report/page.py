@@ -72,6 +72,7 @@ def page(
         details=details,
         summary=_summary([entry for _, entry in entries]),
         entries=entries,
+        scored=any(entry.score is not None for _, entry in entries),
         rows=rows,
         linked=bool(sizes) and not embed,
     )

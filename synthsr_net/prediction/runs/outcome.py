@@ -76,7 +76,7 @@ class BatchReport:
         write_picture(picture, scans, image, labels, title=title, windows=windows)
         scan = next(iter(scans.values()))
         shown = picture.relative_to(self.folder).as_posix()
-        save_entry(self.folder, _entry(outcome, scan, result.image, shown))
+        save_entry(self.folder, _entry(outcome, scan, result, shown))
 
     def add_failure(self, outcome: Outcome) -> None:
         """Record that there is no prediction, and why."""
@@ -98,18 +98,21 @@ class BatchReport:
 def _entry(
     outcome: Outcome,
     scan: Volume | None = None,
-    prediction: Volume | None = None,
+    result: Result | None = None,
     picture: str | None = None,
 ) -> ReportEntry:
+    image = None if result is None else result.image
+    quality = None if result is None or result.segmentation is None else result.segmentation.quality
     return ReportEntry(
         name=outcome.task.name,
         input=outcome.task.scan,
         output=str(outcome.task.output),
         input_shape=None if scan is None else scan.data.shape,
         input_spacing_mm=None if scan is None else scan.spacing_mm,
-        output_shape=None if prediction is None else prediction.data.shape,
-        output_spacing_mm=None if prediction is None else prediction.spacing_mm,
+        output_shape=None if image is None else image.data.shape,
+        output_spacing_mm=None if image is None else image.spacing_mm,
         seconds=outcome.seconds,
+        score=None if quality is None else quality.overall,
         warnings=outcome.warnings,
         error=outcome.reason or None,
         picture=picture,

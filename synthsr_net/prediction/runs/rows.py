@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from filelock import SoftFileLock, Timeout
 
+from synthsr_net.prediction.postprocess import Segmentation
+from synthsr_net.prediction.segmenter import Segmenter
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
 from synthsr_transforms.support.stopping import undoing
@@ -21,19 +24,67 @@ ENDINGS = {".csv": ",", ".tsv": "\t"}
 SECONDS_TO_WAIT = 120.0
 
 
+def volumes_table(path: str | os.PathLike[str], segmenter: Segmenter) -> RowTable:
+    """Table of the volumes of structures, in ml."""
+
+    def row(segmentation: Segmentation) -> list[object]:
+        return list(segmentation.volumes_ml.values())
+
+    return RowTable(path, [column(f"{name}_ml") for name in segmenter.volume_names], row)
+
+
+def quality_table(path: str | os.PathLike[str], segmenter: Segmenter) -> RowTable:
+    """Table of quality scores: the overall one, whether to look at the scan, and those of groups.
+
+    Raises:
+        SynthSRError: If the network is not calibrated.
+    """
+    config = segmenter.config
+    if config.quality is None:
+        raise SynthSRError(
+            f"a quality score needs a calibrated segmentation network, but {config.name} is none."
+            " Leave --qc out, or choose another model."
+        )
+    groups = [group.name for group in config.quality.groups]
+
+    def row(segmentation: Segmentation) -> list[object]:
+        quality = segmentation.quality
+        assert quality is not None
+        look = "yes" if quality.doubtful else "no"
+        return [quality.overall, look, *(quality.groups.get(name) for name in groups)]
+
+    return RowTable(path, ["score", "look_at_it", *map(column, groups)], row)
+
+
+def column(name: str) -> str:
+    """Name of a column.
+
+    Examples:
+        >>> column("left hippocampus_ml")
+        'left_hippocampus_ml'
+    """
+    return re.sub(r"\W+", "_", name)
+
+
 class RowTable:
     """Rows by scan, in a text file. A row of a scan takes the place of an earlier one.
 
     Args:
         path: File ending in `.csv` or `.tsv`.
         columns: Names of the columns after `scan`.
+        row: Function of a segmentation that gives the values of these columns.
 
     Raises:
         SynthSRError: If the ending is another, or the file has other columns.
     """
 
-    def __init__(self, path: str | os.PathLike[str], columns: Sequence[str]) -> None:
-        self.path, self.columns = Path(path), (SCAN, *columns)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        columns: Sequence[str],
+        row: Callable[[Segmentation], Sequence[object]],
+    ) -> None:
+        self.path, self.columns, self._row = Path(path), (SCAN, *columns), row
         if self.path.suffix.lower() not in ENDINGS:
             raise SynthSRError(f"tables must end in .csv or .tsv, got {self.path}. Rename it.")
         if self.path.is_dir():
@@ -47,17 +98,17 @@ class RowTable:
         found = self._read()
         return {scan for scan in scans if _plain(scan) in found}
 
-    def put(self, scan: str, values: Mapping[str, object]) -> None:
+    def put(self, scan: str, segmentation: Segmentation) -> None:
         """Write the row of a scan.
 
         Args:
             scan: Path of the scan.
-            values: Value of each column.
+            segmentation: Its segmentation, or that of its prediction.
 
         Raises:
             WorkFailedError: If another process does not leave the file.
         """
-        row = [_plain(scan), *(_text(values[name]) for name in self.columns[1:])]
+        row = [_plain(scan), *map(_text, self._row(segmentation))]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self._lock, undoing(lambda: self._lock.release(force=True)):

@@ -8,10 +8,9 @@ A scan that fails does not stop the others.
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -104,7 +103,7 @@ class Batch:
         predictor: The model.
         report: Folder for pictures and the record of each scan, from which `write_report` makes a
             page; None: no report.
-        tables: Tables that get a row of each scan: `volumes`.
+        tables: Tables that get a row of each scan.
         on_plan: Called before a scan is computed, when its size and its need of memory are known.
 
     Raises:
@@ -116,13 +115,13 @@ class Batch:
         tasks: Sequence[Task],
         predictor: Inferer[Any, Any],
         report: str | os.PathLike[str] | None = None,
-        tables: Mapping[str, RowTable] | None = None,
+        tables: Iterable[RowTable] = (),
         on_plan: Callable[[Task, Prepared], object] | None = None,
     ) -> None:
         check_tasks(tasks, predictor)
         self.tasks, self.predictor, self.on_plan = list(tasks), predictor, on_plan
         self.report = None if report is None else BatchReport(report)
-        self.tables = dict(tables or {})
+        self.tables = list(tables)
 
     def run(self) -> Generator[Outcome, None, None]:
         """Do the tasks.
@@ -251,8 +250,9 @@ class Batch:
             }
             write_json(path, {**content, **more})
         self.predictor.write(task.output, result.image, description)
-        if "volumes" in self.tables and result.segmentation is not None:
-            self.tables["volumes"].put(task.scan, volume_columns(result.segmentation.volumes_ml))
+        if result.segmentation is not None:
+            for table in self.tables:
+                table.put(task.scan, result.segmentation)
 
     def _finished(self, writing: Future[Outcome]) -> Iterator[Outcome]:
         outcome = writing.result()
@@ -264,22 +264,20 @@ class Batch:
             )
 
 
-def volume_columns(volumes_ml: Mapping[str, float]) -> dict[str, float]:
-    """Volumes by the names of their columns in tables.
-
-    Examples:
-        >>> volume_columns({"left hippocampus": 3.5})
-        {'left_hippocampus_ml': 3.5}
-    """
-    return {re.sub(r"\W+", "_", f"{name}_ml"): volume for name, volume in volumes_ml.items()}
-
-
 def _volumes(result: Result) -> dict[str, Any]:
     """What the sidecar says of structures."""
     if result.segmentation is None:
         return {}
-    volumes = result.segmentation.volumes_ml
-    return {"VolumesInMillilitres": {name: round(volume, 4) for name, volume in volumes.items()}}
+    volumes, quality = result.segmentation.volumes_ml, result.segmentation.quality
+    found: dict[str, Any] = {
+        "VolumesInMillilitres": {name: round(volume, 4) for name, volume in volumes.items()}
+    }
+    if quality is not None:
+        found["QualityScore"] = {
+            "Overall": round(quality.overall, 4),
+            **{name: round(dice, 4) for name, dice in quality.groups.items()},
+        }
+    return found
 
 
 def _free_memory(error: Exception) -> None:
