@@ -8,15 +8,18 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import SoftFileLock, Timeout
 
-from synthsr_net.prediction.postprocess import Segmentation
-from synthsr_net.prediction.segmenter import Segmenter
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
 from synthsr_transforms.support.stopping import undoing
 from synthsr_transforms.support.texts import read_text
+
+if TYPE_CHECKING:
+    from synthsr_net.prediction.postprocess import Segmentation
+    from synthsr_net.prediction.segmenter import Segmenter
 
 SCAN = "scan"
 """Column that rows are known by."""
