@@ -254,12 +254,12 @@ def ship(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """
     from synthsr_net.models.zoo import files as shipped
 
-    def pretend(default: Path, **aliases: Path) -> None:
-        paths = [default, *aliases.values()]
+    def pretend(default: Path, segmentation: Path | None = None, **aliases: Path) -> None:
+        paths = [default, segmentation or default, *aliases.values()]
         assert {path.parent for path in paths} == {default.parent}
         monkeypatch.setattr(shipped, "SHIPPED_FOLDER", default.parent)
         monkeypatch.setattr(shipped, "DEFAULT_MODEL", default.stem)
-        monkeypatch.setattr(shipped, "SEGMENTATION_MODEL", default.stem)
+        monkeypatch.setattr(shipped, "SEGMENTATION_MODEL", paths[1].stem)
         names = {alias: path.stem for alias, path in aliases.items()}
         monkeypatch.setattr(shipped, "ALIASES", names)
         sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in paths]

@@ -7,9 +7,21 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from click.testing import CliRunner, Result
 
 from synthsr_cli.main import synthsr
+from synthsr_net.models.checkpoint import (
+    Model,
+    ModelConfig,
+    PopulationStructure,
+    QualityConfig,
+    QualityGroup,
+    QualityWeights,
+    ScanConfig,
+    StructureConfig,
+)
+from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support import atomic
 
 
@@ -47,3 +59,55 @@ def abandoned(path: Path, machine: str | None = None) -> Path:
     name = f".{machine or atomic._machine()}{2**31 - 1:08x}{'5e' * 8}-{path.name}"
     path.with_name(name).write_text("half")
     return path.with_name(name)
+
+
+# A segmentation network ---------------------------------------------------------------------------
+
+COARSE_MM = 6.0
+STRUCTURES = {
+    0: "background",
+    258: "rest of the head",
+    2: "left cerebral white matter",
+    41: "right cerebral white matter",
+    16: "brain stem",
+    24: "fluid",
+}
+
+
+def segmentation_model(quality: QualityConfig | None = None) -> Model:
+    """A small network for voxels of 6 mm whose structures differ clearly."""
+    torch.manual_seed(3)
+    config = UNetConfig(num_levels=2, num_features=4, out_channels=len(STRUCTURES), softmax=True)
+    network = UNet3d(config).eval().requires_grad_(False)
+    network.head.weight.mul_(8)
+    scan = ScanConfig(spacing_mm=COARSE_MM, divisor=4, output_scale=1.0, output_range=None)
+    return Model(
+        ModelConfig(
+            name="tiny-seg",
+            network=config,
+            output="segmentation",
+            structures=[StructureConfig(value=v, name=name) for v, name in STRUCTURES.items()],
+            quality=quality,
+            scan=scan,
+        ),
+        network,
+    )
+
+
+def any_quality() -> QualityConfig:
+    """A calibration by which everything is doubtful."""
+    weights = QualityWeights(
+        constant=3.0, doubt=1.0, volume=0.0, place=0.0, size=0.0, turn=0.0, absence=0.0
+    )
+    population = [
+        PopulationStructure(value=v, log_ml=3.0, sd_log_ml=9.0, place=(v, 0, 0), sd_place_mm=99.0)
+        for v in STRUCTURES
+        if v
+    ]
+    return QualityConfig(
+        overall=QualityGroup(name="all", values=[2, 41, 16], weights=weights),
+        groups=[QualityGroup(name="white matter", values=[2, 41], weights=weights)],
+        population=population,
+        sd_log_size=9.0,
+        threshold=0.6,
+    )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchio as tio
+from helpers import COARSE_MM, STRUCTURES, segmentation_model
 
 from synthsr_net import Predictor, Segmenter
 from synthsr_net.models.checkpoint import Model, ModelConfig, ScanConfig, StructureConfig
@@ -22,35 +23,10 @@ from synthsr_transforms.io.grids import reorient
 from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.support.messages import SynthSRError
 
-SPACING_MM = 6.0
-STRUCTURES = {
-    0: "background",
-    258: "rest of the head",
-    2: "left cerebral white matter",
-    41: "right cerebral white matter",
-    16: "brain stem",
-    24: "fluid",
-}
-
 
 @pytest.fixture
 def model() -> Model:
-    """A small network whose structures differ clearly."""
-    torch.manual_seed(3)
-    config = UNetConfig(num_levels=2, num_features=4, out_channels=len(STRUCTURES), softmax=True)
-    network = UNet3d(config).eval().requires_grad_(False)
-    network.head.weight.mul_(8)
-    structures = [StructureConfig(value=v, name=name) for v, name in STRUCTURES.items()]
-    return Model(
-        ModelConfig(
-            name="tiny-seg",
-            network=config,
-            output="segmentation",
-            structures=structures,
-            scan=ScanConfig(spacing_mm=SPACING_MM, divisor=4, output_scale=1.0, output_range=None),
-        ),
-        network,
-    )
+    return segmentation_model()
 
 
 @pytest.fixture
@@ -58,7 +34,7 @@ def scan() -> Scan:
     """Smooth noise of 6 x 6 x 12 mm in a space of its own."""
     noise = torch.rand(1, 1, 12, 14, 6, generator=torch.Generator().manual_seed(1))
     data = torch.nn.functional.interpolate(noise, (24, 28, 12), mode="trilinear")[0, 0]
-    affine = np.diag([-SPACING_MM, SPACING_MM, 2 * SPACING_MM, 1.0])
+    affine = np.diag([-COARSE_MM, COARSE_MM, 2 * COARSE_MM, 1.0])
     affine[:3, 3] = 60, -70, 12
     return Scan(data.numpy(), affine)
 
@@ -88,12 +64,12 @@ class TestSegmenter:
         assert own.data.shape == scan.data.shape
         np.testing.assert_allclose(own.affine, scan.affine)
         assert fine.data.shape == (24, 28, 24)
-        assert fine.spacing_mm == (SPACING_MM,) * 3
+        assert fine.spacing_mm == (COARSE_MM,) * 3
 
     def test_volumes_are_sums_of_probabilities_in_ml(self, model, scan):
         result = with_posteriors(model).predict([scan])
         assert result.posteriors is not None
-        sums = result.posteriors.data.sum((0, 1, 2), dtype=np.float64) * SPACING_MM**3 / 1000
+        sums = result.posteriors.data.sum((0, 1, 2), dtype=np.float64) * COARSE_MM**3 / 1000
         by_name = dict(zip(STRUCTURES.values(), sums, strict=True))
         inside = {name: by_name[name] for v, name in STRUCTURES.items() if v not in (0, 258)}
         assert list(result.volumes_ml) == ["intracranial", *inside]
@@ -159,7 +135,7 @@ class TestOfPredictions:
     def predictor(self, model) -> Predictor:
         torch.manual_seed(0)
         config = UNetConfig(num_levels=2, num_features=4)
-        scan = ScanConfig(spacing_mm=SPACING_MM, divisor=8, flip=False)
+        scan = ScanConfig(spacing_mm=COARSE_MM, divisor=8, flip=False)
         network = UNet3d(config).eval().requires_grad_(False)
         network.head.bias.fill_(0.2)
         return Predictor(Model(ModelConfig(network=config, scan=scan), network), device="cpu")
