@@ -232,20 +232,6 @@ def nan_map() -> np.ndarray:
     return data
 
 
-def flat_affine() -> np.ndarray:
-    return np.diag([0.0, 1.0, 1.0, 1.0])
-
-
-def zero_spacing(path: Path) -> Path:
-    """A NIfTI file whose header says that voxels are 0 mm wide."""
-    image = nib.Nifti1Image(label_map(), np.eye(4))
-    image.header["srow_x"], image.header["sform_code"] = (0, 0, 0, 0), 1
-    image.header["qform_code"] = 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(image.header.binaryblock + b"\0" * 4 + label_map().tobytes(order="F"))
-    return path
-
-
 Make = Callable[[Path], tuple[object, ...]]
 
 
@@ -268,10 +254,6 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
         lambda folder: ("own.yaml", "--labels", (folder / "empty").mkdir() or "empty"),
         "empty must hold scans or label maps",
     ),
-    "empty label map": (
-        lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", label_map() * 0)),
-        "a.nii must hold labels, got background 0 alone",
-    ),
     "output folder of the label maps": (
         lambda folder: ("own.yaml", "--labels", "maps", "--out", "images/../maps"),
         "output folder must be another than that of label maps and images",
@@ -279,13 +261,6 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
     "output folder of the images": (
         lambda folder: ("real.yaml", "--labels", "maps", "--images", "images", "--out", "images"),
         "output folder must be another than that of label maps and images",
-    ),
-    "array of another name": (
-        lambda folder: (
-            *("own.yaml", "--labels"),
-            np.savez(folder / "a.npz", labels=label_map()) or "a.npz",
-        ),
-        "a.npz must hold an array named vol_data, got labels",
     ),
     "record of a sample as configuration": (
         lambda folder: (
@@ -314,10 +289,6 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
         lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", float_map())),
         "a.nii must hold whole numbers, got 2.5",
     ),
-    "label map with NaN": (
-        lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", nan_map())),
-        "a.nii must hold whole numbers, got NaN",
-    ),
     "negative labels": (
         lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", label_map() - 5)),
         "a.nii must hold labels within 0",
@@ -332,10 +303,6 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
             save(folder / "a.nii", label_map(shape=(8, 8, 8, 2))),
         ),
         "a.nii must be a 3-D volume, got shape (8, 8, 8, 2)",
-    ),
-    "spacing of zero": (
-        lambda folder: ("own.yaml", "--labels", zero_spacing(folder / "a.nii")),
-        "a.nii must have an invertible affine",
     ),
     "no images for real targets": (
         lambda folder: ("real.yaml", "--labels", "maps"),
@@ -450,17 +417,8 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
         lambda folder: ("own.yaml", "--labels", "maps", "--shard", "2"),
         "shard must be I/N",
     ),
-    "shard above the total": (
-        lambda folder: ("own.yaml", "--labels", "maps", "--shard", "3/2"),
-        "got 3/2",
-    ),
     "no samples": (lambda folder: ("own.yaml", "--labels", "maps", "-n", 0), "1 to 1000000, got 0"),
-    "far too many samples": (
-        lambda folder: ("own.yaml", "--labels", "maps", "-n", 10**11),
-        "1 to 1000000, got 100000000000",
-    ),
     "a list of steps": (lambda folder: (wrong(folder, "steps: []"),), "wrong.yaml: steps must"),
-    "a number of steps": (lambda folder: (wrong(folder, "steps: -1"),), "wrong.yaml: steps must"),
     "a number by tissue": (
         lambda folder: (
             wrong(folder, "steps: {mix: {name: TissueContrast, params: {by_tissue: -0.5}}}"),
@@ -484,7 +442,6 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
         "wrong.yaml: steps must hold settings, got [0, 1, 2",
     ),
     "fraction of a sample": (lambda folder: ("own.yaml", "-n", "1.5"), "not a valid integer"),
-    "negative seed": (lambda folder: ("own.yaml", "--seed", -1), "seed must be at least 0"),
     "unknown format": (lambda folder: ("own.yaml", "--format", "png"), "'png' is not one of"),
     "no arguments": (lambda folder: (), "Missing argument 'PRESET|CONFIG.yaml'"),
 }
@@ -560,19 +517,6 @@ def assert_one_error(result: Result, expected: str) -> None:
 
 
 class TestCommandLine:
-    def test_help_is_quick(self):
-        """No heavy package is imported for it."""
-        code = (
-            "import sys\nfrom click.testing import CliRunner\n"
-            "from synthsr_cli.main import synthsr\n"
-            "for args in (['--help'], ['generate', '--help'], ['--version']):\n"
-            "    assert CliRunner().invoke(synthsr, args).exit_code == 0\n"
-            "print([m for m in ('torch', 'torchio', 'nibabel', 'matplotlib', 'rich', 'numpy')"
-            " if m in sys.modules])"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.stdout.strip() == "[]", done.stdout + done.stderr
-
     def test_help_lists_every_command_with_examples_below(self):
         text = run("--help").stdout
         for name, summary in COMMANDS.items():
