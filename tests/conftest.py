@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 import torchio as tio
@@ -37,6 +38,9 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # for the processes that it starts
     torch.set_num_threads(1)
 
+
+hypothesis.settings.register_profile("tests", max_examples=50, deadline=None)  # any machine
+hypothesis.settings.load_profile("tests")
 
 SHAPE = (12, 10, 14)
 LEFT_VALUES = (2, 3, 4, 10, 17, 31)

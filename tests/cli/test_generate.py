@@ -20,8 +20,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from click.testing import Result
-from helpers import run, save
+from helpers import one_error, run, save
 
 from synthsr_cli.common.errors import as_click_error
 from synthsr_cli.common.progress import progress
@@ -454,21 +453,18 @@ class TestBadInput:
         arguments = make(folder)
         before = {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
         result = run("generate", *arguments)
-        assert result.exit_code == 2, result.output
-        assert_one_error(result, expected)
+        assert expected in one_error(result)
         assert before == {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
     def test_cuda_that_is_absent(self, folder):
         result = run("generate", "own.yaml", "--labels", "maps", "--device", "cuda")
-        assert result.exit_code == 2
-        assert_one_error(result, "finds no CUDA device")
+        assert "finds no CUDA device" in one_error(result)
 
     def test_another_job_in_the_folder(self, folder):
         run("generate", "own.yaml", "--labels", "maps")
         result = run("generate", "own.yaml", "--labels", "maps", "--seed", 1)
-        assert result.exit_code == 2
-        assert_one_error(result, "job.seed is 0 there and 1 here")
+        assert "job.seed is 0 there and 1 here" in one_error(result)
         assert "--overwrite" in result.stderr
         forced = run("generate", "own.yaml", "--labels", "maps", "--seed", 1, "--overwrite")
         assert forced.exit_code == 0
@@ -476,21 +472,18 @@ class TestBadInput:
     def test_a_folder_without_permission(self, folder, monkeypatch):
         monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
         result = run("generate", "own.yaml", "--labels", "maps")
-        assert result.exit_code == 2
-        assert_one_error(result, "no permission to write")
+        assert "no permission to write" in one_error(result)
 
     @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
     def test_a_folder_that_only_seems_writable(self, folder):
         result = run("generate", "own.yaml", "--out", "/proc/x")
-        assert result.exit_code == 2
-        assert_one_error(result, "output folder must be writable, got /proc/x (no ")
+        assert "output folder must be writable, got /proc/x (no " in one_error(result)
 
     def test_a_disk_without_room(self, folder, monkeypatch):
         usage = shutil._ntuple_diskusage(100, 99, 1)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
         result = run("generate", "own.yaml", "--labels", "maps")
-        assert result.exit_code == 1
-        assert_one_error(result, "room for about")
+        assert "room for about" in one_error(result, code=1)
         assert "got 1 bytes free" in result.stderr
         assert not (folder / "synthetic").exists()
 
@@ -500,20 +493,12 @@ class TestBadInput:
 
         monkeypatch.setattr(job_folder, "write_volume", fill)
         result = run("generate", "own.yaml", "--labels", "maps", "-n", 5)
-        assert result.exit_code == 1
-        assert_one_error(result, "is full. Free some space and run the same command again")
+        assert "is full. Free some space and run the same command again" in one_error(
+            result, code=1
+        )
         assert {p.name for p in (folder / "synthetic").iterdir()} == {
             *("config.yaml", "manifest.csv"),
         }
-
-
-def assert_one_error(result: Result, expected: str) -> None:
-    lines = [line for line in result.stderr.splitlines() if " left" not in line]
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("Error: ")
-    assert len(lines[0]) <= 500
-    assert expected in lines[0]
-    assert result.stdout == ""
 
 
 class TestCommandLine:
@@ -541,13 +526,11 @@ class TestCommandLine:
 
     def test_misspelt_commands_are_corrected(self):
         result = run("genrate")
-        assert result.exit_code == 2
-        assert_one_error(result, "did you mean 'generate'?")
+        assert "did you mean 'generate'?" in one_error(result)
 
     def test_misspelt_options_are_corrected(self):
         result = run("generate", "all_purpose", "--lables", "x")
-        assert result.exit_code == 2
-        assert_one_error(result, "--labels")
+        assert "--labels" in one_error(result)
 
     def test_other_commands_work_through_the_group(self, folder):
         result = run("labels", "maps")
@@ -624,7 +607,7 @@ def test_a_merged_table_makes_priors_of_fewer_classes_fit(folder):
     LabelTable(tuple(rows)).write(folder / "table.tsv")
     arguments = ("tutorial_1_sr_real", "--labels", "maps", "--images", "images")
     refused = run("generate", *arguments)
-    assert_one_error(refused, "try --set label_table=synthseg_synthsr.")
+    assert "try --set label_table=synthseg_synthsr." in one_error(refused)
     advised = run("generate", *arguments, "--set", "label_table=synthseg_synthsr", "--out", "as")
     assert advised.exit_code == 0, advised.stderr
     result = run("generate", *arguments, "--set", "label_table=table.tsv")

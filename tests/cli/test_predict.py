@@ -23,17 +23,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from helpers import one_error, run
+from helpers import SCAN_MM, one_error, run, save_tiny_model
+from helpers import SCAN_SHAPE as SHAPE
 
 from synthsr_cli.common import prediction
-from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig, save_model
 from synthsr_net.models.zoo.files import default_model
-from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.report.entries import read_entries
 
-SHAPE, SPACING_MM = (14, 12, 11), 8.0
-AFFINE = np.diag([-SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
+AFFINE = np.diag([-SCAN_MM, SCAN_MM, SCAN_MM, 1.0])
 AFFINE[:3, 3] = 40, -30, 5
 
 
@@ -45,26 +43,6 @@ def save(path: Path, data: Any = None, affine: np.ndarray = AFFINE) -> Path:
     return helpers.save(path, voxels() if data is None else data, affine)
 
 
-def save_tiny(path: Path, num_inputs: int = 1, *, spread: bool = False) -> Path:
-    """A small network that works at 8 mm, so that scans as large as heads are quick."""
-    network = UNetConfig(
-        in_channels=num_inputs, out_channels=2 if spread else 1, num_levels=3, num_features=4
-    )
-    torch.manual_seed(0)
-    unet = UNet3d(network)
-    with torch.no_grad():
-        unet.head.bias.fill_(0.2)
-    config = ModelConfig(
-        name=path.stem,
-        network=network,
-        inputs=[InputConfig(name=f"T{i + 1}") for i in range(num_inputs)],
-        spread=spread,
-        scan=ScanConfig(spacing_mm=SPACING_MM, divisor=4),
-    )
-    save_model(path, config, unet.state_dict())
-    return path
-
-
 MODEL = ("--model", "tiny.safetensors")
 
 
@@ -72,7 +50,7 @@ MODEL = ("--model", "tiny.safetensors")
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Working folder with a model, a scan, and a folder of three."""
     monkeypatch.chdir(tmp_path)
-    save_tiny(tmp_path / "tiny.safetensors")
+    save_tiny_model(tmp_path / "tiny.safetensors")
     save(tmp_path / "scan.nii.gz")
     for k in range(3):
         save(tmp_path / "scans" / f"s{k}.nii.gz", voxels(k))
@@ -178,7 +156,7 @@ class TestOneScan:
         assert result.stderr.startswith("Warning: scan.nii.gz: ")
 
     def test_the_spread_of_a_model_that_has_one(self, folder):
-        save_tiny(folder / "spread.safetensors", spread=True)
+        save_tiny_model(folder / "spread.safetensors", spread=True)
         model = ("--model", "spread.safetensors")
         result = run("predict", "scan.nii.gz", "p.nii", *model, "--uncertainty", "s.nii")
         assert result.exit_code == 0, result.output
@@ -186,7 +164,7 @@ class TestOneScan:
         assert data_of("s.nii").min() > 0
 
     def test_several_inputs_by_name(self, folder):
-        save_tiny(folder / "two.safetensors", 2)
+        save_tiny_model(folder / "two.safetensors", 2)
         save(folder / "t2.nii.gz", voxels(2))
         arguments = ("--model", "two.safetensors", "--with")
         result = run("predict", "scan.nii.gz", "a.nii", *arguments, "T2=t2.nii.gz")
@@ -229,7 +207,7 @@ class TestShippedModels:
     """Without a name, and by an alias."""
 
     def test_the_default_needs_no_option(self, folder, ship):
-        save_tiny(folder / "a-quick-one.safetensors")
+        save_tiny_model(folder / "a-quick-one.safetensors")
         ship(folder / "tiny.safetensors", quick=folder / "a-quick-one.safetensors")
         for arguments in ((), ("--model", "tiny"), ("--model", "quick")):
             result = run("predict", "scan.nii.gz", "p.nii", "--overwrite", *arguments)
@@ -575,7 +553,7 @@ BAD_SCANS: dict[str, tuple[Make, str]] = {
     ),
     "empty folder": (lambda f: ((f / "e").mkdir() or "e",), "must hold scans"),
     "model for two scans": (
-        lambda f: ("scan.nii.gz", "--model", save_tiny(f / "two.safetensors", 2)),
+        lambda f: ("scan.nii.gz", "--model", save_tiny_model(f / "two.safetensors", 2)),
         "model two takes 2 scans (T1, T2), got 1.",
     ),
     "missing model": (lambda f: ("scan.nii.gz", "--model", "no.safetensors"), "no.safetensors"),

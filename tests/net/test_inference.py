@@ -121,7 +121,7 @@ def test_maxima_follow_the_normalisation_whatever_its_sign(scale: float) -> None
     radius=st.integers(0, 2),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_convolution_of_slabs_is_that_of_the_volume(
     size: int, thickness: int, radius: int, seed: int
 ) -> None:
@@ -136,7 +136,7 @@ def test_convolution_of_slabs_is_that_of_the_volume(
 
 
 @given(half=st.integers(1, 6), thickness=st.integers(1, 7))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_maxima_of_slabs_are_those_of_the_volume(half: int, thickness: int) -> None:
     x = volume_of(2 * half, 4, 6, 3, seed=half)
     result = fill(torch.empty(half, 2, 3, 3), pooled(cut(x, thickness)))
@@ -144,7 +144,7 @@ def test_maxima_of_slabs_are_those_of_the_volume(half: int, thickness: int) -> N
 
 
 @given(size=st.integers(1, 12), first=st.integers(1, 12), second=st.integers(1, 12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_slabs_of_any_thickness_add_up(size: int, first: int, second: int) -> None:
     x, y = volume_of(size, 2, 3, 1), volume_of(size, 2, 3, 1, seed=1)
     slabs = list(added(cut(x.clone(), first), cut(y, second)))
@@ -277,7 +277,7 @@ def test_wrong_number_of_channels() -> None:
 
 
 @given(size=st.integers(1, 400), window=st.integers(48, 200), overlap=st.integers(0, 40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_windows_cover_an_axis_and_overlap(size: int, window: int, overlap: int) -> None:
     starts = window_starts(size, window, overlap)
     assert starts[0] == 0

@@ -107,7 +107,7 @@ scans = st.builds(
 
 class TestAnyScan:
     @given(scans, st.sampled_from(["1mm", "input"]), st.booleans(), st.booleans())
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def test_comes_back_finite_on_a_1_mm_grid_that_covers_it(
         self, scan: Any, grid: str, padded: bool, sharpen: bool
     ):
@@ -131,7 +131,7 @@ class TestAnyScan:
         assert (index <= np.array(image.data.shape) - 0.5 + 1e-3).all()
 
     @given(scans, st.floats(0, 35))
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     def test_sheared_too(self, scan: Any, degrees: float):
         shape, affine = scan
         affine = affine.copy()
@@ -154,7 +154,7 @@ class TestAnyScan:
         st.sampled_from([0.0, 15.0, -25.0]),
         st.sampled_from(["1mm", "input"]),
     )
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     def test_points_keep_their_place_in_the_world(
         self, spacing: Any, degrees: Any, codes: str, tilt: float, grid: str
     ):
@@ -168,7 +168,7 @@ class TestAnyScan:
 
     @pytest.mark.parametrize("legacy", ["v1", "v2"])
     @given(scan=scans)
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=10)
     def test_legacy_too(self, legacy: str, scan: Any):
         shape, affine = scan
         _, _, prediction = same(Scan(noise(shape), affine), legacy=legacy)

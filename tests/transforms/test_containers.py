@@ -209,7 +209,7 @@ class TestLabels:
     @given(
         st.sampled_from(["label", "seg", "mask", "labels"]), st.sampled_from(["_", "-", ".", "1"])
     )
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     def test_words_around_a_label_word_do_not_matter(self, word, sign):
         assert is_label_key(f"lesion{sign}{word}{sign}gt")
         assert is_label_key(word.upper())
