@@ -118,18 +118,18 @@ class TestPicture:
         assert any("100 x 100 x 100 voxels of 1 x 1 x 1 mm" in t for t in texts(figure, 3))
         assert figure.texts[0].get_text().startswith("sub-01")
 
-    @pytest.mark.parametrize("orientation", ORIENTATIONS, ids=str)
-    def test_orientation_does_not_matter(self, drawn, orientation):
+    def test_orientation_does_not_matter(self, drawn):
         """Right, anterior and superior are right and up; six panels as without turning."""
         expected = drawn(THICK, FINE)
-        figure = drawn(oriented(THICK, orientation), oriented(FINE, orientation[::-1]))
-        for panel in range(6):
-            picture = shown(figure, panel)
-            np.testing.assert_array_equal(picture, shown(expected, panel))
-            middle = [n // 2 for n in picture.shape]
-            up_right = picture[middle[0] + 5 :, middle[1] + 5 :]
-            down_left = picture[: middle[0] - 5, : middle[1] - 5]
-            assert up_right.max() >= down_left.max() > 0
+        for orientation in ORIENTATIONS[::2]:
+            figure = drawn(oriented(THICK, orientation), oriented(FINE, orientation[::-1]))
+            for panel in range(6):
+                picture = shown(figure, panel)
+                np.testing.assert_array_equal(picture, shown(expected, panel))
+                middle = [n // 2 for n in picture.shape]
+                up_right = picture[middle[0] + 5 :, middle[1] + 5 :]
+                down_left = picture[: middle[0] - 5, : middle[1] - 5]
+                assert up_right.max() >= down_left.max() > 0
 
     def test_right_anterior_and_superior_are_right_and_up(self):
         for volume in (THICK, FINE):
@@ -168,7 +168,7 @@ class TestPicture:
             assert np.diff(edges).min() >= int(thickness_pixels)
 
     def test_lengths_have_one_scale_in_all_directions(self, drawn):
-        figure = drawn(THICK, FINE)
+        figure = drawn(THICK, FINE, save=True)
         for axes in figure.axes:
             box, picture = axes.get_window_extent(), axes.images[0]
             left, right, bottom, top = picture.get_extent()
