@@ -17,9 +17,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from helpers import SCAN_MM, tiny_model
+from helpers import SCAN_SHAPE as SHAPE
 
-from synthsr_net.models.checkpoint import InputConfig, Model, ModelConfig, ScanConfig
-from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.files import check_writable, find_scans, plan_outputs
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.report.entries import read_entries
@@ -37,8 +37,6 @@ from synthsr_net.prediction.runs.tasks import (
 )
 from synthsr_transforms.support.messages import SynthSRError, describe
 
-SHAPE, SPACING_MM = (14, 12, 11), 8.0
-
 
 @pytest.fixture
 def predictor() -> Predictor:
@@ -46,24 +44,12 @@ def predictor() -> Predictor:
 
 
 def make_predictor(num_inputs: int = 1, *, spread: bool = False, **settings: Any) -> Predictor:
-    network = UNetConfig(
-        in_channels=num_inputs, out_channels=2 if spread else 1, num_levels=3, num_features=4
-    )
-    torch.manual_seed(0)
-    config = ModelConfig(
-        name="tiny",
-        network=network,
-        inputs=[InputConfig(name=f"T{i + 1}") for i in range(num_inputs)],
-        spread=spread,
-        scan=ScanConfig(spacing_mm=SPACING_MM, divisor=4),
-    )
-    settings = {"device": "cpu", **settings}
-    return Predictor(Model(config, UNet3d(network).eval()), **settings)
+    return Predictor(tiny_model(num_inputs, spread=spread), **{"device": "cpu", **settings})
 
 
 def save(path: Path, seed: int = 0) -> Path:
     voxels = np.random.default_rng(seed).random(SHAPE, np.float32)
-    return helpers.save(path, voxels, np.diag([-SPACING_MM, SPACING_MM, SPACING_MM, 1.0]))
+    return helpers.save(path, voxels, np.diag([-SCAN_MM, SCAN_MM, SCAN_MM, 1.0]))
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -558,7 +544,7 @@ class TestReport:
         assert (tmp_path / "report" / good.picture).stat().st_size > 0
         assert good.error is None
         assert tuple(good.input_shape) == SHAPE
-        assert good.input_spacing_mm == (SPACING_MM,) * 3
+        assert good.input_spacing_mm == (SCAN_MM,) * 3
         assert bad.picture is None
         assert "gzip" in bad.error
 
