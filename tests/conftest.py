@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 import torchio as tio
@@ -38,11 +39,19 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
+hypothesis.settings.register_profile("tests", max_examples=50, deadline=None)  # any machine
+hypothesis.settings.load_profile("tests")
+
 SHAPE = (12, 10, 14)
 LEFT_VALUES = (2, 3, 4, 10, 17, 31)
 RIGHT_VALUES = (41, 42, 43, 49, 53, 63)
 NEUTRAL_VALUES = (0, 14, 16, 24)
 DEVICES = ("cpu", "cuda", "mps")
+HANDLED = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    if hasattr(signal, name)
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -240,10 +249,20 @@ def _assert_close(first: Tensor, second: Tensor, tolerance: float, name: str) ->
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Take back what a command set."""
+def process_as_before() -> Iterator[None]:
+    """Take back what a command or a library set for the whole process."""
+    variables = dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in HANDLED}
     yield
     torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(False)
+    for number, handler in handlers.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+    variables["PYTEST_CURRENT_TEST"] = os.environ.get("PYTEST_CURRENT_TEST", "")
+    if variables != dict(os.environ):
+        os.environ.clear()
+        os.environ.update(variables)
 
 
 @pytest.fixture

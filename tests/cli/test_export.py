@@ -159,14 +159,3 @@ class TestBadInput:
         message = one_error(run("mine.safetensors", "mine.onnx"))
         assert "pip install 'synthsr[export]'" in message
         assert names(folder) == set()
-
-
-def test_help_names_no_library_and_loads_none(folder):
-    program = (
-        "import sys; from synthsr_cli.export import export\n"
-        "try: export(['--help'])\n"
-        "except SystemExit: pass\n"
-        "print(sorted({'torch', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "[]", done.stderr

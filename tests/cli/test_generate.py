@@ -20,8 +20,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from click.testing import Result
-from helpers import run, save
+from helpers import one_error, run, save
 
 from synthsr_cli.common.errors import as_click_error
 from synthsr_cli.common.progress import progress
@@ -232,20 +231,6 @@ def nan_map() -> np.ndarray:
     return data
 
 
-def flat_affine() -> np.ndarray:
-    return np.diag([0.0, 1.0, 1.0, 1.0])
-
-
-def zero_spacing(path: Path) -> Path:
-    """A NIfTI file whose header says that voxels are 0 mm wide."""
-    image = nib.Nifti1Image(label_map(), np.eye(4))
-    image.header["srow_x"], image.header["sform_code"] = (0, 0, 0, 0), 1
-    image.header["qform_code"] = 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(image.header.binaryblock + b"\0" * 4 + label_map().tobytes(order="F"))
-    return path
-
-
 Make = Callable[[Path], tuple[object, ...]]
 
 
@@ -268,10 +253,6 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
         lambda folder: ("own.yaml", "--labels", (folder / "empty").mkdir() or "empty"),
         "empty must hold scans or label maps",
     ),
-    "empty label map": (
-        lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", label_map() * 0)),
-        "a.nii must hold labels, got background 0 alone",
-    ),
     "output folder of the label maps": (
         lambda folder: ("own.yaml", "--labels", "maps", "--out", "images/../maps"),
         "output folder must be another than that of label maps and images",
@@ -279,13 +260,6 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
     "output folder of the images": (
         lambda folder: ("real.yaml", "--labels", "maps", "--images", "images", "--out", "images"),
         "output folder must be another than that of label maps and images",
-    ),
-    "array of another name": (
-        lambda folder: (
-            *("own.yaml", "--labels"),
-            np.savez(folder / "a.npz", labels=label_map()) or "a.npz",
-        ),
-        "a.npz must hold an array named vol_data, got labels",
     ),
     "record of a sample as configuration": (
         lambda folder: (
@@ -314,10 +288,6 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
         lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", float_map())),
         "a.nii must hold whole numbers, got 2.5",
     ),
-    "label map with NaN": (
-        lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", nan_map())),
-        "a.nii must hold whole numbers, got NaN",
-    ),
     "negative labels": (
         lambda folder: ("own.yaml", "--labels", save(folder / "a.nii", label_map() - 5)),
         "a.nii must hold labels within 0",
@@ -332,10 +302,6 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
             save(folder / "a.nii", label_map(shape=(8, 8, 8, 2))),
         ),
         "a.nii must be a 3-D volume, got shape (8, 8, 8, 2)",
-    ),
-    "spacing of zero": (
-        lambda folder: ("own.yaml", "--labels", zero_spacing(folder / "a.nii")),
-        "a.nii must have an invertible affine",
     ),
     "no images for real targets": (
         lambda folder: ("real.yaml", "--labels", "maps"),
@@ -450,17 +416,8 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
         lambda folder: ("own.yaml", "--labels", "maps", "--shard", "2"),
         "shard must be I/N",
     ),
-    "shard above the total": (
-        lambda folder: ("own.yaml", "--labels", "maps", "--shard", "3/2"),
-        "got 3/2",
-    ),
     "no samples": (lambda folder: ("own.yaml", "--labels", "maps", "-n", 0), "1 to 1000000, got 0"),
-    "far too many samples": (
-        lambda folder: ("own.yaml", "--labels", "maps", "-n", 10**11),
-        "1 to 1000000, got 100000000000",
-    ),
     "a list of steps": (lambda folder: (wrong(folder, "steps: []"),), "wrong.yaml: steps must"),
-    "a number of steps": (lambda folder: (wrong(folder, "steps: -1"),), "wrong.yaml: steps must"),
     "a number by tissue": (
         lambda folder: (
             wrong(folder, "steps: {mix: {name: TissueContrast, params: {by_tissue: -0.5}}}"),
@@ -484,7 +441,6 @@ BAD_INPUT: dict[str, tuple[Make, str]] = {
         "wrong.yaml: steps must hold settings, got [0, 1, 2",
     ),
     "fraction of a sample": (lambda folder: ("own.yaml", "-n", "1.5"), "not a valid integer"),
-    "negative seed": (lambda folder: ("own.yaml", "--seed", -1), "seed must be at least 0"),
     "unknown format": (lambda folder: ("own.yaml", "--format", "png"), "'png' is not one of"),
     "no arguments": (lambda folder: (), "Missing argument 'PRESET|CONFIG.yaml'"),
 }
@@ -497,21 +453,18 @@ class TestBadInput:
         arguments = make(folder)
         before = {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
         result = run("generate", *arguments)
-        assert result.exit_code == 2, result.output
-        assert_one_error(result, expected)
+        assert expected in one_error(result)
         assert before == {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
     def test_cuda_that_is_absent(self, folder):
         result = run("generate", "own.yaml", "--labels", "maps", "--device", "cuda")
-        assert result.exit_code == 2
-        assert_one_error(result, "finds no CUDA device")
+        assert "finds no CUDA device" in one_error(result)
 
     def test_another_job_in_the_folder(self, folder):
         run("generate", "own.yaml", "--labels", "maps")
         result = run("generate", "own.yaml", "--labels", "maps", "--seed", 1)
-        assert result.exit_code == 2
-        assert_one_error(result, "job.seed is 0 there and 1 here")
+        assert "job.seed is 0 there and 1 here" in one_error(result)
         assert "--overwrite" in result.stderr
         forced = run("generate", "own.yaml", "--labels", "maps", "--seed", 1, "--overwrite")
         assert forced.exit_code == 0
@@ -519,21 +472,18 @@ class TestBadInput:
     def test_a_folder_without_permission(self, folder, monkeypatch):
         monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
         result = run("generate", "own.yaml", "--labels", "maps")
-        assert result.exit_code == 2
-        assert_one_error(result, "no permission to write")
+        assert "no permission to write" in one_error(result)
 
     @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
     def test_a_folder_that_only_seems_writable(self, folder):
         result = run("generate", "own.yaml", "--out", "/proc/x")
-        assert result.exit_code == 2
-        assert_one_error(result, "output folder must be writable, got /proc/x (no ")
+        assert "output folder must be writable, got /proc/x (no " in one_error(result)
 
     def test_a_disk_without_room(self, folder, monkeypatch):
         usage = shutil._ntuple_diskusage(100, 99, 1)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
         result = run("generate", "own.yaml", "--labels", "maps")
-        assert result.exit_code == 1
-        assert_one_error(result, "room for about")
+        assert "room for about" in one_error(result, code=1)
         assert "got 1 bytes free" in result.stderr
         assert not (folder / "synthetic").exists()
 
@@ -543,36 +493,15 @@ class TestBadInput:
 
         monkeypatch.setattr(job_folder, "write_volume", fill)
         result = run("generate", "own.yaml", "--labels", "maps", "-n", 5)
-        assert result.exit_code == 1
-        assert_one_error(result, "is full. Free some space and run the same command again")
+        assert "is full. Free some space and run the same command again" in one_error(
+            result, code=1
+        )
         assert {p.name for p in (folder / "synthetic").iterdir()} == {
             *("config.yaml", "manifest.csv"),
         }
 
 
-def assert_one_error(result: Result, expected: str) -> None:
-    lines = [line for line in result.stderr.splitlines() if " left" not in line]
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("Error: ")
-    assert len(lines[0]) <= 500
-    assert expected in lines[0]
-    assert result.stdout == ""
-
-
 class TestCommandLine:
-    def test_help_is_quick(self):
-        """No heavy package is imported for it."""
-        code = (
-            "import sys\nfrom click.testing import CliRunner\n"
-            "from synthsr_cli.main import synthsr\n"
-            "for args in (['--help'], ['generate', '--help'], ['--version']):\n"
-            "    assert CliRunner().invoke(synthsr, args).exit_code == 0\n"
-            "print([m for m in ('torch', 'torchio', 'nibabel', 'matplotlib', 'rich', 'numpy')"
-            " if m in sys.modules])"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.stdout.strip() == "[]", done.stdout + done.stderr
-
     def test_help_lists_every_command_with_examples_below(self):
         text = run("--help").stdout
         for name, summary in COMMANDS.items():
@@ -597,13 +526,11 @@ class TestCommandLine:
 
     def test_misspelt_commands_are_corrected(self):
         result = run("genrate")
-        assert result.exit_code == 2
-        assert_one_error(result, "did you mean 'generate'?")
+        assert "did you mean 'generate'?" in one_error(result)
 
     def test_misspelt_options_are_corrected(self):
         result = run("generate", "all_purpose", "--lables", "x")
-        assert result.exit_code == 2
-        assert_one_error(result, "--labels")
+        assert "--labels" in one_error(result)
 
     def test_other_commands_work_through_the_group(self, folder):
         result = run("labels", "maps")
@@ -680,7 +607,7 @@ def test_a_merged_table_makes_priors_of_fewer_classes_fit(folder):
     LabelTable(tuple(rows)).write(folder / "table.tsv")
     arguments = ("tutorial_1_sr_real", "--labels", "maps", "--images", "images")
     refused = run("generate", *arguments)
-    assert_one_error(refused, "try --set label_table=synthseg_synthsr.")
+    assert "try --set label_table=synthseg_synthsr." in one_error(refused)
     advised = run("generate", *arguments, "--set", "label_table=synthseg_synthsr", "--out", "as")
     assert advised.exit_code == 0, advised.stderr
     result = run("generate", *arguments, "--set", "label_table=table.tsv")

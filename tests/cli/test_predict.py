@@ -23,17 +23,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from helpers import one_error, run
+from helpers import SCAN_MM, one_error, run, save_tiny_model
+from helpers import SCAN_SHAPE as SHAPE
 
 from synthsr_cli.common import prediction
-from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig, save_model
 from synthsr_net.models.zoo.files import default_model
-from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.report.entries import read_entries
 
-SHAPE, SPACING_MM = (14, 12, 11), 8.0
-AFFINE = np.diag([-SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
+AFFINE = np.diag([-SCAN_MM, SCAN_MM, SCAN_MM, 1.0])
 AFFINE[:3, 3] = 40, -30, 5
 
 
@@ -45,26 +43,6 @@ def save(path: Path, data: Any = None, affine: np.ndarray = AFFINE) -> Path:
     return helpers.save(path, voxels() if data is None else data, affine)
 
 
-def save_tiny(path: Path, num_inputs: int = 1, *, spread: bool = False) -> Path:
-    """A small network that works at 8 mm, so that scans as large as heads are quick."""
-    network = UNetConfig(
-        in_channels=num_inputs, out_channels=2 if spread else 1, num_levels=3, num_features=4
-    )
-    torch.manual_seed(0)
-    unet = UNet3d(network)
-    with torch.no_grad():
-        unet.head.bias.fill_(0.2)
-    config = ModelConfig(
-        name=path.stem,
-        network=network,
-        inputs=[InputConfig(name=f"T{i + 1}") for i in range(num_inputs)],
-        spread=spread,
-        scan=ScanConfig(spacing_mm=SPACING_MM, divisor=4),
-    )
-    save_model(path, config, unet.state_dict())
-    return path
-
-
 MODEL = ("--model", "tiny.safetensors")
 
 
@@ -72,7 +50,7 @@ MODEL = ("--model", "tiny.safetensors")
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Working folder with a model, a scan, and a folder of three."""
     monkeypatch.chdir(tmp_path)
-    save_tiny(tmp_path / "tiny.safetensors")
+    save_tiny_model(tmp_path / "tiny.safetensors")
     save(tmp_path / "scan.nii.gz")
     for k in range(3):
         save(tmp_path / "scans" / f"s{k}.nii.gz", voxels(k))
@@ -178,7 +156,7 @@ class TestOneScan:
         assert result.stderr.startswith("Warning: scan.nii.gz: ")
 
     def test_the_spread_of_a_model_that_has_one(self, folder):
-        save_tiny(folder / "spread.safetensors", spread=True)
+        save_tiny_model(folder / "spread.safetensors", spread=True)
         model = ("--model", "spread.safetensors")
         result = run("predict", "scan.nii.gz", "p.nii", *model, "--uncertainty", "s.nii")
         assert result.exit_code == 0, result.output
@@ -186,7 +164,7 @@ class TestOneScan:
         assert data_of("s.nii").min() > 0
 
     def test_several_inputs_by_name(self, folder):
-        save_tiny(folder / "two.safetensors", 2)
+        save_tiny_model(folder / "two.safetensors", 2)
         save(folder / "t2.nii.gz", voxels(2))
         arguments = ("--model", "two.safetensors", "--with")
         result = run("predict", "scan.nii.gz", "a.nii", *arguments, "T2=t2.nii.gz")
@@ -229,7 +207,7 @@ class TestShippedModels:
     """Without a name, and by an alias."""
 
     def test_the_default_needs_no_option(self, folder, ship):
-        save_tiny(folder / "a-quick-one.safetensors")
+        save_tiny_model(folder / "a-quick-one.safetensors")
         ship(folder / "tiny.safetensors", quick=folder / "a-quick-one.safetensors")
         for arguments in ((), ("--model", "tiny"), ("--model", "quick")):
             result = run("predict", "scan.nii.gz", "p.nii", "--overwrite", *arguments)
@@ -315,7 +293,7 @@ class TestManyScans:
             assert run("predict", "scans", "out", *MODEL, "--shard", shard).exit_code == 0
         assert len(outputs(folder / "out")) == 3
         empty = run("predict", "scan.nii.gz", "more.nii", *MODEL, "--shard", "2/2")
-        assert empty.stdout == "Nothing to predict: there are no scans for this part.\n"
+        assert empty.stdout == "Nothing to do: there are no scans for this part.\n"
         result = run("predict", "scans", "more", *MODEL, "--shard", "3/2")
         assert_one_error(result, "shard must be I/N")
 
@@ -331,6 +309,17 @@ class TestManyScans:
         assert_one_error(result, "s2.nii.gz")
 
 
+SLOWLY = """
+import time
+from synthsr_cli.main import main
+from synthsr_net.prediction.predictor import Predictor
+infer = Predictor.infer
+Predictor.infer = lambda *args: (time.sleep(2), infer(*args))[1]
+main()
+"""
+"""The command, which a signal meets while it computes however loaded the machine is."""
+
+
 class TestGoingOn:
     def test_existing_output_needs_a_word(self, folder):
         run("predict", "scan.nii.gz", "p.nii", *MODEL)
@@ -339,7 +328,7 @@ class TestGoingOn:
         result = run("predict", "scan.nii.gz", "p.nii", *MODEL)
         assert_one_error(result, "p.nii exists. Add --resume to keep them, or --overwrite")
         kept = run("predict", "scan.nii.gz", "p.nii", *MODEL, "--resume")
-        assert kept.stdout == "Nothing to predict: all 1 scans in p.nii are complete.\n"
+        assert kept.stdout == "Nothing to do: all 1 scans in p.nii are complete.\n"
         assert (folder / "p.nii").read_bytes() == before
         assert run("predict", "scan.nii.gz", "p.nii", *MODEL, "--overwrite").exit_code == 0
         assert (folder / "p.nii").read_bytes() != before
@@ -364,10 +353,9 @@ class TestGoingOn:
 
     @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
     def test_a_stopped_run_leaves_whole_files_and_goes_on(self, folder, sent):
-        for k in range(200):
+        for k in range(7):
             shutil.copy(folder / "scan.nii.gz", folder / "scans" / f"t{k}.nii.gz")
-        code = "from synthsr_cli.main import main; main()"
-        command = [sys.executable, "-c", code, "predict", "scans", "out", *MODEL]
+        command = [sys.executable, "-c", SLOWLY, "predict", "scans", "out", *MODEL]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         while not list((folder / "out").glob("s*")):
             assert process.poll() is None
@@ -376,14 +364,14 @@ class TestGoingOn:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
         made = len(outputs(folder / "out"))
-        last = f"Stopped after {made} of 203 scans. The same command with --resume goes on."
+        last = f"Stopped after {made} of 10 scans. The same command with --resume goes on."
         assert errors.splitlines()[-1] == last
         assert not hidden(folder)
         for path in (folder / "out").iterdir():
             data_of(path)
         result = run("predict", "scans", "out", *MODEL, "--resume")
         assert result.exit_code == 0
-        assert len(outputs(folder / "out")) == 203
+        assert len(outputs(folder / "out")) == 10
 
 
 class TestSubfolders:
@@ -436,7 +424,7 @@ class TestBids:
         description = json.loads((output / "dataset_description.json").read_text())
         assert description["DatasetType"] == "derivative"
         again = run("predict", root, output, "--bids", "--resume", *MODEL)
-        assert again.stdout.startswith("Nothing to predict: all 4 scans")
+        assert again.stdout.startswith("Nothing to do: all 4 scans")
 
     def test_what_is_left_out_is_said_once(self, folder):
         root = self.make(folder)
@@ -541,50 +529,32 @@ def fields(**values: Any) -> Callable[[Any], None]:
     return change
 
 
-ZERO = {f"srow_{axis}": (0, 0, 0, 0) for axis in "xyz"}
 RGB = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
 Make = Callable[[Path], tuple[object, ...]]
 BAD_SCANS: dict[str, tuple[Make, str]] = {
     "missing file": (lambda f: ("a.nii",), "a.nii must be a scan, folder or list, but does not"),
     "not an image": (lambda f: (write(f / "a.nii", b"text" * 200),), "a.nii cannot be read"),
-    "not an image, zipped": (lambda f: (write(f / "a.nii.gz", b"text"),), "must be a gzip file"),
     "truncated gzip": (
         lambda f: (write(f / "a.nii.gz", (f / "scan.nii.gz").read_bytes()[:3000]),),
         "a.nii.gz must be a complete gzip file",
     ),
     "zero bytes": (lambda f: (write(f / "a.nii.gz", b""),), "empty file (0 bytes)"),
     "two dimensions": (lambda f: (save(f / "a.nii", voxels()[0]),), "must be a 3-D volume"),
-    "constant": (lambda f: (save(f / "a.nii", voxels() * 0 + 3),), "but all voxels are 3"),
-    "NaN alone": (lambda f: (save(f / "a.nii", voxels() * np.nan),), "only NaN or infinity"),
-    "affine of zeros": (
-        lambda f: (raw(f / "a.nii", fields(**ZERO, sform_code=1, qform_code=0)),),
-        "must have an invertible affine",
-    ),
-    "huge voxels": (
-        lambda f: (save(f / "a.nii", affine=np.diag([200.0, 200, 200, 1])),),
-        "must hold at most 1,000,000,000 voxels at 1 mm",
-    ),
     "huge matrix": (
         lambda f: (raw(f / "a.nii", fields(dim=(3, 30000, 30000, 30000, 1, 1, 1, 1))),),
         "a.nii must hold",
     ),
     "colours": (lambda f: (save(f / "a.nii", RGB),), "a.nii must hold"),
     "DICOM": (lambda f: (write(f / "a.dcm", b"x"),), "DICOM"),
-    "DICOM without ending": (lambda f: (write(f / "a", bytes(128) + b"DICM"),), "DICOM"),
     "other format": (lambda f: (write(f / "a.nrrd", b"x"),), "must end in one of .nii.gz, .nii"),
     "CT with an offset": (
         lambda f: (save(f / "a.nii", 100 * voxels() - 2000), "--ct"),
         "within 0 and 80 HU",
     ),
     "empty folder": (lambda f: ((f / "e").mkdir() or "e",), "must hold scans"),
-    "empty list": (lambda f: (write(f / "a.txt", b"\n"),), "one path per line, but holds none"),
     "model for two scans": (
-        lambda f: ("scan.nii.gz", "--model", save_tiny(f / "two.safetensors", 2)),
+        lambda f: ("scan.nii.gz", "--model", save_tiny_model(f / "two.safetensors", 2)),
         "model two takes 2 scans (T1, T2), got 1.",
-    ),
-    "two scans for one": (
-        lambda f: ("scan.nii.gz", "--with", "T2=scan.nii.gz"),
-        "model tiny takes 1 scan (T1), got 2.",
     ),
     "missing model": (lambda f: ("scan.nii.gz", "--model", "no.safetensors"), "no.safetensors"),
     "unknown model": (lambda f: ("scan.nii.gz", "--model", "sinthsr-v2"), "synthsr-v2"),
@@ -592,20 +562,9 @@ BAD_SCANS: dict[str, tuple[Make, str]] = {
         lambda f: ("scan.nii.gz", "--model", write(f / "c.safetensors", b"x" * 99)),
         "c.safetensors must be a safetensors file",
     ),
-    "truncated model": (
-        lambda f: (
-            *("scan.nii.gz", "--model"),
-            write(f / "c.safetensors", (f / "tiny.safetensors").read_bytes()[:-50]),
-        ),
-        "c.safetensors must be a safetensors file",
-    ),
     "corrupt Keras file": (
         lambda f: ("scan.nii.gz", "--model", write(f / "c.h5", b"\x89HDF\r\n\x1a\n" + b"x" * 99)),
         "c.h5",
-    ),
-    "spread of a model without": (
-        lambda f: ("scan.nii.gz", "--uncertainty", "s.nii"),
-        "uncertainty needs a model that predicts a Laplace scale",
     ),
     "missing mask": (
         lambda f: ("scan.nii.gz", "--lesion-mask", "m.nii"),
@@ -625,14 +584,6 @@ BAD_SCANS: dict[str, tuple[Make, str]] = {
     ),
     "wrong size": (lambda f: ("scan.nii.gz", "--max-memory", "lots"), "a number and a unit"),
     "absent device": (lambda f: ("scan.nii.gz", "--device", "cuda:77"), "device must be"),
-    "legacy on another grid": (
-        lambda f: ("scan.nii.gz", "--legacy", "v1", "--grid", "input"),
-        "grid must be 1mm with legacy v1",
-    ),
-    "keep and replace": (
-        lambda f: ("scan.nii.gz", "--resume", "--overwrite"),
-        "resume and overwrite exclude each other",
-    ),
 }
 
 
@@ -657,8 +608,6 @@ class TestBadInput:
         ("output", "message"),
         [
             ("scan.nii.gz", "output must be another file than the input"),
-            ("p.nrrd", "output must be a folder, or a file ending in"),
-            ("tiny.safetensors", "tiny.safetensors is a file"),
             ("tiny.safetensors/out", "tiny.safetensors is a file"),
         ],
     )
@@ -666,20 +615,6 @@ class TestBadInput:
         before = outputs(folder)
         assert_one_error(run("predict", "scan.nii.gz", output, *MODEL), message)
         assert outputs(folder) == before
-
-    def test_scans_that_would_share_an_output(self, folder):
-        save(folder / "scans" / "s1.nii", voxels())
-        (folder / "in.txt").write_text("scans/s1.nii.gz\nother/s1.nii.gz\n")
-        assert_one_error(
-            run("predict", "in.txt", "out", *MODEL), "for both scans/s1.nii.gz and other/s1.nii.gz"
-        )
-        assert not (folder / "out").exists()
-
-    def test_lists_of_different_lengths(self, folder):
-        (folder / "in.txt").write_text("scan.nii.gz\n")
-        (folder / "out.txt").write_text("a.nii\nb.nii\n")
-        result = run("predict", "in.txt", "out.txt", *MODEL)
-        assert_one_error(result, "one line per scan, got 2 lines for 1 scans")
 
     def test_a_model_that_is_not_here(self, folder, monkeypatch):
         monkeypatch.setenv("SYNTHSR_DATA", str(folder / "data"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,13 @@ import helpers
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from helpers import one_error, run
+from helpers import SCAN_MM, TINY_SCAN, one_error, run, save_tiny_model
+from helpers import SCAN_SHAPE as SHAPE
 
-from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig, save_model
-from synthsr_net.networks.unet import UNet3d, UNetConfig
+from synthsr_net.models.checkpoint import InputConfig
 from synthsr_net.prediction.predictor import Predictor
 
-SHAPE, SPACING_MM = (14, 12, 11), 8.0
-AFFINE = np.diag([-SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
+AFFINE = np.diag([-SCAN_MM, SCAN_MM, SCAN_MM, 1.0])
 MODEL = ("--model", "pair.safetensors")
 
 
@@ -27,17 +26,9 @@ def save(path: Path, seed: int, affine: np.ndarray = AFFINE) -> Path:
 
 def save_model_of(path: Path, names: tuple[str, ...]) -> None:
     """A small network with the settings of the published one, at 8 mm."""
-    network = UNetConfig(in_channels=len(names), num_levels=3, num_features=4)
-    torch.manual_seed(0)
-    config = ModelConfig(
-        name=path.stem,
-        network=network,
-        inputs=[InputConfig(name=name, maximum=3.0 - k) for k, name in enumerate(names)],
-        scan=ScanConfig(
-            spacing_mm=SPACING_MM, divisor=4, residual_input=0, output_range=None, flip=False
-        ),
-    )
-    save_model(path, config, UNet3d(network).state_dict())
+    inputs = [InputConfig(name=name, maximum=3.0 - k) for k, name in enumerate(names)]
+    scan = replace(TINY_SCAN, residual_input=0, output_range=None, flip=False)
+    save_tiny_model(path, len(names), inputs=inputs, scan=scan)
 
 
 @pytest.fixture
@@ -91,7 +82,7 @@ class TestPairs:
             np.testing.assert_allclose(found, expected(*pair), atol=1e-5)
         assert (folder / "report" / "report.html").exists()
         again = run("predict-hyperfine", "t1", "t2", "out", *MODEL, "--resume")
-        assert again.stdout.startswith("Nothing to predict")
+        assert again.stdout.startswith("Nothing to do")
 
     def test_lists_are_matched_line_by_line(self, folder):
         (folder / "1.txt").write_text("t1/s0_T1w.nii.gz\nt1/s2_T1w.nii.gz\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -102,6 +103,25 @@ def folder(
     (tmp_path / "real.yaml").write_text(CONFIG.format(real="true", target=rescale))
     (tmp_path / "two.yaml").write_text(PAIRS_OF_SCANS)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def epoch(tmp_path_factory: pytest.TempPathFactory, make_labels: Callable) -> Path:
+    """Folder of a complete run of one epoch."""
+    place: Path = tmp_path_factory.mktemp("epoch")
+    for k in (1, 2):
+        save(place / "maps" / f"sub-0{k}_dseg.nii", make_labels(SHAPE, k)[0].numpy(), AFFINE)
+    (place / "own.yaml").write_text(CONFIG.format(real="false", target="target: {name: CopyImage}"))
+    where = ("--labels", place / "maps", "--out", place / "run", "--device", "cpu")
+    result = run("train", place / "own.yaml", *where, *settings("run.epochs=1"))
+    assert result.exit_code == 0, result.stderr
+    return place / "run"
+
+
+@pytest.fixture
+def done(epoch: Path, folder: Path) -> Path:
+    """A copy of the complete run, `run` in the working folder."""
+    return Path(shutil.copytree(epoch, folder / "run"))
 
 
 def train(*arguments: object, source: str = "own.yaml", labels: str = "maps") -> Result:
@@ -276,8 +296,7 @@ class TestWhatIsSaid:
         result = train(*settings("validation.every_epochs=1", "run.epochs=1"))
         assert "Note: no label map is held out" in result.stderr
 
-    def test_a_resumed_run(self, folder):
-        train(*settings("run.epochs=1"))
+    def test_a_resumed_run(self, done):
         result = run(
             "train", "--out", "run", "--resume", "--device", "cpu", "--set", "run.epochs=2"
         )
@@ -286,8 +305,7 @@ class TestWhatIsSaid:
         assert "4/6 batches, epoch 2/2" in result.stderr
         assert "Epoch 1:" not in result.stderr
 
-    def test_a_run_that_was_stopped_before_its_first_save_starts_anew(self, folder):
-        train(*settings("run.epochs=1"))
+    def test_a_run_that_was_stopped_before_its_first_save_starts_anew(self, done):
         Path("run/state/last.ckpt").unlink()
         result = run("train", "--out", "run", "--resume", "--device", "cpu")
         assert result.exit_code == 0, result.stderr
@@ -310,8 +328,7 @@ class TestWhatIsSaid:
         assert result.stderr.endswith("Stopped. `synthsr train --out run --resume` goes on.\n")
         assert Path("run/state/last.ckpt").exists()
 
-    def test_other_processes_are_quiet(self, folder, monkeypatch):
-        train(*settings("run.epochs=1"))
+    def test_other_processes_are_quiet(self, done, monkeypatch):
         monkeypatch.setenv("RANK", "1")
         result = run("train", "--out", "run", "--resume", "--device", "cpu")
         assert result.output == ""
@@ -389,12 +406,11 @@ class TestSources:
         assert network.__self__.config.num_levels >= 1
         assert loss.__self__.outputs_per_target == 1
 
-    def test_samples_of_the_run_are_generated(self, folder):
-        train(*settings("run.epochs=1"))
+    def test_samples_of_the_run_are_generated(self, done):
         result = run("generate", "run/config.yaml", "-n", 1, "--out", "samples", "--device", "cpu")
         assert result.exit_code == 0, result.stderr
         image = nib.load("samples/sample_000000_image.nii.gz").get_fdata(dtype=np.float32)
-        entries = read_bank(find_subjects("maps"), target="target")
+        entries = read_bank(find_subjects(done.parent / "maps"), target="target")
         stream = PairStream(Generator(load_config("run/config.yaml")), Bank(entries))
         np.testing.assert_array_equal(image, stream.pair(0).image[0, 0].numpy())
 
@@ -420,17 +436,12 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("assignments", "words"),
         [
-            (["label_table=synthseg"], ["lacks labels of the label maps: 31, 63"]),
             (["crop.shape=24"], ["crop.shape must be at most", "--set crop.shape=18"]),
-            (["loss.crop=13"], ["loss.crop must be at most", "12"]),
             (["loss.residual_channels=[1]"], ["loss.residual_channels must be 1 numbers", "to 0"]),
             (["real_target=true"], ["real targets need an image", "--images"]),
-            (["validation.held_out=2"], ["validation.held_out must leave label maps"]),
-            (["network.in_channels=3"], ["network.in_channels must be 1", "got 3"]),
             (["optimiser.learning_rat=1"], ["did you mean 'learning_rate'?"]),
             (["optimizer.learning_rate=1"], ["did you mean 'optimiser'?"]),
             (["loss.name=ll"], ["loss must be one of"]),
-            (["initial_weights=none.safetensors"], ["none.safetensors"]),
             (["run.epochs=0"], ["run.epochs must be 1 to 1000000, got 0"]),
         ],
     )
@@ -472,8 +483,7 @@ class TestBadInput:
         refused(result, "must be another than that of label maps")
         assert sorted(Path("maps").iterdir()) == before
 
-    def test_a_folder_that_holds_a_run(self):
-        train(*settings("run.epochs=1"))
+    def test_a_folder_that_holds_a_run(self, done):
         before = Path("run/config.yaml").read_bytes()
         refused(train(), "holds a run", "--resume", "--overwrite")
         other = run("train", "--out", "run", "--resume", *settings("loss.name=l2"))
@@ -486,33 +496,25 @@ class TestBadInput:
         save(Path("maps/sub-03_dseg.nii"), make_labels(SHAPE, 3)[0].numpy(), np.diag([5, 5, 5, 1]))
         refused(train(*settings("run.batch_size=2")), "one isotropic", "4 to 5 mm (sub-03")
 
-    def test_segmentation_networks_need_a_label_for_each_output(self):
-        train(*settings("run.epochs=1"))
-        Path("run").rename("first")
-        model = "loss.segmentation.model=first/models/last.safetensors"
+    def test_segmentation_networks_need_a_label_for_each_output(self, epoch):
+        model = f"loss.segmentation.model={epoch / 'models/last.safetensors'}"
         refused(train(*settings(model)), "for each of the 1 outputs", "got nothing")
         wrong = "loss.segmentation.output_labels=[0, 2]"
         refused(train(*settings(model, wrong)), "for each of the 1 outputs", "got 2 labels")
 
-    def test_weights_of_another_architecture(self):
-        train(*settings("run.epochs=1"))
-        Path("run").rename("first")
-        weights = "initial_weights=first/models/last.safetensors"
+    def test_weights_of_another_architecture(self, epoch):
+        weights = f"initial_weights={epoch / 'models/last.safetensors'}"
         result = train(*settings(weights, "network.num_features=3"))
         refused(result, "--set network.num_features=4")
         assert train(*settings(weights, "run.epochs=1")).exit_code == 0
 
-    def test_weights_of_a_narrower_network_are_widened(self):
-        train(*settings("run.epochs=1"))
-        Path("run").rename("first")
-        weights = "initial_weights=first/models/last.safetensors"
+    def test_weights_of_a_narrower_network_are_widened(self, epoch):
+        weights = f"initial_weights={epoch / 'models/last.safetensors'}"
         result = train(*settings(weights, "network.num_features=5", "run.epochs=1"))
         assert result.exit_code == 0, result.stderr
         assert "features beyond 4, 8 of the levels are new" in result.stderr
 
-    def test_kernels_of_new_features_follow_the_seed_of_the_run(self, monkeypatch):
-        train(*settings("run.epochs=1"))
-        Path("run").rename("first")
+    def test_kernels_of_new_features_follow_the_seed_of_the_run(self, monkeypatch, epoch):
         seeds = []
 
         def start(network: Any, source: Any, seed: int) -> list[str]:
@@ -520,7 +522,7 @@ class TestBadInput:
             return start_from(network, source, seed)
 
         monkeypatch.setattr(prepare, "start_from", start)
-        weights = "initial_weights=first/models/last.safetensors"
+        weights = f"initial_weights={epoch / 'models/last.safetensors'}"
         assert train(*settings(weights, "run.seed=7", "run.epochs=1")).exit_code == 0
         assert seeds == [7]
 

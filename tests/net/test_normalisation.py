@@ -156,7 +156,7 @@ def test_layers_compile_to_one_graph(layers, device):
 
 
 @given(features=st.integers(1, 100), most=st.integers(1, 100))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_groups_are_as_many_as_divide_the_channels(features: int, most: int) -> None:
     number = GroupNorm(features, most).num_groups
     assert features % number == 0
@@ -193,7 +193,7 @@ def test_model_files_from_before_group_normalisation_load(tmp_path: Path) -> Non
     mean=st.sampled_from([0.0, 1e3]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_statistics_of_parts_are_those_of_the_whole(
     thickness: int, mean: float, dtype: torch.dtype
 ) -> None:

@@ -117,7 +117,7 @@ class TestArchitecture:
 
 
 class TestForward:
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(
         shape=st.tuples(*[st.integers(1, 13)] * 3),
         levels=st.integers(1, 4),

@@ -206,7 +206,7 @@ class TestDerivative:
         assert written["SpatialReference"] == written["Sources"][0]
         assert written["SkullStripped"] is False
         assert written["Description"].startswith("T1-weighted scan predicted from")
-        assert sidecar(scan, laplace_scale=True)["Description"].startswith(
+        assert sidecar(scan, "laplace_scale")["Description"].startswith(
             "scale of a Laplace distribution"
         )
 
@@ -227,18 +227,18 @@ class TestDerivative:
 
     def test_spreads_do_not_go_into_the_dataset_itself(self, dataset, tmp_path):
         with pytest.raises(SynthSRError, match="must be another folder than the dataset"):
-            plan_bids(dataset, tmp_path / "out", uncertainty=dataset)
+            plan_bids(dataset, tmp_path / "out", extra={"laplace_scale": dataset})
 
     def test_tasks_write_a_sidecar_each_and_can_be_resumed(self, dataset, tmp_path):
-        tasks = plan_bids(dataset, tmp_path / "out", uncertainty=tmp_path / "out")
+        tasks = plan_bids(dataset, tmp_path / "out", extra={"laplace_scale": tmp_path / "out"})
         assert len(tasks) == len(FILES)
         assert len({path for task in tasks for path in task.outputs}) == 4 * len(FILES)
         first = tasks[0]
-        assert first.uncertainty is not None
+        scale = first.extra["laplace_scale"]
         assert [path.name for path in first.sidecars] == [
-            image.name.replace(".nii.gz", ".json") for image in (first.output, first.uncertainty)
+            image.name.replace(".nii.gz", ".json") for image in (first.output, scale)
         ]
-        assert "_desc-synthsrSpread" in first.uncertainty.name
+        assert "_desc-synthsrSpread" in scale.name
         for path in first.outputs:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"x")

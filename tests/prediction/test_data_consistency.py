@@ -126,7 +126,7 @@ class TestConsistent:
 
 class TestSlices:
     @given(st.integers(2, 40), st.integers(1, 12), st.floats(0.5, 8))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def test_a_constant_stays(self, size: int, number: int, width: float):
         operator = slice_operator(size, torch.linspace(0, size - 1, number), width)
         torch.testing.assert_close(operator.sum(1), torch.ones(size))
@@ -197,7 +197,7 @@ class TestWays:
         st.tuples(*[st.floats(0.4, 8)] * 3),
         st.booleans(),
     )
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     def test_any_scan_stays_finite_and_in_range(
         self, shape: tuple[int, ...], spacing: tuple[float, ...], sheared: bool
     ):

@@ -186,7 +186,7 @@ class TestBroken:
         result = limited(scan_of(data)).data
         assert np.array_equal(result[data == CLEAN], CLEAN[data == CLEAN])
 
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15)
     @given(st.integers(1, 200), st.floats(8, 1e6), st.integers(0, 99), st.booleans())
     def test_voxels_at_any_place(self, count: int, factor: float, seed: int, below: bool):
         places = np.random.default_rng(seed).choice(CLEAN.size, count, replace=False)

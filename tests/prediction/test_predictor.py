@@ -15,33 +15,22 @@ import numpy as np
 import pytest
 import torch
 import torchio as tio
+from helpers import TINY_SCAN, tiny_model
 from hypothesis import given, settings, strategies
 
 from synthsr_net.inference.memory import Plan, plan_memory
-from synthsr_net.models.checkpoint import InputConfig, Model, ModelConfig, ScanConfig, save_model
-from synthsr_net.networks.unet import UNet3d, UNetConfig
+from synthsr_net.models.checkpoint import InputConfig, Model, ScanConfig, save_model
+from synthsr_net.prediction import inferer
 from synthsr_net.prediction import predictor as predict_module
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_transforms.io.scans import read_scan
 
 SHAPE, SPACING = (14, 12, 10), (8.0, 8.0, 10.0)
-COARSE = ScanConfig(spacing_mm=8.0, divisor=4)
-"""A network that works at 8 mm is quick, and its scans are as large as heads."""
 
 
-def make_model(scan: ScanConfig = COARSE, **fields: Any) -> Model:
+def make_model(scan: ScanConfig = TINY_SCAN, **fields: Any) -> Model:
     inputs = fields.pop("inputs", [InputConfig()])
-    config = UNetConfig(
-        in_channels=len(inputs),
-        num_levels=3,
-        num_features=4,
-        out_channels=2 if fields.get("spread") else 1,
-    )
-    torch.manual_seed(0)
-    network = UNet3d(config).eval().requires_grad_(False)
-    network.head.bias.fill_(0.2)
-    fields = {"name": "tiny", "network": config, "inputs": inputs, "scan": scan, **fields}
-    return Model(ModelConfig(**fields), network)
+    return tiny_model(len(inputs), inputs=inputs, scan=scan, **fields)
 
 
 @pytest.fixture
@@ -243,7 +232,7 @@ class TestSettings:
             return plan_memory(*args, **{**kwargs, "window": 64})
 
         asked_for = Predictor(model, window=64)(image)  # needs no warning
-        monkeypatch.setattr(predict_module, "plan_memory", little_memory)
+        monkeypatch.setattr(inferer, "plan_memory", little_memory)
         with pytest.warns(UserWarning, match="predicted in windows of .* for lack of memory"):
             windowed = Predictor(model)(image)
         assert np.array_equal(windowed.get_fdata(), asked_for.get_fdata())
@@ -282,7 +271,7 @@ class TestLegacy:
     def test_a_sheared_affine_goes_into_the_sform_alone(self, model):
         affine = np.eye(4)
         affine[1, 2] = 0.4
-        image = predict_module.nifti_of(predict_module.Volume(np.zeros((4, 4, 4)), affine))
+        image = inferer.nifti_of(inferer.Volume(np.zeros((4, 4, 4)), affine))
         np.testing.assert_allclose(image.affine, affine)
         assert image.get_qform(coded=True)[1] == 0
 
@@ -315,7 +304,7 @@ def test_threads_do_not_disturb_each_other(model, image):
             np.testing.assert_array_equal(result.get_fdata(), expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=strategies.data())
 def test_any_scan_gives_a_prediction_in_its_place(data):
     """Any shape, spacing and orientation: voxels of the model, the scan covered, not moved."""

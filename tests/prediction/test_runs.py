@@ -17,9 +17,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from helpers import SCAN_MM, tiny_model
+from helpers import SCAN_SHAPE as SHAPE
 
-from synthsr_net.models.checkpoint import InputConfig, Model, ModelConfig, ScanConfig
-from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.files import check_writable, find_scans, plan_outputs
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.report.entries import read_entries
@@ -37,8 +37,6 @@ from synthsr_net.prediction.runs.tasks import (
 )
 from synthsr_transforms.support.messages import SynthSRError, describe
 
-SHAPE, SPACING_MM = (14, 12, 11), 8.0
-
 
 @pytest.fixture
 def predictor() -> Predictor:
@@ -46,24 +44,12 @@ def predictor() -> Predictor:
 
 
 def make_predictor(num_inputs: int = 1, *, spread: bool = False, **settings: Any) -> Predictor:
-    network = UNetConfig(
-        in_channels=num_inputs, out_channels=2 if spread else 1, num_levels=3, num_features=4
-    )
-    torch.manual_seed(0)
-    config = ModelConfig(
-        name="tiny",
-        network=network,
-        inputs=[InputConfig(name=f"T{i + 1}") for i in range(num_inputs)],
-        spread=spread,
-        scan=ScanConfig(spacing_mm=SPACING_MM, divisor=4),
-    )
-    settings = {"device": "cpu", **settings}
-    return Predictor(Model(config, UNet3d(network).eval()), **settings)
+    return Predictor(tiny_model(num_inputs, spread=spread), **{"device": "cpu", **settings})
 
 
 def save(path: Path, seed: int = 0) -> Path:
     voxels = np.random.default_rng(seed).random(SHAPE, np.float32)
-    return helpers.save(path, voxels, np.diag([-SPACING_MM, SPACING_MM, SPACING_MM, 1.0]))
+    return helpers.save(path, voxels, np.diag([-SCAN_MM, SCAN_MM, SCAN_MM, 1.0]))
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -224,8 +210,9 @@ class TestOutputs:
             plan_tasks([tmp_path / "a.nii"], tmp_path / "b" / ".." / "a.nii")
         with pytest.raises(SynthSRError, match="another file than the input"):
             plan_tasks([tmp_path / "a.nii"], tmp_path / "m.nii", lesion_mask=tmp_path / "m.nii")
+        same = tmp_path / "p.nii"
         with pytest.raises(SynthSRError, match="a file of its own"):
-            plan_tasks([tmp_path / "a.nii"], tmp_path / "p.nii", uncertainty=tmp_path / "p.nii")
+            plan_tasks([tmp_path / "a.nii"], same, extra={"laplace_scale": same})
 
     def test_folders_without_permission_are_told_first(self, tmp_path, monkeypatch):
         monkeypatch.setattr(os, "access", lambda path, mode: False)
@@ -336,7 +323,7 @@ class TestExisting:
     def test_a_task_is_complete_with_all_its_files(self, tmp_path):
         touch(tmp_path, "a.nii")
         arguments = ([tmp_path / "a.nii"], tmp_path / "p.nii")
-        (task,) = plan_tasks(*arguments, uncertainty=tmp_path / "s.nii")
+        (task,) = plan_tasks(*arguments, extra={"laplace_scale": tmp_path / "s.nii"})
         task.output.write_bytes(b"x")
         assert missing_tasks([task], resume=True) == [task]
         (tmp_path / "s.nii").write_bytes(b"")  # as a full disk would leave it elsewhere
@@ -492,7 +479,7 @@ class TestRun:
                 name="a",
                 inputs=(tmp_path / "a.nii",),
                 output=tmp_path / "out" / "p.nii.gz",
-                uncertainty=tmp_path / "out" / "s.nii.gz",
+                extra={"laplace_scale": tmp_path / "out" / "s.nii.gz"},
                 sidecars={tmp_path / "out" / f"{name}.json": {"Sources": [name]} for name in "ps"},
             )
         ]
@@ -540,7 +527,8 @@ class TestRun:
         tasks = make_tasks(1)
         with pytest.raises(ValueError, match="takes 2 scans"):
             check_tasks(tasks, make_predictor(2))
-        spread = plan_tasks([tmp_path / "in"], tmp_path / "out", uncertainty=tmp_path / "spread")
+        extra = {"laplace_scale": tmp_path / "spread"}
+        spread = plan_tasks([tmp_path / "in"], tmp_path / "out", extra=extra)
         with pytest.raises(ValueError, match="needs a model that predicts a Laplace scale"):
             Batch(spread, predictor)
 
@@ -558,7 +546,7 @@ class TestReport:
         assert (tmp_path / "report" / good.picture).stat().st_size > 0
         assert good.error is None
         assert tuple(good.input_shape) == SHAPE
-        assert good.input_spacing_mm == (SPACING_MM,) * 3
+        assert good.input_spacing_mm == (SCAN_MM,) * 3
         assert bad.picture is None
         assert "gzip" in bad.error
 

@@ -97,8 +97,8 @@ def centre_of_mass(volume: Volume) -> np.ndarray:
 
 scans = st.builds(
     lambda shape, spacing, degrees, codes, at: (shape, affine_of(spacing, degrees, codes, at)),
-    st.tuples(*[st.integers(1, 40)] * 3).filter(lambda shape: max(shape) > 1),
-    st.tuples(*[st.floats(0.4, 8)] * 3),
+    st.tuples(*[st.integers(1, 24)] * 3).filter(lambda shape: max(shape) > 1),
+    st.tuples(*[st.floats(0.4, 6)] * 3),
     st.tuples(*[st.floats(-180, 180)] * 3),
     st.sampled_from(["RAS", "LPS", "LIA", "PSR", "SPL", "ASL"]),
     st.tuples(*[st.floats(-100, 100)] * 3),
@@ -107,7 +107,7 @@ scans = st.builds(
 
 class TestAnyScan:
     @given(scans, st.sampled_from(["1mm", "input"]), st.booleans(), st.booleans())
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def test_comes_back_finite_on_a_1_mm_grid_that_covers_it(
         self, scan: Any, grid: str, padded: bool, sharpen: bool
     ):
@@ -131,7 +131,7 @@ class TestAnyScan:
         assert (index <= np.array(image.data.shape) - 0.5 + 1e-3).all()
 
     @given(scans, st.floats(0, 35))
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     def test_sheared_too(self, scan: Any, degrees: float):
         shape, affine = scan
         affine = affine.copy()
@@ -154,7 +154,7 @@ class TestAnyScan:
         st.sampled_from([0.0, 15.0, -25.0]),
         st.sampled_from(["1mm", "input"]),
     )
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     def test_points_keep_their_place_in_the_world(
         self, spacing: Any, degrees: Any, codes: str, tilt: float, grid: str
     ):
@@ -168,7 +168,7 @@ class TestAnyScan:
 
     @pytest.mark.parametrize("legacy", ["v1", "v2"])
     @given(scan=scans)
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=10)
     def test_legacy_too(self, legacy: str, scan: Any):
         shape, affine = scan
         _, _, prediction = same(Scan(noise(shape), affine), legacy=legacy)
@@ -232,23 +232,23 @@ def of_nibabel(path: Path) -> Volume:
 
 
 class TestEveryReader:
-    @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".mgz"])
     @pytest.mark.parametrize("grid", ["1mm", "input"])
     @pytest.mark.parametrize("affine", GEOMETRIES.values(), ids=GEOMETRIES)
-    def test_sees_a_prediction_at_one_place(self, affine, grid, ending, tmp_path):
+    def test_sees_a_prediction_at_one_place(self, affine, grid, tmp_path):
         shape = tuple((36 / np.linalg.norm(affine[:3, :3], axis=0)).astype(int))
         centre = world(affine, [0.5 * n + 0.3 for n in shape])
         scan = Scan(blob(shape, affine, centre, mm=4.0), affine)
-        image, path = same(scan, grid=grid)[2].image, tmp_path / f"p{ending}"
-        write_volume(path, image)
-        readers = [of_nibabel] if ending == ".mgz" else [of_nibabel, of_torchio, of_itk]
-        for seen in (read(path) for read in readers):
-            assert same_grid(Volume(seen.data, seen.affine), image)
-            np.testing.assert_allclose(centre_of_mass(seen), centre, atol=0.15)
-        if ending != ".mgz":
-            header = nib.load(path).header
-            assert header["sform_code"] == header["qform_code"] == 1
-            assert affine_difference(header.get_qform(), image.affine, image.data.shape)[0] < 0.05
+        image = same(scan, grid=grid)[2].image
+        nifti, mgz = tmp_path / "p.nii", tmp_path / "p.mgz"
+        for path in (nifti, mgz):
+            write_volume(path, image)
+        seen = [of_nibabel(mgz), of_nibabel(nifti), of_torchio(nifti), of_itk(nifti)]
+        for each in seen:
+            assert same_grid(Volume(each.data, each.affine), image)
+            np.testing.assert_allclose(centre_of_mass(each), centre, atol=0.15)
+        header = nib.load(nifti).header
+        assert header["sform_code"] == header["qform_code"] == 1
+        assert affine_difference(header.get_qform(), image.affine, image.data.shape)[0] < 0.05
 
     def test_the_grid_of_a_scan_is_kept_unless_it_is_sheared(self):
         for name, affine in GEOMETRIES.items():
@@ -604,8 +604,8 @@ class TestDoubts:
 
 @needs_shared_data
 class TestRealScans:
-    @pytest.mark.parametrize("codes", ["LAS", "LIA", "PSR", "SPL", "ASL"])
-    def test_six_orientations_are_one_scan(self, codes: str):
+    @pytest.mark.parametrize("codes", ["LIA", "SPL"])
+    def test_other_orientations_are_one_scan(self, codes: str):
         folder = SHARED_DATA / "orientations"
         scans = [read_scan(folder / f"{name}.nii.gz") for name in ("RAS", codes)]
         (x, space, first), (y, other, second) = (same(scan) for scan in scans)
@@ -633,9 +633,8 @@ class TestRealScans:
         assert np.corrcoef(ours, theirs)[0, 1] > 0.97
         assert np.median(np.abs(ours - theirs)) < 0.5
 
-    @pytest.mark.parametrize("name", ["T1W", "T2W", "FLAIR"])
-    def test_scans_of_a_patient_keep_their_place(self, name: str):
-        scan = read_scan(SHARED_DATA / "ms_patient" / f"{name}.nii.gz")
+    def test_a_scan_of_a_patient_keeps_its_place(self):
+        scan = read_scan(SHARED_DATA / "ms_patient" / "T2W.nii.gz")
         assert scan.warnings == ()
         _, _, prediction = same(scan)
         np.testing.assert_allclose(

@@ -138,7 +138,7 @@ class TestMapping:
             optional={name: WILD for name in ("title", "rate", "loud", "parts", "pair", "extra")},
         )
     )
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     def test_any_value_is_used_or_refused(self, values: dict[str, Any]) -> None:
         with suppress(SynthSRError):
             assert isinstance(from_mapping(Outer, values), Outer)
@@ -199,7 +199,7 @@ def paths_of(tree: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     return own + [p for k, v in tree.items() for p in paths_of(v, (*prefix, k))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(names, trees), texts, st.floats(allow_nan=False))
 def test_anything_comes_back_from_yaml(tree: dict[str, Any], text: str, number: float) -> None:
     config = Outer(title=text, rate=number, extra=tree)
@@ -209,7 +209,7 @@ def test_anything_comes_back_from_yaml(tree: dict[str, Any], text: str, number: 
 
 
 class TestOverride:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(st.dictionaries(names, trees, min_size=1), st.integers(-99, 99), st.data())
     def test_one_entry_changes_and_the_original_stays(
         self, tree: dict[str, Any], value: int, data: st.DataObject

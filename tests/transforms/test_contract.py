@@ -200,7 +200,7 @@ NONSENSE: dict[str, dict[str, list[Any]]] = {
 
 NAMED_OTHERWISE = {"label_table": "label table", "tissues": "tissue", "prior_means": "means"}
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+DTYPES = (torch.float16, torch.bfloat16, torch.float64)
 LABEL_DTYPES = (torch.int16, torch.int32, torch.uint8)
 MAKES_IMAGE = ("TissueMixture",)
 MAKES_SCALAR = ("TissueMixture", "TissueContrast", "ReliabilityMap")
@@ -220,16 +220,18 @@ class Case(NamedTuple):
         return self.cls(**{**self.params, **more})
 
 
-def _cases(kind: type = SynthTransform) -> list[Any]:
+def _cases(kind: type = SynthTransform, most: int | None = None) -> list[Any]:
     return [
         pytest.param(Case(cls, params), id=f"{name}-{number}")
         for name, cls in registered_transforms().items()
-        for number, params in enumerate(CASES.get(name, []))
+        for number, params in enumerate(CASES.get(name, [])[:most])
         if issubclass(cls, kind)
     ]
 
 
 every_case = pytest.mark.parametrize("case", _cases())
+every_first_case = pytest.mark.parametrize("case", _cases(most=1))
+"""For what is the same code whatever the arguments."""
 every_intensity_case = pytest.mark.parametrize("case", _cases(SynthIntensityTransform))
 every_class = pytest.mark.parametrize(
     "cls", registered_transforms().values(), ids=lambda c: c.__name__
@@ -284,20 +286,18 @@ class TestHistory:
     """Parameters are plain data from which the result comes back."""
 
     @every_case
-    @pytest.mark.parametrize("affine", ["identity", "oblique"])
     def test_replay_gives_the_output_again(
-        self, case: Case, affine: str, make_batch: Maker, assert_same: Maker
+        self, case: Case, make_batch: Maker, assert_same: Maker
     ) -> None:
-        transform, batch = case.build(), make_batch(affine=affine)
+        transform, batch = case.build(), make_batch(affine="oblique")
         out = transform(batch)
         assert_same(transform.replay(batch, last_params(out)), out)
 
     @every_case
-    @pytest.mark.parametrize("affine", ["anisotropic", "swapped"])
     def test_an_element_equals_that_element_alone(
-        self, case: Case, affine: str, make_batch: Maker, seeded: Maker, assert_same: Maker
+        self, case: Case, make_batch: Maker, seeded: Maker, assert_same: Maker
     ) -> None:
-        transform, batch = case.build(), make_batch(affine=affine)
+        transform, batch = case.build(), make_batch(2, affine="swapped")
         elements = transform(batch, generator=seeded(5)).unbatch()
         for before, after in zip(batch.unbatch(), elements, strict=True):
             trace = after.applied_transforms[-1]
@@ -353,26 +353,23 @@ class TestTypes:
 
     @every_case
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    def test_image_dtype_and_device_stay(
-        self, case: Case, dtype: torch.dtype, make_batch: Maker, device: torch.device
-    ) -> None:
-        batch = make_batch(2, dtype=dtype)
-        out = case.build()(batch)
-        assert {image.data.device.type for image in out.images.values()} == {device.type}
-        assert out.images["labels"].data.dtype == torch.int16
-        if case.cls.__name__ not in MAKES_IMAGE:
-            assert out.images["image"].data.dtype == dtype
-
-    @every_case
-    @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
-    def test_narrow_types_lose_no_more_than_their_own_rounding(
-        self, case: Case, dtype: torch.dtype, make_batch: Maker, seeded: Maker
+    def test_dtype_and_device_stay_and_lose_no_more_than_their_own_rounding(
+        self,
+        case: Case,
+        dtype: torch.dtype,
+        make_batch: Maker,
+        seeded: Maker,
+        device: torch.device,
     ) -> None:
         narrow = make_batch(2, dtype=dtype)
         wide = make_batch(2, dtype=dtype)
         wide.images["image"].data = wide.images["image"].data.float()
         transform = case.build()
         first, second = (transform(b, generator=seeded(4)).images for b in (narrow, wide))
+        assert {image.data.device.type for image in first.values()} == {device.type}
+        assert first["labels"].data.dtype == torch.int16
+        if case.cls.__name__ not in MAKES_IMAGE:
+            assert [x["image"].data.dtype for x in (first, second)] == [dtype, torch.float32]
         for name, image in first.items():
             expected = second[name].data
             if image.data.is_floating_point():
@@ -382,18 +379,18 @@ class TestTypes:
             assert apart <= 2 * torch.finfo(dtype).eps * scale + 1e-5 * scale
 
     @every_case
-    @pytest.mark.parametrize("dtype", LABEL_DTYPES, ids=str)
     def test_label_dtype_does_not_matter(
-        self, case: Case, dtype: torch.dtype, make_batch: Maker, seeded: Maker
+        self, case: Case, make_batch: Maker, seeded: Maker
     ) -> None:
         transform = case.build()
-        out = transform(make_batch(2, label_dtype=dtype), generator=seeded(6))
         reference = transform(make_batch(2, label_dtype=torch.int64), generator=seeded(6))
-        assert out.images["labels"].data.dtype == dtype
-        for name, image in out.images.items():
-            assert torch.equal(image.data.double(), reference.images[name].data.double())
+        for dtype in LABEL_DTYPES:
+            out = transform(make_batch(2, label_dtype=dtype), generator=seeded(6))
+            assert out.images["labels"].data.dtype == dtype
+            for name, image in out.images.items():
+                assert torch.equal(image.data.double(), reference.images[name].data.double())
 
-    @every_case
+    @every_first_case
     @pytest.mark.parametrize("container", CONTAINERS)
     def test_output_type_is_input_type(
         self, case: Case, container: str, make_subject: Maker
@@ -410,7 +407,7 @@ class TestTypes:
             assert set(data) <= set(out)
             assert all(isinstance(out[name], torch.Tensor) for name in data)
 
-    @every_case
+    @every_first_case
     def test_a_subject_comes_back_as_a_subject_with_what_else_it_held(
         self, case: Case, make_subject: Maker
     ) -> None:
@@ -448,8 +445,8 @@ def contain(subject: tio.Subject, container: str, name: str) -> Any:
 class TestInput:
     """The input stays as it is."""
 
-    @every_case
-    @pytest.mark.parametrize("container", ["subjects", "images", "tensor", "dict"])
+    @every_first_case
+    @pytest.mark.parametrize("container", ["images", "tensor", "dict"])
     def test_input_is_not_modified(self, case: Case, container: str, make_subject: Maker) -> None:
         data = contain(make_subject(), container, kind_read_by(case.cls))
         kept = copy.deepcopy(data)
@@ -460,18 +457,19 @@ class TestInput:
     def test_without_copy_the_callers_memory_is_not_written(
         self, case: Case, make_batch: Maker
     ) -> None:
-        batch = make_batch()
+        batch = make_batch(2)
         tensors = {name: image.data for name, image in batch.images.items()}
         kept = {name: data.clone() for name, data in tensors.items()}
         case.build(copy=False)(batch)
         assert all(torch.equal(data, kept[name]) for name, data in tensors.items())
 
     @every_case
-    def test_replay_leaves_its_input_alone(
+    def test_a_call_and_a_replay_leave_their_input_alone(
         self, case: Case, make_batch: Maker, snapshot: Maker, assert_same: Maker
     ) -> None:
-        transform, batch = case.build(), make_batch()
+        transform, batch = case.build(), make_batch(2)
         before = snapshot(batch)
+        transform(batch)
         transform.replay(batch, transform.sample_record(batch))
         assert_same(batch, before, history=True)
 
@@ -479,7 +477,7 @@ class TestInput:
     def test_labels_are_touched_by_spatial_effects_only(
         self, case: Case, make_batch: Maker
     ) -> None:
-        batch = make_batch()
+        batch = make_batch(affine="anisotropic")
         out = case.build()(batch)
         if (
             not issubclass(case.cls, SynthSpatialTransform)
@@ -554,19 +552,14 @@ class TestDescription:
         assert spec_of(again) == spec_of(transform)
 
     @every_case
-    @pytest.mark.parametrize("way", [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
     def test_copies_do_the_same(
-        self,
-        case: Case,
-        way: Callable[[SynthTransform], SynthTransform],
-        make_batch: Maker,
-        seeded: Maker,
-        assert_same: Maker,
+        self, case: Case, make_batch: Maker, seeded: Maker, assert_same: Maker
     ) -> None:
-        transform, batch = case.build(), make_batch()
-        again = way(transform)
-        assert spec_of(again) == spec_of(transform)
-        assert_same(*(t(batch, generator=seeded(8)) for t in (transform, again)), history=True)
+        transform, batch = case.build(), make_batch(2)
+        expected = transform(batch, generator=seeded(8))
+        for again in (copy.deepcopy(transform), pickle.loads(pickle.dumps(transform))):
+            assert spec_of(again) == spec_of(transform)
+            assert_same(again(batch, generator=seeded(8)), expected, history=True)
 
     @every_case
     def test_repr_is_short_and_makes_the_transform_again(self, case: Case) -> None:

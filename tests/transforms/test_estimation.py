@@ -80,7 +80,7 @@ def estimate(folder: Path, *images: str, table: Any = TABLE, **options: Any) -> 
 
 
 class TestStatistics:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(volumes, st.integers(0, 2**31))
     def test_are_the_median_and_the_scaled_mad_of_the_voxels_of_a_class(self, channel, seed):
         classes = np.random.default_rng(seed).integers(-1, 4, channel.shape)
@@ -99,7 +99,7 @@ class TestStatistics:
             expected = 1.4826 * np.median(np.abs(voxels - middle))
             assert found.stds[k] == pytest.approx(expected, rel=1e-5, abs=1e-4)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(volumes, st.permutations(range(3)))
     def test_do_not_depend_on_the_order_of_axes(self, channel, axes):
         classes = np.indices(channel.shape).sum(axis=0) % 3
@@ -108,7 +108,7 @@ class TestStatistics:
         for ours, theirs in zip(one[:4], two[:4], strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(volumes)
     def test_rescaled_intensities_lie_within_0_and_255_in_the_same_order(self, channel):
         scaled = rescale_intensities(channel)
@@ -117,7 +117,7 @@ class TestStatistics:
         order = np.argsort(channel.ravel())
         assert (np.diff(scaled.ravel()[order]) >= 0).all()
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(volumes, st.integers(0, 40))
     def test_samples_come_from_their_class(self, channel, number):
         classes = np.indices(channel.shape).sum(axis=0) % 2
@@ -317,7 +317,7 @@ class TestSpikes:
 
 
 class TestT2Cropping:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(st.integers(0, 19), st.integers(0, 19))
     def test_is_that_of_a_ball_around_every_voxel(self, first, last):
         from scipy.ndimage import binary_dilation

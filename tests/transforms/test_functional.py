@@ -600,7 +600,7 @@ class TestLayout:
         st.integers(1, 3),
         st.sampled_from([None, 0.8, 1.5, 2.0]),
     )
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_plans_fit(
         self, shape: tuple, wanted: tuple, multiple: int, target_mm: float | None
     ) -> None:
@@ -630,7 +630,7 @@ class TestLayout:
         assert start.tolist() == [[0, 0, 0], [4, 0, 9]]
 
     @given(st.lists(st.floats(0, 1, exclude_max=True), min_size=3, max_size=3), st.randoms())
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_crops_hold_their_box_or_lie_within_it(self, unit: list[float], dice: object) -> None:
         draw = np.random.default_rng(dice.randint(0, 10**6))  # type: ignore[attr-defined]
         low = [int(draw.integers(0, n)) for n in SHAPE]

@@ -18,7 +18,7 @@ from synthsr_transforms.phantom import PHANTOM_LABELS, head_phantom
 
 Labels = npt.NDArray[np.int16]
 
-SEEDS = (0, 1, 2, 18)
+SEEDS = (0, 1, 18)
 LEFT = (2, 3, 4, 5, 7, 8, 10, 11, 12, 13, 17, 18, 25, 26, 28, 30, 136, 137)
 RIGHT = (41, 42, 43, 44, 46, 47, 49, 50, 51, 52, 53, 54, 57, 58, 60, 62, 163, 164)
 NEUTRAL = (0, 14, 15, 16, 24, 85, 502, 506, 507, 508, 509, 511, 512, 514, 515, 516, 530)
@@ -204,10 +204,11 @@ class TestGrid:
     @pytest.mark.parametrize("steps", [(2, 2, 2), (1, 3, 5)])
     def test_any_spacing_samples_the_same_head(self, steps: tuple[int, int, int]) -> None:
         """On grids of odd size, coarse voxel centres are fine voxel centres."""
-        coarse_shape = tuple(2 * (90 // step) - 1 for step in steps)
+        coarse_shape = tuple(2 * (45 // step) - 1 for step in steps)
         fine_shape = tuple((n - 1) * step + 1 for n, step in zip(coarse_shape, steps, strict=True))
-        fine = head_phantom(shape=fine_shape, seed=4).data
-        coarse = head_phantom(spacing_mm=steps, shape=coarse_shape, seed=4).data
+        coarse_mm = tuple(2.0 * step for step in steps)
+        fine = head_phantom(spacing_mm=2.0, shape=fine_shape, seed=4).data
+        coarse = head_phantom(spacing_mm=coarse_mm, shape=coarse_shape, seed=4).data
         samples = fine[:, :: steps[0], :: steps[1], :: steps[2]]
         assert samples.shape == coarse.shape
         assert (samples != coarse).float().mean() < 1e-4

@@ -56,7 +56,7 @@ def test_a_signal_ends_a_program_at_once_and_undoes_what_is_half_done(tmp_path, 
     process = start(tmp_path, then)
     process.send_signal(number)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=5)
+    _, errors = process.communicate(timeout=40)  # of the 60 seconds that it would sleep
     assert process.returncode == 130
     assert errors == "Half done.\n" if "thread" not in then else errors.startswith(("Half", "Stop"))
     assert not list(tmp_path.glob(".*"))

@@ -1,0 +1,326 @@
+"""Calibrate the quality score of a segmentation network, and write it into its model file.
+
+Usage: python examples/shipped_model/calibrate_quality.py MODEL OUTPUT --maps FILE ... --real FOLDER
+           --population FOLDER ... [--scans 240] [--device cuda] [--write FILE]
+
+Heads with a known label map are degraded in every way that occurs (`evaluation.degradations`),
+predicted, and segmented; the score is fitted to the true Dice coefficients. Maps are label maps
+that the network was not trained on, of which scans are simulated; the folder of real scans holds
+NAME_T1.mgz with NAME_aparc+aseg.mgz; what structures are usually like comes from all label maps in
+the folders of the population.
+
+OUTPUT gets samples.jsonl (a run that was broken off goes on from there), quality.json, table.md and
+figure.png. One scan takes 1 to 2 minutes on a core of a CPU, a few seconds with a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from evaluation.calibration import (
+    NO_BRAIN,
+    OVERALL,
+    Sample,
+    Table,
+    population_of,
+    read_samples,
+    threshold_of,
+    uncalibrated,
+)
+from evaluation.calibration_report import draw, table_text
+from evaluation.degradations import Case, degrade
+from evaluation.heads import find_label_maps, read_head
+from evaluation.truth import Setting, scan_of_head, seed_of
+from safetensors.torch import load_file
+from scipy import ndimage
+from torch import Tensor
+from train_segmentation import (
+    OPPOSITE,
+    SIDED,
+    SIDELESS,
+    VALUES,
+    channel_lookup,
+    read_real,
+    with_sides,
+)
+
+from synthsr_net.inference.forward import predict_volume
+from synthsr_net.models.checkpoint import (
+    Model,
+    PopulationStructure,
+    QualityConfig,
+    read_config,
+    read_model,
+    save_model,
+)
+from synthsr_net.prediction.limits import limited
+from synthsr_net.prediction.predictor import Predictor
+from synthsr_net.prediction.preprocess import to_network_space
+from synthsr_net.prediction.quality import Evidence, evidence_of
+from synthsr_net.prediction.resampling import Grid
+from synthsr_transforms.io.files import list_volumes, stem
+from synthsr_transforms.io.grids import reorient
+from synthsr_transforms.io.scans import Scan
+from synthsr_transforms.io.volumes import read_labels
+from synthsr_transforms.subjects.files import SubjectFiles
+from synthsr_transforms.support.devices import available_device
+from synthsr_transforms.support.messages import SynthSRError
+
+CONTRASTS = ("T1", "random", "T2", "random", "FLAIR", "random", "CT", "random")
+"""Contrasts of the simulated scans, in turns."""
+RAW_EVERY, DEFAULT_EVERY = 4, 12
+"""Every so many scans are segmented as they are, and predicted with the default model."""
+BRAIN = np.array([value not in NO_BRAIN for value in VALUES])
+
+# Heads -------------------------------------------------------------------------------------------
+
+
+class Heads:
+    """Heads to degrade: real scans and held-out label maps in turns.
+
+    Args:
+        maps: Label maps.
+        real: Folder of real scans.
+    """
+
+    def __init__(self, maps: Sequence[str], real: Path | None) -> None:
+        self._real = sorted(real.glob("*_T1.mgz")) if real else []
+        self._maps = find_label_maps(maps)
+        if not self._real and not self._maps:
+            raise SynthSRError("there must be heads, got none. Give --maps or --real.")
+
+    def __call__(self, number: int) -> Case:
+        """The head for the case with this number."""
+        kinds = [k for k in (self._real, self._maps) if k]
+        turn, number = kinds[number % len(kinds)], number // len(kinds)
+        source = turn[number % len(turn)]
+        if isinstance(source, Path):
+            data, labels = read_real(source)
+            return Case(stem(source), data.numpy(), labels.numpy(), BRAIN[labels.numpy()])
+        return self._simulated(source, CONTRASTS[number // len(turn) % len(CONTRASTS)], number)
+
+    def _simulated(self, source: SubjectFiles, contrast: str, seed: int) -> Case:
+        head = read_head(source, 1.0, 16, "cpu")
+        image = head.image(contrast, seed_of(0, head.name, contrast, str(seed)))
+        data = scan_of_head(head, Setting(contrast, False, 1.0, 0), image, seed).data.numpy()
+        labels = channel_lookup(int(head.labels.max()))[head.labels.long()].numpy()
+        case = Case(head.name, data, labels, BRAIN[labels])
+        case.done(contrast)
+        return case
+
+
+# Samples -----------------------------------------------------------------------------------------
+
+
+class Sampler:
+    """Makes samples of degraded heads.
+
+    Args:
+        heads: Gives a head for each number.
+        model: The segmentation network.
+        predictor: Function of a model's name, that loads it.
+        device: Where to compute.
+        precision: Of the segmentation network.
+    """
+
+    def __init__(
+        self,
+        heads: Callable[[int], Case],
+        model: Model,
+        predictor: Callable[[str], Predictor],
+        *,
+        device: str = "cpu",
+        precision: str = "fp32",
+    ) -> None:
+        self._heads, self._predictor = heads, predictor
+        self._config, self._network = model.config, model.network.to(device)
+        self._device, self._precision = device, precision
+
+    def __call__(self, number: int) -> Sample:
+        """The sample of a number, the same every time."""
+        rng = np.random.default_rng([number, 20])
+        case = self._heads(number)
+        degrade(case, number, rng)
+        scan = Scan(np.ascontiguousarray(case.data), case.affine)
+        model = "default" if number % DEFAULT_EVERY == DEFAULT_EVERY - 1 else "fast"
+        raw = number % RAW_EVERY == RAW_EVERY - 1 and model == "fast"
+        if raw:
+            segmented = limited(scan)
+        else:
+            image = self._predictor(model).predict([scan]).image
+            segmented = Scan(image.data, image.affine)
+        evidence, found = self.segment(segmented)
+        return Sample(
+            number=number,
+            head=case.head,
+            what=", ".join(case.words),
+            of="scan" if raw else "prediction",
+            model="" if raw else model,
+            dice=true_dice(found, case, evidence.grid),
+            **in_numbers(evidence),
+        )
+
+    def segment(self, scan: Scan) -> tuple[Evidence, npt.NDArray[np.int64]]:
+        """Evidence of the posteriors, and the most probable channels, on the aligned grid."""
+        tensor, space = to_network_space([scan], self._config)
+        tensor = tensor.to(self._device)
+        output = predict_volume(self._network, tensor, precision=self._precision)
+        posteriors = output[(slice(None), *space.inside)]
+        found = posteriors.max(0).indices.cpu().numpy()
+        return evidence_of(posteriors, space.aligned_grid[1]), found
+
+
+def in_numbers(evidence: Evidence) -> dict[str, Any]:
+    """Evidence as fields of a `Sample`, rounded."""
+    shape, affine = evidence.grid
+    names = ("soft_dice", "volume_ml", "centre", "border")
+    rounded = {name: getattr(evidence, name).round(4).tolist() for name in names}
+    return {**rounded, "shape": list(shape), "affine": affine.tolist()}
+
+
+def true_dice(found: npt.NDArray[np.int64], case: Case, grid: Grid) -> list[float | None]:
+    """Dice coefficient of each channel; None where neither truth nor segmentation has it."""
+    if case.empty:
+        return [0.0] * len(VALUES)
+    truth = labels_on(case, grid)
+    both = [_dice(found, _other_sides()[truth] if m else truth) for m in case.mirrors]
+    best = max(both, key=lambda dice: float(np.nansum(dice)))
+    return [None if np.isnan(value) else round(float(value), 4) for value in best]
+
+
+def labels_on(case: Case, grid: Grid) -> npt.NDArray[np.uint8]:
+    """Channels of the truth at the nearest voxels of a grid, background outside."""
+    shape, affine = grid
+    matrix = np.linalg.inv(case.label_affine) @ affine
+    voxels = np.indices(shape).reshape(3, -1)
+    places = np.rint(matrix[:3, :3] @ voxels + matrix[:3, 3:]).astype(int)
+    inside = ((places >= 0) & (places < np.array(case.labels.shape)[:, None])).all(0)
+    labels = np.zeros(inside.shape, np.uint8)
+    labels[inside] = case.labels[tuple(places[:, inside])]
+    return labels.reshape(shape)
+
+
+def _dice(found: npt.NDArray[np.int64], truth: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    size = len(VALUES)
+    table = np.bincount(found.ravel() * size + truth.ravel(), minlength=size * size)
+    table = table.reshape(size, size)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(2 * table.diagonal() / (table.sum(0) + table.sum(1)))
+
+
+def _other_sides() -> npt.NDArray[np.uint8]:
+    swap = np.arange(len(VALUES), dtype=np.uint8)
+    for pair in SIDED.values():
+        left, right = map(VALUES.index, pair)
+        swap[[left, right]] = right, left
+    return swap
+
+
+def collect(sampler: Callable[[int], Sample], path: Path, number: int) -> list[Sample]:
+    """Add samples to a file of JSON lines until it has so many."""
+    samples = read_samples(path)
+    for n in range(len(samples), number):
+        samples.append(sampler(n))
+        with path.open("a") as file:
+            file.write(json.dumps(asdict(samples[-1])) + "\n")
+        print(f"{n + 1}/{number}: {samples[-1].head}: {samples[-1].what}", flush=True)
+    return samples
+
+
+# Population --------------------------------------------------------------------------------------
+
+
+def volumes_and_centres(folders: Sequence[Path]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Volumes in ml and centres in mm of all channels of each label map."""
+    for path in (p for folder in folders for p in list_volumes(folder) if _is_label_map(p)):
+        volume = reorient(read_labels(path))
+        labels = volume.data.astype(np.int64)
+        labels = with_sides(labels, SIDELESS if 41 in labels else OPPOSITE)
+        channels = channel_lookup(int(labels.max()))[torch.from_numpy(labels)]
+        evidence = evidence_of(one_hot(channels), volume.affine)
+        yield evidence.volume_ml, evidence.centre
+
+
+def one_hot(channels: Tensor) -> Tensor:
+    """Posteriors `(S, X, Y, Z)` of a label map, in half precision, around what is labelled."""
+    (box,) = ndimage.find_objects((channels > 0).numpy().astype(np.uint8))
+    part = channels[box]
+    return torch.stack([(part == number).half() for number in range(len(VALUES))])
+
+
+def _is_label_map(path: Path) -> bool:
+    return not path.name.endswith("_T1.mgz")
+
+
+# Command line ------------------------------------------------------------------------------------
+
+
+def calibrate(
+    samples: Sequence[Sample], population: list[PopulationStructure], out: Path
+) -> QualityConfig:
+    """Fit the score, write figures, and return the calibration."""
+    table = Table(samples, VALUES, uncalibrated(population))
+    scores = table.cross_validated()
+    threshold = threshold_of(scores[OVERALL], table.truth[OVERALL])
+    quality = replace(table.fitted(), threshold=threshold)
+    text = table_text(table, scores, threshold)
+    (out / "quality.json").write_text(json.dumps(asdict(quality), indent=1))
+    (out / "table.md").write_text(text)
+    draw(table, scores, threshold, out / "figure.png")
+    print(text)
+    return quality
+
+
+def write_calibrated(model: Path, quality: QualityConfig, out: Path) -> None:
+    """Write a model file with a calibration; its weights stay as they are, bit for bit."""
+    save_model(out, replace(read_config(model), quality=quality), load_file(model))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the arguments, collect samples, and calibrate."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", type=Path, metavar="MODEL", help="segmentation network")
+    parser.add_argument("out", type=Path, metavar="OUTPUT", help="folder to write to")
+    parser.add_argument("--maps", nargs="*", default=[], help="held-out label maps")
+    parser.add_argument("--real", type=Path, help="folder of real scans with label maps")
+    parser.add_argument("--population", nargs="+", type=Path, required=True, help="label maps")
+    parser.add_argument("--scans", type=int, default=240, help="number of degraded scans")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="fp32", help="of the networks")
+    parser.add_argument("--write", type=Path, help="model file to write with the calibration")
+    given = parser.parse_args(arguments)
+    given.out.mkdir(parents=True, exist_ok=True)
+    device = available_device(given.device)
+
+    @cache
+    def predictor(name: str) -> Predictor:
+        path = None if name == "default" else name
+        return Predictor.from_file(path, device=device, precision=given.precision, force=True)
+
+    sampler = Sampler(
+        Heads(given.maps, given.real),
+        read_model(given.model),
+        predictor,
+        device=device,
+        precision=given.precision,
+    )
+    samples = collect(sampler, given.out / "samples.jsonl", given.scans)
+    population = population_of(list(volumes_and_centres(given.population)), VALUES)
+    quality = calibrate(samples, population, given.out)
+    if given.write is not None:
+        write_calibrated(given.model, quality, given.write)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
