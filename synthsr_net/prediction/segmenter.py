@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -90,9 +91,8 @@ class Segmenter(Inferer[Segmentation, "LabelMap"]):
 
     def torchio_image(self, image: Any) -> type:
         """Class of results for images of TorchIO."""
-        from torchio import LabelMap
-
-        return LabelMap
+        made: type = sys.modules["torchio"].LabelMap  # loaded, as the image is of it
+        return made
 
     def check_spacing(self, spacing_mm: float) -> None:
         """Refuse predictions of another voxel spacing than this network works at.
