@@ -15,6 +15,7 @@ from calibrate_quality import collect, labels_on, one_hot, true_dice, write_cali
 from evaluation.calibration import (
     GROUPS,
     OVERALL,
+    USUAL_WEIGHTS,
     Sample,
     Table,
     fitted_weights,
@@ -135,11 +136,13 @@ def replace_empty() -> Case:
     return case
 
 
-def test_weights_are_found_again() -> None:
+def test_weights_explain_coefficients_and_stay_usual_without_them() -> None:
     features = np.abs(np.random.default_rng(0).normal(size=(300, 7))) * 0.2
     weights = np.array([0.1, 1.2, 0.3, 0.0, 0.5, 0.2, 0.0])
-    found = list(asdict(fitted_weights(features, np.exp(-features @ weights))).values())
-    assert found == pytest.approx(weights, abs=0.1)
+    dice = np.exp(-features @ weights)
+    found = np.array(list(asdict(fitted_weights(features, dice)).values()))
+    assert np.exp(-features @ found) == pytest.approx(dice, abs=0.05)
+    assert fitted_weights(features[:0], dice[:0]) == USUAL_WEIGHTS
 
 
 def test_the_population_of_one_head_scores_1_and_another_size_does_not() -> None:

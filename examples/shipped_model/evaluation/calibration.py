@@ -46,13 +46,13 @@ LOW, HIGH = 0.6, 0.8
 LEAST_SD_LOG_ML, LEAST_SD_MM, SD_LOG_SIZE = 0.15, 1.5, 0.06
 """Least deviations of volumes and places, and that of sizes, which few brains would understate."""
 USUAL_WEIGHTS = QualityWeights(
-    constant=0.02, doubt=1.2, volume=0.05, place=0.1, size=0.05, turn=1.0, absence=2.0
+    constant=0.02, doubt=1.2, volume=0.05, place=0.1, size=0.02, turn=1.0, absence=2.0
 )
 """What weights stay near to as far as the samples say nothing: nonsense of kinds that are not among
 them must score low as well."""
 FLOOR = 0.3
 """Nobody needs to know how bad a scan is below this."""
-RIDGE = 0.02
+RIDGE = 0.05
 """Weight of the square of the difference from those, each in its own unit, in the fit."""
 
 
@@ -235,7 +235,7 @@ def fitted_weights(features: Array, dice: Array) -> QualityWeights:
 
 def threshold_of(scores: Array, truth: Array) -> float:
     """Threshold in the middle of those that make the fewest mistakes, to two digits."""
-    candidates = np.arange(0.5, 0.9, 0.01)
+    candidates = np.arange(LOW, HIGH, 0.01)
     wrong = [
         (scores[truth < LOW] >= t).sum() + (scores[truth > HIGH] < t).sum() for t in candidates
     ]

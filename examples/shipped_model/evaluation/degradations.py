@@ -85,7 +85,7 @@ def noise(case: Case, rng: Rng) -> None:
 
 
 def motion(case: Case, rng: Rng) -> None:
-    """Parts of k-space that were taken while the head lay elsewhere."""
+    """Parts of k-space, but for its centre, that were taken while the head lay elsewhere."""
     grade, number, axis = rng.uniform(0.5, 3.5), int(rng.integers(2, 6)), int(rng.integers(3))
     size = case.data.shape[axis]
     order = np.fft.fftshift(np.arange(size))
@@ -94,7 +94,9 @@ def motion(case: Case, rng: Rng) -> None:
     for start, end in zip(starts, [*starts[1:], size], strict=True):
         place = [slice(None)] * 3
         place[axis] = order[start:end]
-        spectrum[tuple(place)] = np.fft.fftn(_moved(case, rng, grade))[tuple(place)]
+        still = start <= size // 2 < end  # the head is seen where it lay then
+        seen = case.data if still else _moved(case, rng, grade)
+        spectrum[tuple(place)] = np.fft.fftn(seen)[tuple(place)]
     case.data = np.abs(np.fft.ifftn(spectrum)).astype(np.float32)
     case.done("motion", grade, number)
 
