@@ -25,9 +25,9 @@ from synthsr_transforms.estimation import (
     write_estimate,
 )
 from synthsr_transforms.estimation import scans as scans_module
+from synthsr_transforms.estimation.estimate import processes
 from synthsr_transforms.estimation.files import output_names
 from synthsr_transforms.estimation.picture import channel_figure
-from synthsr_transforms.estimation.run import processes
 from synthsr_transforms.estimation.statistics import (
     class_statistics,
     rescale_intensities,
