@@ -34,7 +34,7 @@ from synthsr_transforms.estimation.statistics import (
     t2_cropping_stats,
     t2_extent,
 )
-from synthsr_transforms.priors.files import read_prior_file
+from synthsr_transforms.priors.tissue_priors import read_prior_file
 from synthsr_transforms.support.config import read_yaml
 from synthsr_transforms.support.messages import WorkFailedError
 from synthsr_transforms.transforms.build import build_transform
