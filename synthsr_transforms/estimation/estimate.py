@@ -184,9 +184,8 @@ class PriorEstimate:
             if missing:
                 raise SynthSRError(
                     "each class of the label table must occur in some label map, got none for"
-                    f" {self._named(missing)} ({place}). Take a table without"
-                    " them: `synthsr labels LABELS --write-table table.tsv`, then --label-table"
-                    " table.tsv."
+                    f" {self._named(missing)} ({place}). Take a table without them: `synthsr labels"
+                    " LABELS --write-table table.tsv`, then --label-table table.tsv."
                 )
             raise SynthSRError(
                 "each class must have voxels above 0 in some scan, got none for"
@@ -442,8 +441,7 @@ def processes(number: int) -> Iterator[Callable[..., Iterator[Any]]]:
             yield apply
     except BrokenProcessPool as error:
         raise WorkFailedError(
-            "a process ended without an answer, most likely for want of memory. Use fewer"
-            " --workers."
+            "a process ended without an answer, perhaps for want of memory. Use fewer --workers."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

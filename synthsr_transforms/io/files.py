@@ -118,8 +118,7 @@ def list_volumes(
         if below:
             advice = f"{below}: give one of these, or add --recursive (--bids for a BIDS dataset)."
         raise VolumeError(
-            f"{path} must hold scans or label maps ({', '.join(EXTENSIONS)}), but holds none."
-            f" {advice}"
+            f"{path} must hold scans or label maps ({', '.join(EXTENSIONS)}), got none. {advice}"
         )
     return sorted(found)
 
@@ -276,9 +275,7 @@ def check_file(path: str | os.PathLike[str]) -> None:
     refuse_pointer(path)
     if path.is_dir():
         if any(_is_dicom(p) for p in sorted(path.iterdir())[:20]):
-            raise VolumeError(
-                f"{path} must be a NIfTI or MGH file, got a folder of DICOM. {_DCM2NIIX}"
-            )
+            raise VolumeError(f"{path} must be NIfTI or MGH, got a folder of DICOM. {_DCM2NIIX}")
         raise VolumeError(f"{path} must be a file, got a folder. Give the file in it.")
     if not path.is_file():
         raise VolumeError(f"{path} does not exist. Check the path.")
@@ -287,9 +284,7 @@ def check_file(path: str | os.PathLike[str]) -> None:
     if _is_dicom(path):
         raise VolumeError(f"{path} must be a NIfTI or MGH file, got DICOM. {_DCM2NIIX}")
     if path.name.lower().endswith(_SURFACES):
-        raise VolumeError(
-            f"{path} must be a volume, got values on a surface. Give the volume itself."
-        )
+        raise VolumeError(f"{path} must be a volume, got values on a surface. Give the volume.")
     if not has_known_extension(path):
         raise VolumeError(f"{path} must end in one of {', '.join(EXTENSIONS)}. Convert it first.")
     if not is_gzipped(path) and _starts_with(path, _GZIP):

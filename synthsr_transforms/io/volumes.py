@@ -181,9 +181,7 @@ def read_volume(path: str | os.PathLike[str], *, max_axes: int = 4) -> Volume:
     """
     header = read_header(path)
     if len(header.shape) > max_axes:
-        raise VolumeError(
-            f"{path} must be a 3-D volume, got shape {header.shape}. Split it into 3-D files."
-        )
+        raise VolumeError(f"{path} must be a 3-D volume, got shape {header.shape}. Split it.")
     return Volume(read_voxels(header).reshape(header.shape), scan_affine(header)[0])
 
 
@@ -289,9 +287,7 @@ def write_volume(
     path = Path(path)
     name = path.name.lower()
     if not has_known_extension(path):
-        raise VolumeError(
-            f"{path} must end in .nii, .nii.gz, .mgz or .npz. Choose one of these for the output."
-        )
+        raise VolumeError(f"{path} must end in .nii, .nii.gz, .mgz or .npz. Choose one of these.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         if name.endswith(".npz"):

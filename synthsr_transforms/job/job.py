@@ -112,19 +112,14 @@ class GenerationJob:
                 " another with -n; for more, run jobs with other seeds."
             )
         if not 0 <= self.seed < 2**63:
-            raise SynthSRError(
-                f"seed must be at least 0 and below 2^63, got {self.seed}. Give a whole number."
-            )
+            raise SynthSRError(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed}.")
         check_choice("format", self.file_format, FORMATS)
         if not 1 <= number <= total:
             raise SynthSRError(
-                f"shard must be I/N with I from 1 to N, got {number}/{total}. The first of eight"
-                " shards is 1/8."
+                f"shard must be I/N with I from 1 to N, such as 1/8, got {number}/{total}."
             )
         if not self.subjects:
-            raise SynthSRError(
-                "label maps must be at least one, got none. Give some with --labels."
-            )
+            raise SynthSRError("label maps must be at least one, got none. Give --labels.")
         refuse_input_folder(self.folder, self.subjects)
         check_images(self.config, self.subjects)
 

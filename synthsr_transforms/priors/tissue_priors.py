@@ -156,12 +156,9 @@ class TissuePriors:
             >>> priors.from_draws(torch.tensor([[[0.0, 0.5], [0.5, 1.0]]]))
             (tensor([[[0., 5.]]]), tensor([[[2., 3.]]]))
         """
-        expected = (2 * self.num_channels, self.num_classes)
-        if draws.ndim != 3 or tuple(draws.shape[1:]) != expected:
-            shape = tuple(draws.shape)
-            raise SynthSRError(
-                f"draws must have shape (B, {expected[0]}, {expected[1]}), got {shape}."
-            )
+        shape, rows, classes = tuple(draws.shape), 2 * self.num_channels, self.num_classes
+        if draws.ndim != 3 or shape[1:] != (rows, classes):
+            raise SynthSRError(f"draws must have shape (B, {rows}, {classes}), got {shape}.")
         blocks = draws.double().reshape(len(draws), self.num_channels, 2, self.num_classes)
         first, scale = self._offset_and_scale
         means, stds = (first + scale * blocks).clamp(min=0).float().unbind(2)
@@ -294,11 +291,9 @@ class TissuePriors:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TissuePriors:
         """Make priors from what `to_dict` returned."""
-        expected = {"distribution", "means", "stds"}
-        if set(data) != expected:
-            raise SynthSRError(
-                f"keys must be {', '.join(sorted(expected))}, got {', '.join(sorted(data))}."
-            )
+        keys = ["distribution", "means", "stds"]
+        if sorted(data) != keys:
+            raise SynthSRError(f"keys must be {', '.join(keys)}, got {', '.join(sorted(data))}.")
         blocks = {
             name: _as_blocks(name, np.asarray(data[name], float)) for name in ("means", "stds")
         }
@@ -334,9 +329,7 @@ def _check_hyper_parameters(name: str, array: FloatArray, distribution: str) -> 
     if array.ndim != 3 or array.shape[1] != 2 or 0 in array.shape:
         raise SynthSRError(f"{name} must have shape (channels, 2, classes), got {array.shape}.")
     if not np.isfinite(array).all():
-        raise SynthSRError(
-            f"{name} must be finite, got NaN or infinity. Estimate the priors again."
-        )
+        raise SynthSRError(f"{name} must be finite, got NaN or infinity. Estimate priors again.")
     if distribution == "normal" and (array[:, 1] < 0).any():
         raise SynthSRError(
             f"{name} must have standard deviations of at least 0, got {array[:, 1].min()}. "
@@ -378,9 +371,9 @@ def _hyper_parameters_of(
     else:
         where = f" ({spec})" if isinstance(spec, (str, os.PathLike)) else ""
         raise SynthSRError(
-            f"{name} must have shape {rows} = (2 * num_channels, num_classes), or be a pair, "
-            f"got shape {array.shape}{where}. Use priors made for this label table and for as "
-            "many channels."
+            f"{name} must have shape {rows} = (2 * num_channels, num_classes), or be a pair, got"
+            f" shape {array.shape}{where}. Use priors made for this label table and as many"
+            " channels."
         )
     if distribution == "uniform" and not legacy:
         _check_bounds(name, array)
@@ -405,8 +398,7 @@ def _numbers(name: str, spec: Any) -> FloatArray:
         if array.dtype.kind in "iuf":
             return array
     raise SynthSRError(
-        f"{name} must be None, a number, a pair, an array with rows of one length or a .npy file,"
-        f" got {spec!r}."
+        f"{name} must be None, a number, a pair, rows of one length or a .npy file, got {spec!r}."
     )
 
 

@@ -314,9 +314,7 @@ def read_subject(subject: SubjectFiles, *, target: str = "target") -> Subject:
         return Subject(labels=_to_image(LabelMap, labels))
     image = reorient(read_image(subject.image), labels.affine)
     if not same_grid(labels, image):
-        raise VolumeError(
-            f"{grids_differ(subject, labels, image)} Resample the image to the label map."
-        )
+        raise VolumeError(f"{grids_differ(subject, labels, image)} Resample the image.")
     return Subject(labels=_to_image(LabelMap, labels), **{target: _to_image(ScalarImage, image)})
 
 
@@ -372,7 +370,7 @@ def check_subjects(
         found = _values_in(read_subject(subject).images["labels"].data.numpy())
         if found == {0}:
             raise VolumeError(
-                f"{subject.labels} must hold labels, got background 0 alone. Remove or replace it."
+                f"{subject.labels} must hold labels, got background 0 alone. Replace it."
             )
         values |= found
         on_subject(subject)
