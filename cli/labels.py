@@ -50,8 +50,7 @@ def labels(
     of subjects. Voxels and volumes are means over the files that hold a label. Off a terminal, the
     report is tab-separated text.
     """
-    from synthsr_transforms.io.files import list_volumes
-    from synthsr_transforms.io.freesurfer import LABELS
+    from synthsr_transforms.io.files import FREESURFER_LABELS, list_volumes
     from synthsr_transforms.labels.summary import report_label_maps
     from synthsr_transforms.labels.table import LabelTable
 
@@ -63,7 +62,7 @@ def labels(
     files = [
         file
         for path in paths
-        for file in list_volumes(path, recursive=recursive, freesurfer=LABELS)
+        for file in list_volumes(path, recursive=recursive, freesurfer=FREESURFER_LABELS)
     ]
     warn_of_unread(paths, recursive=recursive)
     report = report_label_maps(files, table, table_spec or "")

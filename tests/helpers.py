@@ -89,7 +89,7 @@ def save_tiny_model(path: Path, num_inputs: int = 1, **fields: Any) -> Path:
 
 def abandoned(path: Path, machine: str | None = None) -> Path:
     """The temporary file that a process leaves which is killed while it writes to `path`."""
-    atomic._tidied.discard(path.parent)  # as in the next process
+    atomic._tidy_once.cache_clear()  # as in the next process
     name = f".{machine or atomic._machine()}{2**31 - 1:08x}{'5e' * 8}-{path.name}"
     path.with_name(name).write_text("half")
     return path.with_name(name)

@@ -112,10 +112,9 @@ def match_option(command: Command) -> Command:
 
 def warn_of_unread(labels: Sequence[Path], images: Sequence[Path] = (), *, recursive: bool) -> None:
     """Print what of the folders that a user gave is not read, see `unread_scans`."""
-    from synthsr_transforms.io.files import unread_scans
-    from synthsr_transforms.io.freesurfer import LABELS, SCAN
+    from synthsr_transforms.io.files import FREESURFER_LABELS, FREESURFER_SCAN, unread_scans
 
-    kinds = {**dict.fromkeys(images, SCAN), **dict.fromkeys(labels, LABELS)}
+    kinds = {**dict.fromkeys(images, FREESURFER_SCAN), **dict.fromkeys(labels, FREESURFER_LABELS)}
     for path, name in kinds.items():
         others = [other for other in kinds if other != path]
         for text in unread_scans(path, without=others, recursive=recursive, freesurfer=name):

@@ -6,9 +6,9 @@ everything below.
 """
 
 from .estimate import PriorEstimate as PriorEstimate
+from .estimate import PriorEstimation as PriorEstimation
+from .estimate import estimate_priors as estimate_priors
 from .files import check_output as check_output
 from .files import write_estimate as write_estimate
-from .run import PriorEstimation as PriorEstimation
-from .run import estimate_priors as estimate_priors
 from .scans import EstimationSettings as EstimationSettings
 from .scans import find_data_sets as find_data_sets

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from synthsr_transforms.io.files import stem
-from synthsr_transforms.io.freesurfer import file_name
+from synthsr_transforms.io.files import file_name, stem
 from synthsr_transforms.labels.files import write_rows
 from synthsr_transforms.priors.tissue_priors import as_rows
 from synthsr_transforms.support.atomic import check_writable, replacing
@@ -61,7 +60,7 @@ def check_output(folder: str | os.PathLike[str], *, overwrite: bool = False) -> 
     there = output_names(folder)
     if there and not overwrite:
         raise SynthSRError(
-            f"output folder must hold no priors, got {there[0]}. Choose another with --out, or add"
+            f"output folder must hold no priors, got {there[0]}. Choose another --out or"
             " --overwrite."
         )
     check_writable(folder)
@@ -130,7 +129,7 @@ def _writers(estimate: PriorEstimate, folder: Path, plot: bool) -> Iterator[tupl
 def describe(estimate: PriorEstimate, folder: Path) -> str:
     """An estimate as YAML text, one line per class and channel; numbers have seven digits.
 
-    `priors.files.read_prior_file` reads it back.
+    `priors.tissue_priors.read_prior_file` reads it back.
     """
     table = "" if estimate.table_name else f" --set label_table={quote(str(folder / TABLE))}"
     rows = estimate.table.rows

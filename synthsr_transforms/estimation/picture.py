@@ -53,7 +53,7 @@ def channel_figure(estimate: PriorEstimate, number: int) -> Figure:
     picture.draw_heading(figure, height)
     picture.draw_whole(panel(_HEAD, _WHOLE))
     top = _HEAD + _WHOLE + _GAP
-    for k in range(len(picture.names)):
+    for k in picture.classes:
         picture.draw_class(panel(top + k * _ROW, _ROW), k)
     picture.draw_axis(panel(top + len(picture.names) * _ROW, _AXIS))
     return figure
@@ -66,15 +66,12 @@ class _Picture:
         channel = estimate.channels[number - 1]
         self.estimate, self.channel, self.number = estimate, channel, number
         self.names = estimate.table.class_names
+        self.classes = range(len(self.names))
         self.means, self.stds = estimate.priors.means[number - 1], estimate.priors.stds[number - 1]
-        self.values, self.weights = zip(*(_pooled(channel, k) for k in self._classes), strict=True)
-        self.colours = [_colour(estimate, k) for k in self._classes]
+        self.values, self.weights = zip(*(_pooled(channel, k) for k in self.classes), strict=True)
+        self.colours = [_colour(estimate, k) for k in self.classes]
         self.edges = self._edges()
         self.middles = (self.edges[1:] + self.edges[:-1]) / 2
-
-    @property
-    def _classes(self) -> range:
-        return range(len(self.names))
 
     def _edges(self) -> FloatArray:
         """Edges of the bins, over nearly all intensities of the classes but background."""
@@ -116,18 +113,15 @@ class _Picture:
 
     def draw_whole(self, axes: Axes) -> None:
         """All classes but background: intensities grey, Gaussians in colour, their sum white."""
-        total = np.sum(
-            [self._histogram(k) for k in self._classes[1:]] or [0 * self.middles], axis=0
-        )
-        curves = {k: self._gaussian(k) for k in self._classes[1:]}
+        total = np.sum([self._histogram(k) for k in self.classes[1:]] or [0 * self.middles], axis=0)
+        curves = {k: self._gaussian(k) for k in self.classes[1:]}
         axes.fill_between(self.middles, total, step="mid", color="#5b626b", alpha=0.55, lw=0)
         for k, curve in curves.items():
             axes.plot(self.middles, curve, color=self.colours[k], lw=1.2, alpha=0.95)
         if curves:
             axes.plot(self.middles, sum(curves.values()), color=TEXT, lw=1, ls=(0, (4, 3)))
-        self._bare(axes, max(min(1.15 * float(total.max()), 9 * float(total.mean())), 1e-9))
-        axes.spines["bottom"].set_visible(True)
-        axes.spines["bottom"].set_color(_LINE)
+        top = max(min(1.15 * float(total.max()), 9 * float(total.mean())), 1e-9)
+        self._frame(axes, top, "bottom")
         _beside(axes, "all classes\nbut background", "grey: intensities\ndashed: sum of Gaussians")
 
     def draw_class(self, axes: Axes, k: int) -> None:
@@ -140,7 +134,7 @@ class _Picture:
             axes.fill_between(self.middles, counts, step="mid", color=colour, alpha=0.3, lw=0)
             axes.plot(self.middles, curve, color=colour, lw=1.3)
             axes.plot([mean - spread, mean + spread], [0, 0], color=colour, lw=3, clip_on=False)
-        self._bare(axes, 1.12 * top)
+        self._frame(axes, 1.12 * top)
         axes.axhline(0, color=_LINE, lw=0.8, zorder=0)
         std, std_spread = self.stds[:, k]
         held = int(self.channel.scans_with[k])
@@ -150,22 +144,22 @@ class _Picture:
         _beside(axes, _short(self.names[k], 38), numbers, colour)
 
     def draw_axis(self, axes: Axes) -> None:
-        self._bare(axes, 1.0)
-        axes.spines["top"].set_visible(True)
-        axes.spines["top"].set_color(_LINE)
+        self._frame(axes, 1.0, "top")
         axes.xaxis.set_visible(True)
         axes.xaxis.tick_top()
         axes.tick_params(axis="x", colors=FAINT, labelsize=8, direction="out", length=3, pad=-14)
         style: dict[str, Any] = {"xycoords": "axes fraction", "ha": "center", "va": "top"}
         axes.annotate("intensity", (0.5, -0.1), color=FAINT, fontsize=8, **style)
 
-    def _bare(self, axes: Axes, top: float) -> None:
+    def _frame(self, axes: Axes, top: float, line: str = "") -> None:
+        """Limits of a panel, without axes, or with a line at one side."""
         axes.set_xlim(self.edges[0], self.edges[-1])
         axes.set_ylim(0, top)
         axes.xaxis.set_visible(False)
         axes.yaxis.set_visible(False)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side == line)
+            spine.set_color(_LINE)
 
 
 def _pooled(channel: Any, k: int) -> tuple[FloatArray, FloatArray]:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import affine_transform
+from nibabel.processing import resample_from_to
 
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import Volume, reorient, same_grid
-from synthsr_transforms.io.volumes import read_labels, read_volume
+from synthsr_transforms.io.volumes import read_image, read_labels
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.subjects.files import (
     Match,
@@ -22,7 +23,7 @@ from synthsr_transforms.subjects.files import (
     grids_differ,
     pair_subjects,
 )
-from synthsr_transforms.support.messages import listed
+from synthsr_transforms.support.messages import listed, naming
 
 from .statistics import ClassStatistics, class_statistics, rescale_intensities, t2_extent
 
@@ -107,15 +108,16 @@ def find_data_sets(
             " as --images."
         )
     maps = list(labels) * len(images) if len(labels) == 1 else labels
-    data_sets = []
-    for scans, label_maps in zip(images, maps, strict=True):
-        subjects = pair_subjects(
-            label_maps, scans, match=match, recursive=recursive, all_images=True
+    return [
+        DataSet(
+            images=Path(scans),
+            labels=Path(label_maps),
+            subjects=tuple(
+                pair_subjects(label_maps, scans, match=match, recursive=recursive, all_images=True)
+            ),
         )
-        data_sets.append(
-            DataSet(images=Path(scans), labels=Path(label_maps), subjects=tuple(subjects))
-        )
-    return data_sets
+        for scans, label_maps in zip(images, maps, strict=True)
+    ]
 
 
 # Reading -----------------------------------------------------------------------------------------
@@ -128,19 +130,12 @@ def read_channels(path: PathSpec) -> Volume:
         VolumeError: If it has a fifth axis or too many channels, or numbers that are not finite or
             that 32-bit floats cannot hold.
     """
-    volume = read_volume(path)
+    volume = read_image(path, max_axes=4)
     data = volume.data if volume.data.ndim == 4 else volume.data[..., np.newaxis]
     if data.shape[3] > MAX_CHANNELS:
         raise VolumeError(
             f"{path} must have at most {MAX_CHANNELS} channels, got {data.shape[3]}. Choose some of"
             " them, or their mean."
-        )
-    with np.errstate(over="ignore"):
-        data = np.asarray(data, dtype=np.float32)
-    if not np.isfinite(data).all():
-        raise VolumeError(
-            f"{path} must hold finite numbers below 3.4e38, got NaN, infinity or more. Replace"
-            " them, or rescale the scan."
         )
     return volume._replace(data=data)
 
@@ -182,17 +177,9 @@ def read_pair(subject: SubjectFiles, *, resample_labels: bool = False) -> tuple[
 
 def labels_on_grid(labels: Volume, image: Volume) -> Volume:
     """A label map on the grid of a scan, by nearest neighbour; 0 outside its field of view."""
-    matrix = np.linalg.inv(labels.affine) @ image.affine
-    data = affine_transform(
-        labels.data,
-        matrix[:3, :3],
-        offset=matrix[:3, 3],
-        output_shape=image.data.shape[:3],
-        order=0,
-        mode="constant",
-        cval=0,
-    )
-    return Volume(data, image.affine)
+    grid = (image.data.shape[:3], image.affine)
+    resampled = resample_from_to(nib.Nifti1Image(labels.data, labels.affine), grid, order=0)
+    return Volume(np.asarray(resampled.dataobj), image.affine)
 
 
 def classes_of(labels: npt.NDArray[np.integer], table: LabelTable) -> npt.NDArray[np.int16]:
@@ -264,7 +251,5 @@ def _extent(
             f" {image.data.shape[3]}. Leave out --t2-cropping, or stack the scans."
         )
     volume = image if settings.legacy else reorient(image)
-    try:
+    with naming(subject.image):
         return t2_extent(volume.data[..., 1], legacy=settings.legacy)
-    except ValueError as error:
-        raise VolumeError(f"{subject.image}: {error}") from error

@@ -1,9 +1,10 @@
-"""Files of volumes: their names, and what is refused by name, size or first bytes."""
+"""Files of volumes: where they are found, and what is refused by name, size or first bytes."""
 
 from __future__ import annotations
 
 import gzip
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,8 +16,6 @@ import numpy as np
 
 from synthsr_transforms.support.messages import SynthSRError, listed
 from synthsr_transforms.support.pointers import refuse_pointer
-
-from .freesurfer import subject_folders
 
 EXTENSIONS = (".nii.gz", ".nii", ".mgz", ".npz")
 """Endings of the files that are read, in lower or upper case."""
@@ -33,6 +32,10 @@ _SURFACES = (".gii", ".gii.gz", ".annot", ".label", ".dscalar.nii", ".dlabel.nii
 _OTHER_SCANS = (".mgh", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima")
 """Endings of files that are scans, but of kinds that are not read."""
 _DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
+FREESURFER_LABELS, FREESURFER_SCAN = "aparc+aseg.mgz", "orig.mgz"
+"""Files in `mri` of a subject: its labels, and the scan on their grid, intensities as measured."""
+_AVERAGES = re.compile(r"fsaverage.*|[lr]h\.EC_average|V1_average|cvs_avg35.*")
+"""Average heads that FreeSurfer puts beside the subjects."""
 _DCM2NIIX = "Convert it with dcm2niix, and give the .nii.gz file that it writes."
 
 
@@ -65,6 +68,9 @@ def stem(path: str | os.PathLike[str]) -> str:
     name = Path(path).name
     known = (extension for extension in EXTENSIONS if name.lower().endswith(extension))
     return name[: len(name) - len(next(known, ""))]
+
+
+# Finding -----------------------------------------------------------------------------------------
 
 
 def list_volumes(
@@ -112,8 +118,7 @@ def list_volumes(
         if below:
             advice = f"{below}: give one of these, or add --recursive (--bids for a BIDS dataset)."
         raise VolumeError(
-            f"{path} must hold scans or label maps ({', '.join(EXTENSIONS)}), but holds none."
-            f" {advice}"
+            f"{path} must hold scans or label maps ({', '.join(EXTENSIONS)}), got none. {advice}"
         )
     return sorted(found)
 
@@ -126,6 +131,41 @@ def _of_subjects(path: Path, subjects: Sequence[Path], name: str) -> list[Path]:
             f" {len(subjects)} has one. Name another by a pattern, such as '{path}/*/mri/aseg.mgz'."
         )
     return files
+
+
+def subject_folders(path: str | os.PathLike[str]) -> list[Path]:
+    """Folders of subjects in a subjects directory, or the one given, also by its folder `mri`.
+
+    Args:
+        path: Any path; there are none in other folders.
+    """
+    path = Path(path)
+    if path.name == "mri" and (path / FREESURFER_LABELS).exists():
+        return [path.parent]
+    if (path / "mri").is_dir():
+        return [path]
+    inside = sorted(path.iterdir()) if path.is_dir() else []
+    if not any((folder / "mri").is_dir() for folder in inside):
+        return []
+    return [folder for folder in inside if _is_subject(folder)]
+
+
+def _is_subject(folder: Path) -> bool:
+    """Whether a folder is that of a subject, perhaps without results, or a link without target."""
+    if folder.name.startswith(".") or _AVERAGES.fullmatch(folder.name):
+        return False
+    missing = folder.is_symlink() and not folder.exists()
+    return missing or any((folder / name).is_dir() for name in ("mri", "scripts", "surf"))
+
+
+def file_name(path: Path) -> str:
+    """Name of a file in messages: that of its subject for files in `mri`, which share theirs.
+
+    Examples:
+        >>> file_name(Path("subjects/bert/mri/orig.mgz")), file_name(Path("scans/a.nii"))
+        ('bert', 'a.nii')
+    """
+    return path.parent.parent.name if path.parent.name == "mri" else path.name
 
 
 def searched_folder(path: str | os.PathLike[str]) -> Path:
@@ -221,6 +261,9 @@ def _refuse_unreadable(error: OSError) -> None:
     ) from error
 
 
+# Checking ----------------------------------------------------------------------------------------
+
+
 def check_file(path: str | os.PathLike[str]) -> None:
     """Refuse what is not a volume by its name, size or first bytes.
 
@@ -232,9 +275,7 @@ def check_file(path: str | os.PathLike[str]) -> None:
     refuse_pointer(path)
     if path.is_dir():
         if any(_is_dicom(p) for p in sorted(path.iterdir())[:20]):
-            raise VolumeError(
-                f"{path} must be a NIfTI or MGH file, got a folder of DICOM. {_DCM2NIIX}"
-            )
+            raise VolumeError(f"{path} must be NIfTI or MGH, got a folder of DICOM. {_DCM2NIIX}")
         raise VolumeError(f"{path} must be a file, got a folder. Give the file in it.")
     if not path.is_file():
         raise VolumeError(f"{path} does not exist. Check the path.")
@@ -243,9 +284,7 @@ def check_file(path: str | os.PathLike[str]) -> None:
     if _is_dicom(path):
         raise VolumeError(f"{path} must be a NIfTI or MGH file, got DICOM. {_DCM2NIIX}")
     if path.name.lower().endswith(_SURFACES):
-        raise VolumeError(
-            f"{path} must be a volume, got values on a surface. Give the volume itself."
-        )
+        raise VolumeError(f"{path} must be a volume, got values on a surface. Give the volume.")
     if not has_known_extension(path):
         raise VolumeError(f"{path} must end in one of {', '.join(EXTENSIONS)}. Convert it first.")
     if not is_gzipped(path) and _starts_with(path, _GZIP):

@@ -113,29 +113,22 @@ def _check_type(header: Header) -> None:
 
 
 def _check_shape(header: Header) -> None:
-    sizes = header.shape
-    kind = None
+    sizes, advice = header.shape, "Give the whole stack of slices as one file."
     if min(sizes, default=0) < 1:
         kind = "an empty one"
     elif sizes[3:] == (1, 3) or (len(sizes) > 3 and _intent(header) in _FIELDS):
-        raise VolumeError(
-            f"{header.name} must be a 3-D volume, got vectors, as of a displacement field, of shape"
-            f" {sizes}. Give the image or label map that it belongs to."
-        )
+        kind = "vectors, as of a displacement field,"
+        advice = "Give the image or label map that it belongs to."
     elif len(sizes) >= 3 and sorted(sizes[:3])[1] == 1:
-        raise VolumeError(
-            f"{header.name} must be a 3-D volume, got a row of {max(sizes[:3])} values, as of a"
-            " surface or a table. Give the volume that it was made from."
-        )
+        kind = "a row of values, as of a surface or a table,"
+        advice = "Give the volume that it was made from."
     elif len(sizes) < 3:
         kind = "a 2-D image"
     elif min(sizes[:3]) < 2:
         kind = "a single slice"
-    if kind is not None:
-        raise VolumeError(
-            f"{header.name} must be a 3-D volume, got {kind} of shape {sizes}. Give the whole stack"
-            " of slices as one file."
-        )
+    else:
+        return
+    raise VolumeError(f"{header.name} must be a 3-D volume, got {kind} of shape {sizes}. {advice}")
 
 
 def _intent(header: Header) -> int:

@@ -181,9 +181,7 @@ def read_volume(path: str | os.PathLike[str], *, max_axes: int = 4) -> Volume:
     """
     header = read_header(path)
     if len(header.shape) > max_axes:
-        raise VolumeError(
-            f"{path} must be a 3-D volume, got shape {header.shape}. Split it into 3-D files."
-        )
+        raise VolumeError(f"{path} must be a 3-D volume, got shape {header.shape}. Split it.")
     return Volume(read_voxels(header).reshape(header.shape), scan_affine(header)[0])
 
 
@@ -219,17 +217,24 @@ def read_labels(path: str | os.PathLike[str]) -> Volume:
     return volume._replace(data=np.ascontiguousarray(data, dtype=kind))
 
 
-def read_image(path: str | os.PathLike[str]) -> Volume:
-    """Read a 3-D image as float32.
+def read_image(path: str | os.PathLike[str], *, max_axes: int = 3) -> Volume:
+    """Read an image as float32.
+
+    Args:
+        path: The file.
+        max_axes: See `read_volume`.
 
     Raises:
-        VolumeError: If it is several volumes, or holds NaN or infinity.
+        VolumeError: If it has more axes, or holds NaN, infinity or more than 32-bit floats can.
     """
-    volume = read_volume(path, max_axes=3)
+    volume = read_volume(path, max_axes=max_axes)
     with np.errstate(over="ignore"):  # infinity is refused
         data = np.ascontiguousarray(volume.data, dtype=np.float32)
     if not np.isfinite(data).all():
-        raise VolumeError(f"{path} must hold finite numbers, got NaN or infinity. Replace them.")
+        raise VolumeError(
+            f"{path} must hold finite numbers below 3.4e38, got NaN, infinity or more. Replace"
+            " them, or rescale the image."
+        )
     return volume._replace(data=data)
 
 
@@ -282,9 +287,7 @@ def write_volume(
     path = Path(path)
     name = path.name.lower()
     if not has_known_extension(path):
-        raise VolumeError(
-            f"{path} must end in .nii, .nii.gz, .mgz or .npz. Choose one of these for the output."
-        )
+        raise VolumeError(f"{path} must end in .nii, .nii.gz, .mgz or .npz. Choose one of these.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         if name.endswith(".npz"):

@@ -15,12 +15,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.metadata import version
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
@@ -31,7 +29,7 @@ from synthsr_transforms.generator.config import (
     read_settings,
 )
 from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
-from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_transforms.io.grids import Affine, Volume, reorient
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import derive_seed
 from synthsr_transforms.subjects.files import (
@@ -56,8 +54,7 @@ from synthsr_transforms.support.threads import num_cores, threads
 from synthsr_transforms.transforms import PatchCrop, TissueMixture
 from synthsr_transforms.transforms.images import find_labels
 
-from .folder import FORMATS, JobFolder
-from .record import CONFIG, JobConfig, JobSettings, Sample, job_config
+from .record import CONFIG, FORMATS, JobConfig, JobFolder, JobSettings, Sample, job_config
 
 CACHED_SUBJECTS = 4
 """Subjects kept in memory; a label map of 256^3 voxels takes 32 MiB."""
@@ -115,19 +112,14 @@ class GenerationJob:
                 " another with -n; for more, run jobs with other seeds."
             )
         if not 0 <= self.seed < 2**63:
-            raise SynthSRError(
-                f"seed must be at least 0 and below 2^63, got {self.seed}. Give a whole number."
-            )
+            raise SynthSRError(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed}.")
         check_choice("format", self.file_format, FORMATS)
         if not 1 <= number <= total:
             raise SynthSRError(
-                f"shard must be I/N with I from 1 to N, got {number}/{total}. The first of eight"
-                " shards is 1/8."
+                f"shard must be I/N with I from 1 to N, such as 1/8, got {number}/{total}."
             )
         if not self.subjects:
-            raise SynthSRError(
-                "label maps must be at least one, got none. Give some with --labels."
-            )
+            raise SynthSRError("label maps must be at least one, got none. Give --labels.")
         refuse_input_folder(self.folder, self.subjects)
         check_images(self.config, self.subjects)
 
@@ -173,6 +165,11 @@ class GenerationJob:
             check_buildable(config.generator)
         return cls(config=config.generator, subjects=subjects, **chosen)
 
+    @property
+    def numbers(self) -> range:
+        """Numbers of the samples of this shard."""
+        return range(self.shard[0] - 1, self.num_samples, self.shard[1])
+
     def sample(self, number: int) -> Sample:
         """The sample of that number, the same whatever else the job makes."""
         seed = derive_seed(self.seed, number)
@@ -182,8 +179,8 @@ class GenerationJob:
 
     def start(
         self,
-        on_subject: Callable[[SubjectFiles], object] | None = None,
-        on_phantom: Callable[[], object] | None = None,
+        on_subject: Callable[[SubjectFiles], object] = lambda subject: None,
+        on_phantom: Callable[[], object] = lambda: None,
     ) -> StartedJob:
         """Check everything, then write the records of the job.
 
@@ -201,7 +198,7 @@ class GenerationJob:
         check_buildable(self.config)
         phantom = any(isinstance(subject, PhantomSubject) for subject in self.subjects)
         checked = self._checked_before()
-        if phantom and checked is None and on_phantom is not None:
+        if phantom and checked is None:
             on_phantom()
         generator = checked or Generator.for_labels(
             self.config, check_subjects(self.subjects, on_subject)
@@ -210,10 +207,9 @@ class GenerationJob:
         if not self.overwrite:
             folder.refuse_other_job()
         samples = [self.sample(number) for number in range(self.num_samples)]
-        mine = samples[self.shard[0] - 1 :: self.shard[1]]
-        done = {s.number for s in mine if not self.overwrite and folder.is_complete(s)}
-        missing = [sample for sample in mine if sample.number not in done]
-        if phantom and checked is not None and missing and on_phantom is not None:
+        mine = [samples[number] for number in self.numbers]
+        missing = [s for s in mine if self.overwrite or not folder.is_complete(s)]
+        if phantom and checked is not None and missing:
             on_phantom()
         check_space(self.folder, self._expected_bytes(generator, missing))
         folder.open(samples, self.shard, overwrite=self.overwrite)
@@ -386,11 +382,7 @@ def check_images(config: GeneratorConfig, subjects: Sequence[SubjectFiles]) -> N
 # Work --------------------------------------------------------------------------------------------
 
 
-class _Loaded(NamedTuple):
-    """A subject in memory: on the device, and how its label map was oriented."""
-
-    batch: SubjectsBatch
-    affine: npt.NDArray[np.float64]
+_Loaded = tuple[SubjectsBatch, Affine]  # on the device, and how its label map was oriented
 
 
 class StartedJob:
@@ -411,8 +403,7 @@ class StartedJob:
     @property
     def num_complete(self) -> int:
         """Number of samples of this shard that were complete before."""
-        first, step = self.job.shard
-        return len(range(first - 1, self.job.num_samples, step)) - len(self.samples)
+        return len(self.job.numbers) - len(self.samples)
 
     def run(self) -> Iterator[Sample]:
         """Make the missing samples, writing some while the next is made.
@@ -428,10 +419,10 @@ class StartedJob:
             if self.job.preview:
                 self._draw_missing_previews()
             sources = _ahead(reader, load, [sample.subject for sample in self.samples])
-            for sample, source in zip(self.samples, sources, strict=True):
-                batch, steps = self.generator.run(source.batch, sample.seed)
+            for sample, (source, affine) in zip(self.samples, sources, strict=True):
+                batch, steps = self.generator.run(source, sample.seed)
                 volumes = self._volumes(batch)
-                waiting.append(writers.submit(self._write, sample, volumes, source.affine, steps))
+                waiting.append(writers.submit(self._write, sample, volumes, affine, steps))
                 while waiting and (waiting[0].done() or len(waiting) > 2 * number):
                     yield waiting.popleft().result()
             while waiting:
@@ -444,7 +435,7 @@ class StartedJob:
         batch = SubjectsBatch.from_subjects([subject]).to(self.job.device)
         if self.generator.needs_brain_box():
             batch.metadata[BRAIN_BOX] = self.generator.brain_box(batch).tolist()
-        return _Loaded(batch, subject_affine(files))
+        return batch, subject_affine(files)
 
     def _volumes(self, batch: SubjectsBatch) -> dict[str, Volume]:
         """The volumes of a sample, on the CPU, oriented as they were generated."""
@@ -460,7 +451,7 @@ class StartedJob:
         self,
         sample: Sample,
         volumes: Mapping[str, Volume],
-        affine: npt.NDArray[np.float64],
+        affine: Affine,
         steps: Mapping[str, Any],
     ) -> Sample:
         oriented = {kind: reorient(volume, affine) for kind, volume in volumes.items()}
@@ -469,10 +460,8 @@ class StartedJob:
 
     def _draw_missing_previews(self) -> None:
         making = {sample.number for sample in self.samples}
-        first, step = self.job.shard
-        for number in range(first - 1, self.job.num_samples, step):
-            sample = self.job.sample(number)
-            if number not in making and not self.folder.preview_path(sample).exists():
+        for sample in map(self.job.sample, self.job.numbers):
+            if sample.number not in making and not self.folder.preview_path(sample).exists():
                 self.folder.write_preview(sample)
 
     def _draw_overview(self) -> None:
@@ -497,9 +486,9 @@ def _ahead(
     subjects: Sequence[SubjectFiles],
 ) -> Iterator[_Loaded]:
     """Load subjects in order, each while the one before is worked on."""
-    upcoming: Future[_Loaded] | None = None
-    for subject, following in zip_longest(subjects, subjects[1:]):
-        current = upcoming or pool.submit(load, subject)
-        source = current.result()
-        upcoming = None if following is None else pool.submit(load, following)
-        yield source
+    upcoming: deque[Future[_Loaded]] = deque()
+    for subject in subjects:
+        upcoming.append(pool.submit(load, subject))
+        if len(upcoming) > 1:
+            yield upcoming.popleft().result()
+    yield from (future.result() for future in upcoming)

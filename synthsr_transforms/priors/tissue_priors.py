@@ -7,17 +7,19 @@ the mean and standard deviation when it is `normal`. Negative draws become 0.
 
 Rows and files: the original SynthSR keeps the hyper-parameters of the means in one `.npy` file
 and those of the standard deviations in another, each of shape `(2 * channels, classes)`; rows
-`2c` and `2c + 1` are the first and the second hyper-parameter of channel `c`.
+`2c` and `2c + 1` are the first and the second hyper-parameter of channel `c`. `priors.yaml`, which
+`synthsr estimate-priors` writes, holds the same numbers with names, labels and counts.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +27,10 @@ import torch
 from torch import Tensor
 
 from synthsr_transforms.labels.files import read_npy
+from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.atomic import replacing
-from synthsr_transforms.support.messages import SynthSRError, check_choice
+from synthsr_transforms.support.config import read_yaml
+from synthsr_transforms.support.messages import SynthSRError, check_choice, listed, naming
 
 FloatArray = npt.NDArray[np.floating[Any]]
 PriorSpec = (
@@ -152,12 +156,9 @@ class TissuePriors:
             >>> priors.from_draws(torch.tensor([[[0.0, 0.5], [0.5, 1.0]]]))
             (tensor([[[0., 5.]]]), tensor([[[2., 3.]]]))
         """
-        expected = (2 * self.num_channels, self.num_classes)
-        if draws.ndim != 3 or tuple(draws.shape[1:]) != expected:
-            shape = tuple(draws.shape)
-            raise SynthSRError(
-                f"draws must have shape (B, {expected[0]}, {expected[1]}), got {shape}."
-            )
+        shape, rows, classes = tuple(draws.shape), 2 * self.num_channels, self.num_classes
+        if draws.ndim != 3 or shape[1:] != (rows, classes):
+            raise SynthSRError(f"draws must have shape (B, {rows}, {classes}), got {shape}.")
         blocks = draws.double().reshape(len(draws), self.num_channels, 2, self.num_classes)
         first, scale = self._offset_and_scale
         means, stds = (first + scale * blocks).clamp(min=0).float().unbind(2)
@@ -254,16 +255,13 @@ class TissuePriors:
             distribution: What the hyper-parameters are; files made by prior estimation hold means
                 and standard deviations, hence `normal`.
         """
-        means = read_npy(means_path)
-        if means.ndim != 2 or means.shape[0] % 2:
-            raise SynthSRError(
-                f"means must have shape (2 * channels, classes), got {means.shape} ({means_path})."
-            )
+        with naming(means_path):
+            means = _as_blocks("means", read_npy(means_path))
         return cls.from_spec(
-            means,
+            as_rows(means),
             read_npy(stds_path),
-            num_channels=means.shape[0] // 2,
-            num_classes=means.shape[1],
+            num_channels=len(means),
+            num_classes=means.shape[2],
             distribution=distribution,
         )
 
@@ -293,11 +291,9 @@ class TissuePriors:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TissuePriors:
         """Make priors from what `to_dict` returned."""
-        expected = {"distribution", "means", "stds"}
-        if set(data) != expected:
-            raise SynthSRError(
-                f"keys must be {', '.join(sorted(expected))}, got {', '.join(sorted(data))}."
-            )
+        keys = ["distribution", "means", "stds"]
+        if sorted(data) != keys:
+            raise SynthSRError(f"keys must be {', '.join(keys)}, got {', '.join(sorted(data))}.")
         blocks = {
             name: _as_blocks(name, np.asarray(data[name], float)) for name in ("means", "stds")
         }
@@ -333,9 +329,7 @@ def _check_hyper_parameters(name: str, array: FloatArray, distribution: str) -> 
     if array.ndim != 3 or array.shape[1] != 2 or 0 in array.shape:
         raise SynthSRError(f"{name} must have shape (channels, 2, classes), got {array.shape}.")
     if not np.isfinite(array).all():
-        raise SynthSRError(
-            f"{name} must be finite, got NaN or infinity. Estimate the priors again."
-        )
+        raise SynthSRError(f"{name} must be finite, got NaN or infinity. Estimate priors again.")
     if distribution == "normal" and (array[:, 1] < 0).any():
         raise SynthSRError(
             f"{name} must have standard deviations of at least 0, got {array[:, 1].min()}. "
@@ -355,14 +349,15 @@ def _hyper_parameters_of(
     legacy: bool,
 ) -> FloatArray:
     """Return the `(C, 2, K)` array that a form stands for, see `TissuePriors.from_spec`."""
-    interval = _interval(name, spec)
-    if interval is not None and distribution == "normal" and not legacy:
+    number = isinstance(spec, (int, float, np.number)) and not isinstance(spec, bool)
+    if (spec is None or number) and distribution == "normal" and not legacy:
         raise SynthSRError(
             f"{name} must be a pair, an array or a .npy file when distribution is 'normal', "
             f"got {spec}. Use distribution='uniform', or give a (mean, standard deviation) pair."
         )
-    if interval is not None:
-        array = np.array(interval)
+    if spec is None or number:
+        half_width = DEFAULT_HALF_WIDTH[name] if spec is None else float(cast(float, spec))
+        array = DEFAULT_CENTRE[name] + half_width * np.array([-1.0, 1.0])
     elif isinstance(spec, (str, os.PathLike)):
         array = read_npy(spec)
     else:
@@ -376,24 +371,13 @@ def _hyper_parameters_of(
     else:
         where = f" ({spec})" if isinstance(spec, (str, os.PathLike)) else ""
         raise SynthSRError(
-            f"{name} must have shape {rows} = (2 * num_channels, num_classes), or be a pair, "
-            f"got shape {array.shape}{where}. Use priors made for this label table and for as "
-            "many channels."
+            f"{name} must have shape {rows} = (2 * num_channels, num_classes), or be a pair, got"
+            f" shape {array.shape}{where}. Use priors made for this label table and as many"
+            " channels."
         )
     if distribution == "uniform" and not legacy:
         _check_bounds(name, array)
     return array
-
-
-def _interval(name: str, spec: PriorSpec | None) -> tuple[float, float] | None:
-    """Return the interval that None or a number stands for, None for other forms."""
-    if spec is None:
-        half_width = DEFAULT_HALF_WIDTH[name]
-    elif isinstance(spec, (int, float, np.number)) and not isinstance(spec, bool):
-        half_width = float(spec)
-    else:
-        return None
-    return DEFAULT_CENTRE[name] - half_width, DEFAULT_CENTRE[name] + half_width
 
 
 def _check_bounds(name: str, array: FloatArray) -> None:
@@ -409,14 +393,109 @@ def _check_bounds(name: str, array: FloatArray) -> None:
 
 
 def _numbers(name: str, spec: Any) -> FloatArray:
-    try:
+    with suppress(ValueError):  # rows of several lengths
         array = np.asarray(spec)
-    except ValueError as error:
+        if array.dtype.kind in "iuf":
+            return array
+    raise SynthSRError(
+        f"{name} must be None, a number, a pair, rows of one length or a .npy file, got {spec!r}."
+    )
+
+
+# Descriptions -----------------------------------------------------------------------------------
+
+
+class PriorFile(NamedTuple):
+    """Content of a `priors.yaml`.
+
+    Attributes:
+        priors: The priors.
+        class_of_label: Class of each label value, of the label table that they were made for.
+    """
+
+    priors: TissuePriors
+    class_of_label: dict[int, int]
+
+
+def read_prior_file(path: str | os.PathLike[str]) -> PriorFile:
+    """Read a `priors.yaml`.
+
+    Raises:
+        ValueError: If the file is missing or holds something else.
+    """
+    content = read_yaml(path)
+    try:
+        classes = content["classes"]
+        labels = {int(v): int(row["class"]) for row in classes for v in row["labels"]}
+        blocks = [_block(channel["classes"], len(classes)) for channel in content["channels"]]
+        means, stds = (np.array(arrays) for arrays in zip(*blocks, strict=True))
+        priors = TissuePriors(means, stds, str(content["distribution"]))
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise SynthSRError(
-            f"{name} must have rows of one length, got rows of several lengths."
+            f"priors must be a file that synthsr estimate-priors wrote, got {path} ({reason})."
+            " Estimate the priors again, or give prior_means and prior_stds."
         ) from error
-    if array.dtype.kind not in "iuf":
+    return PriorFile(priors, labels)
+
+
+def _block(rows: list[Mapping[str, Any]], number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hyper-parameters `(2, K)` of the means and of the standard deviations."""
+    by_class = {int(row["class"]): row for row in rows}
+    if sorted(by_class) != list(range(number)) or len(rows) != number:
+        raise SynthSRError(f"a channel has rows for classes {sorted(by_class)} of {number}")
+    pairs = [(by_class[k]["mean"], by_class[k]["std"]) for k in range(number)]
+    means, stds = (np.array(columns, dtype=float).T for columns in zip(*pairs, strict=True))
+    return means, stds
+
+
+def resolve_priors(
+    spec: TissuePriors | Mapping[str, Any] | str | os.PathLike[str],
+    table: LabelTable,
+    num_channels: int,
+) -> TissuePriors:
+    """Return priors from priors, what `TissuePriors.to_dict` gives, or the path of a `priors.yaml`.
+
+    Args:
+        spec: The priors.
+        table: Label table that they are used with.
+        num_channels: Number of channels that they must have.
+
+    Raises:
+        ValueError: If the priors were made for other classes or for another number of channels.
+    """
+    name = "priors"
+    if isinstance(spec, (str, os.PathLike)):
+        found = read_prior_file(spec)
+        name = f"priors {Path(spec)}"
+        _check_classes(found.class_of_label, table, name)
+        priors = found.priors
+    else:
+        priors = spec if isinstance(spec, TissuePriors) else TissuePriors.from_dict(spec)
+    if priors.num_classes != table.num_classes:
         raise SynthSRError(
-            f"{name} must be None, a number, a pair, an array or a .npy file, got {spec!r}."
+            f"{name} must have one column for each of {table.num_classes} classes of the label"
+            f" table, got {priors.num_classes}. Use the table that they were made for."
         )
-    return array
+    if priors.num_channels != num_channels:
+        raise SynthSRError(
+            f"{name} must have {num_channels} channels, got {priors.num_channels}. Set num_channels"
+            " likewise, or estimate priors from as many."
+        )
+    return priors
+
+
+def _check_classes(made_for: Mapping[int, int], table: LabelTable, name: str) -> None:
+    here = dict(zip(table.values, table.classes, strict=True))
+    moved = [v for v in here if v in made_for and made_for[v] != here[v]]
+    lonely = sorted(set(table.classes) - {here[v] for v in here if v in made_for})
+    if moved:
+        got = f"label {moved[0]} in class {made_for[moved[0]]} there and in {here[moved[0]]} here"
+    elif lonely:
+        got = f"none of the labels of class {listed(lonely, 4)}"
+    else:
+        return
+    raise SynthSRError(
+        f"{name} must be made for the classes of the label table, got {got}. Set label_table to the"
+        " table that they were made for (the file names it)."
+    )

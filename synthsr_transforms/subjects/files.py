@@ -16,8 +16,16 @@ import numpy.typing as npt
 import torch
 from torchio import LabelMap, ScalarImage, Subject
 
-from synthsr_transforms.io.files import VolumeError, list_volumes, searched_folder, stem
-from synthsr_transforms.io.freesurfer import LABELS, SCAN, file_name, subject_folders
+from synthsr_transforms.io.files import (
+    FREESURFER_LABELS,
+    FREESURFER_SCAN,
+    VolumeError,
+    file_name,
+    list_volumes,
+    searched_folder,
+    stem,
+    subject_folders,
+)
 from synthsr_transforms.io.grids import (
     MIN_SHEAR_DEGREES,
     Volume,
@@ -146,17 +154,17 @@ def find_subjects(
         VolumeError: If a folder is missing or empty, or a file has no partner or several.
     """
     check_choice("match", match, MATCHES)
-    label_maps = list_volumes(labels, recursive=recursive, freesurfer=LABELS)
+    label_maps = list_volumes(labels, recursive=recursive, freesurfer=FREESURFER_LABELS)
     if images is None:
         return [SubjectFiles(path) for path in label_maps]
-    candidates = list_volumes(images, recursive=recursive, freesurfer=SCAN)
+    candidates = list_volumes(images, recursive=recursive, freesurfer=FREESURFER_SCAN)
     if os.path.realpath(labels) == os.path.realpath(images):
         if not subject_folders(labels):
             raise VolumeError(
                 f"label maps and images must be in two folders, got {labels} for both. Move the"
                 " images to a folder of their own."
             )
-        candidates = [path for path in candidates if path.with_name(LABELS) in label_maps]
+        candidates = [p for p in candidates if p.with_name(FREESURFER_LABELS) in label_maps]
     if match == "order" or (Path(labels).is_file() and Path(images).is_file()):
         if len(label_maps) != len(candidates):
             raise VolumeError(
@@ -306,9 +314,7 @@ def read_subject(subject: SubjectFiles, *, target: str = "target") -> Subject:
         return Subject(labels=_to_image(LabelMap, labels))
     image = reorient(read_image(subject.image), labels.affine)
     if not same_grid(labels, image):
-        raise VolumeError(
-            f"{grids_differ(subject, labels, image)} Resample the image to the label map."
-        )
+        raise VolumeError(f"{grids_differ(subject, labels, image)} Resample the image.")
     return Subject(labels=_to_image(LabelMap, labels), **{target: _to_image(ScalarImage, image)})
 
 
@@ -344,7 +350,8 @@ def subject_shape(subject: SubjectFiles) -> tuple[int, int, int]:
 
 
 def check_subjects(
-    subjects: Iterable[SubjectFiles], on_subject: Callable[[SubjectFiles], object] | None = None
+    subjects: Iterable[SubjectFiles],
+    on_subject: Callable[[SubjectFiles], object] = lambda subject: None,
 ) -> set[int]:
     """Read every label map and image once, so that a bad file is found before the work begins.
 
@@ -363,11 +370,10 @@ def check_subjects(
         found = _values_in(read_subject(subject).images["labels"].data.numpy())
         if found == {0}:
             raise VolumeError(
-                f"{subject.labels} must hold labels, got background 0 alone. Remove or replace it."
+                f"{subject.labels} must hold labels, got background 0 alone. Replace it."
             )
         values |= found
-        if on_subject is not None:
-            on_subject(subject)
+        on_subject(subject)
     return values
 
 

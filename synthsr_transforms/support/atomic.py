@@ -29,7 +29,6 @@ from synthsr_transforms.support.stopping import undoing
 HOURS_KEPT = 24
 """Time after which a temporary file of another machine counts as left behind."""
 _TEMPORARY = re.compile(r"\.([0-9a-f]{8})([0-9a-f]{8})[0-9a-f]{16}-")
-_tidied: set[Path] = set()
 
 
 @contextmanager
@@ -74,9 +73,7 @@ def temporary_folder() -> Iterator[Path]:
 
 def _temporary(folder: Path, name: str) -> Path:
     """Temporary path in a folder, from which leftovers are removed when it is first used."""
-    if folder not in _tidied:
-        _tidied.add(folder)
-        remove_leftovers(folder)
+    _tidy_once(folder)
     return folder / f".{_machine()}{os.getpid():08x}{secrets.token_hex(8)}-{name}"
 
 
@@ -94,6 +91,9 @@ def remove_leftovers(folder: Path) -> None:
             if name is not None and _is_left(entry, name[1], int(name[2], 16)):
                 with suppress(OSError):
                     shutil.rmtree(entry) if entry.is_dir() else os.unlink(entry)
+
+
+_tidy_once = cache(remove_leftovers)
 
 
 def _is_left(entry: os.DirEntry[str], machine: str, process: int) -> bool:
@@ -174,8 +174,7 @@ def check_space(folder: str | os.PathLike[str], expected_bytes: float) -> None:
     if expected_bytes > free:
         raise WorkFailedError(
             f"the disk of {folder} must have room for about {bytes_in_words(expected_bytes)}, got"
-            f" {bytes_in_words(free)} free. Free some space, ask for less, or choose another folder"
-            " with --out."
+            f" {bytes_in_words(free)} free. Free some space, ask for less, or choose another --out."
         )
 
 

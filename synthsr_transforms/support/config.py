@@ -279,6 +279,5 @@ def config_path(name: str | os.PathLike[str], ready: Mapping[str, Path], what: s
             raise SynthSRError(f"{path} does not exist. Check the path.")
         return path
     raise SynthSRError(
-        f"{what} must be one of {', '.join(ready)} or a .yaml file,"
-        f" got {text!r}{suggest(text, ready)}."
+        f"{what} must be {', '.join(ready)} or a .yaml file, got {text!r}{suggest(text, ready)}."
     )

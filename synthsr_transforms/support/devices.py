@@ -39,9 +39,7 @@ def available_device(name: str = "auto") -> str:
             " a CUDA build of PyTorch."
         )
     if index and int(index) >= count:
-        raise SynthSRError(
-            f"device must be below cuda:{count}, got {name!r}. Choose one of the {count} there."
-        )
+        raise SynthSRError(f"device must be below cuda:{count}, got {name!r}. Choose another.")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise SynthSRError(
             f"device must be one that this machine has, got {name!r}, but there is no Apple GPU."

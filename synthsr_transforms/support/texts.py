@@ -27,8 +27,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise SynthSRError(
-            f"{path} must be a text file of at most {MAX_BYTES // 10**6} MB, got more. Check the"
-            " path."
+            f"{path} must be a text file of at most {MAX_BYTES // 10**6} MB. Check the path."
         )
     try:
         return content.decode("utf-8-sig")

@@ -16,7 +16,7 @@ from helpers import run, save
 
 from synthsr_transforms import LabelTable, TissuePriors
 from synthsr_transforms.phantom import head_phantom
-from synthsr_transforms.priors.files import read_prior_file
+from synthsr_transforms.priors.tissue_priors import read_prior_file
 from synthsr_transforms.support.config import read_yaml
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -26,8 +26,8 @@ from synthsr_cli.common.errors import as_click_error
 from synthsr_cli.common.progress import progress
 from synthsr_cli.main import COMMANDS, synthsr
 from synthsr_transforms.generator.config import preset_names
-from synthsr_transforms.job import folder as job_folder
 from synthsr_transforms.job import job as job_module
+from synthsr_transforms.job import record as job_record
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.subjects.files import phantom_subject
 
@@ -491,7 +491,7 @@ class TestBadInput:
         def fill(*_: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(job_folder, "write_volume", fill)
+        monkeypatch.setattr(job_record, "write_volume", fill)
         result = run("generate", "own.yaml", "--labels", "maps", "-n", 5)
         assert "is full. Free some space and run the same command again" in one_error(
             result, code=1

@@ -33,8 +33,7 @@ from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.io.volumes import read_image, read_labels, read_volume
 from synthsr_transforms.job.job import remake_sample
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.priors.files import read_prior_file
-from synthsr_transforms.priors.tissue_priors import TissuePriors
+from synthsr_transforms.priors.tissue_priors import TissuePriors, read_prior_file
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, describe
 
 SECONDS, LONGEST = 10.0, 500

@@ -25,16 +25,16 @@ from synthsr_transforms.estimation import (
     write_estimate,
 )
 from synthsr_transforms.estimation import scans as scans_module
+from synthsr_transforms.estimation.estimate import processes
 from synthsr_transforms.estimation.files import output_names
 from synthsr_transforms.estimation.picture import channel_figure
-from synthsr_transforms.estimation.run import processes
 from synthsr_transforms.estimation.statistics import (
     class_statistics,
     rescale_intensities,
     t2_cropping_stats,
     t2_extent,
 )
-from synthsr_transforms.priors.files import read_prior_file
+from synthsr_transforms.priors.tissue_priors import read_prior_file
 from synthsr_transforms.support.config import read_yaml
 from synthsr_transforms.support.messages import WorkFailedError
 from synthsr_transforms.transforms.build import build_transform

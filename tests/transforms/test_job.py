@@ -28,8 +28,8 @@ from helpers import save
 from synthsr_transforms.generator.config import GeneratorConfig, StepConfig, load_config
 from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.io.volumes import read_volume
-from synthsr_transforms.job import folder as job_folder
 from synthsr_transforms.job import job as job_module
+from synthsr_transforms.job import record as job_record
 from synthsr_transforms.job.job import GenerationJob, expected_bytes, remake_sample
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.subjects.files import (
@@ -481,14 +481,14 @@ class TestDamage:
 class TestWriting:
     def test_a_full_disk_is_one_clear_error(self, make_job, monkeypatch, tmp_path):
         writes = itertools.count()
-        write = job_folder.write_volume
+        write = job_record.write_volume
 
         def fill(path: Path, volume: Any) -> None:
             if next(writes) >= 10:
                 raise OSError(errno.ENOSPC, "No space left on device")
             write(path, volume)
 
-        monkeypatch.setattr(job_folder, "write_volume", fill)
+        monkeypatch.setattr(job_record, "write_volume", fill)
         with pytest.raises(WorkFailedError, match=r"disk of .* is full"):
             run(make_job(num_samples=6))
         left = files(tmp_path / "out")
@@ -540,7 +540,7 @@ class TestWriting:
         def fail(*_: Any) -> None:
             raise RuntimeError("broken")
 
-        monkeypatch.setattr(job_folder, "write_volume", fail)
+        monkeypatch.setattr(job_record, "write_volume", fail)
         with pytest.raises(RuntimeError, match="broken"):
             run(make_job())
 

@@ -12,8 +12,7 @@ from torchio.data.batch import SubjectsBatch
 from synthsr_transforms.distributions import Distribution, DistributionSpec, as_distribution
 from synthsr_transforms.functional.mixture import look_up, tissue_mixture
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.priors.files import resolve_priors
-from synthsr_transforms.priors.tissue_priors import TissuePriors
+from synthsr_transforms.priors.tissue_priors import TissuePriors, resolve_priors
 from synthsr_transforms.seeds import sample_seeds
 from synthsr_transforms.transforms.base import Params
 from synthsr_transforms.transforms.images import add_made_image
