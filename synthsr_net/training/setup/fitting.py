@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torchio.data.affine import AffineMatrix
 
-from synthsr_net.training.config import TrainingConfig, triple
+from synthsr_net.losses.base import crop_sizes
+from synthsr_net.training.config import TrainingConfig
 from synthsr_net.training.data.bank import Bank, Entry, Size, common_shape, with_brain_boxes
 from synthsr_net.training.data.stream import PairStream
 from synthsr_transforms.generator.config import GeneratorConfig, StepConfig
@@ -108,10 +109,10 @@ def padding(training: TrainingConfig, patch: Size | None) -> Size:
     With a loss in a central box, voxels within half of what it leaves out of the patch from the
     border would never count; see `padding_margin` of the original.
     """
-    given = triple(training.loss.padding_voxels, "loss.padding_voxels")
-    crop = triple(training.loss.crop, "loss.crop")
-    if training.loss.padding_voxels is not None or crop is None or patch is None:
-        return given or (0, 0, 0)
+    given = crop_sizes(training.loss.padding_voxels, "loss.padding_voxels")
+    crop = crop_sizes(training.loss.crop, "loss.crop")
+    if training.loss.padding_voxels is not None or patch is None:
+        return given
     x, y, z = (
         max(0, (size - inner) // 2) if inner else 0 for size, inner in zip(patch, crop, strict=True)
     )

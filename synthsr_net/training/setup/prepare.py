@@ -13,12 +13,13 @@ import torch
 
 from synthsr_net.inference.precision import resolve_precision
 from synthsr_net.losses import SEGMENTATION_LOSSES, build_loss
+from synthsr_net.losses.base import crop_sizes
 from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_net.models.transfer import start_from
 from synthsr_net.networks.critic import Critic, CriticConfig
 from synthsr_net.networks.seeding import seeded
 from synthsr_net.networks.unet import UNet3d, UNetConfig
-from synthsr_net.training.config import Experiment, TrainingConfig, triple
+from synthsr_net.training.config import Experiment, TrainingConfig
 from synthsr_net.training.data.bank import Entry, read_bank
 from synthsr_net.training.data.stream import PairData, Position
 from synthsr_net.training.task.adversarial import AdversarialTask
@@ -290,8 +291,8 @@ def _check_pair(training: TrainingConfig, pair: TrainingPair) -> None:
             f" {training.run.batch_size}, which needs {bytes_in_words(needed)} for the pairs alone."
             " Lower it, or the shape of the crop."
         )
-    crop, patch = triple(training.loss.crop, "loss.crop"), tuple(pair.image.shape[2:])
-    if crop is not None and any(inner > size for inner, size in zip(crop, patch, strict=True)):
+    crop, patch = crop_sizes(training.loss.crop, "loss.crop"), tuple(pair.image.shape[2:])
+    if any(inner > size for inner, size in zip(crop, patch, strict=True)):
         raise SynthSRError(
             f"loss.crop must be at most the size of patches, {patch}, got {crop}."
             " Lower it, or set loss.crop=null to read all."
