@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from synthsr_net.inference.precision import resolve_precision
@@ -100,14 +99,6 @@ class Prepared:
         keep = self.training.run.keep_models
         models = 2 + (self.training.run.epochs if keep < 0 else keep)
         return 4.0 * sum(p.numel() for p in self.network.parameters()) * (models + 8)
-
-    def preview(self) -> dict[str, Any]:
-        """Return what pictures of all validation samples share, see `PreviewSample`."""
-        return {
-            "affine": np.diag([*[self.model.scan.spacing_mm] * 3, 1.0]),
-            "segmentation": self.structures is not None,
-            "reliability": self.fitted.generator.config.reliability is not None,
-        }
 
     def record(self, plan: RunPlan, device: torch.device) -> Experiment:
         """Return the experiment as the run's folder records it, complete by itself."""
