@@ -62,6 +62,7 @@ def preview_figure(
         A figure outside the state of pyplot.
 
     Examples:
+        >>> import torch
         >>> volume = torch.rand(1, 8, 9, 10)
         >>> sample = ShownSample(volume, volume, volume, volume > 0.5)
         >>> len(preview_figure([sample, sample]).axes)
