@@ -153,7 +153,7 @@ class RunLog(Callback):
         self._restart_clock(pl_module)
 
     def _take_losses(self, task: TrainingTask, *, wait: bool = False) -> list[float]:
-        losses = [reading.value for reading in task.take_readings(wait=wait)]
+        losses = task.take_losses(wait=wait)
         self._losses += losses
         return losses
 

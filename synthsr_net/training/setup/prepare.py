@@ -38,9 +38,16 @@ from synthsr_transforms.support.memory import available_bytes
 from synthsr_transforms.support.messages import SynthSRError, bytes_in_words
 
 from .experiment import RunPlan, with_absolute_paths
-from .fitting import Fitted, check_spacing, fit, output_shapes, probe
+from .fitting import (
+    Fitted,
+    check_spacing,
+    fit,
+    output_shapes,
+    probe,
+    structures_of,
+    with_structures,
+)
 from .model_config import model_config
-from .structures import structures_of, with_structures
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from synthsr_transforms.seeds import derive_seed
 
 from .objective import Objective
 from .optimisation import MovingAverage, learning_rate_factor, make_optimiser
-from .watch import LossWatch, Reading
+from .watch import LossWatch
 
 
 class ShownSample(NamedTuple):
@@ -126,7 +126,7 @@ class TrainingTask(LightningModule):
         if loader is not None and self.position.done % len(loader):
             loader.stream.prefetch(self.position.done)
 
-    def take_readings(self, *, wait: bool = False) -> list[Reading]:
+    def take_losses(self, *, wait: bool = False) -> list[float]:
         """Return the losses that have arrived since the last call, see `LossWatch.read`."""
         return self.watch.read(wait=wait)
 
