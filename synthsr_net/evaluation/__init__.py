@@ -3,7 +3,6 @@
 Imports all of `synthsr_net` but `training`.
 """
 
-from .pairs import Pair, find_pairs
-from .scores import PairScore, evaluate
+from .scores import Pair, PairScore, evaluate, find_pairs
 
 __all__ = ["Pair", "PairScore", "evaluate", "find_pairs"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +21,10 @@ from synthsr_net.prediction.report.picture import write_planes
 from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.support.atomic import replacing
 
-from .pairs import PathLike
-
 if TYPE_CHECKING:
     from .scores import PairScore
+
+PathLike = str | os.PathLike[str]
 
 CSV_NAME, PAGE_NAME = "metrics.csv", "report.html"
 MEAN = "mean"

@@ -1,4 +1,4 @@
-"""Metrics of predictions against references, on the grids of the references.
+"""Metrics of predictions against references, paired by name, on the grids of the references.
 
 The prediction is brought to the grid of the reference by linear interpolation in world
 coordinates; where only the order or direction of axes differs, voxels are taken as they are. Its
@@ -8,10 +8,11 @@ intensities are then mapped to those of the reference (`synthsr_net.metrics.comp
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from synthsr_net.metrics.comparison import (
     reference_of,
     tissue_map,
 )
+from synthsr_net.prediction.files import CONTRASTS, ENDING, MASK_WORDS, find_scans, match
 from synthsr_net.prediction.refinement.brain_mask import find_brain
 from synthsr_net.prediction.resampling import Grid, as_tensor, resample, reslice
 from synthsr_transforms.estimation.scans import labels_on_grid
@@ -35,12 +37,32 @@ from synthsr_transforms.io.volumes import read_labels
 from synthsr_transforms.support.atomic import temporary_folder
 from synthsr_transforms.support.messages import check_choice
 
-from .pairs import Pair, PathLike, find_pairs
-from .report import draw_pair, write_evaluation
+from .report import PathLike, draw_pair, write_evaluation
 
+WORDS = (
+    *(*CONTRASTS, *MASK_WORDS, ENDING.strip("_")),
+    *("labels", "seg", "dseg", "aseg", "aparc", "synthseg", "norm", "brain", "reference"),
+)
+"""Words that may differ between the names of files that belong together."""
 BRAIN_ML = (200.0, 2000.0)
 """Volumes within which a brain that was found in a prediction is believed to be one."""
 _FULL_COVERAGE = 0.99  # share of the head, below which there is a warning
+
+
+class Pair(NamedTuple):
+    """Files that are compared.
+
+    Attributes:
+        name: Of the prediction, without its ending.
+        prediction: The prediction.
+        reference: The scan to be predicted.
+        labels: Label map of the reference, if there is one.
+    """
+
+    name: str
+    prediction: Path
+    reference: Path
+    labels: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +80,36 @@ class PairScore:
     """`brain/l1`, `brain/psnr`, `brain/ssim`, the same of the head, and with labels `brain/dice_wm`
     and so on, see `metrics.comparison.compare`."""
     warnings: tuple[str, ...] = ()
+
+
+def find_pairs(
+    predictions: PathLike,
+    references: PathLike,
+    labels: PathLike | None = None,
+    *,
+    recursive: bool = False,
+) -> list[Pair]:
+    """Pair predictions with references, and these with label maps.
+
+    Args:
+        predictions: A file, a folder, or a `.txt` list of files.
+        references: Likewise. Files of folders belong together if their names agree but for
+            `WORDS`; lists are paired line by line.
+        labels: Likewise.
+        recursive: Whether subfolders are searched as well; their names must agree, too.
+
+    Raises:
+        ValueError: If a file has no partner, or several.
+    """
+    first, second = (find_scans(path, recursive=recursive) for path in (predictions, references))
+    partners: list[Path] = match(first, second, WORDS)
+    maps: Sequence[Path | None] = [None] * len(partners)
+    if labels is not None:
+        maps = match(first, find_scans(labels, recursive=recursive), WORDS)
+    return [
+        Pair(first.name_of(prediction), prediction, reference, label_map)
+        for prediction, reference, label_map in zip(first.scans, partners, maps, strict=True)
+    ]
 
 
 def evaluate(

@@ -6,16 +6,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from synthsr_transforms.support.messages import check_choice, suggest
+from synthsr_transforms.support.messages import check_choice
 
 from .base import ImageLoss
-from .dice_cross_entropy import DiceCrossEntropyLoss
-from .l1 import L1Loss
-from .l1_ssim3d import L1SSIM3dLoss
-from .l2 import L2Loss
-from .laplace import LaplaceLoss
-from .ssim import SSIMLoss
-from .ssim3d import SSIM3dLoss
+from .intensity import L1Loss, L2Loss, LaplaceLoss
+from .segmentation import DiceCrossEntropyLoss
+from .ssim import L1SSIM3dLoss, SSIM3dLoss, SSIMLoss
 
 LOSSES: dict[str, type[ImageLoss]] = {
     "l1": L1Loss,
@@ -50,12 +46,7 @@ def build_loss(name: str, params: Mapping[str, Any] | None = None) -> ImageLoss:
     params = dict(params or {})
     known = [p for p in inspect.signature(losses[name]).parameters if p not in ("args", "kwargs")]
     for param in params:
-        if param not in known:
-            takes = f"takes {', '.join(known)}" if known else "takes no arguments"
-            raise ValueError(
-                f"arguments of the loss {name} must be known: it {takes}, got"
-                f" {param!r}{suggest(param, known)}."
-            )
+        check_choice(f"arguments of the loss {name}", param, known or ["none"])
     try:
         return losses[name](**params)
     except (TypeError, ValueError) as error:

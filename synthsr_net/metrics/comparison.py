@@ -16,11 +16,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from synthsr_net.losses.ssim import WINDOW_SIZE
 from synthsr_transforms.functional.layout import bounding_box
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.labels.table import LabelTable
 
-from .volumes import MEASURES, SSIM_WINDOW, measure
+from .volumes import MEASURES, measure
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -118,8 +119,7 @@ def reference_of(name: str, image: Tensor, tissues: Tensor) -> tuple[Reference, 
     least = float(image.min())
     head = image > least + _HEAD_SHARE * (float(np.median(brain)) - least)
     head |= tissues > OUTSIDE
-    first, end = bounding_box(head[None, None])[0].tolist()
-    box = tuple(slice(max(0, a - _MARGIN), b + _MARGIN) for a, b in zip(first, end, strict=True))
+    box = _box_around(head, _MARGIN)
     scaled = (image - low) / (high - low)
     return Reference(scaled[box], head[box], tissues[box], low, high), box
 
@@ -188,17 +188,15 @@ def measure_inside(volume: Tensor, truth: Tensor, mask: Tensor) -> dict[str, flo
     Returns:
         `l1`, `psnr` and `ssim`.
     """
-    box = (None, None, *_surroundings(mask))
+    box = (None, None, *_box_around(mask, WINDOW_SIZE // 2))  # all that windows of SSIM reach
     first, second = (torch.where(mask, v.to(mask.device), 0.0)[box] for v in (volume, truth))
     values = measure(first, second, [mask[box]])[0, 0].tolist()
     return dict(zip(MEASURES, values, strict=True))
 
 
-def _surroundings(mask: Tensor) -> list[slice]:
-    """Box of all voxels that the windows of SSIM around those of a mask reach."""
+def _box_around(mask: Tensor, margin: int) -> tuple[slice, ...]:
     first, end = bounding_box(mask[None, None])[0].tolist()
-    reach = SSIM_WINDOW // 2
-    return [slice(max(0, a - reach), b + reach) for a, b in zip(first, end, strict=True)]
+    return tuple(slice(max(0, a - margin), b + margin) for a, b in zip(first, end, strict=True))
 
 
 def fit_polynomial(values: Tensor, goal: Tensor, degree: int = 3) -> Tensor:

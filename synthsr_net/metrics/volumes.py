@@ -1,4 +1,4 @@
-"""L1, PSNR and SSIM of predictions inside masks, as functions and as a torchmetrics metric.
+"""L1, PSNR, SSIM and Dice of volumes, and their means over volumes as torchmetrics metrics.
 
 SSIM is that of Wang et al., "Image quality assessment: from error visibility to structural
 similarity" (IEEE TIP 2004), in three dimensions, with a Gaussian window of 11 voxels and a standard
@@ -16,19 +16,19 @@ import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
 from torchmetrics import Metric
 
-from synthsr_net.losses.similarity import gaussian_window, local_mean, products, similarity
+from synthsr_net.losses.ssim import WINDOW_SIZE, gaussian_window, products, similarity
 from synthsr_transforms.labels.table import LabelTable
 
 REGIONS = ("brain", "head")
 """Regions that metrics are averaged over."""
 MEASURES = ("l1", "psnr", "ssim")
 """Mean absolute difference, peak signal-to-noise ratio in dB, structural similarity."""
-SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
-"""Size and standard deviation of the Gaussian window of SSIM, in voxels."""
+REGION_MEASURES = tuple(f"{region}/{name}" for region in REGIONS for name in MEASURES)
+"""Measures of each region by name: `brain/l1`, `brain/psnr`, ..., `head/ssim`."""
 MAX_PSNR_DB = 100.0
 """Peak signal-to-noise ratio of volumes that are equal, instead of infinity."""
 
-_LEAST_SIZE = SSIM_WINDOW // 2 + 1  # for the mirrored border
+_LEAST_SIZE = WINDOW_SIZE // 2 + 1  # for the mirrored border
 
 
 class Masks(NamedTuple):
@@ -66,29 +66,22 @@ def masks(labels: Tensor, table: LabelTable) -> Masks:
     return Masks(brain[index], head[index])
 
 
-class VolumeMetrics(Metric):
-    """L1, PSNR and SSIM of predictions in brain and head, averaged over volumes.
+class VolumeMeans(Metric):
+    """Mean of each measure over the volumes that have it.
 
-    Volumes count equally, whatever the size of their masks; a volume whose mask is empty is left
-    out, and a metric without any volume is NaN. Sums stay on the device until `compute`, which adds
-    up those of all processes.
+    Volumes count equally, whatever their size; a measure without any volume is NaN. Sums stay on
+    the device until `compute`, which adds up those of all processes.
 
     Args:
-        data_range: Largest minus smallest intensity that targets can have.
+        names: Names of the measures.
         **kwargs: See `torchmetrics.Metric`.
 
-    Raises:
-        ValueError: If `data_range` is not above 0.
-
     Examples:
-        >>> metrics = VolumeMetrics()
-        >>> target, mask = torch.rand(1, 1, 8, 8, 8), torch.ones(1, 1, 8, 8, 8, dtype=torch.bool)
-        >>> metrics.update(target + 0.1, target, mask, mask)
-        >>> found = metrics.compute()
-        >>> list(found)
-        ['brain/l1', 'brain/psnr', 'brain/ssim', 'head/l1', 'head/psnr', 'head/ssim']
-        >>> round(found["brain/l1"], 3), round(found["head/psnr"], 3)
-        (0.1, 20.0)
+        >>> means = VolumeMeans(["a", "b"])
+        >>> values = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> means.update(values, values < 4)
+        >>> means.compute()
+        {'a': 2.0, 'b': 2.0}
     """
 
     is_differentiable = False
@@ -96,46 +89,81 @@ class VolumeMetrics(Metric):
     sums: Tensor
     counts: Tensor
 
-    def __init__(self, data_range: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, names: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not data_range > 0:
-            raise ValueError(f"data_range must be above 0, got {data_range}.")
-        self.data_range = float(data_range)
-        shape = (len(REGIONS), len(MEASURES))
-        self.add_state("sums", torch.zeros(shape), dist_reduce_fx="sum")
-        self.add_state("counts", torch.zeros(len(REGIONS)), dist_reduce_fx="sum")
+        self.names = list(names)
+        for state in ("sums", "counts"):
+            self.add_state(state, torch.zeros(len(self.names)), dist_reduce_fx="sum")
 
-    def update(self, prediction: Tensor, target: Tensor, brain: Tensor, head: Tensor) -> None:
+    def update(self, values: Tensor, known: Tensor) -> None:
         """Add a batch.
 
         Args:
-            prediction: `(B, C, X, Y, Z)` in any precision.
-            target: Likewise.
-            brain: Mask `(B, 1, X, Y, Z)`, bool.
-            head: Likewise.
-
-        Raises:
-            ValueError: If shapes do not fit.
+            values: `(B, N)` measures of each volume.
+            known: `(B, N)` bool, which of them a volume has.
         """
-        values = measure(prediction, target, (brain, head), data_range=self.data_range)
-        seen = torch.stack([mask.flatten(1).any(1) for mask in (brain, head)], 1)
-        self.sums += torch.where(seen[..., None], values, 0.0).sum(0)
-        self.counts += seen.sum(0)
+        self.sums += torch.where(known, values, 0.0).sum(0)
+        self.counts += known.sum(0)
 
     def compute(self) -> dict[str, float]:
-        """Means by name: `brain/l1`, `brain/psnr`, ..., `head/ssim`."""
-        means = (self.sums / self.counts[:, None]).tolist()
-        return {
-            f"{region}/{name}": value
-            for region, row in zip(REGIONS, means, strict=True)
-            for name, value in zip(MEASURES, row, strict=True)
-        }
+        """Means by name."""
+        return dict(zip(self.names, (self.sums / self.counts).tolist(), strict=True))
 
 
-def measure(
-    prediction: Tensor, target: Tensor, inside: Sequence[Tensor], *, data_range: float = 1.0
-) -> Tensor:
-    """Compute L1, PSNR and SSIM of volumes inside masks.
+class DiceMeans(VolumeMeans):
+    """Means of Dice coefficients, of structures that occurred, and their mean `dice/mean`.
+
+    Examples:
+        >>> means = DiceMeans(["dice/left", "dice/right"])
+        >>> found = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0]]).bool()
+        >>> truth = torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0]]).bool()
+        >>> means.update(*dice(found[None, :, :, None, None], truth[None, :, :, None, None]))
+        >>> {name: round(value, 3) for name, value in means.compute().items()}
+        {'dice/mean': 0.8, 'dice/left': 0.8}
+    """
+
+    def compute(self) -> dict[str, float]:
+        """Means by name."""
+        known = {name: value for name, value in super().compute().items() if value == value}
+        return {"dice/mean": sum(known.values()) / max(len(known), 1), **known}
+
+
+def dice(found: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Dice coefficients of structures.
+
+    Args:
+        found: Masks `(B, K, X, Y, Z)`, bool.
+        truth: Likewise.
+
+    Returns:
+        `(B, K)` coefficients, and where the structure was found or is true.
+
+    References:
+        Dice, Measures of the amount of ecologic association between species, Ecology 26:297 (1945).
+    """
+    space = (-3, -2, -1)
+    both, size = (found & truth).sum(space), found.sum(space) + truth.sum(space)
+    return 2 * both / size, size > 0
+
+
+def measure_regions(prediction: Tensor, target: Tensor, regions: Masks) -> tuple[Tensor, Tensor]:
+    """Measures in brain and head, in the order of `REGION_MEASURES`.
+
+    Args:
+        prediction: See `measure`.
+        target: Likewise.
+        regions: Masks of brain and head.
+
+    Returns:
+        `(B, 6)` measures, and where the mask of the region is not empty.
+    """
+    seen = torch.stack([mask.flatten(1).any(1) for mask in regions], 1)
+    values = measure(prediction, target, regions)
+    return values.flatten(1), seen.repeat_interleave(len(MEASURES), 1)
+
+
+def measure(prediction: Tensor, target: Tensor, inside: Sequence[Tensor]) -> Tensor:
+    """Compute L1, PSNR and SSIM of volumes of range 1 inside masks.
 
     SSIM is computed on whole volumes and its map averaged inside the mask. The mean squared error
     of PSNR is that of all channels of a volume together.
@@ -144,7 +172,6 @@ def measure(
         prediction: `(B, C, X, Y, Z)` in any precision.
         target: Likewise.
         inside: R masks `(B, 1, X, Y, Z)`, bool.
-        data_range: Largest minus smallest intensity that targets can have.
 
     Returns:
         `(B, R, 3)` float32: `MEASURES` of each volume inside each mask, NaN where a mask is empty.
@@ -157,32 +184,25 @@ def measure(
     error = prediction - target
     l1, mse, ssim = (
         torch.stack([_mean_inside(volume, mask) for mask in inside], 1)
-        for volume in (error.abs(), error.square(), ssim_map(prediction, target, data_range))
+        for volume in (error.abs(), error.square(), ssim_map(prediction, target))
     )
-    psnr = 10 * torch.log10(data_range**2 / mse)
+    psnr = 10 * torch.log10(1 / mse)
     return torch.stack([l1, psnr.clamp(max=MAX_PSNR_DB), ssim], 2)
 
 
-def ssim_map(prediction: Tensor, target: Tensor, data_range: float) -> Tensor:
+def ssim_map(prediction: Tensor, target: Tensor) -> Tensor:
     """Structural similarity around each voxel, borders mirrored: `(B, C, X, Y, Z)` float32.
 
     Args:
-        prediction: `(B, C, X, Y, Z)`, at least 6 voxels wide.
+        prediction: `(B, C, X, Y, Z)` of range 1, at least 6 voxels wide.
         target: Likewise.
-        data_range: Largest minus smallest intensity that targets can have.
     """
-    window = gaussian_window(SSIM_WINDOW, SSIM_SIGMA)
     with torch.autocast(prediction.device.type, enabled=False):
-        pair = [_mirrored(volume.float() / data_range) for volume in (prediction, target)]
-        moments = products(pair[0], pair[1])
-        for axis in (2, 3, 4):
-            moments = tuple(local_mean(m, window, axis) for m in moments)  # type: ignore[assignment]
-        return similarity(moments)
-
-
-def _mirrored(volume: Tensor) -> Tensor:
-    """A volume continued beyond its borders by half a window."""
-    return F.pad(volume, [SSIM_WINDOW // 2] * 6, mode="reflect")
+        a, b = (
+            F.pad(volume.float(), [WINDOW_SIZE // 2] * 6, mode="reflect")
+            for volume in (prediction, target)
+        )
+        return similarity(products(a, b), gaussian_window(), (2, 3, 4))
 
 
 def _mean_inside(volume: Tensor, mask: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synthsr_net.losses.laplace import SMALLEST_SCALE, UNIT_SCALE
+from synthsr_net.losses.intensity import SMALLEST_SCALE, UNIT_SCALE
 from synthsr_net.models.checkpoint import ModelConfig, ScanConfig
 from synthsr_net.prediction.refinement.data_consistency import Operators, consistent
 from synthsr_transforms.functional.operators import (

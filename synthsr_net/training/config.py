@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from synthsr_net.inference.precision import PRECISIONS
+from synthsr_net.metrics.volumes import REGION_MEASURES
 from synthsr_net.models.checkpoint import ScanConfig
 from synthsr_net.networks.unet import MAX_LEVELS, WIDENED, UNetConfig
 from synthsr_transforms.job.record import JobConfig
@@ -16,16 +17,10 @@ SECTION = "training"
 """Section of a configuration that holds a `TrainingConfig`."""
 
 OPTIMISERS = ("adam", "adamw")
-MAX_SIZE = 4096
-"""Most voxels along an axis."""
 SCHEDULES = ("constant", "cosine", "inverse_time")
 LABEL_MAP_MEMORIES = ("auto", "device", "host")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Modes of `torch.compile`."""
-METRICS = tuple(
-    f"{region}/{name}" for region in ("brain", "head") for name in ("l1", "psnr", "ssim")
-)
-"""Metrics of the validation samples, see `metrics.VolumeMetrics`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,8 +208,8 @@ class ValidationConfig:
         spacings = [] if self.images is None else self.slice_spacings_mm
         real = tuple(f"real/{mm:g}mm/" for mm in spacings)
         begins = ("dice/", *real)
-        is_known = lambda name: name in METRICS or name.startswith(begins)  # noqa: E731
-        expected = _one_of([*METRICS, *(f"{name}..." for name in begins)])[1]
+        is_known = lambda name: name in REGION_MEASURES or name.startswith(begins)  # noqa: E731
+        expected = _one_of([*REGION_MEASURES, *(f"{name}..." for name in begins)])[1]
         _check(self, "validation", "metric", is_known, expected)
 
 
@@ -324,23 +319,6 @@ class Experiment(JobConfig):
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """The training."""
-
-
-def triple(value: Any, name: str) -> tuple[int, int, int] | None:
-    """Read a size in voxels: one number, three, or nothing, which 0 means as well.
-
-    Raises:
-        ValueError: If it is anything else.
-    """
-    if value is None:
-        return None
-    sizes = list(value) if isinstance(value, (list, tuple)) else [value] * 3
-    whole = all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
-    if len(sizes) != 3 or not whole or min(sizes) < 0 or max(sizes) > MAX_SIZE:
-        raise ValueError(
-            f"{name} must be a whole number or three, up to {MAX_SIZE}, got {value!r}."
-        )
-    return None if not any(sizes) else (sizes[0], sizes[1], sizes[2])
 
 
 Condition = tuple[Callable[[Any], bool], str]

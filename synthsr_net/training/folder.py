@@ -87,30 +87,20 @@ class RunFolder:
 
     Args:
         path: The folder; it need not exist.
+
+    Attributes:
+        config_path: All settings.
+        state_path: State from which a run is resumed.
+        metrics_path: One row per epoch.
+        curve_path: Picture of the metrics.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-
-    @property
-    def config_path(self) -> Path:
-        """All settings."""
-        return self.path / CONFIG
-
-    @property
-    def state_path(self) -> Path:
-        """State from which a run is resumed."""
-        return self.path / STATE / "last.ckpt"
-
-    @property
-    def metrics_path(self) -> Path:
-        """One row per epoch."""
-        return self.path / METRICS
-
-    @property
-    def curve_path(self) -> Path:
-        """Picture of the metrics."""
-        return self.path / CURVE
+        self.config_path = self.path / CONFIG
+        self.state_path = self.path / STATE / "last.ckpt"
+        self.metrics_path = self.path / METRICS
+        self.curve_path = self.path / CURVE
 
     def model_path(self, name: str) -> Path:
         """Return the path of a model file: `last`, `best`, or that of an epoch."""

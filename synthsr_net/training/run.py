@@ -18,14 +18,14 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from synthsr_net.training.callbacks.log import EpochResults, Progress, RunLog
-from synthsr_net.training.callbacks.saving import SaveModels, SaveState, StopRequest
+from synthsr_net.training.callbacks.saving import SaveState, StopRequest
 from synthsr_net.training.setup.experiment import RunPlan
 from synthsr_net.training.setup.prepare import Prepared, prepare
 from synthsr_net.training.task.watch import NonFiniteLossError, report_failure
 from synthsr_transforms.subjects.files import Match, SubjectFiles, refuse_input_folder
 from synthsr_transforms.support.atomic import check_space, check_writable
 from synthsr_transforms.support.messages import SynthSRError
-from synthsr_transforms.support.stopping import is_first_process, undoing
+from synthsr_transforms.support.stopping import handlers_kept, is_first_process, undoing
 
 from .environment import Hardware, environment
 from .folder import LOGS, RunFolder
@@ -152,23 +152,15 @@ class TrainingRun:
             KeyboardInterrupt: If the user stopped it; its state is saved then.
         """
         task, data = self.prepared.task(), self.prepared.data()
-        models = SaveModels(self.folder, self.prepared.model, self.config)
         stop = StopRequest()
-        log = RunLog(
-            self.folder,
-            self.config,
-            models,
-            batches_per_epoch=self.prepared.batches_per_epoch,
-            preview=self.prepared.preview(),
-            on_step=on_step,
-            on_epoch=on_epoch,
-        )
+        log = RunLog(self.folder, self.prepared, on_step=on_step, on_epoch=on_epoch)
         state = self.folder.state_path if self.resume else None
         # States hold numbers alone; older versions of Lightning load nothing else by themselves.
         known = "weights_only" in inspect.signature(Trainer.fit).parameters
         safe: Any = {"weights_only": True} if known and state is not None else {}
         try:
-            with stop, products(self.prepared.precision), _quiet():
+            with handlers_kept(), products(self.prepared.precision), _quiet():
+                stop.listen()
                 trainer = self.trainer([log, SaveState(self.folder, self.config, stop)])
                 kill = getattr(trainer.strategy.launcher, "kill", lambda _: None)
                 with undoing(lambda: kill(signal.SIGKILL)):  # others would wait for this process

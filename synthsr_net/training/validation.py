@@ -96,11 +96,11 @@ class RealPairs:
     Args:
         pairs: From `read_real_pairs`.
         config: Of the model that is trained.
-        spacings_mm: Slice spacings.
+        spacings_mm: Slice spacings, above 0.
 
     Raises:
-        ValueError: If the network takes more than one image or a reliability map, a spacing is not
-            above 0, or a pair shows no brain.
+        ValueError: If the network takes more than one image or a reliability map, or a pair shows
+            no brain.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class RealPairs:
         *,
         spacings_mm: Sequence[float] = (1.0, 3.0, 5.0),
     ) -> None:
-        _check(config, spacings_mm)
+        _check(config)
         self._scans = [
             scan for pair in pairs for scan in _degraded_scans(pair, config, spacings_mm)
         ]
@@ -120,17 +120,14 @@ class RealPairs:
         """Number of predictions that `measure` asks for."""
         return len(self._scans)
 
-    def measure(
-        self, predict: Predict, device: torch.device | str | None = None
-    ) -> dict[str, float]:
+    def measure(self, predict: Predict, device: torch.device | str = "cpu") -> dict[str, float]:
         """Measure a network.
 
         Args:
             predict: Makes a prediction `(1, O, X, Y, Z)` of an input `(1, 1, X, Y, Z)`, both on
                 the device. Its first channel is compared as it is: of a network with residual
                 channels, the input must have been added.
-            device: Device to compute on. By default that of the weights if `predict` is a module,
-                else the CPU.
+            device: Device to compute on.
 
         Returns:
             Means over scans and axes by name, such as `real/5mm/brain/ssim`, and those of plain
@@ -139,7 +136,6 @@ class RealPairs:
             scores `dice_wm`, `dice_gm` and `dice_csf` of the brain. For these, voxels of the three
             tissues are divided by which mean of the prediction in a tissue they are nearest to.
         """
-        device = _device_of(predict) if device is None else device
         rows: list[dict[str, float]] = []
         for number, scan in enumerate(self._scans):
             x = scan.x.float().to(device)
@@ -156,12 +152,7 @@ class RealPairs:
         return mean_of(rows)
 
 
-def _device_of(predict: Predict) -> torch.device:
-    weights = predict.parameters() if isinstance(predict, torch.nn.Module) else iter(())
-    return next((weight.device for weight in weights), torch.device("cpu"))
-
-
-def _check(config: ModelConfig, spacings_mm: Sequence[float]) -> None:
+def _check(config: ModelConfig) -> None:
     inputs = ", ".join(
         image.name + " with reliability map" * image.reliability_map for image in config.inputs
     )
@@ -171,8 +162,6 @@ def _check(config: ModelConfig, spacings_mm: Sequence[float]) -> None:
             f" map, got {inputs}: the other channels cannot be made from one scan. Leave out"
             " validation.images and validation.labels."
         )
-    if not spacings_mm or min(spacings_mm) <= 0:
-        raise ValueError(f"spacings_mm must be above 0, got {list(spacings_mm)}. Give mm.")
 
 
 # Preparation -------------------------------------------------------------------------------------

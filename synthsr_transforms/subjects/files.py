@@ -14,6 +14,7 @@ from typing import Literal, Optional, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torchio import LabelMap, ScalarImage, Subject
 
 from synthsr_transforms.io.files import (
@@ -48,6 +49,8 @@ PathSpec = str | os.PathLike[str]
 
 PHANTOM = Path("phantom")
 """Stands for the built-in head phantom where a label map is named."""
+HIGH = 2**24
+"""Labels up to here are looked up in a table, which is quicker than a search."""
 
 _STAND_INS = {25: 2, 30: 2, 136: 31, 137: 31}
 _CHANNEL = re.compile(r"_00\d\d$")
@@ -367,23 +370,32 @@ def check_subjects(
     """
     values: set[int] = set()
     for subject in subjects:
-        found = _values_in(read_subject(subject).images["labels"].data.numpy())
-        if found == {0}:
-            raise VolumeError(
-                f"{subject.labels} must hold labels, got background 0 alone. Replace it."
-            )
-        values |= found
+        values |= set(values_of(subject, read_subject(subject).images["labels"].data).tolist())
         on_subject(subject)
     return values
 
 
-def _values_in(labels: npt.NDArray[np.integer]) -> set[int]:
+def values_of(subject: SubjectFiles, labels: Tensor) -> npt.NDArray[np.int64]:
+    """Values that occur in the label map of a subject, sorted.
+
+    Raises:
+        VolumeError: If there is background alone.
+    """
+    values = _values_in(labels.numpy())
+    if values.tolist() == [0]:
+        raise VolumeError(
+            f"{subject.labels} must hold labels, got background 0 alone. Remove or replace it."
+        )
+    return values
+
+
+def _values_in(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     high = int(labels.max())
-    if high > 2**24:
-        return {int(value) for value in np.unique(labels)}
+    if high > HIGH:
+        return np.unique(labels).astype(np.int64)
     seen = np.zeros(high + 1, dtype=bool)
     seen[labels] = True
-    return {int(value) for value in np.flatnonzero(seen)}
+    return np.flatnonzero(seen)
 
 
 # Phantom -----------------------------------------------------------------------------------------

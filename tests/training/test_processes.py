@@ -179,17 +179,19 @@ class TestKilling:
         self, server, folder, tmp_path, whole, moment, hard, assert_same_run
     ):
         """In the middle of what is done between batches, in epoch 2."""
-        owner = {"save": "Trainer", "on_train_epoch_end": "SaveModels"}.get(moment, "SaveState")
-        name = {"save": "save_checkpoint", "on_train_epoch_end": "_prune"}.get(moment, moment)
+        owner, name, number = {
+            "save": ("saving.Trainer", "save_checkpoint", 2),
+            "on_train_epoch_end": ("saving", "_copy", 3),
+        }.get(moment, ("saving.SaveState", moment, 6))
         code = f"""
 import os, signal
 from synthsr_net.training.callbacks import saving
-owner = saving.{owner}
+owner = {owner}
 before, calls = owner.{name}, []
 def killing(self, *args, **kwargs):
     before(self, *args, **kwargs)
     calls.append(None)
-    if len(calls) == {6 if moment == "on_train_batch_start" else 2}:
+    if len(calls) == {number}:
         os.kill(os.getpid(), signal.SIGKILL)
 owner.{name} = killing
 """

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from synthsr_net import Predictor
 from synthsr_net.losses import build_loss
-from synthsr_net.losses.dice_cross_entropy import DiceCrossEntropyLoss
-from synthsr_net.metrics.dice import DiceMetrics
+from synthsr_net.losses.segmentation import DiceCrossEntropyLoss
+from synthsr_net.metrics.volumes import DiceMeans, dice
 from synthsr_net.models.checkpoint import read_model
 from synthsr_net.training.callbacks.metrics_file import MetricsFile
 from synthsr_net.training.config import LossConfig, SegmentationConfig
@@ -115,7 +115,7 @@ class TestLoss:
 
 class TestDice:
     def test_it_is_the_mean_over_volumes_that_have_the_structure(self):
-        metrics = DiceMetrics(["none", "a", "b"])
+        metrics = DiceMeans(["dice/none", "dice/a", "dice/b"])
         for seed in range(3):
             generator = torch.Generator().manual_seed(seed)
             found, truth = (
@@ -123,16 +123,17 @@ class TestDice:
                 for _ in range(2)
             )
             masks = [m == torch.arange(3).view(1, 3, 1, 1, 1) for m in (found, truth)]
-            metrics.update(*masks)
+            metrics.update(*dice(*masks))
         values = metrics.compute()
-        assert set(values) == {"dice/mean", "dice/a", "dice/b"}
-        assert values["dice/mean"] == pytest.approx((values["dice/a"] + values["dice/b"]) / 2)
+        mean = values.pop("dice/mean")
+        assert list(values) == ["dice/none", "dice/a", "dice/b"]
+        assert mean == pytest.approx(sum(values.values()) / 3)
         assert metrics.counts.tolist() == [3, 3, 2]
 
     def test_structures_that_never_occur_have_none(self):
-        metrics = DiceMetrics(["none", "a"])
+        metrics = DiceMeans(["dice/none", "dice/a"])
         empty = torch.zeros(1, 2, 3, 3, 3, dtype=torch.bool)
-        metrics.update(empty, empty)
+        metrics.update(*dice(empty, empty))
         assert metrics.compute() == {"dice/mean": 0.0}
 
 

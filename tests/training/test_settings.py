@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +13,13 @@ import pytest
 import torch
 
 from synthsr_net.losses import LOSSES, build_loss
-from synthsr_net.metrics.volumes import MEASURES, REGIONS
+from synthsr_net.losses.base import crop_sizes
+from synthsr_net.metrics.volumes import REGION_MEASURES
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, save_model
 from synthsr_net.models.loading import load_weights
 from synthsr_net.models.transfer import start_from
 from synthsr_net.networks.unet import NORMALISATIONS, UNet3d, UNetConfig
 from synthsr_net.training.config import (
-    METRICS,
     AdversarialConfig,
     Experiment,
     LossConfig,
@@ -29,7 +28,6 @@ from synthsr_net.training.config import (
     RunConfig,
     TrainingConfig,
     ValidationConfig,
-    triple,
 )
 from synthsr_net.training.data.bank import read_bank
 from synthsr_net.training.setup.experiment import RunPlan, hold_out, load_experiment
@@ -154,8 +152,7 @@ class TestConfig:
         assert str(wrong) in str(caught.value)
 
     def test_the_metrics_of_validation_are_known(self):
-        assert set(METRICS) == {"/".join(pair) for pair in itertools.product(REGIONS, MEASURES)}
-        for name in METRICS:
+        for name in REGION_MEASURES:
             assert ValidationConfig(metric=name).metric == name
         real = ValidationConfig(images="i", labels="l", metric="real/5mm/brain/dice_wm")
         assert real.slice_spacings_mm[-1] == 5
@@ -206,14 +203,14 @@ class TestConfig:
 
     @pytest.mark.parametrize("value", [None, 0, [0, 0, 0]])
     def test_no_size_means_all(self, value):
-        assert triple(value, "loss.crop") is None
+        assert crop_sizes(value, "loss.crop") == (0, 0, 0)
 
     def test_a_size_is_one_number_or_three(self):
-        assert triple(8, "loss.crop") == (8, 8, 8)
-        assert triple([8, 0, 4], "loss.crop") == (8, 0, 4)
+        assert crop_sizes(8, "loss.crop") == (8, 8, 8)
+        assert crop_sizes([8, 0, 4], "loss.crop") == (8, 0, 4)
         for wrong in ([1, 2], "abc", [1.5, 2, 3], -4, [8, -1, 4], True):
-            with pytest.raises(ValueError, match=r"loss\.crop must be a whole number or three"):
-                triple(wrong, "loss.crop")
+            with pytest.raises(ValueError, match=r"loss\.crop must be a whole number of voxels"):
+                crop_sizes(wrong, "loss.crop")
 
 
 class TestRecipe:

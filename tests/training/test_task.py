@@ -36,7 +36,7 @@ from synthsr_net.training.task.optimisation import (
     make_optimiser,
 )
 from synthsr_net.training.task.regression import TrainingTask, freeze_batch_norm
-from synthsr_net.training.task.watch import LossWatch, NonFiniteLossError, Reading
+from synthsr_net.training.task.watch import LossWatch, NonFiniteLossError
 from synthsr_transforms.generator.config import GeneratorConfig
 from synthsr_transforms.generator.generator import TrainingPair
 from synthsr_transforms.labels.table import LabelTable
@@ -451,7 +451,7 @@ class TestWatch:
         watch = LossWatch()
         for step in (4, 5, 6):
             watch.add(step, torch.tensor(step / 2, requires_grad=True))
-        assert watch.read() == [Reading(4, 2.0), Reading(5, 2.5), Reading(6, 3.0)]
+        assert watch.read() == [2.0, 2.5, 3.0]
         assert watch.read(wait=True) == []
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -477,8 +477,8 @@ class TestWatch:
         for step, event in enumerate(events):
             watch._waiting.append((step, torch.tensor(float(step)), event))  # type: ignore[arg-type]
         events[0].arrived = events[2].arrived = True
-        assert [reading.step for reading in watch.read()] == [0]
-        assert [reading.step for reading in watch.read(wait=True)] == [1, 2]
+        assert watch.read() == [0.0]
+        assert watch.read(wait=True) == [1.0, 2.0]
         assert events[1].arrived
 
 

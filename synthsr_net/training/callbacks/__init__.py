@@ -1,4 +1,4 @@
 """Work beside the optimisation: metrics, pictures, curves, saved states and models.
 
-Imports `training.task`.
+Imports `training.task` and `training.setup`.
 """

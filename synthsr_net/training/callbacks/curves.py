@@ -10,10 +10,8 @@ with `real`, such as `real/5mm/brain/ssim`, and those of plain interpolation hav
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -27,8 +25,6 @@ from matplotlib.ticker import (
     NullLocator,
     StrMethodFormatter,
 )
-
-from synthsr_transforms.drawing.panels import save_figure
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -58,16 +54,6 @@ class _Line(NamedTuple):
     style: str = "brain"
 
 
-def save_curve(path: str | os.PathLike[str], rows: Rows) -> None:
-    """Write the picture of a run, see `curve_figure`, as PNG, atomically.
-
-    Args:
-        path: The picture.
-        rows: One mapping per epoch, as `MetricsFile.rows` gives them.
-    """
-    save_figure(path, partial(curve_figure, rows))
-
-
 def curve_figure(rows: Rows) -> Figure:
     """Draw a run: losses, learning rate, Dice, and PSNR and SSIM of samples and of real scans.
 
@@ -76,7 +62,8 @@ def curve_figure(rows: Rows) -> Figure:
     value of each line.
 
     Args:
-        rows: One mapping per epoch; see the head of this module for the names.
+        rows: One mapping per epoch, as `MetricsFile.rows` gives them; see the head of this module
+            for the names.
 
     Returns:
         A figure outside the state of pyplot.

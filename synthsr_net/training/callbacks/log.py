@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from synthsr_net.training.config import TrainingConfig
 from synthsr_net.training.folder import RunFolder
-from synthsr_net.training.task.regression import ShownSample, TrainingTask
-from synthsr_transforms.drawing.panels import figure_array
+from synthsr_net.training.setup.prepare import Prepared
+from synthsr_net.training.task.regression import TrainingTask
+from synthsr_transforms.drawing.panels import figure_array, save_figure
 
-from .curves import save_curve
+from .curves import curve_figure
 from .metrics_file import MetricsFile
-from .previews import PreviewSample, preview_figure, save_previews
-from .saving import SaveModels, saving
+from .previews import preview_figure
+from .saving import saving, write_models
 
 STEPS_BETWEEN_EVENTS = 50
 """Steps between the losses that TensorBoard shows, which are means over them."""
@@ -62,10 +63,7 @@ class RunLog(Callback):
 
     Args:
         folder: Folder of the run.
-        training: Settings.
-        models: Writes the model files.
-        batches_per_epoch: Number of batches of an epoch.
-        preview: Fields that all samples of pictures share, see `PreviewSample`.
+        prepared: The run.
         on_step: Called after each batch.
         on_epoch: Called after each epoch.
     """
@@ -73,16 +71,13 @@ class RunLog(Callback):
     def __init__(
         self,
         folder: RunFolder,
-        training: TrainingConfig,
-        models: SaveModels,
+        prepared: Prepared,
         *,
-        batches_per_epoch: int,
-        preview: Mapping[str, Any],
         on_step: Callable[[Progress], object] | None = None,
         on_epoch: Callable[[EpochResults], object] | None = None,
     ) -> None:
-        self.folder, self.training, self.models = folder, training, models
-        self.batches_per_epoch, self.preview = batches_per_epoch, preview
+        self.folder, self.prepared, self.training = folder, prepared, prepared.training
+        self.batches_per_epoch = prepared.batches_per_epoch
         self.on_step, self.on_epoch = on_step, on_epoch
         self.metrics = MetricsFile(folder.metrics_path)
         self._begin, self._first_step = time.perf_counter(), 0
@@ -145,10 +140,11 @@ class RunLog(Callback):
         row = self._row(trainer, pl_module, epoch)
         if trainer.is_global_zero:
             best = self._is_best(row)
-            self.models.write(pl_module, epoch, best)
+            keep = self.training.run.keep_models
+            write_models(self.folder, self.prepared.model, pl_module, epoch, best=best, keep=keep)
             with saving(self.folder):
                 self.metrics.append(row)
-                save_curve(self.folder.curve_path, self.metrics.rows())
+                save_figure(self.folder.curve_path, partial(curve_figure, self.metrics.rows()))
                 self._write_events(trainer, pl_module, row, epoch)
             if self.on_epoch is not None:
                 self.on_epoch(EpochResults(epoch, row, best))
@@ -157,7 +153,7 @@ class RunLog(Callback):
         self._restart_clock(pl_module)
 
     def _take_losses(self, task: TrainingTask, *, wait: bool = False) -> list[float]:
-        losses = [reading.value for reading in task.take_readings(wait=wait)]
+        losses = task.take_losses(wait=wait)
         self._losses += losses
         return losses
 
@@ -209,24 +205,19 @@ class RunLog(Callback):
                 self._event(trainer, f"epoch/{name}", float(value), done)
         if not task.shown:
             return
-        samples = [self._sample(number, shown) for number, shown in enumerate(task.shown, start=1)]
-        title = f"epoch {epoch}"
-        save_previews(self.folder.preview_path(epoch), samples, title)
-        pixels = figure_array(preview_figure(samples, title))
+        draw = partial(
+            preview_figure,
+            task.shown,
+            f"epoch {epoch}",
+            spacing_mm=self.prepared.model.scan.spacing_mm,
+            segmentation=self.prepared.structures is not None,
+            reliability=self.prepared.fitted.generator.config.reliability is not None,
+        )
+        save_figure(self.folder.preview_path(epoch), draw)
         trainer.logger.experiment.add_image(  # type: ignore[union-attr]
-            "previews", pixels, done, dataformats="HWC"
+            "previews", figure_array(draw()), done, dataformats="HWC"
         )
         task.shown = []
-
-    def _sample(self, number: int, shown: ShownSample) -> PreviewSample:
-        return PreviewSample(
-            name=f"validation sample {number}",
-            image=shown.image,
-            prediction=shown.prediction,
-            target=shown.target,
-            labels=shown.labels if shown.labels.shape[1:] == shown.target.shape[1:] else None,
-            **self.preview,
-        )
 
     def _event(self, trainer: Trainer, name: str, value: float, step: int) -> None:
         if trainer.logger is not None and trainer.is_global_zero and math.isfinite(value):

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from torch import Tensor
 
+from synthsr_net.training.task.regression import ShownSample
 from synthsr_transforms.drawing.panels import (
     CAPTION_PIXELS,
     FAINT,
     draw_grid,
-    save_figure,
     write,
     write_caption,
 )
@@ -32,7 +28,7 @@ from synthsr_transforms.drawing.slices import (
     range_in_words,
     slice_panel,
 )
-from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_transforms.io.grids import Volume
 
 _INPUTS_PER_LINE = 3  # of three slices each; 2 with reliability maps
 _NAME = 18  # pixels: room for the name of a sample
@@ -40,60 +36,48 @@ _WIDTH, _MIN_WIDTH = 1500, 540  # pixels: usual width, all details
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PreviewSample:
-    """A validation sample with its prediction; tensors on any device, or arrays."""
-
-    name: str
-    """Heading of its pictures."""
-    image: Tensor | Array
-    """Input of the network `(C, X, Y, Z)`."""
-    prediction: Tensor | Array
-    """`(P, X, Y, Z)`, of which as many channels are shown as the target has."""
-    target: Tensor | Array
-    """`(O, X, Y, Z)`."""
-    labels: Tensor | Array | None = None
-    """Label map `(X, Y, Z)` or `(1, X, Y, Z)`; slices pass through the centre of its brain, or else
-    of what is bright in the target."""
-    affine: Tensor | Array | None = None
-    """`(4, 4)` voxel-to-world matrix in mm; None means 1 mm voxels."""
-    segmentation: bool = False
-    """Whether prediction and target are label maps, drawn as outlines over the first image."""
-    reliability: bool = False
-    """Whether each channel of the image is followed by its reliability map."""
-
-
-def preview_figure(samples: Sequence[PreviewSample], title: str = "") -> Figure:
+def preview_figure(
+    samples: Sequence[ShownSample],
+    title: str = "",
+    *,
+    spacing_mm: float = 1.0,
+    segmentation: bool = False,
+    reliability: bool = False,
+) -> Figure:
     """Draw samples: sagittal, coronal and axial slices of inputs, prediction and target.
 
     A sample with one input has all in one row. One with several has its inputs above, and the
     prediction beside the target below. Both are drawn with the intensity window of the target.
+    Slices pass through the centre of the labelled brain, or else of what is bright in the target.
 
     Args:
-        samples: At least one.
+        samples: At least one; of a prediction, as many channels are shown as the target has.
         title: Heading of the figure.
+        spacing_mm: Voxel spacing.
+        segmentation: Whether prediction and target are label maps, drawn as outlines over the first
+            image.
+        reliability: Whether each channel of the image is followed by its reliability map.
 
     Returns:
         A figure outside the state of pyplot.
 
-    Raises:
-        ValueError: If there is no sample, or the volumes of one differ in shape.
-
     Examples:
-        >>> volume = np.random.default_rng(0).random((1, 8, 9, 10))
-        >>> sample = PreviewSample(name="a", image=volume, prediction=volume, target=volume)
+        >>> import torch
+        >>> volume = torch.rand(1, 8, 9, 10)
+        >>> sample = ShownSample(volume, volume, volume, volume > 0.5)
         >>> len(preview_figure([sample, sample]).axes)
         18
     """
-    if not samples:
-        raise ValueError("samples must hold at least one sample, got none.")
+    affine = np.diag([*[spacing_mm] * 3, 1.0])
     panels, names, lines = [], [], []
-    for sample in samples:
-        of_sample, centre = _lines(sample), _centre_mm(sample)
-        for number, line in enumerate(of_sample):
+    for number, sample in enumerate(samples, start=1):
+        centre = _centre_mm(sample, affine)
+        name = f"validation sample {number}"
+        for line in _lines(sample, affine, segmentation, reliability):
             panels.append([slice_panel(row, plane, centre) for row in line for plane in PLANES])
-            names.append("" if number else sample.name)
+            names.append(name)
             lines.append(line)
+            name = ""
     width_mm = max(sum(panel.size_mm[0] for panel in line) for line in panels)
     figure = draw_grid(
         panels,
@@ -104,48 +88,28 @@ def preview_figure(samples: Sequence[PreviewSample], title: str = "") -> Figure:
     )
     first = iter(figure.axes[:: len(PLANES)])
     for line, name in zip(lines, names, strict=True):
-        for number, row in enumerate(line):
+        for column, row in enumerate(line):
             axes = next(first)
             write_caption(axes, row.title, range_in_words(row.volume.data))
-            if name and not number:
+            if name and not column:
                 write(axes, name, offset=(0, 17), colour=FAINT)
     return figure
 
 
-def save_previews(
-    path: str | os.PathLike[str], samples: Sequence[PreviewSample], title: str = ""
-) -> None:
-    """Write the picture of samples, see `preview_figure`, as PNG, atomically."""
-    save_figure(path, partial(preview_figure, samples, title))
-
-
-def _lines(sample: PreviewSample) -> list[list[Row]]:
+def _lines(
+    sample: ShownSample, affine: Array, segmentation: bool, reliability: bool
+) -> list[list[Row]]:
     """Rows of a sample, line by line."""
-    affine = _affine(sample)
     image, prediction, target = (
-        _channels(volume, affine) for volume in (sample.image, sample.prediction, sample.target)
+        [Volume(channel, affine) for channel in volume.numpy()] for volume in sample[:3]
     )
-    if len({volume.data.shape for volume in (*image, *prediction, *target)}) > 1:
-        raise ValueError(
-            f"volumes of sample {sample.name!r} must have one shape, got image"
-            f" {image[0].data.shape}, prediction {prediction[0].data.shape} and target"
-            f" {target[0].data.shape}."
-        )
-    inputs = list(_inputs(image, sample.reliability))
-    shown = image[0] if sample.segmentation else None
-    outputs = list(_outputs(prediction, target, shown))
+    inputs = list(_inputs(image, reliability))
+    outputs = list(_outputs(prediction, target, image[0] if segmentation else None))
     if len(inputs) == len(target) == 1:
         return [inputs + outputs[0]]
-    number = -(-len(inputs) // (2 if sample.reliability else _INPUTS_PER_LINE))
+    number = -(-len(inputs) // (2 if reliability else _INPUTS_PER_LINE))
     cuts = [len(inputs) * k // number for k in range(number + 1)]
     return [inputs[a:b] for a, b in pairwise(cuts)] + outputs
-
-
-def _channels(volumes: Tensor | Array, affine: Array) -> list[Volume]:
-    data = _array(volumes)
-    if data.ndim != 4:
-        raise ValueError(f"volumes must be (C, X, Y, Z), got {data.shape}.")
-    return [reorient(Volume(channel, affine)) for channel in data]
 
 
 def _inputs(channels: Sequence[Volume], reliability: bool) -> Iterator[Row]:
@@ -175,22 +139,10 @@ def _window(data: Array, kind: Kind) -> tuple[float, float]:
     return intensity_window(np.nan_to_num(data, posinf=0.0, neginf=0.0), kind)
 
 
-def _array(values: Tensor | Array) -> Array:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        return (values.float() if values.is_floating_point() else values).numpy()
-    return np.asarray(values)
-
-
-def _affine(sample: PreviewSample) -> npt.NDArray[np.float64]:
-    return np.eye(4) if sample.affine is None else _array(sample.affine).astype(np.float64)
-
-
-def _centre_mm(sample: PreviewSample) -> npt.NDArray[np.float64]:
+def _centre_mm(sample: ShownSample, affine: Array) -> Array:
     """World position of the centre of mass of the labelled brain, or of the target."""
-    target = np.nan_to_num(_array(sample.target)[0], posinf=0.0, neginf=0.0).clip(min=0)
-    if sample.labels is not None:
-        labels = _array(sample.labels).reshape(target.shape)
-        if labels.any():
-            return centre_of_labels(Volume(labels, _affine(sample)))
-    return centre_of_mass(Volume(target, _affine(sample)))
+    labels, target = sample.labels[0].numpy(), sample.target[0].numpy()
+    if labels.shape == target.shape and labels.any():
+        return centre_of_labels(Volume(labels, affine))
+    target = np.nan_to_num(target, posinf=0.0, neginf=0.0).clip(min=0)
+    return centre_of_mass(Volume(target, affine))

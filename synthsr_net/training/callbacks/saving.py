@@ -35,7 +35,7 @@ STEPS_BETWEEN_AGREEMENTS = 50
 class StopRequest:
     """Stop request of a user or scheduler, honoured before the next batch.
 
-    Within the context, signals make the request, and a second signal stops at once.
+    A second signal is left to the handlers that were there when the object was made.
 
     Attributes:
         made: Whether there is one.
@@ -43,28 +43,16 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.made = False
-        self._handlers: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        """Take over the signals."""
-        self._handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-        self.listen()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Restore the handlers of before."""
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in self._handlers.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before: dict[int, Any] = {n: signal.getsignal(n) for n in STOP_SIGNALS}
 
     def listen(self) -> None:
-        """Handle the signals, which only the main thread can."""
+        """Take over the signals, which only the main thread can."""
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
                 signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:
-        before = self._handlers[number]
+        before = self._before[number]
         if self.made and callable(before):
             before(number, frame)
         elif self.made:
@@ -146,47 +134,34 @@ class SaveState(Callback):
         self._saved_at, self._saved_position = time.monotonic(), done
 
 
-class SaveModels(Callback):
-    """Writes the model file of each epoch, and the last and best one.
+def write_models(
+    folder: RunFolder, config: ModelConfig, task: TrainingTask, epoch: int, *, best: bool, keep: int
+) -> None:
+    """Write the model file of an epoch, and the last and best one.
 
     Args:
         folder: Folder of the run.
         config: Description in the model files.
-        training: Settings.
+        task: The training.
+        epoch: Number of the epoch, from 1.
+        best: Whether it is the best so far.
+        keep: Number of last epochs whose files stay; -1 means all.
     """
-
-    def __init__(self, folder: RunFolder, config: ModelConfig, training: TrainingConfig) -> None:
-        self.folder, self.config, self.training = folder, config, training
-
-    def write(self, task: TrainingTask, epoch: int, best: bool) -> None:
-        """Write the model of an epoch, counted from 1.
-
-        Args:
-            task: The training.
-            epoch: Number of the epoch.
-            best: Whether it is the best so far.
-        """
-        state = task.validated.state_dict()
-        if not are_finite(state):
-            raise WorkFailedError(
-                f"weights must be finite, but are not after epoch {epoch}. The model files of the"
-                " epochs before are kept. Lower optimiser.learning_rate, or set"
-                " optimiser.clip_norm=1."
-            )
-        path = self.folder.epoch_model_path(epoch)
-        about = {**self.config.training, "epochs": epoch, "global_step": task.position.done}
-        about["results"] = {name: float(f"{value:.4g}") for name, value in task.results.items()}
-        with saving(self.folder):
-            save_model(path, replace(self.config, training=about), state)
-            for name in ("last", "best") if best else ("last",):
-                _copy(path, self.folder.model_path(name))
-        self._prune(epoch)
-
-    def _prune(self, epoch: int) -> None:
-        keep = self.training.run.keep_models
-        if keep >= 0:
-            for old in range(1, epoch - keep + 1):
-                self.folder.epoch_model_path(old).unlink(missing_ok=True)
+    state = task.validated.state_dict()
+    if not are_finite(state):
+        raise WorkFailedError(
+            f"weights must be finite, but are not after epoch {epoch}. The model files of the"
+            " epochs before are kept. Lower optimiser.learning_rate, or set optimiser.clip_norm=1."
+        )
+    path = folder.epoch_model_path(epoch)
+    about = {**config.training, "epochs": epoch, "global_step": task.position.done}
+    about["results"] = {name: float(f"{value:.4g}") for name, value in task.results.items()}
+    with saving(folder):
+        save_model(path, replace(config, training=about), state)
+        for name in ("last", "best") if best else ("last",):
+            _copy(path, folder.model_path(name))
+    for old in range(1, epoch - keep + 1) if keep >= 0 else ():
+        folder.epoch_model_path(old).unlink(missing_ok=True)
 
 
 def are_finite(state: Mapping[str, Tensor]) -> bool:

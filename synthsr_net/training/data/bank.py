@@ -15,14 +15,12 @@ from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
-from synthsr_transforms.io.files import VolumeError
-from synthsr_transforms.subjects.files import SubjectFiles, read_subject
+from synthsr_transforms.subjects.files import HIGH, SubjectFiles, read_subject, values_of
 from synthsr_transforms.support.threads import num_cores, threads
 
 SHARE_OF_DEVICE = 0.5
 """Share of a GPU's memory that a bank may take."""
 _READERS = 8
-_HIGH = 2**24  # labels up to here are looked up in a table, which is quicker than a search
 
 Size = tuple[int, int, int]
 
@@ -137,12 +135,7 @@ def read_entry(files: SubjectFiles, *, target: str) -> Entry:
     """Read one subject, see `read_bank`."""
     subject = read_subject(files, target=target)
     labels = subject.images["labels"]
-    data = labels.data.numpy()
-    values = _values(data)
-    if values.tolist() == [0]:
-        raise VolumeError(
-            f"{files.labels} must hold labels, got background 0 alone. Remove or replace it."
-        )
+    data, values = labels.data.numpy(), values_of(files, labels.data)
     image = subject.images[target].data if target in subject.images else None
     affine = torch.as_tensor(np.asarray(labels.affine.data, dtype=np.float64))
     if len(values) > 256:
@@ -153,19 +146,9 @@ def read_entry(files: SubjectFiles, *, target: str) -> Entry:
     return Entry(files, indices, table, None if image is None else _packed(image), affine)
 
 
-def _values(labels: np.ndarray) -> np.ndarray:
-    """Return the sorted label values that occur."""
-    high = int(labels.max())
-    if high > _HIGH:
-        return np.unique(labels)
-    seen = np.zeros(high + 1, dtype=bool)
-    seen[labels] = True
-    return np.flatnonzero(seen)
-
-
 def _positions(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return the position of each label in sorted values, uint8."""
-    if int(values[-1]) > _HIGH:
+    if int(values[-1]) > HIGH:
         return np.searchsorted(values, labels).astype(np.uint8)
     position = np.zeros(int(values[-1]) + 1, dtype=np.uint8)
     position[values] = np.arange(len(values), dtype=np.uint8)

@@ -88,7 +88,7 @@ class PairStream:
         self.rank, self.num_ranks = rank, num_ranks
         cuda = bank.device.type == "cuda"
         self._side = torch.cuda.Stream(bank.device) if cuda else None
-        self._next: tuple[int, TrainingPair, torch.cuda.Event | None] | None = None
+        self._next: tuple[int, TrainingPair, torch.cuda.Event] | None = None
 
     def plan(self, step: int) -> BatchPlan:
         """Return the plan of a step of this process."""
@@ -118,8 +118,7 @@ class PairStream:
         _, pair, ready = self._next
         self._next = None
         current = torch.cuda.current_stream(self.bank.device)
-        if ready is not None:
-            current.wait_event(ready)
+        current.wait_event(ready)
         for tensor in pair:
             tensor.record_stream(current)
         return pair

@@ -5,18 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torchio.data.affine import AffineMatrix
 
-from synthsr_net.training.config import TrainingConfig, triple
+from synthsr_net.losses import SEGMENTATION_LOSSES
+from synthsr_net.losses.base import crop_sizes
+from synthsr_net.training.config import TrainingConfig
 from synthsr_net.training.data.bank import Bank, Entry, Size, common_shape, with_brain_boxes
 from synthsr_net.training.data.stream import PairStream
 from synthsr_transforms.generator.config import GeneratorConfig, StepConfig
 from synthsr_transforms.generator.generator import Generator, TrainingPair
-from synthsr_transforms.support.messages import SynthSRError, listed
-from synthsr_transforms.transforms import PatchCrop, SpatialDeformation, TargetResolution
+from synthsr_transforms.labels.structures import StructureTable
+from synthsr_transforms.support.messages import SynthSRError, check_choice, listed
+from synthsr_transforms.transforms import (
+    GroupLabels,
+    PatchCrop,
+    SpatialDeformation,
+    TargetResolution,
+)
 from synthsr_transforms.transforms.base import Grid
 
 ADDED_STEP = "crop_to_multiple"
@@ -77,17 +85,19 @@ def _last_crop(generator: Generator) -> tuple[str, PatchCrop | None]:
 
 def _check_target(generator: Generator) -> None:
     """Refuse a target that is both real and made by a step."""
-    target = generator.config.target
-    makers = [
-        name
-        for name, transform in generator.transforms.items()
-        if getattr(transform, "destination", None) == target
-    ]
+    makers = list(_makers_of_target(generator))
     if generator.config.real_target and makers:
         raise SynthSRError(
             f"the target must be a real image or made by a step, got both: real_target is true and"
-            f" step {makers[0]!r} makes {target!r}. Set real_target=false, or remove the step."
+            f" step {makers[0]!r} makes {generator.config.target!r}. Set real_target=false, or"
+            " remove the step."
         )
+
+
+def _makers_of_target(generator: Generator) -> dict[str, Any]:
+    """Steps that make the target, by name."""
+    steps, target = generator.transforms, generator.config.target
+    return {n: t for n, t in steps.items() if getattr(t, "destination", None) == target}
 
 
 def _check_batches(generator: Generator, batch_size: int, entries: Sequence[Entry]) -> None:
@@ -108,10 +118,10 @@ def padding(training: TrainingConfig, patch: Size | None) -> Size:
     With a loss in a central box, voxels within half of what it leaves out of the patch from the
     border would never count; see `padding_margin` of the original.
     """
-    given = triple(training.loss.padding_voxels, "loss.padding_voxels")
-    crop = triple(training.loss.crop, "loss.crop")
-    if training.loss.padding_voxels is not None or crop is None or patch is None:
-        return given or (0, 0, 0)
+    given = crop_sizes(training.loss.padding_voxels, "loss.padding_voxels")
+    crop = crop_sizes(training.loss.crop, "loss.crop")
+    if training.loss.padding_voxels is not None or patch is None:
+        return given
     x, y, z = (
         max(0, (size - inner) // 2) if inner else 0 for size, inner in zip(patch, crop, strict=True)
     )
@@ -182,6 +192,51 @@ def _check_reach(name: str, crop: PatchCrop, entry: Entry, margin: Size) -> None
 
 def _grid(entry: Entry) -> Grid:
     return Grid(1, 1, entry.shape, [AffineMatrix(entry.affine)])
+
+
+def structures_of(generator: Generator) -> StructureTable | None:
+    """Return the structures of the target, or None if it is no segmentation."""
+    makers = _makers_of_target(generator).values()
+    return next((t.structure_table for t in makers if isinstance(t, GroupLabels)), None)
+
+
+def with_structures(training: TrainingConfig, structures: StructureTable | None) -> TrainingConfig:
+    """Give the loss and the network of a segmentation its structures.
+
+    Args:
+        training: Settings.
+        structures: From `structures_of`.
+
+    Raises:
+        SynthSRError: If loss and target do not go together, or the settings ask for what
+            segmentations do not have.
+    """
+    loss = training.loss
+    is_segmentation = loss.name in SEGMENTATION_LOSSES
+    if is_segmentation != (structures is not None):
+        needed = ", ".join(SEGMENTATION_LOSSES)
+        raise SynthSRError(
+            f"loss.name must be {needed} for a target that GroupLabels makes, and another for"
+            f" images, got {loss.name!r}. Correct the loss, or the step that makes the target."
+        )
+    if structures is None:
+        return training
+    unusable = {
+        "loss.residual_channels": loss.residual_channels is not None,
+        "loss.segmentation.model": loss.segmentation.model is not None,
+        "adversarial.weight": training.adversarial.weight > 0,
+        "validation.images": training.validation.images is not None,
+    }
+    for name, is_set in unusable.items():
+        if is_set:
+            raise SynthSRError(f"{name} must be left out of the training of a segmentation.")
+    metrics = [f"dice/{name}" for name in ("mean", *structures.names[1:])]
+    check_choice("validation.metric", training.validation.metric, metrics)
+    return replace(
+        training,
+        network=replace(training.network, softmax=True),
+        loss=replace(loss, params={**loss.params, "values": structures.values}),
+    )
 
 
 def probe(fitted: Fitted, training: TrainingConfig) -> TrainingPair:

@@ -8,17 +8,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from synthsr_net.inference.precision import resolve_precision
 from synthsr_net.losses import SEGMENTATION_LOSSES, build_loss
+from synthsr_net.losses.base import crop_sizes
 from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_net.models.transfer import start_from
 from synthsr_net.networks.critic import Critic, CriticConfig
 from synthsr_net.networks.seeding import seeded
 from synthsr_net.networks.unet import UNet3d, UNetConfig
-from synthsr_net.training.config import Experiment, TrainingConfig, triple
+from synthsr_net.training.config import Experiment, TrainingConfig
 from synthsr_net.training.data.bank import Entry, read_bank
 from synthsr_net.training.data.stream import PairData, Position
 from synthsr_net.training.task.adversarial import AdversarialTask
@@ -38,9 +38,16 @@ from synthsr_transforms.support.memory import available_bytes
 from synthsr_transforms.support.messages import SynthSRError, bytes_in_words
 
 from .experiment import RunPlan, with_absolute_paths
-from .fitting import Fitted, check_spacing, fit, output_shapes, probe
+from .fitting import (
+    Fitted,
+    check_spacing,
+    fit,
+    output_shapes,
+    probe,
+    structures_of,
+    with_structures,
+)
 from .model_config import model_config
-from .structures import structures_of, with_structures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +106,6 @@ class Prepared:
         keep = self.training.run.keep_models
         models = 2 + (self.training.run.epochs if keep < 0 else keep)
         return 4.0 * sum(p.numel() for p in self.network.parameters()) * (models + 8)
-
-    def preview(self) -> dict[str, Any]:
-        """Return what pictures of all validation samples share, see `PreviewSample`."""
-        return {
-            "affine": np.diag([*[self.model.scan.spacing_mm] * 3, 1.0]),
-            "segmentation": self.structures is not None,
-            "reliability": self.fitted.generator.config.reliability is not None,
-        }
 
     def record(self, plan: RunPlan, device: torch.device) -> Experiment:
         """Return the experiment as the run's folder records it, complete by itself."""
@@ -290,8 +289,8 @@ def _check_pair(training: TrainingConfig, pair: TrainingPair) -> None:
             f" {training.run.batch_size}, which needs {bytes_in_words(needed)} for the pairs alone."
             " Lower it, or the shape of the crop."
         )
-    crop, patch = triple(training.loss.crop, "loss.crop"), tuple(pair.image.shape[2:])
-    if crop is not None and any(inner > size for inner, size in zip(crop, patch, strict=True)):
+    crop, patch = crop_sizes(training.loss.crop, "loss.crop"), tuple(pair.image.shape[2:])
+    if any(inner > size for inner, size in zip(crop, patch, strict=True)):
         raise SynthSRError(
             f"loss.crop must be at most the size of patches, {patch}, got {crop}."
             " Lower it, or set loss.crop=null to read all."

@@ -15,7 +15,7 @@ from synthsr_transforms.seeds import derive_seed
 
 from .optimisation import learning_rate_factor, make_optimiser
 from .regression import TrainingTask
-from .watch import LossWatch, Reading
+from .watch import LossWatch
 
 
 def is_network_turn(number: int, config: AdversarialConfig) -> bool:
@@ -123,15 +123,15 @@ class AdversarialTask(TrainingTask):
         removed = self.adversarial.masked_labels
         return mask_of(pair.labels, removed) if removed else None
 
-    def take_readings(self, *, wait: bool = False) -> list[Reading]:
+    def take_losses(self, *, wait: bool = False) -> list[float]:
         """Return losses of the network that have arrived; those of the critic go to the epoch."""
-        self._critic_losses += [r.value for r in self.critic_watch.read(wait=wait)]
-        return super().take_readings(wait=wait)
+        self._critic_losses += self.critic_watch.read(wait=wait)
+        return super().take_losses(wait=wait)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the position of the run, with the losses of the critic in the epoch so far."""
         super().on_save_checkpoint(checkpoint)
-        self._critic_losses += [r.value for r in self.critic_watch.read(wait=True)]
+        self._critic_losses += self.critic_watch.read(wait=True)
         checkpoint["critic_losses"] = list(self._critic_losses)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

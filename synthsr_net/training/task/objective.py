@@ -9,13 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from synthsr_net.losses import add_residual, build_loss
-from synthsr_net.losses.cropping import central_crop
+from synthsr_net.losses import add_residual, build_loss, central_crop
 from synthsr_net.losses.segmentation import IGNORED, SegmentationLoss
 from synthsr_net.models.loading import load_model_config, load_weights
 from synthsr_net.models.zoo.files import resolve_model
 from synthsr_net.networks.unet import UNet3d
-from synthsr_net.training.config import LossConfig, SegmentationConfig, triple
+from synthsr_net.training.config import LossConfig, SegmentationConfig
 from synthsr_net.training.data.bank import Entry
 from synthsr_transforms.generator.config import GeneratorConfig
 from synthsr_transforms.generator.generator import TrainingPair
@@ -44,7 +43,7 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.image_loss = build_loss(config.name, config.params)
-        self.crop = triple(config.crop, "loss.crop")
+        self.crop = config.crop
         self.residual = list(residual)
         self.segmentation = segmentation
         self.segmentation_weight = config.segmentation.weight
@@ -151,7 +150,7 @@ def make_segmentation(
         list(table.values) if groups is None else groups.unique().tolist(),
         fs_header=settings.freesurfer_axes,
         intensity_range=_intensity_range(settings, targets),
-        crop=triple(config.crop, "loss.crop"),
+        crop=config.crop,
         groups=groups,
     )
 

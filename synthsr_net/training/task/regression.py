@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from synthsr_net.metrics.volumes import VolumeMetrics, masks
+from synthsr_net.metrics.volumes import REGION_MEASURES, VolumeMeans, masks, measure_regions
 from synthsr_net.networks.seeding import seeded
 from synthsr_net.networks.unet import UNet3d
 from synthsr_net.training.config import TrainingConfig
@@ -22,7 +22,7 @@ from synthsr_transforms.seeds import derive_seed
 
 from .objective import Objective
 from .optimisation import MovingAverage, learning_rate_factor, make_optimiser
-from .watch import LossWatch, Reading
+from .watch import LossWatch
 
 
 class ShownSample(NamedTuple):
@@ -79,7 +79,7 @@ class TrainingTask(LightningModule):
         self.table, self.real = table, real
         decay = config.optimiser.ema_decay
         self.average = MovingAverage(network, decay) if decay else None
-        self.metrics = VolumeMetrics()
+        self.metrics = VolumeMeans(REGION_MEASURES)
         self.watch = LossWatch()
         self.shown: list[ShownSample] = []
         self.results: dict[str, float] = {}
@@ -126,7 +126,7 @@ class TrainingTask(LightningModule):
         if loader is not None and self.position.done % len(loader):
             loader.stream.prefetch(self.position.done)
 
-    def take_readings(self, *, wait: bool = False) -> list[Reading]:
+    def take_losses(self, *, wait: bool = False) -> list[float]:
         """Return the losses that have arrived since the last call, see `LossWatch.read`."""
         return self.watch.read(wait=wait)
 
@@ -211,13 +211,9 @@ class TrainingTask(LightningModule):
 
     def measure(self, batch: TrainingPair, prediction: Tensor) -> ShownSample:
         """Add a prediction to the metrics; returns what may be shown, batched."""
-        brain, head = masks(_on_grid(batch.labels, batch.target), self.table)
-        self.metrics.update(prediction, batch.target, brain, head)
+        regions = masks(_on_grid(batch.labels, batch.target), self.table)
+        self.metrics.update(*measure_regions(prediction, batch.target, regions))
         return ShownSample(batch.image, prediction, batch.target, batch.labels)
-
-    def compute_metrics(self) -> dict[str, float]:
-        """Return the metrics of all samples by name."""
-        return {name: float(value) for name, value in self.metrics.compute().items()}
 
     def intensities(self, image: Tensor) -> Tensor:
         """Return the prediction `(B, C, X, Y, Z)` of the validated network, without scales."""
@@ -226,7 +222,7 @@ class TrainingTask(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Gather the results of all processes."""
-        found = self.compute_metrics()
+        found = self.metrics.compute()
         self.results = {f"validation/{name}": value for name, value in found.items()}
         if self.real is not None and self.global_rank == 0:
             with self.trainer.precision_plugin.forward_context():

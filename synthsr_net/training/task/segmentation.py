@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from synthsr_net.losses.dice_cross_entropy import DiceCrossEntropyLoss
-from synthsr_net.metrics.dice import DiceMetrics
+from synthsr_net.losses.segmentation import DiceCrossEntropyLoss
+from synthsr_net.metrics.volumes import DiceMeans, dice
 from synthsr_transforms.generator.generator import TrainingPair
 
 from .regression import ShownSample, TrainingTask
@@ -34,14 +34,9 @@ class SegmentationTask(TrainingTask):
         super().__init__(*args, **kwargs)
         for network in {self.network, self.validated}:
             network.config = replace(network.config, softmax=False)
-        self.dice = DiceMetrics(names)
+        self.metrics = DiceMeans([f"dice/{name}" for name in names[1:]])
         self.values: Tensor
         self.register_buffer("values", torch.tensor(values, dtype=torch.int32), persistent=False)
-
-    def on_validation_epoch_start(self) -> None:
-        """Reset the metrics."""
-        super().on_validation_epoch_start()
-        self.dice.reset()
 
     def measure(self, batch: TrainingPair, logits: Tensor) -> ShownSample:
         """Count voxels of each structure, found and true."""
@@ -51,9 +46,6 @@ class SegmentationTask(TrainingTask):
             loss = cast(DiceCrossEntropyLoss, self.objective.image_loss)
             shares = loss.shares(truth, found.shape[2:])
             truth = self.values[shares.argmax(1, keepdim=True)]
-        self.dice.update(*((m == self.values.view(1, -1, 1, 1, 1)) for m in (found, truth)))
+        structures = self.values[1:].view(1, -1, 1, 1, 1)  # the first is the background
+        self.metrics.update(*dice(found == structures, truth == structures))
         return ShownSample(batch.image, found, truth, truth)
-
-    def compute_metrics(self) -> dict[str, float]:
-        """Return the Dice coefficients by name."""
-        return self.dice.compute()

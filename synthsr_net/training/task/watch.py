@@ -6,7 +6,6 @@ import json
 import math
 from collections import deque
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,13 +31,6 @@ class NonFiniteLossError(WorkFailedError):
         self.step, self.value = step, value
 
 
-class Reading(NamedTuple):
-    """The loss of a step."""
-
-    step: int
-    value: float
-
-
 class LossWatch:
     """Losses on their way from the device.
 
@@ -59,7 +51,7 @@ class LossWatch:
             event.record()
         self._waiting.append((step, value, event))
 
-    def read(self, *, wait: bool = False) -> list[Reading]:
+    def read(self, *, wait: bool = False) -> list[float]:
         """Losses that have arrived, in order.
 
         Args:
@@ -68,7 +60,7 @@ class LossWatch:
         Raises:
             NonFiniteLossError: If one is NaN or infinite.
         """
-        readings = []
+        losses = []
         while self._waiting:
             step, value, event = self._waiting[0]
             if event is not None and not event.query():
@@ -76,11 +68,11 @@ class LossWatch:
                     break
                 event.synchronize()
             self._waiting.popleft()
-            reading = Reading(step, float(value))
-            if not math.isfinite(reading.value):
-                raise NonFiniteLossError(*reading)
-            readings.append(reading)
-        return readings
+            loss = float(value)
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(step, loss)
+            losses.append(loss)
+        return losses
 
 
 def report_failure(

@@ -1,10 +1,11 @@
-"""Likelihood of a Laplace distribution whose scale is predicted too."""
+"""Differences of intensities, voxel by voxel, and their likelihood under a predicted scale."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
 
 from .base import ImageLoss
@@ -13,6 +14,34 @@ SMALLEST_SCALE = 1e-5
 """Smallest scale b, in units of intensity."""
 UNIT_SCALE = 0.02
 """Scale that an output of 0 adds to it."""
+
+
+class L1Loss(ImageLoss):
+    """Mean absolute difference over elements, channels and voxels.
+
+    Examples:
+        >>> volume = torch.zeros(1, 1, 2, 2, 2)
+        >>> L1Loss()(volume + 3, volume).item()
+        3.0
+    """
+
+    def measure(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """See `ImageLoss.measure`."""
+        return F.l1_loss(prediction, target)
+
+
+class L2Loss(ImageLoss):
+    """Mean squared difference over elements, channels and voxels.
+
+    Examples:
+        >>> volume = torch.zeros(1, 1, 2, 2, 2)
+        >>> L2Loss()(volume + 3, volume).item()
+        9.0
+    """
+
+    def measure(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """See `ImageLoss.measure`."""
+        return F.mse_loss(prediction, target)
 
 
 class LaplaceLoss(ImageLoss):
