@@ -328,7 +328,7 @@ BAD: dict[str, tuple[str, str]] = {
     "to Keras, existing": ("model.safetensors 1ch.h5 --to-keras", "got 1ch.h5. Add --overwrite"),
     "instance norm": (
         "instance.safetensors own.h5 --to-keras",
-        "must be batch or none for a Keras",
+        "must be one of batch, none for a Keras",
     ),
 }
 
