@@ -12,6 +12,7 @@ from synthsr_cli.common.options import (
     threads_option,
     traceback_option,
 )
+from synthsr_transforms.support.messages import bytes_in_words
 
 
 @click.command()
@@ -47,13 +48,8 @@ def export(models: tuple[str, ...], target: Path, overwrite: bool) -> None:
     from synthsr_net.models.zoo.files import default_model
 
     require_packages()
-    exported = export_onnx(load_model(models[0] if models else default_model()), target)
+    difference = export_onnx(load_model(models[0] if models else default_model()), target)
     click.echo(
-        f"Wrote {exported.path} ({_size(exported.size_bytes)}): onnxruntime differs from PyTorch by"
-        f" at most {exported.difference:.1e} of the range."
+        f"Wrote {target} ({bytes_in_words(target.stat().st_size)}): onnxruntime differs from"
+        f" PyTorch by at most {difference:.1e} of the range."
     )
-
-
-def _size(num_bytes: int) -> str:
-    """Size in MB, or kB of small files."""
-    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.1f} kB"
