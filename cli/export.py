@@ -44,10 +44,9 @@ def export(models: tuple[str, ...], target: Path, overwrite: bool) -> None:
         )
     check_output_file(target, ".onnx", overwrite=overwrite)
     from synthsr_net.models.loading import load_model
-    from synthsr_net.models.onnx.export import export_onnx, require_packages
+    from synthsr_net.models.onnx.export import export_onnx
     from synthsr_net.models.zoo.files import default_model
 
-    require_packages()
     difference = export_onnx(load_model(models[0] if models else default_model()), target)
     click.echo(
         f"Wrote {target} ({bytes_in_words(target.stat().st_size)}): onnxruntime differs from"

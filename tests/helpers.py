@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from click.testing import CliRunner, Result
 
-from synthsr_cli.main import synthsr
+from synthsr_cli.group import synthsr
 from synthsr_transforms.support import atomic
 
 

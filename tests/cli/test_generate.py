@@ -25,7 +25,7 @@ from helpers import run, save
 
 from synthsr_cli.common.errors import as_click_error
 from synthsr_cli.common.progress import progress
-from synthsr_cli.main import COMMANDS, synthsr
+from synthsr_cli.group import COMMANDS, synthsr
 from synthsr_transforms.generator.config import preset_names
 from synthsr_transforms.job import folder as job_folder
 from synthsr_transforms.job import job as job_module
@@ -564,7 +564,7 @@ class TestCommandLine:
         """No heavy package is imported for it."""
         code = (
             "import sys\nfrom click.testing import CliRunner\n"
-            "from synthsr_cli.main import synthsr\n"
+            "from synthsr_cli.group import synthsr\n"
             "for args in (['--help'], ['generate', '--help'], ['--version']):\n"
             "    assert CliRunner().invoke(synthsr, args).exit_code == 0\n"
             "print([m for m in ('torch', 'torchio', 'nibabel', 'matplotlib', 'rich', 'numpy')"

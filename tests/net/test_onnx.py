@@ -112,7 +112,7 @@ class TestNetworks:
         norm = nn.GroupNorm(groups, 4, eps=1e-3).requires_grad_(False)
         norm.weight.copy_(noise(4)), norm.bias.copy_(noise(4, seed=1))
         x = noise(2, 4, 5, 6, 7)
-        assert_same(written(onnx_graph._group_norm, norm, x), norm(x))
+        assert_same(written(onnx_graph._standardised, norm, x), norm(x))
 
     def test_one_file_serves_all_shapes(self, tmp_path):
         network = network_of(in_channels=2)

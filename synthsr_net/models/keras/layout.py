@@ -6,6 +6,7 @@ Decoder layers are numbered on from the encoder, their normalisations and dropou
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -215,8 +216,9 @@ def multiplier_of(features: Sequence[int]) -> float:
     if min(features) >= 1:
         low = max(((n - 0.5) / first) ** (1 / k) for k, n in powers)
         high = min(((n + 0.5) / first) ** (1 / k) for k, n in powers)
-        for digits in range(17):
-            multiplier = round((low + high) / 2, digits)
+        ratios = [(n / first) ** (1 / k) for k, n in powers]
+        for digits, x in itertools.product(range(17), [*ratios, (low + high) / 2]):
+            multiplier = round(x, digits)
             if all(round(first * multiplier**k) == n for k, n in powers):
                 return multiplier
     raise KerasWeightsError(

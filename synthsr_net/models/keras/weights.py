@@ -97,7 +97,7 @@ def _completed(
         notes.append("the file does not name the activation: elu is assumed, as in the original")
     elif activation is None and told not in SAME_ACTIVATIONS:
         raise KerasWeightsError(
-            f"its activation is {told[:40]!r}, not one of {', '.join(SAME_ACTIVATIONS)}"
+            f"its activation is {str(told)[:40]!r}, not one of {', '.join(SAME_ACTIVATIONS)}"
         )
     if layers.has_dropout and "dropout" not in facts:
         notes.append("the file does not hold the rate of its dropout: 0 is assumed (training only)")
