@@ -103,9 +103,10 @@ def convert_weights(
 
 
 def _from_keras(source: Path, target: Path, options: dict[str, Any]) -> None:
-    from synthsr_net.models.checkpoint import in_precision, save_model
+    from synthsr_net.models.checkpoint import save_model
     from synthsr_net.models.keras.converted import config_of_converted
     from synthsr_net.models.keras.weights import read_keras
+    from synthsr_net.models.packing import in_precision
 
     precision = options.pop("precision", None)
     network = read_keras(source, activation=options.pop("activation", None))
@@ -123,7 +124,7 @@ def _from_keras(source: Path, target: Path, options: dict[str, Any]) -> None:
 
 
 def _again(source: Path, target: Path, options: dict[str, Any]) -> None:
-    from synthsr_net.models.checkpoint import pack_model, stored_precision
+    from synthsr_net.models.packing import pack_model, stored_precision
 
     if other := set(options) - {*ABOUT, "precision"}:
         flag = "--" + min(other).replace("_", "-")

@@ -141,7 +141,7 @@ def _look_up(model: str) -> tuple[ModelConfig, dict[str, str]]:
 
 
 def _stored(path: Path) -> Iterator[tuple[str, str]]:
-    from synthsr_net.models.checkpoint import stored_precision
+    from synthsr_net.models.packing import stored_precision
     from synthsr_net.models.zoo.files import alias_of, checksums, default_model, shipped_models
 
     name = path.stem

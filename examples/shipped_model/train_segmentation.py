@@ -44,10 +44,10 @@ from synthsr_net.models.checkpoint import (
     ModelConfig,
     ScanConfig,
     StructureConfig,
-    in_precision,
     read_model,
     save_model,
 )
+from synthsr_net.models.packing import in_precision
 from synthsr_net.models.transfer import start_from
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.training.data.bank import Bank, Entry, read_bank, with_brain_boxes

@@ -22,11 +22,11 @@ from synthsr_net.models.checkpoint import (
     ScanConfig,
     read_model,
     save_model,
-    stored_precision,
 )
 from synthsr_net.models.keras.converted import PRESETS, config_of_converted
 from synthsr_net.models.keras.weights import read_keras, write_keras
 from synthsr_net.models.loading import load_model
+from synthsr_net.models.packing import stored_precision
 from synthsr_net.models.zoo.registry import PUBLISHED_MODELS
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 

@@ -12,16 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from synthsr_net.models.checkpoint import (
-    ModelConfig,
-    ScanConfig,
-    pack_model,
-    save_model,
-    stored_precision,
-)
+from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, save_model
 from synthsr_net.models.keras.converted import config_of_keras
 from synthsr_net.models.keras.weights import write_keras
 from synthsr_net.models.loading import load_model, load_model_config
+from synthsr_net.models.packing import pack_model, stored_precision
 from synthsr_net.models.zoo import files as model_files
 from synthsr_net.models.zoo import registry as model_registry
 from synthsr_net.models.zoo.files import (
