@@ -115,9 +115,8 @@ def _from_keras(source: Path, target: Path, options: dict[str, Any]) -> None:
     config = config_of_converted(source, network.config, **options)
     state = in_precision(network.state, precision) if precision else network.state
     save_model(target, config, state)
-    click.echo(f"{source}: {network.layout} of Keras, {network.precision}")
-    _describe(network_in_words(network.config))
-    _describe(use_in_words(config))
+    words = network_in_words(network.config) | use_in_words(config)
+    _describe(f"{source}: {network.layout} of Keras, {network.precision}", words)
     if network.config.out_channels > 1 and not config.spread:
         click.echo("Note: if the network was trained with the laplace loss, add --spread.")
     for note in network.notes:
@@ -138,9 +137,9 @@ def _again(source: Path, target: Path, options: dict[str, Any]) -> None:
             " --precision fp16 or a new --name, or add --to-keras for the way back."
         )
     model = pack_model(source, target, **options)
-    click.echo(f"{source}: model {model.config.name}")
-    _describe(network_in_words(model.config.network))
-    click.echo(f"  weights: {stored_precision(target)}, {target.stat().st_size / 1e6:.1f} MB")
+    weights = f"{stored_precision(target)}, {target.stat().st_size / 1e6:.1f} MB"
+    words = network_in_words(model.config.network) | {"weights": weights}
+    _describe(f"{source}: model {model.config.name}", words)
 
 
 def _to_keras(source: Path, target: Path) -> None:
@@ -149,11 +148,11 @@ def _to_keras(source: Path, target: Path) -> None:
 
     model = read_model(source)
     write_keras(target, model.config.network, model.network.state_dict())
-    click.echo(f"{source}: model {model.config.name}")
-    _describe(network_in_words(model.config.network))
+    _describe(f"{source}: model {model.config.name}", network_in_words(model.config.network))
     click.echo("Note: a Keras file holds the weights alone, not how scans become inputs.")
 
 
-def _describe(words: dict[str, str]) -> None:
+def _describe(title: str, words: dict[str, str]) -> None:
+    click.echo(title)
     for label, text in words.items():
         click.echo(f"  {label}: {text}")

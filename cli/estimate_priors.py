@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,10 +108,9 @@ def estimate_priors(folder: Path, plot: bool, overwrite: bool, **options: Any) -
     from synthsr_transforms.estimation import check_output, write_estimate
 
     check_output(folder, overwrite=overwrite)
-    workers = options.pop("workers")
     warn_of_unread(options["labels"], options["images"], recursive=options["recursive"])
-    job = _job(keep_samples=plot, **options)
-    estimate = _run(job, min(workers, len(job.subjects)))
+    job = _job(plot, options)
+    estimate = _run(job, min(options["workers"], len(job.subjects)))
     files = write_estimate(estimate, folder, plot=plot, overwrite=overwrite)
     _print_table(estimate)
     for warning in estimate.warnings():
@@ -121,25 +119,16 @@ def estimate_priors(folder: Path, plot: bool, overwrite: bool, **options: Any) -
     click.echo(f"Wrote {names} to {folder}.", err=True)
 
 
-def _job(
-    images: tuple[Path, ...],
-    labels: tuple[Path, ...],
-    label_table: str | None,
-    classes: Path | None,
-    *,
-    match: Any,
-    recursive: bool,
-    no_rescale: bool,
-    keep_samples: bool,
-    **settings: bool,
-) -> PriorEstimation:
+def _job(plot: bool, options: dict[str, Any]) -> PriorEstimation:
     from synthsr_transforms.estimation import EstimationSettings, PriorEstimation, find_data_sets
 
+    images, labels, match = (options[name] for name in ("images", "labels", "match"))
+    settings = {name: options[name] for name in ("resample_labels", "t2_cropping", "legacy")}
     return PriorEstimation(
-        data_sets=find_data_sets(images, labels, match, recursive=recursive),
-        label_table=_table(label_table, classes),
-        settings=EstimationSettings(rescale=not no_rescale, **settings),
-        keep_samples=keep_samples,
+        data_sets=find_data_sets(images, labels, match, recursive=options["recursive"]),
+        label_table=_table(options["label_table"], options["classes"]),
+        settings=EstimationSettings(rescale=not options["no_rescale"], **settings),
+        keep_samples=plot,
     )
 
 
@@ -147,7 +136,7 @@ def _table(label_table: str | None, classes: Path | None) -> LabelTable | str:
     from synthsr_transforms.labels.table import LabelTable
 
     if classes is None:
-        return "auto" if label_table in (None, "auto") else LabelTable.resolve(str(label_table))
+        return label_table or "auto"
     if label_table is None or Path(label_table).suffix.lower() != ".npy":
         raise SynthSRError(
             f"--classes must come with a .npy list of labels, got {label_table or 'none'}. Add"
@@ -168,12 +157,10 @@ def _print_table(estimate: PriorEstimate) -> None:
     channels = counted(len(estimate.channels), "channel")
     scans = counted(sum(len(data_set.subjects) for data_set in estimate.data_sets), "scan")
     title = f"Priors of {channels} from {scans}, table {estimate.table_name or 'of your own'}"
-    print_table(COLUMNS, _rows(estimate), title=title, left=("name",))
-
-
-def _rows(estimate: PriorEstimate) -> Iterator[tuple[str, ...]]:
+    rows = []
     for number in range(1, len(estimate.channels) + 1):
         for row in estimate.class_rows(number):
             numbers = (f"{value:.2f}" for value in (*row["mean"], *row["std"]))
             counts = (str(row["scans"]), str(row["voxels"]))
-            yield (str(number), str(row["class"]), row["name"], *numbers, *counts)
+            rows.append((str(number), str(row["class"]), row["name"], *numbers, *counts))
+    print_table(COLUMNS, rows, title=title, left=("name",))

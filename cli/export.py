@@ -12,6 +12,7 @@ from synthsr_cli.common.options import (
     threads_option,
     traceback_option,
 )
+from synthsr_transforms.support.messages import bytes_in_words
 
 
 @click.command()
@@ -43,17 +44,11 @@ def export(models: tuple[str, ...], target: Path, overwrite: bool) -> None:
         )
     check_output_file(target, ".onnx", overwrite=overwrite)
     from synthsr_net.models.loading import load_model
-    from synthsr_net.models.onnx.export import export_onnx, require_packages
+    from synthsr_net.models.onnx.export import export_onnx
     from synthsr_net.models.zoo.files import default_model
 
-    require_packages()
-    exported = export_onnx(load_model(models[0] if models else default_model()), target)
+    difference = export_onnx(load_model(models[0] if models else default_model()), target)
     click.echo(
-        f"Wrote {exported.path} ({_size(exported.size_bytes)}): onnxruntime differs from PyTorch by"
-        f" at most {exported.difference:.1e} of the range."
+        f"Wrote {target} ({bytes_in_words(target.stat().st_size)}): onnxruntime differs from"
+        f" PyTorch by at most {difference:.1e} of the range."
     )
-
-
-def _size(num_bytes: int) -> str:
-    """Size in MB, or kB of small files."""
-    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.1f} kB"

@@ -27,12 +27,3 @@ def _end(*_: object) -> None:
     """End while `end_on_signals` is imported."""
     os.write(2, b"Stopped.\n")
     os._exit(130)
-
-
-def __getattr__(name: str) -> object:
-    """The group of commands, imported when it is asked for."""
-    if name not in ("COMMANDS", "synthsr"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from synthsr_cli import group
-
-    return getattr(group, name)

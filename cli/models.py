@@ -47,7 +47,7 @@ def models(ctx: click.Context) -> None:
 @models.command("list")
 def list_command() -> None:
     """List the models that have a name."""
-    from synthsr_net.models.listing import list_models
+    from synthsr_net.models.zoo.files import list_models
 
     rows = [
         (
@@ -89,8 +89,7 @@ def download(names: tuple[str, ...], url: str | None) -> None:
             continue
         click.echo(path)
         if name in PUBLISHED_MODELS:
-            known = PUBLISHED_MODELS[name]
-            click.echo(f"{name}: {known.licence}. {known.licence_note}", err=True)
+            click.echo(f"{name}: {PUBLISHED_MODELS[name].config.licence}", err=True)
     if failures:
         raise WorkFailedError(" ".join(failures))
 
@@ -132,11 +131,11 @@ def _look_up(model: str) -> tuple[ModelConfig, dict[str, str]]:
     """Config of a model, and what else is known of its file."""
     from synthsr_net.models.loading import load_model_config
     from synthsr_net.models.zoo.files import resolve_model
-    from synthsr_net.models.zoo.registry import PUBLISHED_MODELS, config_of_known
+    from synthsr_net.models.zoo.registry import PUBLISHED_MODELS
 
     if model in PUBLISHED_MODELS:
         known = PUBLISHED_MODELS[model]
-        return config_of_known(known), dict(_published(known))
+        return known.config, dict(_published(known))
     path = resolve_model(model)
     return load_model_config(path), dict(_stored(path))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import math
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,15 +20,18 @@ from synthsr_cli.common.options import (
     traceback_option,
     warn_of_unread_subjects,
 )
-from synthsr_cli.common.progress import clock, progress
-from synthsr_cli.common.training_progress import TrainingProgress
+from synthsr_cli.common.progress import Counter, clock, progress
 from synthsr_transforms.support.stopping import is_first_process, on_stop
 
 from .generate import list_presets_option
 
 if TYPE_CHECKING:
+    from synthsr_net.training.callbacks.log import EpochResults, Progress
     from synthsr_net.training.run import TrainingRun
     from synthsr_net.training.setup.experiment import RunPlan
+
+SHOWN = ("train/loss", "validation/brain/l1", "validation/brain/psnr", "validation/brain/ssim")
+"""Metrics reported after each epoch."""
 
 
 @click.command()
@@ -91,14 +95,31 @@ def train(source: str | None, assignments: tuple[str, ...], **options: Any) -> N
     if not quiet:
         _announce(run)
     how = f"Stopped. `synthsr train --out {run.folder.path} --resume` goes on."
-    with on_stop(lambda: how), TrainingProgress(quiet=quiet) as shown:
-        run.fit(on_step=shown.step, on_epoch=shown.epoch)
+    begin = time.perf_counter()
+    with on_stop(lambda: how), progress("batches", done=None, quiet=quiet) as shown:
+        run.fit(on_step=partial(show_step, shown), on_epoch=partial(show_epoch, shown))
     if not quiet:
+        epochs, seconds = counted(run.config.run.epochs, "epoch"), time.perf_counter() - begin
         best = run.folder.model_path("best")
-        click.echo(
-            f"Trained {counted(run.config.run.epochs, 'epoch')} in {clock(shown.seconds)}. The best"
-            f" model is {best}."
-        )
+        click.echo(f"Trained {epochs} in {clock(seconds)}. The best model is {best}.")
+
+
+def show_step(shown: Counter, now: Progress) -> None:
+    """Report a batch."""
+    loss = "" if math.isnan(now.loss) else f", loss {now.loss:.4f}"
+    shown.reach(now.done, now.total, f"epoch {now.epoch}/{now.epochs}{loss}")
+
+
+def show_epoch(shown: Counter, results: EpochResults) -> None:
+    """Report an epoch."""
+    values = [
+        f"{name.removeprefix('validation/').replace('/', ' ')} {results.row[name]:.4g}"
+        for name in SHOWN
+        if name in results.row
+    ]
+    best = " (best)" if results.best else ""
+    told = ", ".join(values) or "the critic alone has learnt"
+    shown.say(f"Epoch {results.epoch}: {told}{best}")
 
 
 def _start(
@@ -112,13 +133,10 @@ def _start(
     hardware = Hardware(device=device, devices=options["devices"], num_nodes=options["num_nodes"])
     if options["compiled"]:
         assignments = (*assignments, "run.compile=true")
-    with ExitStack() as stack:
-        advance: list[Callable[[], None]] = []
+    with progress("label maps read", quiet=quiet) as shown:
 
         def on_plan(plan: RunPlan) -> None:
-            total = len(plan.subjects) + len(plan.held_out)
-            shown = progress("label maps read", total, quiet=quiet)
-            advance.append(stack.enter_context(shown))
+            shown.total = len(plan.subjects) + len(plan.held_out)
 
         return start(
             source,
@@ -132,7 +150,7 @@ def _start(
             resume=options["resume"],
             overwrite=options["overwrite"],
             on_plan=on_plan,
-            on_subject=lambda subject: advance[0](),
+            on_subject=lambda subject: shown(),
         )
 
 
@@ -141,7 +159,7 @@ def _announce(run: TrainingRun) -> None:
     prepared = run.prepared
     network = prepared.network.config
     weights = sum(p.numel() for p in prepared.network.parameters())
-    maps = f"{prepared.num_training} label map{'s' * (prepared.num_training != 1)}"
+    maps = counted(prepared.num_training, "label map")
     held = len(prepared.fitted.entries) - prepared.num_training
     held_out = f" ({held} more for validation)" if held else ""
     patch = " x ".join(str(n) for n in prepared.patch)

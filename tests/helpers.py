@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from click.testing import CliRunner, Result
 
-from synthsr_cli.main import synthsr
+from synthsr_cli.group import synthsr
 from synthsr_net.models.checkpoint import (
     InputConfig,
     Model,

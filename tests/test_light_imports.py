@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from synthsr_cli.main import COMMANDS
+from synthsr_cli.group import COMMANDS
 
 GENERATOR = {
     *("torchio", "pytorch_lightning", "synthsr_transforms.transforms"),
@@ -31,7 +31,7 @@ synthsr_net.Predictor.from_file("tiny.safetensors", device="cpu")("scan.nii.gz",
 """
 COMMAND = """
 import sys
-from synthsr_cli.main import synthsr
+from synthsr_cli.group import synthsr
 for words in {commands}:
     sys.argv = ["synthsr", *words.split()]
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from synthsr_transforms.support.messages import listed
 
 if TYPE_CHECKING:
     from synthsr_net.models.checkpoint import ModelConfig
@@ -41,9 +43,9 @@ def use_in_words(config: ModelConfig) -> dict[str, str]:
     what = f"added to {config.inputs[added].name}" if added is not None else f"{config.output} scan"
     if config.structures:
         number = len(config.structures) - 1
-        return {"images": listed(images), "output": f"probabilities of {number} structures"}
+        return {"images": ", ".join(images), "output": f"probabilities of {number} structures"}
     return {
-        "images": listed(images),
+        "images": ", ".join(images),
         "output": what + (", and its spread" if config.spread else ""),
         "by default": f"{'' if scan.flip else 'no '}test-time augmentation (flip),"
         f"{' with inversion of inverse contrast,' if scan.flip and scan.inverse_contrast else ''}"
@@ -85,13 +87,8 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
-        return listed(map(_value, value)) or "none"
+        return ", ".join(map(_value, value)) or "none"
     return "none" if value is None or value == {} else " ".join(str(value).split())
-
-
-def listed(items: Iterable[Any]) -> str:
-    """Items with commas between them."""
-    return ", ".join(map(str, items))
 
 
 def counted(count: int, noun: str) -> str:

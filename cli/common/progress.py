@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -13,79 +15,74 @@ SECONDS_BETWEEN_LINES = 10
 """Without a terminal, a line is written for the first, for the last, and at this interval."""
 
 
-@contextmanager
-def progress(
-    what: str, total: int, *, done: int = 0, quiet: bool = False
-) -> Iterator[Callable[[], None]]:
-    """Count things that get done.
+class Counter:
+    """Counts things that get done, and shows how many.
 
     Args:
         what: Their name, in the plural.
         total: How many there are.
-        done: How many were done before.
+        done: How many were done before; None to count from the first that is reached.
+        bar: Bar of Rich; None for lines.
         quiet: Whether to say nothing.
+    """
+
+    def __init__(self, what: str, total: int, done: int | None, bar: Any, quiet: bool) -> None:
+        self._what, self.total, self._done, self._bar = what, total, done or 0, bar
+        self._quiet = quiet
+        self._first = done
+        self._begin, self._last = time.perf_counter(), -math.inf
+        self._task = bar and bar.add_task(what, total=total or None, completed=done or 0, text="")
+
+    def __call__(self) -> None:
+        """One more is done."""
+        self.reach(self._done + 1, self.total)
+
+    def reach(self, done: int, total: int, text: str = "") -> None:
+        """So many of a total are done; show a text beside them."""
+        now, self._done = time.perf_counter(), done
+        if self._first is None:
+            self._first, self._begin = done, now
+        made, seconds = max(done - self._first, 1), now - self._begin
+        left = clock((total - done) * seconds / made)
+        words = ", ".join(filter(None, (text, pace(made, seconds), f"{left} left")))
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total, text=words)
+        elif done == total or now - self._last > SECONDS_BETWEEN_LINES:
+            self._last = now
+            self.say(f"{done}/{total} {self._what}, {words}")
+
+    def say(self, line: str) -> None:
+        """Write a line, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False)
+        elif not self._quiet:
+            click.echo(line, err=True)
+
+
+@contextmanager
+def progress(
+    what: str, total: int = 0, *, done: int | None = 0, quiet: bool = False
+) -> Iterator[Counter]:
+    """Count things that get done, see `Counter`.
 
     Yields:
         Function to call after each.
     """
-    if quiet:
-        yield lambda: None
-    elif sys.stderr.isatty():
-        with _bar(what, total, done) as advance:
-            yield advance
-    else:
-        yield _lines(what, total, done)
-
-
-@contextmanager
-def _bar(what: str, total: int, done: int) -> Iterator[Callable[[], None]]:
+    if quiet or not sys.stderr.isatty():
+        yield Counter(what, total, done, None, quiet)
+        return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[text]}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
     )
-    begin = time.perf_counter()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total, completed=done, rate="")
-        made = 0
-
-        def advance() -> None:
-            nonlocal made
-            made += 1
-            bar.update(task, advance=1, rate=pace(made, time.perf_counter() - begin))
-
-        yield advance
-
-
-def _lines(what: str, total: int, done: int) -> Callable[[], None]:
-    begin = last = time.perf_counter()
-    made = 0
-
-    def advance() -> None:
-        nonlocal made, last
-        made += 1
-        now = time.perf_counter()
-        if made == 1 or done + made == total or now - last > SECONDS_BETWEEN_LINES:
-            last = now
-            left = clock((total - done - made) * (now - begin) / made)
-            counted = f"{done + made}/{total} {what}"
-            click.echo(f"{counted}, {pace(made, now - begin)}, {left} left", err=True)
-
-    return advance
+        yield Counter(what, total, done, bar, quiet)
 
 
 def pace(number: int, seconds: float) -> str:

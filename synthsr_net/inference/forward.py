@@ -15,7 +15,7 @@ from synthsr_net.networks.unet import UNet3d
 from .memory import HALO, Plan, plan_memory, slab_bytes
 from .precision import DTYPES, resolve_precision
 from .sliding_window import sliding_window
-from .streamed_unet import can_stream, prepare
+from .streamed_unet import prepare
 
 LEFT_RIGHT = 1
 """Axis of `(C, X, Y, Z)` that is mirrored for test-time augmentation."""
@@ -95,7 +95,7 @@ def _exact(
     dtype: torch.dtype,
     keep: bool,
 ) -> Pass:
-    if not can_stream(network, shape):
+    if not network.config.halves(shape):
         same = copy.deepcopy(network).eval().to(dtype=dtype)
         return lambda volume: same(volume[None].to(dtype))[0].float()
     streamed = prepare(network, dtype)

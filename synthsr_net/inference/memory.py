@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,7 +136,7 @@ def estimate_bytes(
     slab = min(slab_bytes(device), tensors[0])
     workspace = 0 if strategy == "whole" else _WORKSPACE_SLABS.get(device, 8) * slab
     ends = 4 * voxels[0] * (3 * config.in_channels + _outputs(flip) * config.out_channels)
-    return peak + workspace + ends + 3 * 4 * _num_weights(config)
+    return peak + workspace + ends + 3 * 4 * config.num_weights
 
 
 def slab_bytes(device: str | torch.device) -> int:
@@ -146,8 +145,7 @@ def slab_bytes(device: str | torch.device) -> int:
 
 
 def _exact_strategies(config: UNetConfig, shape: Sequence[int]) -> tuple[Strategy, ...]:
-    divisible = all(size % config.divisor == 0 for size in shape)
-    return ("store", "recompute") if divisible else ("whole",)
+    return ("store", "recompute") if config.halves(shape) else ("whole",)
 
 
 def _windowed(
@@ -175,18 +173,3 @@ def _outputs(flip: bool) -> int:
 
 def _window_step(config: UNetConfig) -> int:
     return max(config.divisor, 16)
-
-
-def _num_weights(config: UNetConfig) -> int:
-    """Number of weights of the convolutions, which outnumber all others."""
-    kernel, features = config.kernel_size**3, config.features
-    inputs = [config.in_channels, *features]
-    down = sum(
-        kernel * f * (c + (config.convs_per_level - 1) * f)
-        for c, f in zip(inputs, features, strict=False)
-    )
-    up = sum(
-        kernel * f * (f + deep + (config.convs_per_level - 1) * f)
-        for f, deep in itertools.pairwise(features)
-    )
-    return down + up

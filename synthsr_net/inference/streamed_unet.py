@@ -154,11 +154,6 @@ def _thickness(shape: torch.Size, stage: Stage, slab_elements: int) -> int:
     return max(2, slab_elements // plane // 2 * 2)
 
 
-def can_stream(network: UNet3d, shape: tuple[int, ...]) -> bool:
-    """Whether a network can be computed in slabs on a volume of a shape `(X, Y, Z)`."""
-    return all(size % network.config.divisor == 0 for size in shape)
-
-
 def prepare(network: UNet3d, dtype: torch.dtype) -> StreamedUNet:
     """Rearrange the weights of a network for streaming.
 

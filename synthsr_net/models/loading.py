@@ -8,10 +8,10 @@ from pathlib import Path
 from torch import Tensor
 
 from synthsr_net.models.zoo.files import resolve_model
-from synthsr_net.models.zoo.registry import config_of_keras
 from synthsr_net.networks.unet import UNetConfig
 
 from .checkpoint import Model, ModelConfig, network_of, read_config, read_model
+from .keras.converted import config_of_keras
 from .keras.weights import read_keras
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"

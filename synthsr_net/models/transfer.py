@@ -58,22 +58,18 @@ def start_from(network: UNet3d, source: str | os.PathLike[str], seed: int = 0) -
         multiplier = ours.feature_multiplier
         config, state = widened(config, state, ours.num_features, multiplier, seed)
     _check_architecture(ours, config, str(source))
-    own = network.state_dict()
+    own, other_head = network.state_dict(), ours.softmax != config.softmax
     with torch.no_grad():
         for name, tensor in own.items():
             other = state.get(name)
             if other is None:
                 if not name.endswith("num_batches_tracked"):
                     notes.append(f"{name} is new")
-            elif other.shape == tensor.shape and not _is_other_head(name, ours, config):
+            elif other.shape == tensor.shape and not (other_head and name.startswith("head.")):
                 tensor.copy_(other)
             else:
                 notes.append(_copy_shared(name, tensor, other, ours, config))
     return notes
-
-
-def _is_other_head(name: str, ours: UNetConfig, theirs: UNetConfig) -> bool:
-    return name.startswith("head.") and (ours.softmax != theirs.softmax)
 
 
 def _copy_shared(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,19 +73,17 @@ class UNetConfig:
     """Whether the output is converted to probabilities, as a segmentation network does."""
 
     def __post_init__(self) -> None:
+        convs, size = self.convs_per_level, self.kernel_size
+        levels, multiplier = self.num_levels, self.feature_multiplier
         for name in ("in_channels", "out_channels", "num_features", "num_groups"):
             count = getattr(self, name)
             _check(1 <= count <= MAX_COUNT, name, f"1 to {MAX_COUNT}", count)
-        convs = self.convs_per_level
         _check(1 <= convs <= MAX_CONVS, "convs_per_level", f"1 to {MAX_CONVS}", convs)
-        levels, multiplier = self.num_levels, self.feature_multiplier
         _check(1 <= levels <= MAX_LEVELS, "num_levels", f"1 to {MAX_LEVELS}", levels)
-        _check(0 < multiplier <= 100, "feature_multiplier", "above 0, at most 100", multiplier)
-        _check(
-            min(self.features) >= 1, "feature_multiplier", "such that no level is empty", multiplier
-        )
-        odd = 1 <= self.kernel_size <= 31 and self.kernel_size % 2 == 1
-        _check(odd, "kernel_size", "odd, 1 to 31", self.kernel_size)
+        grows = 0 < multiplier <= 100 and min(self.features) >= 1
+        bounds = "above 0, at most 100, such that no level is empty"
+        _check(grows, "feature_multiplier", bounds, multiplier)
+        _check(1 <= size <= 31 and size % 2 == 1, "kernel_size", "odd, 1 to 31", size)
         if self.num_weights > MAX_WEIGHTS:
             raise ValueError(
                 f"num_features must be such that the network has at most {MAX_WEIGHTS:,} weights,"
@@ -118,6 +116,10 @@ class UNetConfig:
     def divisor(self) -> int:
         """Sizes that are multiples of this are halved without a remainder."""
         return int(2 ** (self.num_levels - 1))
+
+    def halves(self, shape: Sequence[int]) -> bool:
+        """Whether sizes `(X, Y, Z)` are halved without a remainder at every level."""
+        return all(size % self.divisor == 0 for size in shape)
 
 
 def _check(holds: bool, name: str, expected: str, got: object) -> None:
@@ -297,9 +299,8 @@ class UNet3d(nn.Module):
 
     def _can_widen(self, x: Tensor) -> bool:
         """Whether features can be padded: not if they are concatenated or batch statistics kept."""
-        whole = all(size % self.config.divisor == 0 for size in x.shape[2:])
-        plain = self.config.normalisation in WIDENED
-        return self.phased and whole and plain and self.config.kernel_size == 3
+        config, plain = self.config, self.config.normalisation in WIDENED
+        return self.phased and config.halves(x.shape[2:]) and plain and config.kernel_size == 3
 
 
 def upsample(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -383,9 +383,7 @@ def values_of(subject: SubjectFiles, labels: Tensor) -> npt.NDArray[np.int64]:
     """
     values = _values_in(labels.numpy())
     if values.tolist() == [0]:
-        raise VolumeError(
-            f"{subject.labels} must hold labels, got background 0 alone. Remove or replace it."
-        )
+        raise VolumeError(f"{subject.labels} must hold labels, got background 0 alone. Replace it.")
     return values
 
 

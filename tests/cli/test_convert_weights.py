@@ -27,7 +27,7 @@ from synthsr_net.models.keras.converted import PRESETS, config_of_converted
 from synthsr_net.models.keras.weights import read_keras, write_keras
 from synthsr_net.models.loading import load_model
 from synthsr_net.models.packing import stored_precision
-from synthsr_net.models.zoo.registry import PUBLISHED_MODELS, config_of_known
+from synthsr_net.models.zoo.registry import PUBLISHED_MODELS
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 
 RECORDED = Path(__file__).parents[1] / "parity" / "data"
@@ -207,7 +207,7 @@ class TestSettings:
 
     @pytest.mark.parametrize(("preset", "name"), PRESETS.items())
     def test_a_preset_has_the_settings_of_its_published_model(self, folder, preset, name):
-        published = config_of_known(PUBLISHED_MODELS[name])
+        published = PUBLISHED_MODELS[name].config
         config = self.config(f"{len(published.inputs)}ch.h5", "--preset", preset)
         assert config.scan == replace(published.scan, divisor=4)
         assert config.inputs == published.inputs
@@ -328,7 +328,7 @@ BAD: dict[str, tuple[str, str]] = {
     "to Keras, existing": ("model.safetensors 1ch.h5 --to-keras", "got 1ch.h5. Add --overwrite"),
     "instance norm": (
         "instance.safetensors own.h5 --to-keras",
-        "must be batch or none for a Keras",
+        "must be one of batch, none for a Keras",
     ),
 }
 

@@ -24,7 +24,7 @@ from helpers import one_error, run, save
 
 from synthsr_cli.common.errors import as_click_error
 from synthsr_cli.common.progress import progress
-from synthsr_cli.main import COMMANDS, synthsr
+from synthsr_cli.group import COMMANDS, synthsr
 from synthsr_transforms.generator.config import preset_names
 from synthsr_transforms.job import job as job_module
 from synthsr_transforms.job import record as job_record

@@ -36,9 +36,10 @@ def url(web: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("SYNTHSR_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("SYNTHSR_MODELS_URL", raising=False)
     web.files["a.h5"] = BODY
+    published = PUBLISHED_MODELS["synthsr-v2"]
     model = replace(
-        PUBLISHED_MODELS["synthsr-v2"],
-        name="made-up",
+        published,
+        config=replace(published.config, name="made-up"),
         file="a.h5",
         url=f"{web.url}/a.h5",
         size_bytes=len(BODY),
@@ -130,9 +131,7 @@ class TestDownload:
         assert "SHA256" in result.stderr.splitlines()[-1]
 
     def test_one_that_fails_does_not_stop_the_others(self, url, monkeypatch):
-        gone = replace(
-            model_registry.PUBLISHED_MODELS["made-up"], name="gone", file="b.h5", url=f"{url}/b.h5"
-        )
+        gone = replace(model_registry.PUBLISHED_MODELS["made-up"], file="b.h5", url=f"{url}/b.h5")
         monkeypatch.setitem(model_registry.PUBLISHED_MODELS, "gone", gone)
         result = run("download", "gone", "made-up")
         assert result.exit_code == 1
@@ -196,9 +195,9 @@ class TestShow:
         result = run("show", name)
         assert result.exit_code == 0
         known = PUBLISHED_MODELS[name]
-        for line in known.citation.splitlines():
+        for line in known.config.citation.splitlines():
             assert f"citation: {line}" in result.stdout
-        assert known.licence in result.stdout
+        assert known.config.licence in result.stdout
         assert (known.url or known.file) in result.stdout
         assert "levels: 5, of 24, 48, 96, 192, 384 features" in result.stdout
 

@@ -18,7 +18,8 @@ import torch
 from click.testing import Result
 from helpers import run, save
 
-from synthsr_cli.common.training_progress import TrainingProgress
+from synthsr_cli.common.progress import Counter, progress
+from synthsr_cli.train import show_epoch, show_step
 from synthsr_net.models.checkpoint import read_model
 from synthsr_net.models.transfer import start_from
 from synthsr_net.prediction.predictor import Predictor
@@ -314,14 +315,14 @@ class TestWhatIsSaid:
         assert "Epoch 1:" in result.stderr
 
     def test_a_stopped_run(self, folder, monkeypatch):
-        step = TrainingProgress.step
+        reach = Counter.reach
 
-        def stop(self: TrainingProgress, now: Progress) -> None:
-            step(self, now)
-            if now.done == 2:
+        def stop(self: Counter, done: int, total: int, text: str = "") -> None:
+            reach(self, done, total, text)
+            if done == 2 and text.startswith("epoch"):
                 os.kill(os.getpid(), signal.SIGINT)
 
-        monkeypatch.setattr(TrainingProgress, "step", stop)
+        monkeypatch.setattr(Counter, "reach", stop)
         result = train()
         assert result.exit_code == 130
         assert result.stdout == ""
@@ -336,16 +337,14 @@ class TestWhatIsSaid:
 
     def test_times_left_are_those_of_this_run(self, monkeypatch, capsys):
         now = [100.0]
-        monkeypatch.setattr(
-            "synthsr_cli.common.training_progress.time.perf_counter", lambda: now[0]
-        )
-        with TrainingProgress() as shown:
-            shown.step(Progress(51, 100, 2, 4, float("nan")))
+        monkeypatch.setattr("synthsr_cli.common.progress.time.perf_counter", lambda: now[0])
+        results = {"train/loss": 0.5, "validation/brain/psnr": 21.0}
+        with progress("batches", done=None) as shown:
+            show_step(shown, Progress(51, 100, 2, 4, float("nan")))
             now[0] += 20
-            shown.step(Progress(61, 100, 3, 4, 0.25))
-            shown.epoch(EpochResults(3, {"train/loss": 0.5, "validation/brain/psnr": 21.0}, True))
-            shown.epoch(EpochResults(4, {}, False))
-        assert shown.seconds == 20
+            show_step(shown, Progress(61, 100, 3, 4, 0.25))
+            show_epoch(shown, EpochResults(3, results, True))
+            show_epoch(shown, EpochResults(4, {}, False))
         first, second, third, fourth = capsys.readouterr().err.splitlines()
         assert first.startswith("51/100 batches, epoch 2/4, ")
         assert second == "61/100 batches, epoch 3/4, loss 0.2500, 2.00 s each, 1 min 18 s left"

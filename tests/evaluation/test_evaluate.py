@@ -12,7 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from synthsr_cli.main import synthsr
+from synthsr_cli.group import synthsr
 from synthsr_net.evaluation import PairScore, evaluate, find_pairs
 from synthsr_net.metrics.comparison import compare, reference_of, tissue_map
 from synthsr_net.metrics.volumes import MAX_PSNR_DB

@@ -29,7 +29,7 @@ from synthsr_net.inference.slabs import (
     pooled,
 )
 from synthsr_net.inference.sliding_window import sliding_window, window_starts, window_weight
-from synthsr_net.inference.streamed_unet import can_stream, prepare
+from synthsr_net.inference.streamed_unet import prepare
 from synthsr_net.networks.normalisation import InstanceNorm
 from synthsr_net.networks.phase_convolution import interleave, phase_weight
 from synthsr_net.networks.unet import UNet3d, UNetConfig
@@ -176,8 +176,8 @@ def test_the_last_level_computed_twice_is_the_last_level_kept(
 def test_odd_sizes_are_left_to_the_whole_network() -> None:
     for normalisation in ("batch", *OWN_STATISTICS):
         network, x = network_of(normalisation=normalisation), volume_of(1, 9, 8, 7)
-        assert can_stream(network, (8, 8, 4))
-        assert not can_stream(network, (9, 8, 7))
+        assert network.config.halves((8, 8, 4))
+        assert not network.config.halves((9, 8, 7))
         assert_close(predict_volume(network, x), network(x[None])[0])
         rounded = predict_volume(network, x, precision="bf16")
         assert (rounded - network(x[None])[0]).abs().mean() < 0.05 * rounded.std()

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, save_model
+from synthsr_net.models.keras.converted import config_of_keras
 from synthsr_net.models.keras.weights import write_keras
-from synthsr_net.models.listing import list_models
 from synthsr_net.models.loading import load_model, load_model_config
 from synthsr_net.models.packing import pack_model, stored_precision
 from synthsr_net.models.zoo import files as model_files
@@ -24,6 +24,7 @@ from synthsr_net.models.zoo.files import (
     default_model,
     download_model,
     full_name,
+    list_models,
     resolve_model,
     shipped_models,
     state_of,
@@ -33,8 +34,6 @@ from synthsr_net.models.zoo.registry import (
     PUBLISHED_MODELS,
     ModelError,
     PublishedModel,
-    config_of_keras,
-    config_of_known,
 )
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.predictor import Predictor
@@ -55,9 +54,10 @@ def known(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publi
     """A published model that the server offers."""
     monkeypatch.setenv("SYNTHSR_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("SYNTHSR_MODELS_URL", raising=False)
+    published = PUBLISHED_MODELS["synthsr-v2"]
     model = replace(
-        PUBLISHED_MODELS["synthsr-v2"],
-        name="made-up",
+        published,
+        config=replace(published.config, name="made-up"),
         file="a.h5",
         url=f"{server.url}/a.h5",
         size_bytes=len(BODY),
@@ -405,7 +405,7 @@ class TestLoad:
     def test_a_renamed_file_is_known_by_its_checksum(self, known, tmp_path):
         (tmp_path / "renamed.h5").write_bytes(BODY)
         config = config_of_keras(tmp_path / "renamed.h5", UNetConfig())
-        assert config == config_of_known(known)
+        assert config == known.config
 
 
 class TestConfigs:
@@ -427,7 +427,7 @@ class TestConfigs:
     def test_the_name_of_a_published_file_gives_its_settings_but_not_its_licence(self, path):
         path = path.rename(path.with_name("SynthSR_v20_230130.h5"))
         config = config_of_keras(path, UNetConfig())
-        assert config.scan == config_of_known(PUBLISHED_MODELS["synthsr-v2"]).scan
+        assert config.scan == PUBLISHED_MODELS["synthsr-v2"].config.scan
         assert config.licence == "unknown"
         assert "file name" in config.description
 
@@ -451,9 +451,9 @@ class TestRegistry:
     @pytest.mark.parametrize("name", list(PUBLISHED_MODELS))
     def test_entries_are_complete(self, name):
         known = PUBLISHED_MODELS[name]
-        assert known.name == name
-        assert "doi:" in known.citation
-        config = config_of_known(known)
+        assert known.config.name == name
+        assert "doi:" in known.config.citation
+        config = known.config
         assert config.num_channels == config.network.in_channels
         assert config.scan.divisor % config.network.divisor == 0
 
@@ -466,10 +466,10 @@ class TestRegistry:
         assert last in (known.file, f"SHA256E-s{known.size_bytes}--{known.sha256}.h5")
 
     def test_settings_are_the_published_ones(self):
-        assert config_of_known(PUBLISHED_MODELS["synthsr-v1"]).scan == ScanConfig()
+        assert PUBLISHED_MODELS["synthsr-v1"].config.scan == ScanConfig()
         v2 = ScanConfig(normalise_after_padding=True, clip_each_pass=True, sharpen=True)
         for name in ("synthsr-v2", "synthsr-lowfield-v2"):
-            assert config_of_known(PUBLISHED_MODELS[name]).scan == v2
+            assert PUBLISHED_MODELS[name].config.scan == v2
 
     def test_the_cache_is_in_the_folder_of_the_data(self, monkeypatch, tmp_path):
         monkeypatch.setenv("SYNTHSR_DATA", str(tmp_path))

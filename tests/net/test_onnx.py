@@ -112,7 +112,7 @@ class TestNetworks:
         norm = nn.GroupNorm(groups, 4, eps=1e-3).requires_grad_(False)
         norm.weight.copy_(noise(4)), norm.bias.copy_(noise(4, seed=1))
         x = noise(2, 4, 5, 6, 7)
-        assert_same(written(onnx_graph._group_norm, norm, x), norm(x))
+        assert_same(written(onnx_graph._standardised, norm, x), norm(x))
 
     def test_one_file_serves_all_shapes(self, tmp_path):
         network = network_of(in_channels=2)
@@ -184,24 +184,22 @@ class TestFile:
         assert image.shape == ["batch", 2, "x", "y", "z"]
         assert prediction.shape == ["batch", 3, "x", "y", "z"]
 
-    def test_what_was_written_is_told(self, tmp_path):
-        exported = export_onnx(model_of(), tmp_path / "a.onnx")
-        assert exported.path == tmp_path / "a.onnx"
-        assert exported.size_bytes == exported.path.stat().st_size
-        assert 0 <= exported.difference < 1e-5
+    def test_the_difference_is_told(self, tmp_path):
+        assert 0 <= export_onnx(model_of(), tmp_path / "a.onnx") < 1e-5
 
     def test_weights_are_stored_once_under_their_names(self, tmp_path):
         network = network_of(num_features=8)
-        exported = export_onnx(model_of(network), tmp_path / "a.onnx")
-        assert list(tmp_path.iterdir()) == [exported.path]
+        export_onnx(model_of(network), tmp_path / "a.onnx")
+        assert list(tmp_path.iterdir()) == [tmp_path / "a.onnx"]
         stored = {
             tensor.name: onnx.numpy_helper.to_array(tensor)
-            for tensor in onnx.load(exported.path).graph.initializer
+            for tensor in onnx.load(tmp_path / "a.onnx").graph.initializer
         }
         state = {n: t for n, t in network.state_dict().items() if t.is_floating_point()}
         for name, tensor in state.items():
             np.testing.assert_array_equal(stored[name], tensor.numpy())
-        assert exported.size_bytes < 4 * sum(t.numel() for t in state.values()) + 20_000
+        size = (tmp_path / "a.onnx").stat().st_size
+        assert size < 4 * sum(t.numel() for t in state.values()) + 20_000
 
     def test_operators_are_of_version_17_or_above(self, file):
         (opset,) = onnx.load(file).opset_import
@@ -322,7 +320,7 @@ class TestChecks:
         network = network_of()
         network.head.weight.zero_()
         network.head.bias.fill_(value)
-        assert export_onnx(model_of(network), tmp_path / "a.onnx").difference < 1e-5
+        assert export_onnx(model_of(network), tmp_path / "a.onnx") < 1e-5
 
     def test_weights_must_fit_into_the_format(self, tmp_path, monkeypatch):
         monkeypatch.setattr(export, "MAX_BYTES", 10_000)

@@ -21,7 +21,7 @@ for package in (synthsr_transforms, synthsr_net, synthsr_cli):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 
-from synthsr_cli.main import synthsr
+from synthsr_cli.group import synthsr
 synthsr(["example", "scan.nii.gz"], standalone_mode=False)
 synthsr(["predict", "scan.nii.gz", "t1.nii.gz", "--model", "fast", "--precision", "auto"])
 """

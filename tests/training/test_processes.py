@@ -117,7 +117,7 @@ def server() -> Iterator[Server]:
 def command(*arguments: object) -> str:
     """The command `synthsr train`, as Python."""
     words = ["train", *map(str, arguments), "--device", "cpu", "--threads", "1"]
-    return f"from synthsr_cli.main import synthsr; synthsr({words!r})"
+    return f"from synthsr_cli.group import synthsr; synthsr({words!r})"
 
 
 def until(holds: Callable[[], bool], seconds: float = 60) -> None:

@@ -180,26 +180,23 @@ def _text(value: Any) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
-@dataclass(frozen=True)
-class ModelFacts:
-    """Facts about a network from the description of its model; None where it has none."""
+def facts_of(file: h5py.File) -> dict[str, Any]:
+    """Fields of a `UNetConfig` that the description of the model tells (`model_config`).
 
-    activation: str | None = None
-    dropout: float | None = None
-    softmax: bool | None = None
-
-
-def facts_of(file: h5py.File) -> ModelFacts:
-    """Facts from the description of the model (`model_config`) that checkpoints carry."""
+    Checkpoints carry such a description.
+    """
     layers = _described_layers(file)
     activation = layers.get(f"{PREFIX}conv_downarm_0_0", {}).get("activation")
     rate = layers.get(f"{PREFIX}dropout_downarm_0_0", {}).get("rate")
     last = layers.get(f"{PREFIX}prediction", {}).get("activation")
-    return ModelFacts(
-        activation=activation if isinstance(activation, str) else None,
-        dropout=rate if isinstance(rate, float) and 0 <= rate < 1 else None,
-        softmax=last == "softmax" if isinstance(last, str) else None,
-    )
+    facts: dict[str, Any] = {}
+    if isinstance(activation, str):
+        facts["activation"] = activation
+    if isinstance(rate, float) and 0 <= rate < 1:
+        facts["dropout"] = rate
+    if isinstance(last, str):
+        facts["softmax"] = last == "softmax"
+    return facts
 
 
 def _described_layers(file: h5py.File) -> dict[str, dict[str, Any]]:

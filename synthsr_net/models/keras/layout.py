@@ -6,6 +6,7 @@ Decoder layers are numbered on from the encoder, their normalisations and dropou
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -209,27 +210,17 @@ def multiplier_of(features: Sequence[int]) -> float:
         >>> multiplier_of([24, 48, 96, 192, 384]), multiplier_of([10, 15, 22])
         (2.0, 1.5)
     """
-    first, wanted = features[0], tuple(features)
-    if len(features) == 1:
+    first, powers = features[0], list(enumerate(features))[1:]
+    if not powers:
         return UNetConfig.feature_multiplier
     if min(features) >= 1:
-        ratios = [(n / first) ** (1 / k) for k, n in enumerate(features) if k]
-        powers = list(enumerate(features))[1:]
         low = max(((n - 0.5) / first) ** (1 / k) for k, n in powers)
         high = min(((n + 0.5) / first) ** (1 / k) for k, n in powers)
-        middle = (low + high) / 2
-        decimals = (round(x, digits) for digits in range(16) for x in (*ratios, middle, low, high))
-        for multiplier in (*decimals, middle):
-            if multiplier > 0 and _features(first, multiplier, len(wanted)) == wanted:
+        ratios = [(n / first) ** (1 / k) for k, n in powers]
+        for digits, x in itertools.product(range(17), [*ratios, (low + high) / 2]):
+            multiplier = round(x, digits)
+            if all(round(first * multiplier**k) == n for k, n in powers):
                 return multiplier
     raise KerasWeightsError(
         f"the levels have {', '.join(map(str, features))} features, which do not grow by one factor"
     )
-
-
-def _features(first: int, multiplier: float, levels: int) -> Shape:
-    try:
-        config = UNetConfig(num_features=first, feature_multiplier=multiplier, num_levels=levels)
-    except ValueError:  # a level is empty
-        return ()
-    return config.features

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synthsr_net.models.checkpoint import network_of
 from synthsr_net.networks.unet import UNetConfig
 from synthsr_transforms.support.atomic import replacing
 
-from .file import CHECKPOINT, KerasLayers, ModelFacts, facts_of, layers_of, opened
+from .file import CHECKPOINT, KerasLayers, facts_of, layers_of, opened
 from .layout import (
-    KerasArray,
     KerasWeightsError,
     config_of,
     keras_arrays,
@@ -73,13 +73,12 @@ def read_keras(path: str | os.PathLike[str], *, activation: str | None = None) -
         KerasWeightsError: If the file cannot be read, or holds no such network or a damaged one.
     """
     with opened(path) as file:
-        layers, facts = layers_of(file), facts_of(file)
+        layers = layers_of(file)
         shapes = {
             layer: {role: tuple(data.shape) for role, data in arrays.items()}
             for layer, arrays in layers.arrays.items()
         }
-        config = config_of(shapes)
-        config, notes = _completed(config, layers, facts, activation)
+        config, notes = _completed(config_of(shapes), layers, facts_of(file), activation)
         state: dict[str, Tensor] = {}
         for layer, role, entry, _ in keras_arrays(config):
             state[entry] = _tensor(layers.arrays[layer][role], f"the {role} of layer {layer}")
@@ -90,29 +89,24 @@ def read_keras(path: str | os.PathLike[str], *, activation: str | None = None) -
 
 
 def _completed(
-    config: UNetConfig, layers: KerasLayers, facts: ModelFacts, activation: str | None
+    config: UNetConfig, layers: KerasLayers, facts: dict[str, Any], activation: str | None
 ) -> tuple[UNetConfig, tuple[str, ...]]:
     """The architecture with facts that shapes do not show, and notes on assumptions."""
-    notes = []
-    if activation is None and facts.activation is None:
+    notes, told = [], facts.get("activation")
+    if activation is None and told is None:
         notes.append("the file does not name the activation: elu is assumed, as in the original")
-    elif activation is None and facts.activation not in SAME_ACTIVATIONS:
+    elif activation is None and told not in SAME_ACTIVATIONS:
         raise KerasWeightsError(
-            f"its activation is {str(facts.activation)[:40]!r}, not one of"
-            f" {', '.join(SAME_ACTIVATIONS)}"
+            f"its activation is {str(told)[:40]!r}, not one of {', '.join(SAME_ACTIVATIONS)}"
         )
-    if layers.has_dropout and facts.dropout is None:
+    if layers.has_dropout and "dropout" not in facts:
         notes.append("the file does not hold the rate of its dropout: 0 is assumed (training only)")
-    if layers.layout == CHECKPOINT and facts.softmax is None and config.out_channels > 1:
+    if layers.layout == CHECKPOINT and "softmax" not in facts and config.out_channels > 1:
         notes.append("the file does not say whether a softmax comes last: none is assumed")
-    known = SAME_ACTIVATIONS.get(facts.activation or "elu", "elu")
-    config = replace(
-        config,
-        activation=activation or known,
-        dropout=facts.dropout or 0.0 if layers.has_dropout else 0.0,
-        softmax=bool(facts.softmax),
-    )
-    return config, tuple(notes)
+    facts["activation"] = activation or SAME_ACTIVATIONS.get(told or "", "elu")
+    if not layers.has_dropout:
+        facts["dropout"] = 0.0
+    return replace(config, **facts), tuple(notes)
 
 
 def _tensor(data: h5py.Dataset, what: str) -> Tensor:
@@ -140,16 +134,17 @@ def write_keras(
         state: State dict of a `UNet3d` of this architecture.
 
     Raises:
-        KerasWeightsError: If Keras cannot express the architecture, or the state does not fit it.
+        SynthSRError: If Keras cannot express the architecture, or the state does not fit it.
         OSError: If the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".h5":
         raise KerasWeightsError(f"a Keras weight file must end in .h5, got {path}. Rename it.")
     _check_expressible(config)
+    weights = network_of(config, state, "state").cpu().state_dict()
     arrays: dict[str, dict[str, Any]] = {layer: {} for layer in keras_layers(config)}
-    for array in _expected(config, state):
-        arrays[array.layer][array.role] = _keras_array(array, state[array.entry])
+    for layer, role, entry, _ in keras_arrays(config):
+        arrays[layer][role] = to_keras(weights[entry]).contiguous().numpy()
     buffer = io.BytesIO()  # what a full disk says is clearer without HDF5 in between
     with h5py.File(buffer, "w") as file:
         file.attrs["backend"], file.attrs["keras_version"] = _BACKEND, _VERSION
@@ -164,43 +159,17 @@ def write_keras(
 
 
 def _check_expressible(config: UNetConfig) -> None:
-    if config.normalisation not in ("batch", "none"):
-        raise KerasWeightsError(
-            "normalisation must be batch or none for a Keras file, got"
-            f" {config.normalisation}. The original has no layer for it."
-        )
-    if config.normalisation == "batch" and not config.normalise_last:
-        raise KerasWeightsError(
-            "normalise_last must be true for a Keras file, got false. The original normalises the"
-            " last level as well."
-        )
-    if config.activation not in SAME_ACTIVATIONS:
-        raise KerasWeightsError(
-            f"activation must be one of {', '.join(SAME_ACTIVATIONS)} for a Keras file, got"
-            f" {config.activation}. Keras defines it otherwise."
-        )
-
-
-def _expected(config: UNetConfig, state: Mapping[str, Tensor]) -> list[KerasArray]:
-    """Arrays of an architecture, whose names must be those of the state dict."""
-    arrays = keras_arrays(config)
-    names = {name for name in state if not name.endswith("num_batches_tracked")}
-    if wrong := sorted(names ^ {array.entry for array in arrays}):
-        raise KerasWeightsError(
-            f"state must hold the weights of its architecture, but {len(wrong)} names differ, first"
-            f" {wrong[0]}. Give the config that belongs to it."
-        )
-    return arrays
-
-
-def _keras_array(array: KerasArray, tensor: Tensor) -> Any:
-    tensor = to_keras(tensor.detach().cpu().to(torch.float32))
-    if tuple(tensor.shape) != array.shape or not bool(torch.isfinite(tensor).all()):
-        raise KerasWeightsError(
-            f"{array.entry} must hold finite numbers of shape {array.shape} (in Keras), got shape"
-            f" {tuple(tensor.shape)}. Give the config that belongs to the state."
-        )
-    return tensor.contiguous().numpy()
+    last = (True,) if config.normalisation == "batch" else (True, False)
+    for name, possible, reason in (
+        ("normalisation", ("batch", "none"), "The original has no layer for it."),
+        ("normalise_last", last, "The original normalises the last level as well."),
+        ("activation", tuple(SAME_ACTIVATIONS), "Keras defines it otherwise."),
+    ):
+        if (value := getattr(config, name)) not in possible:
+            known = ", ".join(map(str, possible))
+            raise KerasWeightsError(
+                f"{name} must be one of {known} for a Keras file, got {value}. {reason}"
+            )
 
 
 def _write_names(group: h5py.Group, key: str, names: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import os
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -36,22 +36,7 @@ MAX_BYTES = 2**31 - 2**20
 """An ONNX file holds at most 2 GiB; the rest is for the graph."""
 
 
-class Exported(NamedTuple):
-    """A file that was written and checked.
-
-    Attributes:
-        path: The file.
-        size_bytes: Its size.
-        difference: Largest difference between onnxruntime and PyTorch, as a share of the range of
-            the output.
-    """
-
-    path: Path
-    size_bytes: int
-    difference: float
-
-
-def export_onnx(model: Model, path: str | os.PathLike[str]) -> Exported:
+def export_onnx(model: Model, path: str | os.PathLike[str]) -> float:
     """Write the network of a model as an ONNX file, atomically, and compare it with PyTorch.
 
     The file takes `image`, `(batch, in_channels, x, y, z)` float32 of any sizes, and gives
@@ -63,6 +48,9 @@ def export_onnx(model: Model, path: str | os.PathLike[str]) -> Exported:
     Args:
         model: Network and config.
         path: File ending in `.onnx`, which is replaced if it exists.
+
+    Returns:
+        Largest difference between onnxruntime and PyTorch, as a share of the range of the output.
 
     Raises:
         SynthSRError: If a package is missing, the path has another ending, or the weights need more
@@ -81,7 +69,7 @@ def export_onnx(model: Model, path: str | os.PathLike[str]) -> Exported:
     with replacing(path) as temporary:
         temporary.write_bytes(content)
         difference = _compare(temporary, network, max(i.maximum for i in model.config.inputs))
-    return Exported(path, len(content), difference)
+    return difference
 
 
 def require_packages() -> None:

@@ -163,21 +163,14 @@ def _batch_norm(writer: _Writer, x: str, norm: Any, where: str) -> str:
     return writer.add("BatchNormalization", x, *constants, epsilon=norm.eps)
 
 
-def _instance_norm(writer: _Writer, x: str, norm: Any, where: str) -> str:
-    return _standardised(writer, x, norm, where, groups=len(norm.weight))
-
-
-def _group_norm(writer: _Writer, x: str, norm: Any, where: str) -> str:
-    return _standardised(writer, x, norm, where, groups=norm.num_groups)
-
-
-def _standardised(writer: _Writer, x: str, norm: Any, where: str, groups: int) -> str:
+def _standardised(writer: _Writer, x: str, norm: Any, where: str) -> str:
     """Mean 0 and variance 1 of each group of channels, then weight and bias by channel.
 
     `InstanceNormalization` would do, but onnxruntime adds the voxels up one by one in float32: on
     a head, what that gives is far off.
     """
     features = len(norm.weight)
+    groups = getattr(norm, "num_groups", features)
     centred = writer.add("Sub", x, _means(writer, x, groups, features))
     squares = writer.add("Mul", centred, centred)
     epsilon = writer.constant(f"epsilon.{norm.eps:g}", float(norm.eps))
@@ -205,8 +198,8 @@ def _means(writer: _Writer, x: str, groups: int, features: int) -> str:
 
 _NORMALISATIONS: dict[str, Callable[[_Writer, str, Any, str], str]] = {
     "batch": _batch_norm,
-    "instance": _instance_norm,
-    "group": _group_norm,
+    "instance": _standardised,
+    "group": _standardised,
     "none": lambda writer, x, norm, where: x,
 }
 """The normalisations of `unet.NORMALISATIONS`."""

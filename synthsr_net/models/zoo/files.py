@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import pooch
 
+from synthsr_net.models.checkpoint import ModelConfig, read_config
 from synthsr_transforms.support.downloads import WebFile, data_root, fetch
 from synthsr_transforms.support.messages import suggest
 from synthsr_transforms.support.pointers import pointer_fault, refuse_pointer
@@ -244,4 +246,59 @@ def _cached_file(name: str, root: str | os.PathLike[str] | None) -> Path:
     raise ModelError(
         f"model {name} must be downloaded before it is used: {command} (or put"
         f" {file.path.name} into {file.path.parent})"
+    )
+
+
+# The list of models that have a name --------------------------------------------------------------
+
+
+class ListedModel(NamedTuple):
+    """A model that has a name.
+
+    Attributes:
+        name: What `--model` takes.
+        inputs: The scans that it takes, in words.
+        size_bytes: Size of its file; None if not known.
+        licence: In short; `unknown` for a damaged file.
+        state: `shipped`, `damaged`, or see `state_of`.
+        alias: A shorter name that `--model` takes as well; None if there is none.
+        is_default: Whether it is used where no model is named.
+    """
+
+    name: str
+    inputs: str
+    size_bytes: int | None
+    licence: str
+    state: str
+    alias: str | None
+    is_default: bool
+
+
+def list_models(root: str | os.PathLike[str] | None = None) -> list[ListedModel]:
+    """All models that have a name: those that ship with the package, then published ones.
+
+    Args:
+        root: See `cached_path`.
+
+    Examples:
+        >>> [model.name for model in list_models()][0]
+        'synthsr-t1-v1'
+    """
+    models = []
+    for name, path in shipped_models().items():
+        if fault_of_shipped(name) is None:
+            models.append(_listed(name, read_config(path), path.stat().st_size, "shipped"))
+        else:
+            models.append(_listed(name, ModelConfig(), None, "damaged"))
+    for name, known in PUBLISHED_MODELS.items():
+        models.append(_listed(name, known.config, known.size_bytes, state_of(known, root)))
+    return models
+
+
+def _listed(name: str, config: ModelConfig, size_bytes: int | None, state: str) -> ListedModel:
+    contrasts = ["any contrast" if i.contrast == "any" else i.contrast for i in config.inputs]
+    licence = config.licence.partition(". ")[0]
+    default = name == default_model()
+    return ListedModel(
+        name, " + ".join(contrasts), size_bytes, licence, state, alias_of(name), default
     )

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
-
-import pooch
 
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNetConfig
@@ -17,13 +13,10 @@ from synthsr_transforms.support.messages import SynthSRError
 _GITHUB = "https://raw.githubusercontent.com/freesurfer/freesurfer/dev/mri_synthsr"
 _ANNEX = "https://surfer.nmr.mgh.harvard.edu/pub/dist/freesurfer/repo/annex.git/annex/objects"
 
-_FREESURFER: Mapping[str, Any] = {
-    "licence": "FreeSurfer Software License",
-    "licence_note": (
-        "These weights are distributed with FreeSurfer; its terms are at "
-        "https://surfer.nmr.mgh.harvard.edu/fswiki/FreeSurferSoftwareLicense"
-    ),
-}
+_FREESURFER = (
+    "FreeSurfer Software License. These weights are distributed with FreeSurfer; its terms are at "
+    "https://surfer.nmr.mgh.harvard.edu/fswiki/FreeSurferSoftwareLicense"
+)
 _SCIENCE_ADVANCES = (
     "Iglesias JE, Billot B, Balbastre Y, et al. SynthSR: A public AI tool to turn heterogeneous "
     "clinical brain scans into high-resolution T1-weighted images for 3D morphometry. Science "
@@ -40,17 +33,8 @@ _RADIOLOGY = (
     "doi:10.1148/radiol.220522"
 )
 
-_V2_SCAN: Mapping[str, Any] = {
-    "normalise_after_padding": True,
-    "clip_each_pass": True,
-    "sharpen": True,
-}
-"""Settings of a `ScanConfig` for the v2 models of FreeSurfer; v1 has its defaults."""
-_HYPERFINE_SCAN: Mapping[str, Any] = {"residual_input": 0, "output_range": None, "flip": False}
-_HYPERFINE_INPUTS: tuple[Mapping[str, Any], ...] = (
-    {"name": "T1", "contrast": "T1w", "maximum": 3.0},
-    {"name": "T2", "contrast": "T2w", "maximum": 2.0},
-)
+_V2_SCAN = ScanConfig(normalise_after_padding=True, clip_each_pass=True, sharpen=True)
+"""Of the v2 models of FreeSurfer; v1 has the defaults."""
 
 
 class ModelError(SynthSRError):
@@ -66,14 +50,8 @@ class PublishedModel:
         53075984
     """
 
-    name: str
-    description: str
-    licence: str
-    """In short."""
-    licence_note: str
-    """Source of the terms."""
-    citation: str
-    """Publications to cite, one per line."""
+    config: ModelConfig
+    """Everything about it but its weights. The first sentence of the licence names it in short."""
     file: str
     """Name of the Keras weight file."""
     url: str | None = None
@@ -81,10 +59,6 @@ class PublishedModel:
     size_bytes: int | None = None
     sha256: str | None = None
     """In hexadecimal digits."""
-    inputs: tuple[Mapping[str, Any], ...] = ({},)
-    """Settings of the `InputConfig` of each scan that the network takes."""
-    scan: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of its `ScanConfig`."""
 
 
 def _annexed(folder: str, size_bytes: int, sha256: str) -> dict[str, Any]:
@@ -94,15 +68,18 @@ def _annexed(folder: str, size_bytes: int, sha256: str) -> dict[str, Any]:
 
 
 PUBLISHED_MODELS: Mapping[str, PublishedModel] = {
-    model.name: model
+    model.config.name: model
     for model in (
         PublishedModel(
-            name="synthsr-v2",
-            description="Any MRI contrast, or CT; version 2.0 of January 2023, as in FreeSurfer.",
-            **_FREESURFER,
-            citation=f"{_SCIENCE_ADVANCES}\n{_NEUROIMAGE}",
+            config=ModelConfig(
+                name="synthsr-v2",
+                description="Any MRI contrast, or CT; version 2.0 of January 2023, as in "
+                "FreeSurfer.",
+                licence=_FREESURFER,
+                citation=f"{_SCIENCE_ADVANCES}\n{_NEUROIMAGE}",
+                scan=_V2_SCAN,
+            ),
             file="synthsr_v20_230130.h5",
-            scan=_V2_SCAN,
             **_annexed(
                 "f08/bc9",
                 106_163_752,
@@ -110,15 +87,15 @@ PUBLISHED_MODELS: Mapping[str, PublishedModel] = {
             ),
         ),
         PublishedModel(
-            name="synthsr-lowfield-v2",
-            description=(
-                "One scan of a portable low-field scanner (0.064 T), of any contrast; version 2.0 "
-                "of January 2023, as in FreeSurfer."
+            config=ModelConfig(
+                name="synthsr-lowfield-v2",
+                description="One scan of a portable low-field scanner (0.064 T), of any contrast; "
+                "version 2.0 of January 2023, as in FreeSurfer.",
+                licence=_FREESURFER,
+                citation=f"{_RADIOLOGY}\n{_SCIENCE_ADVANCES}",
+                scan=_V2_SCAN,
             ),
-            **_FREESURFER,
-            citation=f"{_RADIOLOGY}\n{_SCIENCE_ADVANCES}",
             file="synthsr_lowfield_v20_230130.h5",
-            scan=_V2_SCAN,
             **_annexed(
                 "de0/799",
                 106_163_752,
@@ -126,106 +103,34 @@ PUBLISHED_MODELS: Mapping[str, PublishedModel] = {
             ),
         ),
         PublishedModel(
-            name="synthsr-v1",
-            description="Any MRI contrast, or CT; version 1.0 of July 2021.",
-            **_FREESURFER,
-            citation=f"{_SCIENCE_ADVANCES}\n{_NEUROIMAGE}",
+            config=ModelConfig(
+                name="synthsr-v1",
+                description="Any MRI contrast, or CT; version 1.0 of July 2021.",
+                licence=_FREESURFER,
+                citation=f"{_SCIENCE_ADVANCES}\n{_NEUROIMAGE}",
+            ),
             file="synthsr_v10_210712.h5",
             url=f"{_GITHUB}/synthsr_v10_210712.h5",
             size_bytes=53_075_984,
             sha256="2fd59e96196388360eba95254fb6dfc9eb9eb8638018b590575e47e0a387f255",
         ),
         PublishedModel(
-            name="synthsr-hyperfine",
-            description=(
-                "A T1-weighted and a T2-weighted scan of a Hyperfine scanner (0.064 T); version "
-                "1.0 of July 2021."
+            config=ModelConfig(
+                name="synthsr-hyperfine",
+                description="A T1-weighted and a T2-weighted scan of a Hyperfine scanner (0.064 "
+                "T); version 1.0 of July 2021.",
+                licence="Apache-2.0. That of the repository that holds the file, "
+                "https://github.com/BBillot/SynthSR",
+                citation=f"{_RADIOLOGY}\n{_NEUROIMAGE}",
+                network=UNetConfig(in_channels=2),
+                inputs=[
+                    InputConfig(name="T1", contrast="T1w", maximum=3.0),
+                    InputConfig(name="T2", contrast="T2w", maximum=2.0),
+                ],
+                scan=ScanConfig(residual_input=0, output_range=None, flip=False),
             ),
-            licence="Apache-2.0",
-            licence_note=(
-                "That of the repository that holds the file, https://github.com/BBillot/SynthSR"
-            ),
-            citation=f"{_RADIOLOGY}\n{_NEUROIMAGE}",
             file="SynthSR_v10_210712_hyperfine.h5",
-            inputs=_HYPERFINE_INPUTS,
-            scan=_HYPERFINE_SCAN,
         ),
     )
 }
 """All published models, by name."""
-
-_BY_CHANNELS = {1: "synthsr-v1", 2: "synthsr-hyperfine"}
-
-
-def config_of_known(known: PublishedModel, network: UNetConfig | None = None) -> ModelConfig:
-    """Config of a published model.
-
-    Args:
-        known: The model.
-        network: Its architecture, where it was read from the weights; None for the published one.
-
-    Examples:
-        >>> config_of_known(PUBLISHED_MODELS["synthsr-v2"]).scan.sharpen
-        True
-    """
-    return _config(
-        known,
-        network or UNetConfig(in_channels=len(known.inputs)),
-        name=known.name,
-        description=known.description,
-        licence=f"{known.licence}. {known.licence_note}",
-        citation=known.citation,
-    )
-
-
-def config_of_keras(path: str | os.PathLike[str], network: UNetConfig) -> ModelConfig:
-    """Config of a Keras file, which does not say how scans become inputs.
-
-    A file of the registry, known by its checksum or else by its name, has the settings there. Any
-    other is taken for a model as the original trains them by default: of one scan of any contrast
-    (as synthsr-v1), or of two low-field scans (as synthsr-hyperfine). The description says so.
-
-    Args:
-        path: The file.
-        network: Its architecture, read from the weights.
-
-    Raises:
-        ModelError: If the channels fit neither.
-    """
-    path = Path(path)
-    fitting = [m for m in PUBLISHED_MODELS.values() if len(m.inputs) == network.in_channels]
-    for known in fitting:
-        if _is_file_of(known, path):
-            return config_of_known(known, network)
-    named = [m for m in fitting if m.file.lower() == path.name.lower()]
-    if network.out_channels != 1 or network.in_channels not in _BY_CHANNELS:
-        raise ModelError(
-            f"{path} must have one or two input channels and one output channel to be used as it"
-            f" is, got {network.in_channels} and {network.out_channels}. Say what they are by"
-            " synthsr convert-weights --inputs."
-        )
-    known = named[0] if named else PUBLISHED_MODELS[_BY_CHANNELS[network.in_channels]]
-    why = "file name" if named else "number of channels"
-    return _config(
-        known,
-        network,
-        name=path.stem,
-        description=f"Keras file {path.name}, used with the settings of {known.name}, to which"
-        f" its {why} points.",
-    )
-
-
-def _is_file_of(known: PublishedModel, path: Path) -> bool:
-    same_size = path.stat().st_size == known.size_bytes
-    return same_size and pooch.file_hash(str(path)) == known.sha256
-
-
-def _config(known: PublishedModel, network: UNetConfig, **described: Any) -> ModelConfig:
-    """Settings of a known model, for a network, which may have another depth."""
-    divisor = 2**network.num_levels  # as in the original, though half of it would do
-    return ModelConfig(
-        network=network,
-        inputs=[InputConfig(**image) for image in known.inputs],
-        scan=ScanConfig(**{"divisor": divisor, **known.scan}),
-        **described,
-    )
