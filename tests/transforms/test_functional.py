@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -419,14 +418,6 @@ class TestCache:
         (resized + fields.integrate_velocity(volume).sum()).backward()
         assert volume.grad is not None
         assert bool(volume.grad.isfinite().all())
-
-    def test_a_tensor_is_copied_once_to_a_device_and_pickled_without_copies(
-        self, device: torch.device
-    ) -> None:
-        copies = cache.DeviceCopies(torch.arange(3))
-        assert copies.on(device) is copies.on(device)
-        again = pickle.loads(pickle.dumps(copies))
-        assert torch.equal(again.on(device), copies.on(device))
 
     def test_blurs_have_gradients_for_volume_and_width(self, device: torch.device) -> None:
         sigma = torch.full((1, 1, 3), 0.8, requires_grad=True)

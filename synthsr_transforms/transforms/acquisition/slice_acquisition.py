@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -135,11 +135,12 @@ class SliceAcquisition(SynthTransform):
         plan = self._plan(grid, spacing)
         fine = grid.spacing_mm[:, None, :]
         width = acquisition_sigma(fine, spacing, thickness, self.blur_coefficient)
+        noisy = partial(_add_slice_noise, params=params, low_shape=plan.low_shape)
         window = width
         if self.max_spacing_mm is not None:
             coarsest = torch.tensor(self.max_spacing_mm, dtype=torch.float64)
             window = (0.75 * coarsest / fine).expand_as(width)
-        output = self._output_shape(batch, grid)
+        output = self.output_shape or noted_output_shape(batch) or grid.shape
         image.data = acquire_slices(
             image.data.float(),
             plan,
@@ -148,7 +149,7 @@ class SliceAcquisition(SynthTransform):
             window_sigma=window,
             truncate=self.truncate,
             boundary=self.boundary,
-            at_low_resolution=self._noise(params, plan),
+            at_low_resolution=noisy if bool(params["noise_std"].any()) else None,
         ).to(float_dtype(image.data))
         rescale_affines(image, grid.shape, output, centred=self.alignment == "centre")
         batch.metadata[SLICES] = [
@@ -165,11 +166,11 @@ class SliceAcquisition(SynthTransform):
                 "spacing_mm must be given where no resolution was drawn, got None."
                 " Give spacing_mm or put AcquisitionResolution before SliceAcquisition."
             )
-        drawn = [
+        spacing, thickness = (
             torch.tensor(batch.metadata[key])
             for key in (ACQUISITION_SPACING, ACQUISITION_THICKNESS)
-        ]
-        return drawn[0], params.get("thickness_mm", drawn[1])
+        )
+        return spacing, params.get("thickness_mm", thickness)
 
     def _plan(self, grid: Grid, spacing: Tensor) -> SlicePlan:
         fine = grid.spacing_mm[:, None, :]
@@ -177,16 +178,6 @@ class SliceAcquisition(SynthTransform):
         wanted = torch.tensor(self.downsample).expand(grid.channels)[None, :, None]
         full = torch.tensor(grid.shape).expand_as(plan.low_shape)
         return plan._replace(low_shape=torch.where(wanted, plan.low_shape, full))
-
-    def _output_shape(self, batch: SubjectsBatch, grid: Grid) -> tuple[int, int, int]:
-        if self.output_shape is not None:
-            return self.output_shape
-        return noted_output_shape(batch) or grid.shape
-
-    def _noise(self, params: Params, plan: SlicePlan) -> Callable[[Tensor], Tensor] | None:
-        if not bool(params["noise_std"].any()):
-            return None
-        return partial(_add_slice_noise, params=params, low_shape=plan.low_shape)
 
 
 def _add_slice_noise(slices: Tensor, params: Params, low_shape: Tensor) -> Tensor:

@@ -9,10 +9,9 @@ from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
-from synthsr_transforms.functional.operators import apply_separable, blur_operators
+from synthsr_transforms.functional.blur import gaussian_blur
 from synthsr_transforms.transforms.arguments import blur_boundary, positive
-from synthsr_transforms.transforms.base import Grid, Params, grid_of
-from synthsr_transforms.transforms.images import float_dtype
+from synthsr_transforms.transforms.base import Grid, Params
 from synthsr_transforms.transforms.kinds import SynthIntensityTransform
 
 
@@ -73,34 +72,16 @@ class GaussianSmoothing(SynthIntensityTransform):
             "multiplier": self.multiplier.sample(size, generator),
         }
 
-    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
-        """Blur each image; shared widths are turned into matrices once for images of one grid."""
-        if not self.shared or self.channels is not None:
-            super().apply_params(batch, params)
-            return
-        made: dict[Any, list[Tensor]] = {}
-        for name, image in self.images(batch).items():
-            grid, data = grid_of(image), image.data
-            key = (grid.shape, grid.channels, str(grid.spacing_mm.tolist()))
-            if key not in made:
-                own = {k: params[f"{name}.{k}"] for k in ("sigma_mm", "multiplier")}
-                made[key] = self._matrices(own, grid, image.device)
-            image.data = apply_separable(data.float(), made[key]).to(float_dtype(data))
-
     def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
         """Blur."""
-        return apply_separable(image, self._matrices(params, grid, image.device))
-
-    def _matrices(self, params: Params, grid: Grid, device: torch.device) -> list[Tensor]:
         spacing = grid.spacing_mm[:, None, :].float()
         drawn = params["sigma_mm"] / spacing
         window = drawn
         if self.max_sigma_mm is not None:
             window = torch.full_like(drawn, self.max_sigma_mm) / spacing
-        return blur_operators(
-            grid.shape,
+        return gaussian_blur(
+            image,
             drawn * params["multiplier"],
-            device,
             window_sigma=window,
             truncate=self.truncate,
             boundary=self.boundary,

@@ -12,6 +12,7 @@ from synthsr_transforms.functional.mixture import look_up
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.transforms.base import Grid, Params, is_label_map
 from synthsr_transforms.transforms.kinds import SynthSpatialTransform
+from synthsr_transforms.transforms.random_fields import per_element
 
 
 class HemisphereFlip(SynthSpatialTransform):
@@ -54,15 +55,10 @@ class HemisphereFlip(SynthSpatialTransform):
 
 def _swapped(labels: Tensor, swap: Tensor, flipped: Tensor) -> Tensor:
     """Exchange partners where flipped; values beyond the table stay."""
-    table = swap.to(labels.device, non_blocking=True)[None, None]
-    inside = labels.int().clamp(0, len(swap) - 1)
-    exchanged = [
-        torch.where(index == element, look_up(index[None], table)[0].to(labels.dtype), element)
-        if flip
-        else element
-        for element, index, flip in zip(labels, inside, flipped.tolist(), strict=True)
-    ]
-    return torch.stack(exchanged)
+    index = labels.int().clamp(0, len(swap) - 1)
+    table = swap.to(labels.device, non_blocking=True).expand(len(labels), 1, -1)
+    exchange = (index == labels) & per_element(flipped, labels.device)
+    return torch.where(exchange, look_up(index, table).to(labels.dtype), labels)
 
 
 def left_right_axis(grid: Grid) -> int:

@@ -6,7 +6,6 @@ from typing import Any
 
 from torchio.data.batch import SubjectsBatch
 
-from synthsr_transforms.functional.cache import DeviceCopies
 from synthsr_transforms.labels.structures import AUTO, StructureTable
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.transforms.base import Params
@@ -50,11 +49,11 @@ class GroupLabels(SynthLabelTransform):
         self.label_table = LabelTable.resolve(label_table)
         self.structures, self.destination = structures, destination
         self.structure_table = StructureTable.resolve(structures, self.label_table)
-        self._lookup = DeviceCopies(self.structure_table.lookup())
+        self._lookup = self.structure_table.lookup()
 
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
         """Add the label map of structures."""
         _, labels = self.label_image(batch)
-        lookup = self._lookup.on(labels.device)
+        lookup = self._lookup.to(labels.device, non_blocking=True)
         values = whole_labels(labels.data).clamp(0, len(lookup) - 1).long()
         add_made_image(batch, self.destination, lookup[values], labels, labels=True)

@@ -13,6 +13,7 @@ from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.blur import gaussian_blur
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import sample_seeds
+from synthsr_transforms.support.messages import integers
 from synthsr_transforms.transforms.arguments import positive
 from synthsr_transforms.transforms.base import Grid, Params, grid_of
 from synthsr_transforms.transforms.images import float_dtype
@@ -89,7 +90,9 @@ class LesionSimulation(SynthLabelTransform):
         self.size_mm = as_distribution(size_mm, name="size_mm", minimum=0.5, single=True)
         self.height = as_distribution(height, name="height", single=True)
         self.softness = positive(softness, "softness")
-        self.beside = _label_values(beside)
+        self.beside = integers(beside, "beside")
+        if min(self.beside, default=0) < 0:
+            raise ValueError(f"beside must be label values, from 0 on, got {self.beside}.")
         self.beside_mm = positive(beside_mm, "beside_mm")
         self.beside_lift = as_distribution(beside_lift, name="beside_lift", single=True)
         self._candidate = LabelSet.of_tissues(self.label_table, self.tissues)
@@ -144,11 +147,3 @@ class LesionSimulation(SynthLabelTransform):
         """From 1 at the labels `beside` to 0 far from them, `(B, 1, X, Y, Z)`."""
         sigma = (self.beside_mm / grid.spacing_mm[:, None, :]).float()
         return (4 * gaussian_blur(self._beside.mask(labels), sigma)).clamp(max=1)
-
-
-def _label_values(values: Sequence[int]) -> list[int]:
-    if any(isinstance(value, bool) or int(value) != value or value < 0 for value in values):
-        raise ValueError(
-            f"beside must be label values, whole numbers from 0 on, got {list(values)}."
-        )
-    return [int(value) for value in values]

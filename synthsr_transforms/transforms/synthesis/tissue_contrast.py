@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import (
@@ -80,7 +80,12 @@ class TissueContrast(SynthLabelTransform):
         self.destination = destination
         self.replace = self.preserves_layout = bool(replace)
         self._row_index = ValueIndex(self.label_table.index_lookup())
-        self._means = _as_one([self._distribution_of(row) for row in self.label_table.rows])
+        zero = as_distribution(0)
+        self._of_rows = [
+            self.by_value.get(row.value) or self.by_tissue.get(row.tissue) or zero
+            for row in self.label_table.rows
+        ]
+        self._together = _as_one(self._of_rows)
 
     def check(self, batch: SubjectsBatch) -> None:
         """Refuse a batch without the image to replace."""
@@ -92,19 +97,12 @@ class TissueContrast(SynthLabelTransform):
         """Sample intensity and standard deviation per label, and the seed of the noise."""
         size = (batch.batch_size, 1, len(self.label_table))
         return {
-            "means": self._sample_means(size, generator),
+            "means": self._together.sample(size, generator)
+            if self._together
+            else torch.stack([one.sample(size[:2], generator) for one in self._of_rows], -1),
             "stds": self.std.sample(size, generator),
             "noise_seed": sample_seeds(batch.batch_size, generator),
         }
-
-    def _sample_means(self, size: tuple[int, int, int], generator: Generator | None) -> Tensor:
-        if self._means is not None:
-            return self._means.sample(size, generator)
-        rows = self.label_table.rows
-        return torch.stack([self._distribution_of(r).sample(size[:2], generator) for r in rows], -1)
-
-    def _distribution_of(self, row: Any) -> Distribution:
-        return self.by_value.get(row.value) or self.by_tissue.get(row.tissue) or as_distribution(0)
 
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
         """Make the image."""
