@@ -14,7 +14,7 @@ from torchio.transforms import Transform
 from synthsr_transforms.seeds import sample_seeds
 from synthsr_transforms.transforms import HemisphereFlip, PatchCrop, SpatialDeformation
 from synthsr_transforms.transforms.base import Params, SynthTransform, append_history
-from synthsr_transforms.transforms.spatial.hemisphere_flip import left_right_axis
+from synthsr_transforms.transforms.spatial import left_right_axis
 
 
 def in_stages(transforms: Mapping[str, Transform]) -> list[tuple[list[str], Stage]]:
