@@ -61,6 +61,92 @@ class StructureConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PopulationStructure:
+    """Volume and place that a structure has in people of one size, turned alike."""
+
+    value: int
+    """Its value in segmentations."""
+    log_ml: float
+    """Mean of the natural logarithm of its volume in ml."""
+    sd_log_ml: float
+    """Standard deviation of that."""
+    place: tuple[float, float, float]
+    """Mean position of its centre to the right, front and top, in mm."""
+    sd_place_mm: float
+    """Root mean square of the distance of centres from there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityWeights:
+    """Weights, at least 0, of what lowers a Dice coefficient.
+
+    See `synthsr_net.prediction.quality`.
+    """
+
+    constant: float = 0.0
+    """Of 1."""
+    doubt: float = 1.0
+    """Of -log of the Dice coefficient that the probabilities themselves expect."""
+    volume: float = 0.0
+    """Of unusual volumes of structures."""
+    place: float = 0.0
+    """Of unusual places of structures among each other."""
+    size: float = 0.0
+    """Of an unusual size of the brain."""
+    turn: float = 0.0
+    """Of an unusual direction of the head."""
+    absence: float = 0.0
+    """Of the share of structures that are missing."""
+
+    def __post_init__(self) -> None:
+        wrong = {name: value for name, value in vars(self).items() if not value >= 0}
+        if wrong:
+            raise ValueError(f"quality: weights must be at least 0, got {wrong}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityGroup:
+    """Structures whose mean Dice coefficient is estimated."""
+
+    name: str
+    values: list[int]
+    """Their values in segmentations."""
+    weights: QualityWeights = field(default_factory=QualityWeights)
+    """What lowers it, and how much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """Calibration of the quality score of a segmentation network."""
+
+    overall: QualityGroup
+    """What the overall score is about."""
+    groups: list[QualityGroup]
+    """What further scores are about."""
+    population: list[PopulationStructure]
+    """What structures are like in people; those that are missing here are not looked at."""
+    sd_log_size: float
+    """Standard deviation of the natural logarithm of the size (length) of brains."""
+    threshold: float
+    """Below this overall score, a scan is to be looked at."""
+
+    def __post_init__(self) -> None:
+        known = {structure.value for structure in self.population}
+        for group in (self.overall, *self.groups):
+            unknown = sorted(set(group.values) - known)
+            if unknown or not group.values:
+                raise ValueError(
+                    f"quality: the values of group {group.name!r} must be some of the population,"
+                    f" got {unknown or 'none'}."
+                )
+        spreads = [self.sd_log_size]
+        for structure in self.population:
+            spreads += [structure.sd_log_ml, structure.sd_place_mm]
+        if not min(spreads) > 0:
+            raise ValueError(f"quality: deviations must be above 0, got {min(spreads)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScanConfig:
     """Conversion of scans to inputs of a network, and of its output to a scan."""
 
@@ -124,6 +210,8 @@ class ModelConfig:
     """Contrast of the prediction, or `segmentation`."""
     structures: list[StructureConfig] = field(default_factory=list)
     """Of a segmentation: the structure that each output channel is the probability of."""
+    quality: QualityConfig | None = None
+    """Of a segmentation: how its quality is estimated; None: not calibrated."""
     spread: bool = False
     """Whether the last half of the output channels are logarithms S of the scale of a Laplace
     distribution, whose scale is 1e-5 + 0.02 exp(S)."""
@@ -145,6 +233,11 @@ class ModelConfig:
                 f"a segmentation network must have one output per structure, {count}, got"
                 f" {self.network.out_channels}."
             )
+        if self.quality is not None:
+            known = {structure.value for structure in self.structures}
+            unknown = sorted({each.value for each in self.quality.population} - known)
+            if unknown:
+                raise ValueError(f"quality: the model has no structures of the values {unknown}.")
         if self.spread and self.network.out_channels % 2:
             raise ValueError(
                 "a network that predicts spreads must have an even number of output channels,"

@@ -1,0 +1,337 @@
+"""Quality score of a segmentation: the Dice coefficient to be expected, without knowing the truth.
+
+A network that sees what it was not trained for may be sure of nonsense. So besides its certainty it
+counts whether structures have the volumes and the places that they have in people, up to where the
+head lies and how it is turned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from synthsr_net.models.checkpoint import (
+    ModelConfig,
+    PopulationStructure,
+    QualityConfig,
+    QualityWeights,
+)
+from synthsr_transforms.support.messages import SynthSRError
+
+from .resampling import Grid
+
+ABSENT = 0.1
+"""A structure with less than this share of its usual volume counts as absent."""
+CUT = 0.15
+"""A structure is cut by the border of the scan where it covers more than this of the border, in
+units of its volume to the power of 2/3. It says nothing about volumes and places then."""
+LEAST = 4
+"""Fewest structures that show how a head lies."""
+USUAL = 2.0
+"""Deviations from the population, in standard deviations, that are not counted."""
+MOST_ODD = 36.0
+"""Largest square of a deviation beyond that, so that single structures do not decide."""
+USUAL_DEGREES = 30.0
+"""Angles by which heads may be turned."""
+SMALLEST_DICE = 1e-3
+
+Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+
+class Evidence(NamedTuple):
+    """What posteriors say about each of S structures.
+
+    Attributes:
+        soft_dice: `(S,)` Dice coefficient with the truth that the posteriors themselves expect.
+        volume_ml: `(S,)` volume of the voxels where a structure is the most probable one.
+        centre: `(S, 3)` their mean position in the world, in mm.
+        border: `(S,)` area of these on the border of the scan, in units of volume^(2/3).
+        grid: Shape of the scan and its voxel-to-world matrix.
+    """
+
+    soft_dice: Array
+    volume_ml: Array
+    centre: Array
+    border: Array
+    grid: Grid
+
+    def of(self, order: Sequence[int]) -> Evidence:
+        """The same about some structures, by index."""
+        parts = (self.soft_dice, self.volume_ml, self.centre, self.border)
+        soft_dice, volume_ml, centre, border = (part[order] for part in parts)
+        return Evidence(soft_dice, volume_ml, centre, border, self.grid)
+
+
+class Alignment(NamedTuple):
+    """Centres of structures, moved, turned and scaled onto those of the population.
+
+    Attributes:
+        scale: Size over that of the population.
+        degrees: Angle by which the head is turned.
+        matrix: `(3, 3)` from the population to the head.
+        shift: `(3,)` what is added then.
+    """
+
+    scale: float
+    degrees: float
+    matrix: Array
+    shift: Array
+
+    def on_head(self, population: Array) -> Array:
+        """Places `(K, 3)` of the population in the head."""
+        return population @ self.matrix.T + self.shift
+
+
+class QualityScore(NamedTuple):
+    """Dice coefficients to be expected, 0 to 1.
+
+    Attributes:
+        overall: Of all structures of `QualityConfig.overall`, their mean.
+        groups: The same of each group by name, without those that the scan does not reach.
+        doubtful: Whether to look at the scan: `overall` is below the threshold of the model.
+    """
+
+    overall: float
+    groups: dict[str, float]
+    doubtful: bool
+
+
+def quality_score(
+    posteriors: Tensor, affine: npt.ArrayLike, config: ModelConfig
+) -> QualityScore | None:
+    """Score a segmentation.
+
+    Args:
+        posteriors: `(S, X, Y, Z)` probabilities, of what the scan shows only (without padding).
+        affine: `(4, 4)` voxel-to-world matrix in mm.
+        config: Of the segmentation network.
+
+    Returns:
+        The score; None if the model is not calibrated.
+
+    Raises:
+        SynthSRError: If the number of posteriors is not that of the structures.
+    """
+    quality = config.quality
+    if quality is None:
+        return None
+    if posteriors.ndim != 4 or len(posteriors) != len(config.structures):
+        raise SynthSRError(
+            f"posteriors must be ({len(config.structures)}, X, Y, Z), got"
+            f" {tuple(posteriors.shape)}."
+        )
+    values = [structure.value for structure in config.structures]
+    return score(evidence_of(posteriors, affine), values, quality)
+
+
+def evidence_of(posteriors: Tensor, affine: npt.ArrayLike) -> Evidence:
+    """Sum up posteriors, on their device.
+
+    Args:
+        posteriors: `(S, X, Y, Z)` probabilities.
+        affine: `(4, 4)` voxel-to-world matrix in mm.
+    """
+    affine = np.asarray(affine, dtype=np.float64)
+    count, shape = len(posteriors), posteriors.shape[1:]
+    best, index = posteriors[0].float(), torch.zeros(shape, dtype=torch.long)
+    index = index.to(posteriors.device)
+    for number in range(1, count):
+        index.masked_fill_(posteriors[number] > best, number)
+        best = torch.maximum(best, posteriors[number].float())
+    inside = torch.bincount(index.flatten(), best.flatten().double(), minlength=count)
+    total = posteriors.flatten(2).float().sum(2).sum(1, dtype=torch.float64)
+    tables = [_table(index, axis, count) for axis in range(3)]
+    voxels = tables[0].sum(0)
+    centre = torch.stack([_mean_place(table) for table in tables], 1)
+    border = sum(_border_areas(tables[axis], affine, axis) for axis in range(3))
+    volume_mm3 = _numpy(voxels) * abs(np.linalg.det(affine[:3, :3]))
+    return Evidence(
+        soft_dice=_numpy(2 * inside / (total + voxels).clamp(min=1e-6)),
+        volume_ml=volume_mm3 / 1000,
+        centre=_numpy(centre) @ affine[:3, :3].T + affine[:3, 3],
+        border=border / np.maximum(volume_mm3, 1e-6) ** (2 / 3),
+        grid=((shape[0], shape[1], shape[2]), affine),
+    )
+
+
+def _numpy(tensor: Tensor) -> Array:
+    return tensor.double().cpu().numpy()
+
+
+def _table(index: Tensor, axis: int, count: int) -> Tensor:
+    """Voxels of each structure in each plane across an axis, `(size, count)`."""
+    size = index.shape[axis]
+    planes = torch.arange(size, device=index.device)
+    planes = planes.view([-1 if a == axis else 1 for a in range(3)])
+    return torch.bincount((planes * count + index).flatten(), minlength=size * count).view(size, -1)
+
+
+def _mean_place(table: Tensor) -> Tensor:
+    places = torch.arange(len(table), device=table.device, dtype=torch.float64)
+    return places @ table.double() / table.sum(0).clamp(min=1)
+
+
+def _border_areas(table: Tensor, affine: Array, axis: int) -> Array:
+    """Area in mm2 of each structure in the first and the last plane across an axis."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    return _numpy(table[0] + table[-1]) * np.delete(spacing, axis).prod()
+
+
+def align(found: Array, population: Array) -> Alignment:
+    """Align centres with those of the population, without mirroring.
+
+    Args:
+        found: `(K, 3)` in mm.
+        population: Likewise.
+
+    References:
+        Umeyama, Least-squares estimation of transformation parameters between two point patterns,
+        IEEE TPAMI 13:376 (1991).
+
+    Examples:
+        >>> places = np.random.default_rng(0).normal(size=(9, 3))
+        >>> turned = places @ [[0, 1, 0], [-1, 0, 0], [0, 0, 1]]
+        >>> aligned = align(2 * turned + 7, places)
+        >>> round(aligned.scale, 3), round(aligned.degrees, 3)
+        (2.0, 90.0)
+        >>> bool(np.allclose(aligned.on_head(places), 2 * turned + 7))
+        True
+    """
+    own, usual = found - found.mean(0), population - population.mean(0)
+    left, stretches, right = np.linalg.svd(own.T @ usual)
+    signs = np.array([1, 1, np.sign(np.linalg.det(left @ right))])
+    turn = (left * signs) @ right
+    scale = max(float((stretches * signs).sum() / (usual**2).sum()), 1e-3)
+    cosine = np.clip((np.trace(turn) - 1) / 2, -1, 1)
+    matrix = scale * turn
+    shift = found.mean(0) - matrix @ population.mean(0)
+    return Alignment(scale, math.degrees(math.acos(cosine)), matrix, shift)
+
+
+def _excess(deviation: Array | float) -> Array:
+    """Square of what goes beyond usual deviations."""
+    beyond = np.maximum(np.abs(deviation) - USUAL, 0) ** 2
+    return np.minimum(np.nan_to_num(beyond, nan=MOST_ODD), MOST_ODD)
+
+
+class Oddness(NamedTuple):
+    """How far structures are from those of the population.
+
+    Attributes:
+        seen: `(K,)` whether the scan reaches where a structure must be, or shows it.
+        absent: `(K,)` whether it is seen, but missing.
+        volume: `(K,)` excess of log volumes; NaN where a structure is cut by the border.
+        place: `(K,)` excess of distances, likewise.
+        size: Excess of the size of the head.
+        turn: 1 - cosine of the angle beyond the usual ones.
+    """
+
+    seen: Flags
+    absent: Flags
+    volume: Array
+    place: Array
+    size: float
+    turn: float
+
+
+def oddness(
+    evidence: Evidence, population: Sequence[PopulationStructure], sd_log_size: float
+) -> Oddness:
+    """Compare evidence about K structures with the population.
+
+    Args:
+        evidence: About the structures of the population, in its order.
+        population: Their usual volumes and places.
+        sd_log_size: Standard deviation of the logarithm of the size of heads.
+    """
+    log_ml, sd_volume, sd_place = (
+        np.array([getattr(each, name) for each in population])
+        for name in ("log_ml", "sd_log_ml", "sd_place_mm")
+    )
+    missing = evidence.volume_ml < ABSENT * np.exp(log_ml)
+    whole = ~missing & (evidence.border < CUT)
+    if whole.sum() < LEAST:
+        most = np.full(len(log_ml), MOST_ODD)
+        return Oddness(missing | ~missing, missing, most, most, MOST_ODD, 2.0)
+    usual = np.array([each.place for each in population])
+    aligned = align(evidence.centre[whole], usual[whole])
+    where = aligned.on_head(usual)
+    seen = ~missing | _within(where, evidence.grid)
+    distance = np.linalg.norm(evidence.centre - where, axis=1) / aligned.scale
+    relative = np.log(np.maximum(evidence.volume_ml, 1e-6)) - 3 * math.log(aligned.scale) - log_ml
+    volume = np.where(whole, _excess(relative / sd_volume), np.nan)
+    beyond = math.radians(max(aligned.degrees - USUAL_DEGREES, 0))
+    return Oddness(
+        seen,
+        seen & missing,
+        np.where(seen & missing, MOST_ODD, volume),
+        np.where(whole, _excess(distance / sd_place), np.nan),
+        float(_excess(math.log(aligned.scale) / sd_log_size)),
+        1 - math.cos(beyond),
+    )
+
+
+def _within(places: Array, grid: Grid) -> Flags:
+    """Whether places in the world lie within a grid."""
+    shape, affine = grid
+    inverse = np.linalg.inv(affine)
+    voxels = places @ inverse[:3, :3].T + inverse[:3, 3]
+    inside: Flags = ((voxels > -0.5) & (voxels < np.array(shape) - 0.5)).all(1)
+    return inside
+
+
+def features_of(
+    evidence: Evidence, values: Sequence[int], quality: QualityConfig
+) -> dict[str, QualityWeights]:
+    """What lowers the expected Dice coefficient of each group, by name, in units of the weights."""
+    order = [list(values).index(each.value) for each in quality.population]
+    evidence = evidence.of(order)
+    odd = oddness(evidence, quality.population, quality.sd_log_size)
+    places = {each.value: number for number, each in enumerate(quality.population)}
+    found = {}
+    for group in (quality.overall, *quality.groups):
+        own = np.array([places[value] for value in group.values])
+        certain = _mean(np.where(odd.absent, 0, evidence.soft_dice)[own[odd.seen[own]]])
+        found[group.name] = QualityWeights(
+            constant=1.0,
+            doubt=max(0.0, -math.log(max(certain, SMALLEST_DICE))),
+            volume=_mean(odd.volume[own]),
+            place=_mean(odd.place),
+            size=odd.size,
+            turn=odd.turn,
+            absence=float(odd.absent.mean()),
+        )
+        if not odd.seen[own].any():
+            del found[group.name]
+    return found
+
+
+def _mean(values: Array) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else 0.0
+
+
+def score(evidence: Evidence, values: Sequence[int], quality: QualityConfig) -> QualityScore:
+    """Score evidence about the structures of given values; see `quality_score`."""
+    features = features_of(evidence, values, quality)
+    groups = {
+        group.name: expected_dice(features[group.name], group.weights)
+        for group in (quality.overall, *quality.groups)
+        if group.name in features
+    }
+    overall = groups.pop(quality.overall.name, 0.0)
+    return QualityScore(overall, groups, overall < quality.threshold)
+
+
+def expected_dice(features: QualityWeights, weights: QualityWeights) -> float:
+    """`exp(-sum of weights times features)`."""
+    pairs = ((getattr(weights, f.name), getattr(features, f.name)) for f in fields(features))
+    return math.exp(-sum(weight * value for weight, value in pairs))
