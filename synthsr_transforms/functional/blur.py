@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import check_volume
 from .operators import (
     along_axes,
     apply_separable,
@@ -40,15 +39,11 @@ def gaussian_blur(
     Returns:
         Same shape and dtype.
 
-    Raises:
-        ValueError: If a shape is wrong.
-
     Examples:
         >>> flat = torch.ones(1, 1, 5, 5, 5)
         >>> bool(torch.allclose(gaussian_blur(flat, torch.ones(1, 1, 3)), flat))
         True
     """
-    check_volume(volume)
     operators = blur_operators(
         volume.shape[2:],
         sigma,

@@ -48,34 +48,6 @@ def _stream(device: torch.device) -> int:
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
-class DeviceCopies:
-    """A small tensor on the CPU that keeps its copies on other devices, as `cached` does.
-
-    Args:
-        tensor: The tensor; nobody may write into it.
-
-    Examples:
-        >>> DeviceCopies(torch.ones(2)).on(torch.device("cpu"))
-        tensor([1., 1.])
-    """
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
-        self._copies: dict[tuple[torch.device, int], torch.Tensor] = {}
-
-    def on(self, device: torch.device) -> torch.Tensor:
-        """The tensor on a device."""
-        if device.type == "cpu":
-            return self.tensor
-        key = (device, _stream(device))
-        if key not in self._copies:
-            self._copies[key] = self.tensor.to(device, non_blocking=True)
-        return self._copies[key]
-
-    def __reduce__(self) -> tuple[type[DeviceCopies], tuple[torch.Tensor]]:
-        return type(self), (self.tensor,)
-
-
 @cached(32)
 def voxel_indices(number: int, device: torch.device | str) -> torch.Tensor:
     """Numbers from 0 on, `(number,)` float32."""

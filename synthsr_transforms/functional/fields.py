@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .cache import cached, voxel_indices
-from .checks import check_volume
 from .operators import apply_separable
 from .resample import resize
 from .warp import affine_grid, sample_grid
@@ -43,7 +42,6 @@ def integrate_velocity(velocity: Tensor, squarings: int = 7) -> Tensor:
         >>> bool(torch.allclose(integrate_velocity(constant), constant))
         True
     """
-    check_volume(velocity, "velocity")
     grid, scale = _identity_grid(tuple(velocity.shape[2:]), velocity.device)
     flow: Tensor = velocity.flip(1) / 2**squarings
     for _ in range(squarings):

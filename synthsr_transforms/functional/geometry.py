@@ -25,16 +25,11 @@ def affine_matrix(
     Returns:
         `(B, 4, 4)` float64. A component that is None is the identity.
 
-    Raises:
-        ValueError: If every component is None.
-
     Examples:
         >>> affine_matrix(scaling=torch.tensor([[2.0, 1.0, 1.0]]))[0].diagonal().tolist()
         [2.0, 1.0, 1.0, 1.0]
     """
     given = [p for p in (rotation_degrees, shearing, scaling, translation) if p is not None]
-    if not given:
-        raise ValueError("affine_matrix needs at least one component, got none.")
     batch, device = given[0].shape[0], given[0].device
     matrix = torch.zeros(batch, 4, 4, dtype=torch.float64, device=device)
     matrix.diagonal(dim1=1, dim2=2).fill_(1)

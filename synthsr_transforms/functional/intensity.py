@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import check_volume
-
 
 def min_max(volume: Tensor, *, epsilon: float = 1e-7) -> Tensor:
     r"""Rescale each element and channel to \((x - \min) / (\max - \min + \epsilon)\).
@@ -22,7 +20,6 @@ def min_max(volume: Tensor, *, epsilon: float = 1e-7) -> Tensor:
         >>> min_max(torch.tensor([2.0, 4.0]).reshape(1, 1, 2, 1, 1)).flatten().tolist()
         [0.0, 1.0]
     """
-    check_volume(volume)
     low = volume.amin(dim=(-3, -2, -1), keepdim=True)
     high = volume.amax(dim=(-3, -2, -1), keepdim=True)
     return (volume - low) / (high - low + epsilon)

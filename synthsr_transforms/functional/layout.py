@@ -8,8 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_volume
-
 Shape = tuple[int, int, int]
 
 
@@ -105,7 +103,6 @@ def crop(volume: Tensor, start: Tensor, shape: Sequence[int]) -> Tensor:
     Returns:
         `(B, C, *shape)`.
     """
-    check_volume(volume)
     elements = []
     for element, first in zip(volume, start.tolist(), strict=True):
         for axis, (begin, size) in enumerate(zip(first, shape, strict=True), start=1):
@@ -154,7 +151,6 @@ def bounding_box(mask: Tensor) -> Tensor:
         >>> bounding_box(mask).tolist()
         [[[1, 2, 3], [3, 3, 4]]]
     """
-    check_volume(mask, "mask")
     boxes = torch.empty(mask.shape[0], 2, 3, dtype=torch.long)
     for axis in range(3):
         for element, row in enumerate(_project(mask, axis)):
@@ -179,6 +175,5 @@ def take_channels(volume: Tensor, channels: Sequence[int]) -> Tensor:
     Returns:
         `(B, len(channels), X, Y, Z)`.
     """
-    check_volume(volume)
     index = torch.tensor(list(channels)).to(volume.device, non_blocking=True)
     return volume.index_select(1, index)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import check_volume
-
 
 def tissue_mixture(labels: Tensor, means: Tensor, stds: Tensor, noise: Tensor) -> Tensor:
     r"""Image \(\mu_{l(x)} + \sigma_{l(x)} z(x)\); the cost does not depend on the number of labels.
@@ -20,21 +18,12 @@ def tissue_mixture(labels: Tensor, means: Tensor, stds: Tensor, noise: Tensor) -
     Returns:
         `(B, C, X, Y, Z)` float32.
 
-    Raises:
-        ValueError: If the shapes do not belong together.
-
     Examples:
         >>> labels = torch.tensor([0, 1]).reshape(1, 1, 2, 1, 1)
         >>> means, stds = torch.tensor([[[10.0, 20.0]]]), torch.tensor([[[0.0, 1.0]]])
         >>> tissue_mixture(labels, means, stds, torch.ones(1, 1, 2, 1, 1)).flatten().tolist()
         [10.0, 21.0]
     """
-    check_volume(labels, "labels")
-    if labels.shape[1] != 1 or means.shape != stds.shape or means.shape[0] != labels.shape[0]:
-        raise ValueError(
-            "labels must be (B, 1, X, Y, Z) and means and stds (B, C, V), got"
-            f" {tuple(labels.shape)}, {tuple(means.shape)} and {tuple(stds.shape)}."
-        )
     return torch.addcmul(look_up(labels, means), look_up(labels, stds), noise)
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from .cache import cached, voxel_indices
-from .checks import check_volume
 
 BLUR_BOUNDARIES = ("zero", "renormalise")
 """Edge rules of a blur: read zeros outside, or divide by the weight inside."""
@@ -40,6 +39,19 @@ def full_precision(device_type: str) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def check_volume(volume: Tensor) -> None:
+    """Refuse what is not `(B, C, X, Y, Z)`.
+
+    Raises:
+        ValueError: If the tensor does not have five dimensions.
+    """
+    if volume.ndim != 5:
+        raise ValueError(
+            f"volume must have shape (B, C, X, Y, Z), got {tuple(volume.shape)}."
+            " Add the batch and channel dimensions with tensor[None, None]."
+        )
 
 
 def gaussian_radius(sigma: Tensor, truncate: float) -> Tensor:
@@ -81,27 +93,15 @@ def blur_operators(
 
     Returns:
         Three matrices `(B, C, N, N)`.
-
-    Raises:
-        ValueError: If the shape of `sigma` is wrong, or `boundary` is another word.
     """
-    if sigma.ndim != 3 or sigma.shape[-1] != 3:
-        raise ValueError(f"sigma must have shape (B, C, 3), got {tuple(sigma.shape)}.")
     radius = gaussian_radius(sigma if window_sigma is None else window_sigma, truncate)
     radius, shape = radius.expand_as(sigma), tuple(shape)
     reach = kernel_reach(radius, boundary)
     both = torch.stack(bounded(sigma.float(), radius.to(sigma.device, torch.float32)))
     sigma, radius = both.to(device, non_blocking=True)
     where = voxel_indices(max(shape), device).expand(1, 1, 3, -1)
-    weights = gaussian_rows(where, shape, sigma, radius, boundary, reach, _apart(shape, device))
+    weights = gaussian_rows(where, shape, sigma, radius, boundary, reach)
     return per_axis(weights, shape, shape)
-
-
-@cached(16)
-def _apart(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Distances between the voxels of an axis, `(N, N)` for the longest of three."""
-    index = torch.arange(max(shape), device=device, dtype=torch.float32)
-    return (index - index[:, None]).abs_()
 
 
 @cached(16)
@@ -124,7 +124,6 @@ def gaussian_rows(
     radius: Tensor,
     boundary: str,
     reach: int,
-    apart: Tensor | None = None,
 ) -> Tensor:
     r"""Rows that read a Gaussian-blurred signal at positions `(..., 3, M)` of three axes.
 
@@ -138,22 +137,14 @@ def gaussian_rows(
         boundary: `"zero"` reads zeros outside the volume, so that borders darken (the original);
             `"renormalise"` divides by the weight inside the volume.
         reach: See `kernel_reach`.
-        apart: Distances from positions to samples, where they are known.
 
     Returns:
         Weights `(..., 3, M, largest size)`.
-
-    Raises:
-        ValueError: If `boundary` is another word.
     """
-    if boundary not in BLUR_BOUNDARIES:
-        raise ValueError(f"boundary must be one of {BLUR_BOUNDARIES}, got {boundary!r}.")
     device, size = positions.device, max(sizes)
     sigma, radius = sigma[..., None, None], radius[..., None, None]
-    if apart is None:
-        samples = torch.arange(size, device=device, dtype=positions.dtype)
-        apart = (samples - positions[..., None]).abs_()
-    weights = _truncated_gaussian(apart, sigma, radius)
+    distance = (voxel_indices(size, device) - positions[..., None]).abs_()
+    weights = _truncated_gaussian(distance, sigma, radius)
     if boundary == "zero":
         offsets = torch.arange(-reach, reach + 1, device=device, dtype=positions.dtype)
         fraction = positions[..., None] - torch.round(positions[..., None])

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from .cache import cached
-from .checks import check_volume
 from .operators import apply_separable, interpolation_operator
 
 
@@ -86,16 +85,10 @@ def resize(
     Returns:
         `(B, C, *shape)`, same dtype.
 
-    Raises:
-        ValueError: If the volume is not 5-D or the mode is another word.
-
     Examples:
         >>> resize(torch.arange(4.0).reshape(1, 1, 1, 1, 4), (1, 1, 2)).flatten().tolist()
         [0.0, 2.0]
     """
-    check_volume(volume)
-    if mode not in ("linear", "nearest"):
-        raise ValueError(f"mode must be 'linear' or 'nearest', got {mode!r}.")
     if mode == "linear":
         sizes = tuple(volume.shape[2:]), tuple(int(n) for n in shape)
         operators = _resize_operators(*sizes, centred, volume.device)

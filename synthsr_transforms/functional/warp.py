@@ -9,9 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from .cache import cached
-from .checks import check_coordinates, check_volume
 from .geometry import about_centre
-from .operators import apply_separable, full_precision, interpolation_weights, per_axis
+from .operators import (
+    apply_separable,
+    check_volume,
+    full_precision,
+    interpolation_weights,
+    per_axis,
+)
 from .resample import zoom
 
 
@@ -31,8 +36,6 @@ def sample_linear(volume: Tensor, coordinates: Tensor) -> Tensor:
         >>> sample_linear(line, where).item()
         0.5
     """
-    check_volume(volume)
-    check_coordinates(coordinates, volume.shape[0])
     return sample_grid(volume, _normalised_grid(coordinates, volume.shape[2:]))
 
 
@@ -47,6 +50,7 @@ def sample_grid(volume: Tensor, grid: Tensor) -> Tensor:
     Returns:
         `(B, C, Xo, Yo, Zo)`.
     """
+    check_volume(volume)
     dtype = volume.dtype
     if dtype in (torch.float16, torch.bfloat16):
         volume = volume.float()
@@ -94,8 +98,6 @@ def sample_nearest(volume: Tensor, coordinates: Tensor) -> Tensor:
         >>> sample_nearest(line, where).item()
         9
     """
-    check_volume(volume)
-    check_coordinates(coordinates, volume.shape[0])
     batch, channels, *shape = volume.shape
     first_voxel, last_voxel = _corners(tuple(shape), coordinates.device)
     x, y, z = coordinates.round().clamp_(first_voxel, last_voxel).int().unbind(1)
@@ -184,7 +186,6 @@ def warp_affine(volume: Tensor, matrix: Tensor, shape: Sequence[int] | None = No
     Returns:
         `(B, C, *shape)`.
     """
-    check_volume(volume)
     shape = tuple(volume.shape[2:]) if shape is None else tuple(shape)
     grid = affine_grid(about_centre(matrix, shape), shape, volume.shape[2:], volume.device)
     return sample_grid(volume, grid)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -21,16 +20,15 @@ from synthsr_transforms.functional.operators import full_precision
 from synthsr_transforms.labels.summary import best_ready_table
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.messages import SynthSRError, listed
-from synthsr_transforms.transforms.base import SynthTransform, append_history, shallow_copy
+from synthsr_transforms.transforms.base import shallow_copy
 from synthsr_transforms.transforms.build import build_transform
 from synthsr_transforms.transforms.containers import wrap_dict
 from synthsr_transforms.transforms.images import find_labels
 from synthsr_transforms.transforms.labels_on_grid import LabelSet, whole_labels
 
 from .config import GeneratorConfig, StepConfig, load_config
-from .spatial_stage import SpatialStage
+from .stages import Stage, in_stages
 
-Params = dict[str, Any]
 GeneratorInput = Subject | SubjectsBatch | Image | Tensor | str | os.PathLike[str]
 """Input of a generator; all but the first two are label maps."""
 
@@ -163,7 +161,9 @@ class Generator:
         record: dict[str, Any] = {}
         with full_precision(batch.device.type), torch.no_grad():
             for names, stage in self._stages:
-                record.update(_run_stage(names, stage, batch, generator))
+                params = stage.sample_record(batch, generator)
+                stage.apply(batch, params)
+                record.update(zip(names, params, strict=True))
         return batch, record
 
     def replay(self, data: GeneratorInput, record: Mapping[str, Any]) -> SubjectsBatch:
@@ -179,20 +179,12 @@ class Generator:
         batch = self._start(data)
         with full_precision(batch.device.type), torch.no_grad():
             for names, stage in self._stages:
-                _replay_stage(stage, batch, [record[name] for name in names])
+                stage.apply(batch, [record[name] for name in names])
         return batch
 
     def pair(self, data: GeneratorInput, seed: int) -> TrainingPair:
-        """Make the training pair of a seed, as `run` does but without keeping a record."""
-        generator = torch.Generator().manual_seed(seed)
-        batch = self._start(data)
-        with full_precision(batch.device.type), torch.no_grad():
-            for names, stage in self._stages:
-                if isinstance(stage, SpatialStage | SynthTransform):
-                    stage.run_unrecorded(batch, generator)
-                else:
-                    _run_stage(names, stage, batch, generator)
-        return self.as_pair(batch)
+        """Make the training pair of a seed."""
+        return self.as_pair(self.run(data, seed)[0])
 
     def as_pair(self, batch: SubjectsBatch) -> TrainingPair:
         """Read the training pair off a batch that went through all steps."""
@@ -241,16 +233,8 @@ class Generator:
         return bounding_box(LabelSet.of_tissues(self.label_table, tissues).mask(labels.data) > 0)
 
     @cached_property
-    def _stages(self) -> list[tuple[list[str], Any]]:
-        """Steps in order; spatial steps that follow each other form one stage."""
-        names, transforms = list(self.transforms), list(self.transforms.values())
-        stages: list[tuple[list[str], Any]] = []
-        while names:
-            length = SpatialStage.length(transforms)
-            stage = SpatialStage(transforms[:length]) if length > 1 else transforms[0]
-            stages.append((names[:length], stage))
-            names, transforms = names[length:], transforms[length:]
-        return stages
+    def _stages(self) -> list[tuple[list[str], Stage]]:
+        return in_stages(self.transforms)
 
 
 def _as_batch(data: GeneratorInput) -> SubjectsBatch:
@@ -284,52 +268,3 @@ def _table_advice(values: Sequence[int], num_classes: int) -> str:
         "Write a table of your own with `synthsr labels LABELS --write-table table.tsv`, edit it,"
         " and add --set label_table=table.tsv."
     )
-
-
-def _run_stage(
-    names: Sequence[str], stage: Any, batch: SubjectsBatch, generator: torch.Generator
-) -> dict[str, Params]:
-    if isinstance(stage, SpatialStage):
-        params = stage.sample_record(batch, generator)
-        stage.apply(batch, params)
-        return dict(zip(names, params, strict=True))
-    if isinstance(stage, SynthTransform):
-        return {names[0]: stage.run(batch, generator)}
-    seed = int(torch.randint(2**53, (1,), generator=generator))
-    _run_foreign(stage, batch, seed)
-    return {names[0]: {"global_seed": seed}}
-
-
-def _replay_stage(stage: Any, batch: SubjectsBatch, params: Sequence[Params]) -> None:
-    if isinstance(stage, SpatialStage):
-        stage.apply(batch, params)
-    elif isinstance(stage, SynthTransform):
-        stage.apply_transform(batch, params[0])
-        append_history(batch, stage, params[0])
-    else:
-        _run_foreign(stage, batch, params[0]["global_seed"])
-
-
-def _run_foreign(stage: Transform, batch: SubjectsBatch, seed: int) -> None:
-    """Run a transform of TorchIO, some of which write into the tensors that they are given."""
-    for image in batch.images.values():
-        image.data = image.data.clone()
-    with _global_seed(seed, batch.device):
-        stage(batch)
-
-
-@contextmanager
-def _global_seed(seed: int, device: torch.device) -> Iterator[None]:
-    """TorchIO's own transforms read torch's global generators: lend them one, then restore it."""
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        generators.append(torch.cuda.default_generators[index])
-    states = [generator.get_state() for generator in generators]
-    for generator in generators:
-        generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)

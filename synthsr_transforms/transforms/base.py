@@ -7,12 +7,11 @@ a batch equals that element alone, replayed from its history.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -32,17 +31,7 @@ from .spec import constructor_params, unknown_parameter
 
 Params = dict[str, Tensor]
 
-_generator: ContextVar[Generator | None] = ContextVar("synthsr_generator", default=None)
 _REGISTRY: dict[str, type[SynthTransform]] = {}
-
-
-@contextmanager
-def _using_generator(generator: Generator | None) -> Iterator[None]:
-    token = _generator.set(generator)
-    try:
-        yield
-    finally:
-        _generator.reset(token)
 
 
 def registered_transforms() -> dict[str, type[SynthTransform]]:
@@ -175,8 +164,12 @@ class SynthTransform(Transform):
                 adds come back too.
             generator: Random generator on the CPU; torch's default one if None.
         """
-        with _using_generator(generator):
-            return super().forward(data)
+        batch, unwrap = self._wrap(copy.deepcopy(data) if self.copy else data)
+        self.run(batch, generator)
+        result = unwrap(batch)
+        if isinstance(result, Image | Subject | ImagesBatch):
+            result.applied_transforms = list(batch.applied_transforms)
+        return result
 
     def run(self, batch: SubjectsBatch, generator: Generator | None = None) -> dict[str, Any]:
         """Sample, transform a batch in place and record the step in its history.
@@ -196,15 +189,17 @@ class SynthTransform(Transform):
     def sample_record(
         self, batch: SubjectsBatch, generator: Generator | None = None
     ) -> dict[str, Any]:
-        """Sample the parameters for a batch, in the form that histories hold."""
-        with _using_generator(generator):
-            return self.make_params(batch)
-
-    def run_unrecorded(self, batch: SubjectsBatch, generator: Generator | None = None) -> None:
-        """Transform a batch in place, as `run` does, without a record."""
-        keep = self._checked_keep(batch, generator)
-        if any(keep):
-            self._apply_where(batch, self.sample_params(batch, generator), keep)
+        """Sample the parameters for a batch, in the form that TorchIO keeps in histories."""
+        if self.p > 0:
+            self.check(batch)
+        keep = self.sample_keep(batch.batch_size, generator)
+        sampled = self.sample_params(batch, generator) if any(keep) else {}
+        recorded: dict[str, Any] = {name: value.tolist() for name, value in sampled.items()}
+        recorded["_batch_size"] = batch.batch_size
+        recorded["_batched_keys"] = list(sampled)
+        if not all(keep):
+            recorded["_keep"] = keep
+        return recorded
 
     def replay(self, data: Any, params: Mapping[str, Any]) -> Any:
         """Transform with recorded parameters instead of new ones.
@@ -231,26 +226,6 @@ class SynthTransform(Transform):
             )
         return self._get_images(batch)
 
-    # Contract of TorchIO
-
-    def make_params(self, batch: SubjectsBatch) -> dict[str, Any]:
-        """Sample, in the form that TorchIO keeps in histories."""
-        generator = _generator.get()
-        size = batch.batch_size
-        keep = self._checked_keep(batch, generator)
-        sampled = self.sample_params(batch, generator) if any(keep) else {}
-        recorded: dict[str, Any] = {name: value.tolist() for name, value in sampled.items()}
-        recorded["_batch_size"] = size
-        recorded["_batched_keys"] = list(sampled)
-        if not all(keep):
-            recorded["_keep"] = keep
-        return recorded
-
-    def _checked_keep(self, batch: SubjectsBatch, generator: Generator | None) -> list[bool]:
-        if self.p > 0:
-            self.check(batch)
-        return self.sample_keep(batch.batch_size, generator)
-
     def sample_keep(self, size: int, generator: Generator | None) -> list[bool]:
         """Decide which elements of a batch to transform."""
         if self.p >= 1 or self.p <= 0:
@@ -263,21 +238,16 @@ class SynthTransform(Transform):
     def apply_transform(self, batch: SubjectsBatch, params: dict[str, Any]) -> SubjectsBatch:
         """Transform with recorded parameters, where `p` decided so."""
         size = batch.batch_size
-        keep = params.get("_keep", [True] * size)
-        if not any(keep):
-            return batch
-        self._apply_where(batch, self.to_params(params, size), keep)
+        own = self.to_params(params, size)
+        index = [i for i, chosen in enumerate(params.get("_keep", [True] * size)) if chosen]
+        if len(index) == size:
+            self.apply_params(batch, own)
+        elif index:
+            part = shallow_copy(batch, index)
+            taken = {name: image.data for name, image in part.images.items()}
+            self.apply_params(part, {name: value[index] for name, value in own.items()})
+            _put_elements(batch, part, taken, index)
         return batch
-
-    def _apply_where(self, batch: SubjectsBatch, params: Params, keep: Sequence[bool]) -> None:
-        if all(keep):
-            self.apply_params(batch, params)
-            return
-        index = [i for i, chosen in enumerate(keep) if chosen]
-        part = _take_elements(batch, index)
-        taken = {name: image.data for name, image in part.images.items()}
-        self.apply_params(part, {name: value[index] for name, value in params.items()})
-        _put_elements(batch, part, taken, index)
 
     @staticmethod
     def to_params(recorded: Mapping[str, Any], size: int) -> Params:
@@ -289,20 +259,6 @@ class SynthTransform(Transform):
                 tensor = torch.as_tensor(value if whole_batch else [value] * size)
                 params[name] = tensor.float() if tensor.is_floating_point() else tensor
         return params
-
-    def _per_instance_p_active(self, batch: SubjectsBatch) -> bool:
-        """`p` is decided here: TorchIO must not decide once more."""
-        return True
-
-    @property
-    def supports_per_instance_params(self) -> bool:
-        """Parameters are always sampled per element."""
-        return True
-
-    @property
-    def supports_per_instance_p(self) -> bool:
-        """Whether `p` is decided per element."""
-        return self.preserves_layout
 
     @staticmethod
     def _wrap(data: Any) -> tuple[Any, Any]:
@@ -405,37 +361,31 @@ def set_affines(image: ImagesBatch, matrices: Sequence[Tensor]) -> None:
     image._affines = [AffineMatrix(matrix) for matrix in matrices]
 
 
-def shallow_copy(batch: SubjectsBatch) -> SubjectsBatch:
-    """A batch that shares tensors with another but has containers and history of its own."""
+def shallow_copy(batch: SubjectsBatch, index: Sequence[int] | None = None) -> SubjectsBatch:
+    """A batch with containers and history of its own.
+
+    Args:
+        batch: The batch; tensors are shared with it if all elements are taken.
+        index: The only elements to take, without their history.
+    """
     for image in batch.images.values():
         _bring_affines_home(image)
+    elements = range(batch.batch_size) if index is None else index
     images = {
         name: ImagesBatch(
-            image.data,
-            [AffineMatrix(affine.data) for affine in image.affines],
+            image.data if index is None else image.data[_on_device(index, image.data)],
+            [AffineMatrix(image.affines[i].data) for i in elements],
             image_class=image._image_class,
         )
         for name, image in batch.images.items()
     }
-    metadata = {key: list(values) for key, values in batch.metadata.items()}
-    copy = SubjectsBatch(images, metadata=metadata)
-    if batch._per_element_history is not None:
-        copy.set_per_element_history(batch._per_element_history)
-    copy.applied_transforms = list(batch.applied_transforms)
-    return copy
-
-
-def _take_elements(batch: SubjectsBatch, index: Sequence[int]) -> SubjectsBatch:
-    images = {
-        name: ImagesBatch(
-            image.data.index_select(0, _on_device(index, image.data)),
-            [image.affines[i].clone() for i in index],
-            image_class=image._image_class,
-        )
-        for name, image in batch.images.items()
-    }
-    metadata = {key: [values[i] for i in index] for key, values in batch.metadata.items()}
-    return SubjectsBatch(images, metadata=metadata)
+    metadata = {key: [values[i] for i in elements] for key, values in batch.metadata.items()}
+    copied = SubjectsBatch(images, metadata=metadata)
+    if index is None:
+        if batch._per_element_history is not None:
+            copied.set_per_element_history(batch._per_element_history)
+        copied.applied_transforms = list(batch.applied_transforms)
+    return copied
 
 
 def _put_elements(

@@ -54,7 +54,9 @@ def wrap_dict(data: Mapping[Any, Any]) -> tuple[SubjectsBatch, Unwrap]:
         )
     size = next(iter(sizes.values()), 0)
     notes = {
-        str(key): list(value) if size and _is_list(value, size) else [value] * max(size, 1)
+        str(key): list(value)
+        if size and isinstance(value, list) and len(value) == size
+        else [value] * max(size, 1)
         for key, value in data.items()
         if str(key) not in entries
     }
@@ -121,10 +123,10 @@ class TensorForm:
             )
         self.batch_size = len(tensor) if tensor.ndim == 5 else 0
         self.kind = type(value) if isinstance(value, Image) else ScalarImage
-        if labels and not isinstance(value, Image) and _is_whole(tensor):
+        whole = not tensor.is_floating_point() or bool((tensor == tensor.round()).all())
+        if labels and not isinstance(value, Image) and whole and bool(tensor.isfinite().all()):
             self.kind = LabelMap
-            if tensor.is_floating_point():
-                tensor = tensor.int()
+            tensor = tensor.int() if tensor.is_floating_point() else tensor
         self.tensor = tensor[(None,) * (5 - tensor.ndim)]
 
     def images(self) -> ImagesBatch:
@@ -152,12 +154,10 @@ class TensorForm:
             known: Whether they are those of the value, so that whole numbers keep its type.
         """
         data = images.data
-        if known and not (self.kind is ScalarImage and data.is_floating_point()):
-            data = (
-                data
-                if self.dtype is torch.bool and data.is_floating_point()
-                else data.to(self.dtype)
-            )
+        changed = data.is_floating_point() and (
+            self.kind is ScalarImage or self.dtype is torch.bool
+        )
+        data = data if changed or not known else data.to(self.dtype)
         if self.batch_size == 0:
             data = data[0]
             data = data[0] if self.ndim == 3 and len(data) == 1 else data
@@ -261,13 +261,3 @@ def _is_image(key: Any, value: Any) -> bool:
     matrices = numbers and value.ndim == 3 and tuple(value.shape[-2:]) == (4, 4)
     is_affine = matrices and "affine" in str(key).lower()
     return numbers and 3 <= value.ndim <= 5 and not is_affine
-
-
-def _is_list(value: Any, size: int) -> bool:
-    return isinstance(value, list) and len(value) == size
-
-
-def _is_whole(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point():
-        return True
-    return bool((tensor == tensor.round()).all()) and bool(tensor.isfinite().all())

@@ -125,12 +125,14 @@ def noted_output_shape(batch: SubjectsBatch) -> tuple[int, int, int] | None:
     return x, y, z
 
 
-def move_origins(image: ImagesBatch, start: Tensor) -> None:
-    """Affines of a crop that begins at voxel `start`, `(B, 3)`."""
+def move_origins(image: ImagesBatch, start: Tensor, ratio: Tensor | None = None) -> None:
+    """Affines of a grid that begins at voxel `start`, `(B or 1, 3)`, its spacing times `ratio`."""
     matrices = []
-    for affine, first in zip(image.affines, start, strict=True):
+    for affine, first in zip(image.affines, start.expand(len(image.affines), 3), strict=True):
         matrix = affine.data.clone()
         matrix[:3, 3] += matrix[:3, :3] @ first.to(matrix)
+        if ratio is not None:
+            matrix[:3, :3] *= ratio.to(matrix)
         matrices.append(matrix)
     set_affines(image, matrices)
 
@@ -142,14 +144,6 @@ def rescale_affines(
 
     Index 0 stays where it is, or, if `centred`, the field of view does.
     """
-    if tuple(before) == tuple(after):
-        return
-    ratio = torch.tensor([n / m for n, m in zip(before, after, strict=True)], dtype=torch.float64)
-    matrices = []
-    for affine in image.affines:
-        matrix = affine.data.clone()
-        if centred:
-            matrix[:3, 3] += matrix[:3, :3] @ ((ratio - 1) / 2).to(matrix.device)
-        matrix[:3, :3] *= ratio.to(matrix.device)
-        matrices.append(matrix)
-    set_affines(image, matrices)
+    if tuple(before) != tuple(after):
+        ratio = torch.tensor(list(before), dtype=torch.float64) / torch.tensor(list(after))
+        move_origins(image, (ratio[None] - 1) / 2 * centred, ratio)

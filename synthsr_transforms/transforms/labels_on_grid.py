@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from synthsr_transforms.functional.cache import DeviceCopies
 from synthsr_transforms.functional.mixture import look_up
 from synthsr_transforms.labels.table import LabelTable
 
@@ -33,7 +32,7 @@ class LabelSet:
         chosen = list(values)
         table = torch.zeros(max(chosen, default=0) + 2)  # the last entry: all larger values
         table[chosen] = 1
-        self._table = DeviceCopies(table)
+        self._table = table
 
     @classmethod
     def of_tissues(cls, table: LabelTable, tissues: Iterable[str]) -> LabelSet:
@@ -42,7 +41,7 @@ class LabelSet:
 
     def mask(self, labels: Tensor) -> Tensor:
         """1 where a label is in the set, else 0, `(B, 1, X, Y, Z)` float32."""
-        table = self._table.on(labels.device).expand(len(labels), 1, -1)
+        table = self._table.to(labels.device, non_blocking=True).expand(len(labels), 1, -1)
         return look_up(whole_labels(labels).clamp(0, table.shape[-1] - 1), table)
 
 

@@ -59,12 +59,10 @@ def constructor_arguments(cls: type) -> set[str]:
 
 def to_plain(value: Any) -> Any:
     """Turn distributions, tables, tuples, arrays and tensors into data that YAML and JSON hold."""
-    if isinstance(value, Distribution):
+    if isinstance(value, Distribution | LabelTable):
         return value.to_spec()
     if isinstance(value, Tensor | np.ndarray | np.generic):
         return value.tolist()
-    if isinstance(value, LabelTable):
-        return value.to_spec()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):

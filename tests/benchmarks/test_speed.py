@@ -81,7 +81,7 @@ def transform_work(name: str, batch: SubjectsBatch) -> Work:
 
     def work(seed: int) -> Tensor:
         own = shallow_copy(batch)
-        transform.run_unrecorded(own, torch.Generator().manual_seed(seed))
+        transform.run(own, torch.Generator().manual_seed(seed))
         return next(reversed(own.images.values())).data
 
     return work

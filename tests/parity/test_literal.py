@@ -28,7 +28,7 @@ from synthsr_transforms.functional.warp import (
     sample_nearest,
     whole_grid,
 )
-from synthsr_transforms.generator.spatial_stage import SpatialStage
+from synthsr_transforms.generator.stages import Stage
 
 from . import literal
 from .families.blur import ORIGINAL
@@ -118,7 +118,7 @@ class TestDeformation:
         deformation = SpatialDeformation(
             velocity_shape_factor=0.15, half_grid_units=True, index_grid=True
         )
-        run = SpatialStage([deformation, PatchCrop(shape=crop), HemisphereFlip(p=0.5)])
+        run = Stage([deformation, PatchCrop(shape=crop), HemisphereFlip(p=0.5)])
         neutral = {"shearing": torch.zeros(1, 6), "scaling": torch.ones(1, 3)}
         draws = recorded(
             rotation_degrees=torch.from_numpy(angles)[None],

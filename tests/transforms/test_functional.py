@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -121,10 +120,6 @@ class TestSampling:
             torch.set_num_threads(threads)
         assert torch.equal(*results)
 
-    def test_coordinates_of_another_batch_size_are_refused(self, volume: Tensor) -> None:
-        with pytest.raises(ValueError, match=r"coordinates must have shape \(2, 3"):
-            warp.sample_linear(volume, coordinates_around(SHAPE, 1))
-
 
 class TestWarp:
     def test_identity_gives_the_volume_back(self, volume: Tensor) -> None:
@@ -203,10 +198,6 @@ class TestGeometry:
         matrix = geometry.about_centre(rigid((15.0, -10, 30), (0.0, 0, 0)), SHAPE)[0]
         centre = torch.tensor([*[(n - 1) / 2 for n in SHAPE], 1.0], dtype=torch.float64)
         torch.testing.assert_close(matrix @ centre, centre)
-
-    def test_a_matrix_of_nothing_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="at least one component"):
-            geometry.affine_matrix()
 
 
 class TestFields:
@@ -362,10 +353,6 @@ class TestBlur:
         sigma = blur.acquisition_sigma(one, torch.tensor([1.0, 2.0, 0.0]), coefficient=None)
         assert sigma.tolist() == [0.5, 1.5, 0.0]
 
-    def test_a_sigma_of_another_shape_is_refused(self, volume: Tensor) -> None:
-        with pytest.raises(ValueError, match=r"sigma must have shape \(B, C, 3\)"):
-            blur.gaussian_blur(volume, torch.ones(3))
-
 
 def centroid(volume: Tensor) -> Tensor:
     """Centre of mass in voxels of a volume `(1, 1, X, Y, Z)`."""
@@ -404,10 +391,6 @@ class TestResize:
         large = resample.resize(volume, tuple(3 * n for n in SHAPE))
         torch.testing.assert_close(large[:, :, ::3, ::3, ::3], volume, rtol=0, atol=1e-5)
 
-    def test_another_mode_is_refused(self, volume: Tensor) -> None:
-        with pytest.raises(ValueError, match="mode must be"):
-            resample.resize(volume, SHAPE, mode="cubic")
-
 
 class TestCache:
     """Tensors that depend on shapes alone are made once and shared."""
@@ -435,14 +418,6 @@ class TestCache:
         (resized + fields.integrate_velocity(volume).sum()).backward()
         assert volume.grad is not None
         assert bool(volume.grad.isfinite().all())
-
-    def test_a_tensor_is_copied_once_to_a_device_and_pickled_without_copies(
-        self, device: torch.device
-    ) -> None:
-        copies = cache.DeviceCopies(torch.arange(3))
-        assert copies.on(device) is copies.on(device)
-        again = pickle.loads(pickle.dumps(copies))
-        assert torch.equal(again.on(device), copies.on(device))
 
     def test_blurs_have_gradients_for_volume_and_width(self, device: torch.device) -> None:
         sigma = torch.full((1, 1, 3), 0.8, requires_grad=True)
@@ -495,12 +470,6 @@ class TestOperators:
         assert row.sum().item() == pytest.approx(1, abs=1e-6)
         assert int((row > 0).sum()) == 11
 
-    def test_another_boundary_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="boundary must be"):
-            operators.blur_operators(
-                SHAPE, torch.ones(1, 1, 3), torch.device("cpu"), boundary="wrap"
-            )
-
     @pytest.fixture
     def medium(self) -> Iterator[None]:
         before = torch.get_float32_matmul_precision()
@@ -544,11 +513,6 @@ class TestMixture:
         noise = torch.full((1, 1, 3, 1, 1), 10.0, device=device)
         made = mixture.tissue_mixture(labels, means, stds, noise)
         torch.testing.assert_close(made.flatten().cpu(), torch.tensor([2.0, 6, 4]))
-
-    def test_tables_of_another_batch_are_refused(self) -> None:
-        labels = torch.zeros(2, 1, *SHAPE, dtype=torch.int16)
-        with pytest.raises(ValueError, match=r"labels must be \(B, 1, X, Y, Z\)"):
-            mixture.tissue_mixture(labels, torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), labels)
 
 
 class TestIntensity:
@@ -797,8 +761,6 @@ class TestAcquisition:
 
     def test_impossible_plans_are_refused(self) -> None:
         one = torch.ones(1, 1, 3)
-        with pytest.raises(ValueError, match="alignment must be one of"):
-            acquisition.plan_slices(SHAPE, one, one, "left")
         with pytest.raises(ValueError, match="must be positive"):
             acquisition.plan_slices(SHAPE, one, 0 * one)
 
@@ -807,11 +769,7 @@ class TestAcquisition:
     "function",
     [
         lambda v: blur.gaussian_blur(v, torch.ones(1, 1, 3)),
-        lambda v: resample.resize(v, SHAPE),
-        lambda v: intensity.min_max(v),
-        lambda v: warp.sample_linear(v, torch.zeros(1, 3, 1, 1, 1)),
-        lambda v: warp.warp_affine(v, torch.eye(4)[None]),
-        lambda v: fields.integrate_velocity(v),
+        lambda v: warp.sample_grid(v, torch.zeros(1, 1, 1, 1, 3)),
         lambda v: operators.apply_separable(v, [None, None, None]),
     ],
 )

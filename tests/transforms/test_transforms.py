@@ -239,7 +239,7 @@ class TestReplacement:
         self, transform: Callable[..., SynthTransform], text: str, make_batch: Maker
     ) -> None:
         seldom = transform(p=1e-9)
-        for act in (seldom, seldom.run, seldom.run_unrecorded):
+        for act in (seldom, seldom.run):
             with pytest.raises(ValueError, match=text):
                 act(make_batch())
         transform(p=0)(make_batch())

@@ -99,7 +99,7 @@ def acquire(
     batch = SubjectsBatch(
         {"image": ImagesBatch(image[None, None], [matrix], image_class=ScalarImage)}
     )
-    acquisition.run_unrecorded(batch, torch.Generator().manual_seed(seed))
+    acquisition.run(batch, torch.Generator().manual_seed(seed))
     made = batch.images["image"]
     return Slices(made.data[0, 0], np.asarray(made.affines[0].data), (x, y, z))
 

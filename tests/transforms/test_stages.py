@@ -19,7 +19,7 @@ from synthsr_transforms import (
     SpatialDeformation,
     TargetResolution,
 )
-from synthsr_transforms.generator.spatial_stage import SpatialStage
+from synthsr_transforms.generator.stages import Stage
 from synthsr_transforms.transforms.base import SynthTransform, shallow_copy
 
 AFFINES = ("identity", "anisotropic", "oblique", "swapped")
@@ -60,7 +60,7 @@ class TestSpatialRun:
         self, affine: str, order: str, make_batch: Maker, seeded: Maker, assert_same: Maker
     ) -> None:
         batch, steps = make_batch(4, affine=affine), make_steps(order)
-        run = SpatialStage(steps)
+        run = Stage(steps)
         params = run.sample_record(batch, seeded(3))
         if "flip" in order:
             kept = params[order.split().index("flip")]["_keep"]
@@ -74,24 +74,14 @@ class TestSpatialRun:
         self, units: dict[str, bool], make_batch: Maker, seeded: Maker, assert_same: Maker
     ) -> None:
         batch, steps = make_batch(affine="anisotropic"), make_steps(ORDERS[0], **units)
-        run = SpatialStage(steps)
+        run = Stage(steps)
         params = run.sample_record(batch, seeded(4))
         together = shallow_copy(batch)
         run.apply(together, params)
         assert_same(together, one_after_the_other(batch, steps, params), tolerance=1e-6)
 
-    @pytest.mark.parametrize("order", ORDERS)
-    def test_running_without_a_record_gives_the_same(
-        self, order: str, make_batch: Maker, seeded: Maker, assert_same: Maker
-    ) -> None:
-        batch, run = make_batch(affine="oblique"), SpatialStage(make_steps(order))
-        first, second = shallow_copy(batch), shallow_copy(batch)
-        run.apply(first, run.sample_record(batch, seeded(5)))
-        run.run_unrecorded(second, seeded(5))
-        assert_same(first, second)
-
     def test_it_remembers_every_step_in_order(self, make_batch: Maker, seeded: Maker) -> None:
-        batch, run = make_batch(), SpatialStage(make_steps(ORDERS[0]))
+        batch, run = make_batch(), Stage(make_steps(ORDERS[0]))
         params = run.sample_record(batch, seeded(3))
         run.apply(batch, params)
         traces = batch.applied_transforms
@@ -102,20 +92,21 @@ class TestSpatialRun:
         batch = make_batch()
         tensors = {name: image.data for name, image in batch.images.items()}
         kept = {name: data.clone() for name, data in tensors.items()}
-        SpatialStage(make_steps(ORDERS[0])).run_unrecorded(batch, seeded(6))
+        run = Stage(make_steps(ORDERS[0]))
+        run.apply(batch, run.sample_record(batch, seeded(6)))
         assert all(torch.equal(data, kept[name]) for name, data in tensors.items())
 
     def test_only_steps_that_gain_run_as_one(self) -> None:
         deform, crop, flip = make_steps(ORDERS[0])
         blur = GaussianSmoothing(sigma_mm=1)
-        assert SpatialStage.length([deform, crop, flip, blur]) == 3
-        assert SpatialStage.length([deform, flip, crop, flip]) == 3
-        assert SpatialStage.length([deform, blur, crop]) == 1
-        assert SpatialStage.length([crop, deform]) == 1
-        assert SpatialStage.length([SpatialDeformation(p=0.5), crop]) == 1
-        assert SpatialStage.length([SpatialDeformation(include=["image"]), crop]) == 1
-        assert SpatialStage.length([deform, PatchCrop(shape=4, p=0.5)]) == 1
-        assert SpatialStage.length([deform, HemisphereFlip(exclude=["image"])]) == 1
+        assert Stage.length([deform, crop, flip, blur]) == 3
+        assert Stage.length([deform, flip, crop, flip]) == 3
+        assert Stage.length([deform, blur, crop]) == 1
+        assert Stage.length([crop, deform]) == 1
+        assert Stage.length([SpatialDeformation(p=0.5), crop]) == 1
+        assert Stage.length([SpatialDeformation(include=["image"]), crop]) == 1
+        assert Stage.length([deform, PatchCrop(shape=4, p=0.5)]) == 1
+        assert Stage.length([deform, HemisphereFlip(exclude=["image"])]) == 1
 
 
 def world_of(image: ImagesBatch) -> Tensor:

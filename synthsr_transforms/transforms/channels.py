@@ -1,7 +1,8 @@
-"""Misalignment between channels, and its imperfect correction."""
+"""Transforms of channels and of the set of images: copies, choices, and misalignment."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,14 +11,109 @@ from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.geometry import affine_matrix, millimetres_to_voxels
+from synthsr_transforms.functional.layout import take_channels
 from synthsr_transforms.functional.warp import warp_affine
-from synthsr_transforms.transforms.base import Params, grid_of
-from synthsr_transforms.transforms.images import (
+
+from .base import (
+    Params,
+    SynthTransform,
+    add_image,
+    check_destination,
+    grid_of,
+    is_label_map,
+    replace_image,
+)
+from .images import (
     REGISTRATION_ERROR,
+    channel_indices,
+    check_channels,
     check_one_shape,
     float_dtype,
+    named_image,
 )
-from synthsr_transforms.transforms.kinds import SynthIntensityTransform
+from .kinds import SynthIntensityTransform
+
+
+class CopyImage(SynthTransform):
+    """Copy an image, or some of its channels, under another name.
+
+    What happens to the one later does not touch the other, so a target keeps the quality that
+    the image has at this step.
+
+    Args:
+        source: Name of the image to copy.
+        destination: Name of the copy.
+        channels: Indices of the channels to copy; None copies all.
+        replace: The destination exists already, with the same channels and shape, and is replaced,
+            in the elements of a batch that `p` chooses, decided for each. A bare tensor, array or
+            image is its own destination.
+        **kwargs: See `SynthTransform`.
+
+    Examples:
+        >>> import torch
+        >>> sorted(CopyImage()({"image": torch.rand(1, 4, 4, 4)}))
+        ['image', 'target']
+    """
+
+    preserves_layout = False
+
+    def __init__(
+        self,
+        *,
+        source: str = "image",
+        destination: str = "target",
+        channels: Sequence[int] | None = None,
+        replace: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.source, self.destination = source, destination
+        self.channels = None if channels is None else channel_indices(channels)
+        self.replace = self.preserves_layout = bool(replace)
+
+    def check(self, batch: SubjectsBatch) -> None:
+        """Refuse a batch without the image to replace."""
+        super().check(batch)
+        if self.replace:
+            check_destination(batch, self.destination)
+
+    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
+        """Add the copy, or put it in the place of another image."""
+        image = named_image(batch, self.source)
+        data = image.data
+        if self.channels is not None:
+            check_channels(self.channels, data, self.source)
+            data = take_channels(data, self.channels)
+        if self.replace:
+            replace_image(batch, self.destination, data)
+        else:
+            add_image(batch, self.destination, data, image, labels=is_label_map(image))
+
+
+class SelectChannels(SynthTransform):
+    """Keep some channels of an image, in a given order.
+
+    Args:
+        channels: Indices of the channels to keep.
+        **kwargs: See `SynthTransform`; `include` names the images.
+
+    Examples:
+        >>> import torch
+        >>> SelectChannels(channels=[2, 0])(torch.rand(3, 4, 4, 4)).shape
+        torch.Size([2, 4, 4, 4])
+    """
+
+    preserves_layout = False
+
+    def __init__(self, *, channels: Sequence[int] = (0,), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.channels = channel_indices(channels)
+
+    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
+        """Keep the channels."""
+        for name, image in self.chosen_images(batch).items():
+            check_channels(self.channels, image.data, name)
+            image.data = take_channels(image.data, self.channels)
 
 
 class _RigidChannels(SynthIntensityTransform, abstract=True):

@@ -1,32 +1,45 @@
-"""Deformation, crop and flip in one sampling of the patch."""
+"""Stages of a generator: a step, or deformation, crop and flip in one sampling of the patch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
+from torchio.transforms import Transform
 
+from synthsr_transforms.seeds import sample_seeds
 from synthsr_transforms.transforms import HemisphereFlip, PatchCrop, SpatialDeformation
 from synthsr_transforms.transforms.base import Params, SynthTransform, append_history
-from synthsr_transforms.transforms.spatial.hemisphere_flip import left_right_axis
+from synthsr_transforms.transforms.spatial import left_right_axis
 
 
-class SpatialStage:
-    """A `SpatialDeformation` with the `PatchCrop` and `HemisphereFlip` that follow it.
+def in_stages(transforms: Mapping[str, Transform]) -> list[tuple[list[str], Stage]]:
+    """Stages in order, with the names of their steps."""
+    names, steps = list(transforms), list(transforms.values())
+    stages = []
+    while names:
+        length = Stage.length(steps)
+        stages.append((names[:length], Stage(steps[:length])))
+        names, steps = names[length:], steps[length:]
+    return stages
+
+
+class Stage:
+    """One step, or a `SpatialDeformation` with the `PatchCrop` and `HemisphereFlip` that follow it.
 
     The result is that of the steps one after the other, but only the voxels of the patch are
     computed, and every volume is read once.
 
     Args:
-        steps: The deformation, then at most one crop and one flip, in any order.
+        steps: Any transform; or the deformation, then at most one crop and one flip, in any order.
     """
 
     def __init__(self, steps: Sequence[Any]) -> None:
-        self.steps: list[SynthTransform] = list(steps)
-        self.deformation = self.steps[0]
+        self.steps = list(steps)
 
     @staticmethod
     def length(transforms: Sequence[Any]) -> int:
@@ -44,30 +57,33 @@ class SpatialStage:
     def sample_record(
         self, batch: SubjectsBatch, generator: Generator | None
     ) -> list[dict[str, Any]]:
-        """Sample the parameters of every step, in order."""
-        return [step.sample_record(batch, generator) for step in self.steps]
+        """Sample the parameters of every step, in order; those of TorchIO are a seed."""
+        return [
+            step.sample_record(batch, generator)
+            if isinstance(step, SynthTransform)
+            else {"global_seed": int(sample_seeds(1, generator))}
+            for step in self.steps
+        ]
 
     def apply(self, batch: SubjectsBatch, recorded: Sequence[dict[str, Any]]) -> None:
         """Transform with recorded parameters and record the steps."""
-        size = batch.batch_size
-        sampled = [step.to_params(p, size) for step, p in zip(self.steps, recorded, strict=True)]
-        self._apply(batch, sampled, [params.get("_keep", [True] * size) for params in recorded])
+        first = self.steps[0]
+        if not isinstance(first, SynthTransform):
+            _run_foreign(first, batch, recorded[0]["global_seed"])
+            return
+        if len(self.steps) == 1:
+            first.apply_transform(batch, recorded[0])
+        else:
+            size = batch.batch_size
+            sampled = [SynthTransform.to_params(params, size) for params in recorded]
+            self._apply(batch, sampled, [params.get("_keep", [True] * size) for params in recorded])
         for step, params in zip(self.steps, recorded, strict=True):
             append_history(batch, step, params)
-
-    def run_unrecorded(self, batch: SubjectsBatch, generator: Generator | None) -> None:
-        """Transform without a record."""
-        keep, sampled = [], []
-        for step in self.steps:
-            keep.append(step.sample_keep(batch.batch_size, generator))
-            sampled.append(step.sample_params(batch, generator) if any(keep[-1]) else {})
-        self._apply(batch, sampled, keep)
 
     def _apply(
         self, batch: SubjectsBatch, sampled: Sequence[Params], keep: Sequence[Sequence[bool]]
     ) -> None:
-        deformation = self.deformation
-        assert isinstance(deformation, SpatialDeformation)
+        deformation = self.steps[0]
         grid = deformation.grid(batch)
         indices = [torch.arange(n).expand(grid.batch_size, n) for n in grid.shape]
         followers = list(zip(self.steps, sampled, keep, strict=True))[1:]
@@ -100,3 +116,28 @@ def _fits(transform: Any, kind: type[Any]) -> bool:
     if type(transform) is not kind or (kind is not HemisphereFlip and transform.p < 1):
         return False
     return transform.include is None and transform.exclude is None
+
+
+def _run_foreign(stage: Transform, batch: SubjectsBatch, seed: int) -> None:
+    """Run a transform of TorchIO, some of which write into the tensors that they are given."""
+    for image in batch.images.values():
+        image.data = image.data.clone()
+    with _global_seed(seed, batch.device):
+        stage(batch)
+
+
+@contextmanager
+def _global_seed(seed: int, device: torch.device) -> Iterator[None]:
+    """TorchIO's own transforms read torch's global generators: lend them one, then restore it."""
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    states = [generator.get_state() for generator in generators]
+    for generator in generators:
+        generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

@@ -1,0 +1,262 @@
+"""Changes of intensity: contrast, range, blur, bias and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torchio.data.batch import SubjectsBatch
+
+from synthsr_transforms.distributions import DistributionSpec, as_distribution
+from synthsr_transforms.functional.blur import gaussian_blur
+from synthsr_transforms.functional.fields import bias_field, coarse_shape
+from synthsr_transforms.functional.intensity import add_noise, gamma_contrast, min_max
+from synthsr_transforms.seeds import normal_field, sample_seeds
+
+from .arguments import blur_boundary, grid_ratio, positive
+from .arguments import probability as checked_probability
+from .base import Grid, Params
+from .kinds import SynthIntensityTransform
+from .random_fields import field_from_params
+
+
+class GammaContrast(SynthIntensityTransform):
+    r"""Change contrast by \(x^{\exp(g)}\), each element and channel with its own g.
+
+    Images should lie within 0 and 1 (see `MinMaxRescale`), which the power law keeps.
+
+    Args:
+        log_gamma: Distribution of g; SynthSR uses `{normal: [0, 0.5]}`.
+        **kwargs: See `SynthIntensityTransform`.
+
+    Examples:
+        >>> import torch
+        >>> GammaContrast(log_gamma=(-0.5, 0.5))(torch.rand(2, 4, 4, 4)).shape
+        torch.Size([2, 4, 4, 4])
+    """
+
+    def __init__(self, *, log_gamma: DistributionSpec = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.log_gamma = as_distribution(log_gamma, name="log_gamma")
+
+    def sample_image_params(self, grid: Grid, generator: Generator | None) -> Params:
+        """Sample the logarithms of the exponents."""
+        return {"log_gamma": self.log_gamma.sample((grid.batch_size, grid.channels), generator)}
+
+    def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
+        """Apply the power law."""
+        return gamma_contrast(image, params["log_gamma"])
+
+
+class MinMaxRescale(SynthIntensityTransform):
+    """Clip, then map intensities linearly to 0..1, each element and channel by itself.
+
+    Args:
+        clip: Pair of bounds to clip to first; None does not clip.
+        input_range: Pair of intensities that become 0 and 1; None takes the smallest and the
+            largest of the image.
+        **kwargs: See `SynthIntensityTransform`.
+
+    Examples:
+        >>> import torch
+        >>> MinMaxRescale()(torch.tensor([2.0, 4.0]).reshape(1, 2, 1, 1)).flatten().tolist()
+        [0.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        *,
+        clip: Sequence[float] | None = None,
+        input_range: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.clip = _bounds(clip, "clip")
+        self.input_range = _bounds(input_range, "input_range")
+
+    def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
+        """Clip and rescale."""
+        if self.clip is not None:
+            image = image.clamp(*self.clip)
+        if self.input_range is None:
+            return min_max(image)
+        low, high = self.input_range
+        return (image - low if low else image) / (high - low)
+
+
+def _bounds(pair: Sequence[float] | None, name: str) -> tuple[float, float] | None:
+    if pair is None:
+        return None
+    if len(pair) != 2 or not pair[0] < pair[1]:
+        raise ValueError(f"{name} must be a pair of increasing numbers, got {pair!r}.")
+    return float(pair[0]), float(pair[1])
+
+
+class GaussianSmoothing(SynthIntensityTransform):
+    """Blur with a Gaussian whose width is drawn for each element, channel and axis.
+
+    Args:
+        sigma_mm: Distribution of the standard deviation along each axis, in mm.
+        multiplier: Distribution of a factor on each width, drawn after the window size is set,
+            which is how the original varies its blur.
+        max_sigma_mm: Width that sets the window size, in mm; None takes `sigma_mm` as drawn.
+        truncate: Half width of the window in standard deviations; the original has 1.25.
+        boundary: `"renormalise"`, or `"zero"` as in the original (borders darken).
+        shared: Draw one width for all axes, channels and images of an element, as if the tissues
+            themselves had soft borders, instead of one for each.
+        **kwargs: See `SynthIntensityTransform`.
+
+    Examples:
+        >>> import torch
+        >>> GaussianSmoothing(sigma_mm=(0, 2))(torch.rand(1, 8, 8, 8)).shape
+        torch.Size([1, 8, 8, 8])
+    """
+
+    def __init__(
+        self,
+        *,
+        sigma_mm: DistributionSpec = 0.0,
+        multiplier: DistributionSpec = 1.0,
+        max_sigma_mm: float | None = None,
+        truncate: float = 3.0,
+        boundary: str = "renormalise",
+        shared: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.sigma_mm = as_distribution(sigma_mm, name="sigma_mm", minimum=0)
+        self.multiplier = as_distribution(multiplier, name="multiplier", minimum=0)
+        self.max_sigma_mm = None if max_sigma_mm is None else positive(max_sigma_mm, "max_sigma_mm")
+        self.truncate = positive(truncate, "truncate")
+        self.boundary = blur_boundary(boundary)
+        self.shared = bool(shared)
+
+    def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
+        """Sample for each image in turn; shared widths are those of the first."""
+        params = super().sample_params(batch, generator)
+        if self.shared:
+            first = {name.rsplit(".", 1)[1]: value for name, value in reversed(params.items())}
+            for name, value in params.items():
+                own = first[name.rsplit(".", 1)[1]][:, :1, :1]
+                params[name] = own.expand_as(value).clone()
+        return params
+
+    def sample_image_params(self, grid: Grid, generator: Generator | None) -> Params:
+        """Sample widths and factors."""
+        size = (grid.batch_size, grid.channels, 3)
+        return {
+            "sigma_mm": self.sigma_mm.sample(size, generator),
+            "multiplier": self.multiplier.sample(size, generator),
+        }
+
+    def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
+        """Blur."""
+        spacing = grid.spacing_mm[:, None, :].float()
+        drawn = params["sigma_mm"] / spacing
+        window = drawn
+        if self.max_sigma_mm is not None:
+            window = torch.full_like(drawn, self.max_sigma_mm) / spacing
+        return gaussian_blur(
+            image,
+            drawn * params["multiplier"],
+            window_sigma=window,
+            truncate=self.truncate,
+            boundary=self.boundary,
+        )
+
+
+class BiasCorruption(SynthIntensityTransform):
+    """Multiply by the exponential of a smooth field, as an inhomogeneous receive coil does.
+
+    The logarithm of the field is drawn on a coarse grid, with a width of its own for each element
+    and channel, and resized linearly (Billot et al., MIDL 2020).
+
+    Args:
+        std: Distribution of the standard deviation of the logarithm (ratio).
+        shape_factor: Ratio of coarse grid points to voxels along an axis.
+        probability: Probability that a channel has a field at all.
+        **kwargs: See `SynthIntensityTransform`.
+
+    Examples:
+        >>> import torch
+        >>> BiasCorruption(std=(0, 0.5))(torch.ones(1, 8, 8, 8)).shape
+        torch.Size([1, 8, 8, 8])
+    """
+
+    def __init__(
+        self,
+        *,
+        std: DistributionSpec = 0.0,
+        shape_factor: float = 0.025,
+        probability: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.std = as_distribution(std, name="std", minimum=0)
+        self.shape_factor = grid_ratio(shape_factor, "shape_factor")
+        self.probability = checked_probability(probability, "probability")
+
+    def sample_image_params(self, grid: Grid, generator: Generator | None) -> Params:
+        """Sample widths, 0 where a channel has no field, and the seed of the coarse grid."""
+        size = (grid.batch_size, grid.channels)
+        std = self.std.sample(size, generator)
+        applied = torch.rand(size, generator=generator) < self.probability
+        return {"std": std * applied, "log_field_seed": sample_seeds(grid.batch_size, generator)}
+
+    def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
+        """Multiply by the field, which is drawn on the CPU and the same on every device."""
+        shape = (image.shape[1], *coarse_shape(grid.shape, self.shape_factor))
+        coarse = field_from_params(params, "log_field", shape, "cpu")
+        if "log_field" not in params:
+            coarse = coarse * params["std"][:, :, None, None, None]
+        return image * bias_field(coarse.to(image.device, non_blocking=True), grid.shape)
+
+
+class ScannerNoise(SynthIntensityTransform):
+    """Add noise to every voxel, each element from a seed of its own.
+
+    Noise of a coarser acquisition belongs between sampling and interpolation: see
+    `SliceAcquisition`.
+
+    Args:
+        std: Distribution of the standard deviation of each channel, in the unit of the image.
+        rician_probability: Probability that the noise of an element is Rician, not Gaussian.
+        **kwargs: See `SynthIntensityTransform`.
+
+    Examples:
+        >>> import torch
+        >>> ScannerNoise(std=(0, 0.1))(torch.rand(1, 4, 4, 4)).shape
+        torch.Size([1, 4, 4, 4])
+    """
+
+    def __init__(
+        self, *, std: DistributionSpec = 0.0, rician_probability: float = 0.0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.std = as_distribution(std, name="std", minimum=0)
+        self.rician_probability = checked_probability(rician_probability, "rician_probability")
+
+    def sample_image_params(self, grid: Grid, generator: Generator | None) -> Params:
+        """Sample widths, kinds and seeds."""
+        coins = torch.rand(grid.batch_size, generator=generator)
+        return {
+            "std": self.std.sample((grid.batch_size, grid.channels), generator),
+            "rician": coins < self.rician_probability,
+            "noise_seed": sample_seeds(grid.batch_size, generator),
+        }
+
+    def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
+        """Add the noise."""
+        noise = field_from_params(params, "noise", tuple(image.shape[1:]), image.device)
+        elements = []
+        for b, rician in enumerate(params["rician"].tolist()):
+            one, own = image[b : b + 1], noise[b : b + 1]
+            if rician:
+                imaginary = normal_field(
+                    params["noise_seed"][b : b + 1] + 1, one.shape[1:], one.device
+                )
+                own = torch.cat([own, imaginary], dim=1)
+            elements.append(add_noise(one, own, params["std"][b : b + 1], rician=rician))
+        return torch.cat(elements)

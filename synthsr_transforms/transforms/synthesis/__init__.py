@@ -1,4 +1,0 @@
-"""Transforms that make images from label maps.
-
-Imports what lies beside this folder, `labels`, `priors` and `functional`, no other transform.
-"""
