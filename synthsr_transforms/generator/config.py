@@ -19,6 +19,7 @@ from synthsr_transforms.support.config import (
     override,
     read_yaml,
 )
+from synthsr_transforms.support.messages import check_choice
 
 SECTIONS = ("job", "training")
 """Sections that a configuration may hold besides the generator's settings."""
@@ -36,6 +37,32 @@ class StepConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScansConfig:
+    """Several scans of one head: some of the steps are drawn anew for each.
+
+    Raises:
+        ValueError: If the probabilities are not numbers from 0 on whose sum is 1.
+    """
+
+    probabilities: list[float] = field(default_factory=lambda: [1.0])
+    """Probabilities of one scan, of two, of three and so on."""
+    first_step: str = ""
+    """Name of the first step that each scan takes by itself, and with it all that follow."""
+    shared: list[str] = field(default_factory=list)
+    """Names of such steps whose random numbers all scans of a head share, but for the look of
+    lesions, so that a texture of the tissues, or the places of lesions, are the same in all."""
+
+    def __post_init__(self) -> None:
+        total = sum(self.probabilities)
+        if min(self.probabilities, default=-1) < 0 or abs(total - 1) > 1e-6:
+            raise ValueError(
+                "scans.probabilities must be numbers from 0 on whose sum is 1, one for each number"
+                f" of scans from 1 on, got {list(self.probabilities)}. Give [0.5, 0.5] for one or"
+                " two scans."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
     """Everything that defines a generator; a YAML file holds the same fields."""
 
@@ -47,6 +74,8 @@ class GeneratorConfig:
     """Name of a ready label table, path of a table file, or `auto` for the one that fits best."""
     steps: dict[str, StepConfig] = field(default_factory=dict)
     """Steps in order, each under a name of its own."""
+    scans: Optional[ScansConfig] = None  # noqa: UP045 - read at run time by OmegaConf
+    """Several scans of each head, of which each goes through some of the steps by itself."""
     image: str = "image"
     """Name of the image that becomes the network's input."""
     reliability: Optional[str] = None  # noqa: UP045 - read at run time by OmegaConf
@@ -97,14 +126,29 @@ def read_settings(source: str | os.PathLike[str]) -> dict[str, Any]:
 
     Args:
         source: Name of a preset or path of a YAML file. Names of files that lie beside it become
-            paths.
+            paths. Where it holds `base`, the name of a preset, its settings change that preset:
+            steps of the same name take its arguments, others come last.
 
     Raises:
         SynthSRError: If it is neither (the nearest spelling is suggested), or not YAML.
     """
     path = config_path(source, _presets(), "preset")
     settings: dict[str, Any] = _beside(read_yaml(path), path.parent)
-    return settings
+    base = settings.pop("base", None)
+    if base is None:
+        return settings
+    check_choice("base", base, preset_names())
+    return _on_top(read_settings(base), settings)
+
+
+def _on_top(below: Mapping[str, Any], above: Mapping[str, Any], depth: int = 3) -> dict[str, Any]:
+    """Settings changed by others; the arguments of steps, at that depth, are replaced whole."""
+    merged = dict(below)
+    for name, value in above.items():
+        old = merged.get(name)
+        inside = depth > 0 and isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[name] = _on_top(old, value, depth - 1) if inside else value
+    return merged
 
 
 def make_config(

@@ -27,6 +27,7 @@ from synthsr_transforms.transforms.images import find_labels
 from synthsr_transforms.transforms.labels_on_grid import LabelSet, whole_labels
 
 from .config import GeneratorConfig, StepConfig, load_config
+from .scans import RECORD, ExamPair, Scans, exam_pair, heads
 from .stages import Stage, in_stages
 
 GeneratorInput = Subject | SubjectsBatch | Image | Tensor | str | os.PathLike[str]
@@ -84,6 +85,7 @@ class Generator:
         except ValueError as error:
             raise SynthSRError(f"label_table: {error}") from error
         self.transforms = {name: self._build(name, step) for name, step in config.steps.items()}
+        self.scans = None if config.scans is None else Scans(config.scans, self.transforms)
 
     @classmethod
     def from_preset(
@@ -154,14 +156,22 @@ class Generator:
 
         Returns:
             The batch after the last step, and the recorded parameters by name of step, from which
-            `replay` makes the same again.
+            `replay` makes the same again. With `scans`, the batch has an element per scan, those of
+            a head in a row, and the record their numbers, `scans`.
         """
         generator = torch.Generator().manual_seed(seed)
         batch = self._start(data)
         record: dict[str, Any] = {}
         with full_precision(batch.device.type), torch.no_grad():
             for names, stage in self._stages:
+                if self._begins_scans(names):
+                    assert self.scans is not None
+                    record[RECORD] = self.scans.record(batch.batch_size, seed)
+                    batch = self.scans.repeat(batch, record[RECORD])
                 params = stage.sample_record(batch, generator)
+                if self.scans is not None:
+                    steps = zip(names, stage.steps, params, strict=True)
+                    params = [self.scans.share(*step, batch) for step in steps]
                 stage.apply(batch, params)
                 record.update(zip(names, params, strict=True))
         return batch, record
@@ -179,14 +189,16 @@ class Generator:
         batch = self._start(data)
         with full_precision(batch.device.type), torch.no_grad():
             for names, stage in self._stages:
+                if self._begins_scans(names):
+                    batch = Scans.repeat(batch, record[RECORD])
                 stage.apply(batch, [record[name] for name in names])
         return batch
 
-    def pair(self, data: GeneratorInput, seed: int) -> TrainingPair:
-        """Make the training pair of a seed."""
+    def pair(self, data: GeneratorInput, seed: int) -> TrainingPair | ExamPair:
+        """Make the training pair of a seed, an `ExamPair` where the configuration has `scans`."""
         return self.as_pair(self.run(data, seed)[0])
 
-    def as_pair(self, batch: SubjectsBatch) -> TrainingPair:
+    def as_pair(self, batch: SubjectsBatch) -> TrainingPair | ExamPair:
         """Read the training pair off a batch that went through all steps."""
         image = self._named(batch, self.config.image)
         if self.config.reliability is not None:
@@ -194,6 +206,8 @@ class Generator:
             image = torch.stack([image, maps], dim=2).flatten(1, 2)
         _, labels = find_labels(batch)
         target = self._named(batch, self.config.target)
+        if self.scans is not None:
+            return exam_pair(image, target, whole_labels(labels.data), heads(batch))
         return TrainingPair(image, target, whole_labels(labels.data))
 
     def _named(self, batch: SubjectsBatch, name: str) -> Tensor:
@@ -234,7 +248,12 @@ class Generator:
 
     @cached_property
     def _stages(self) -> list[tuple[list[str], Stage]]:
-        return in_stages(self.transforms)
+        scans = () if self.scans is None else self.scans.names
+        common = {name: t for name, t in self.transforms.items() if name not in scans}
+        return in_stages(common) + in_stages({name: self.transforms[name] for name in scans})
+
+    def _begins_scans(self, names: Sequence[str]) -> bool:
+        return self.scans is not None and names[0] == self.scans.config.first_step
 
 
 def _as_batch(data: GeneratorInput) -> SubjectsBatch:

@@ -103,6 +103,9 @@ class SynthTransform(Transform):
 
     preserves_layout: bool = True
     """Whether shapes, channels and the set of images stay, so that `p` can hold per element."""
+    of_the_scan: tuple[str, ...] = ()
+    """Last words of the names of parameters that belong to a scan, and never to the head: scans of
+    one head that share the step differ in these."""
 
     def __init__(
         self,
@@ -386,6 +389,14 @@ def shallow_copy(batch: SubjectsBatch, index: Sequence[int] | None = None) -> Su
             copied.set_per_element_history(batch._per_element_history)
         copied.applied_transforms = list(batch.applied_transforms)
     return copied
+
+
+def take_elements(batch: SubjectsBatch, index: Sequence[int]) -> SubjectsBatch:
+    """Some elements of a batch, with their history; an element may be taken several times."""
+    taken = shallow_copy(batch, index)
+    histories = [subject.applied_transforms for subject in batch.unbatch()]
+    taken.set_per_element_history([histories[i] for i in index])
+    return taken
 
 
 def _put_elements(

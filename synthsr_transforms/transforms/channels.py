@@ -25,6 +25,7 @@ from .base import (
 )
 from .images import (
     REGISTRATION_ERROR,
+    SCAN,
     channel_indices,
     check_channels,
     check_one_shape,
@@ -117,7 +118,10 @@ class SelectChannels(SynthTransform):
 
 
 class _RigidChannels(SynthIntensityTransform, abstract=True):
-    """One rigid motion per element and channel, the same for all images."""
+    """One rigid motion per element and channel, the same for all images.
+
+    Where elements are several scans of one head (`scan` in the metadata), the first stays.
+    """
 
     def __init__(
         self,
@@ -135,11 +139,13 @@ class _RigidChannels(SynthIntensityTransform, abstract=True):
         self.index_grid = bool(index_grid)
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
-        """Sample angles and shifts; the reference channel gets none."""
+        """Sample angles and shifts; the reference channel and the first scan get none."""
         images = self.images(batch)
         check_one_shape(images, type(self).__name__, channels=True)
         count = next(iter(images.values())).data.shape[1]
         moving = torch.tensor([self._moves(c) for c in range(count)])[:, None]
+        if SCAN in batch.metadata:
+            moving = moving & (torch.tensor(batch.metadata[SCAN]) > 0)[:, None, None]
         size = (batch.batch_size, count, 3)
         return {
             "rotation_degrees": self.rotation_degrees.sample(size, generator) * moving,
@@ -181,7 +187,8 @@ class RegistrationError(_RigidChannels):
     """Move every channel but one rigidly, as if scans were not aligned.
 
     The motion acts about the centre of the image and is noted in the metadata of the subject
-    (`registration_error`, pull-backs in mm), where `RegistrationCorrection` finds it.
+    (`registration_error`, pull-backs in mm), where `RegistrationCorrection` finds it. Of several
+    scans of one head, each an element of its own, the first stays.
 
     Args:
         rotation_degrees: Distribution of the angle about each axis, in degrees.

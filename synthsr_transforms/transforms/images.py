@@ -21,6 +21,8 @@ OUTPUT_SHAPE = "output_shape"
 """Size of the patch on the target grid."""
 REGISTRATION_ERROR = "registration_error"
 """Pull-backs in mm that channels were moved by, `(C, 4, 4)`."""
+SCAN = "scan"
+"""Number of the scan of a head, from 0; the first is the reference."""
 
 
 def named_image(batch: SubjectsBatch, name: str) -> Any:

@@ -182,6 +182,8 @@ class LesionSimulation(SynthLabelTransform):
         5.0
     """
 
+    of_the_scan = ("intensity", "std", "noise_seed")
+
     def __init__(  # noqa: PLR0913 - each is one property of lesions
         self,
         *,
