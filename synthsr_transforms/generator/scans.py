@@ -123,9 +123,9 @@ def _check_step(setting: str, name: str, known: Sequence[str]) -> None:
 
 def heads(batch: SubjectsBatch) -> list[int]:
     """Number of scans of each head of a batch."""
-    numbers = [*batch.metadata[SCAN], 0]
+    following = [*batch.metadata[SCAN][1:], 0]
     return [
-        last + 1 for last, following in zip(numbers, numbers[1:], strict=False) if not following
+        scan + 1 for scan, after in zip(batch.metadata[SCAN], following, strict=True) if not after
     ]
 
 

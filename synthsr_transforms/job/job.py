@@ -29,6 +29,7 @@ from synthsr_transforms.generator.config import (
     read_settings,
 )
 from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
+from synthsr_transforms.generator.scans import common_target, num_scans
 from synthsr_transforms.io.grids import Affine, Volume, reorient
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import derive_seed
@@ -54,7 +55,16 @@ from synthsr_transforms.support.threads import num_cores, threads
 from synthsr_transforms.transforms import PatchCrop, TissueMixture
 from synthsr_transforms.transforms.images import find_labels
 
-from .record import CONFIG, FORMATS, JobConfig, JobFolder, JobSettings, Sample, job_config
+from .record import (
+    CONFIG,
+    FORMATS,
+    JobConfig,
+    JobFolder,
+    JobSettings,
+    Sample,
+    job_config,
+    scan_kinds,
+)
 
 CACHED_SUBJECTS = 4
 """Subjects kept in memory; a label map of 256^3 voxels takes 32 MiB."""
@@ -253,15 +263,19 @@ class GenerationJob:
     def _expected_bytes(self, generator: Generator, samples: Sequence[Sample]) -> float:
         ratio = 1.0 if self.file_format == "nii" else 0.6  # skull-stripped 0.35, whole heads 0.85
         shape_of = cache(subject_shape)
-        return ratio * sum(expected_bytes(generator, shape_of(s.subject)) for s in samples)
+        return ratio * sum(
+            expected_bytes(generator, shape_of(s.subject), *num_scans(self.config.scans, s.seed))
+            for s in samples
+        )
 
 
-def expected_bytes(generator: Generator, shape: Sequence[int]) -> float:
+def expected_bytes(generator: Generator, shape: Sequence[int], scans: int = 1) -> float:
     """Rough size in bytes of a sample before compression.
 
     Args:
         generator: Makes the sample.
         shape: Size of the label map.
+        scans: Number of scans.
     """
     transforms = list(generator.transforms.values())
     for transform in transforms:
@@ -269,7 +283,7 @@ def expected_bytes(generator: Generator, shape: Sequence[int]) -> float:
             shape = [min(pair) for pair in zip(shape, transform.shape, strict=True)]
     channels = max([t.num_channels for t in transforms if isinstance(t, TissueMixture)], default=1)
     maps = 1 if generator.config.reliability is None else 2
-    return float(4 * math.prod(shape) * (channels * maps + 1) + 2 * math.prod(shape))
+    return float(4 * math.prod(shape) * (scans * channels * maps + 1) + 2 * math.prod(shape))
 
 
 def remake_sample(record: str | os.PathLike[str], device: str = "cpu") -> SubjectsBatch:
@@ -280,7 +294,8 @@ def remake_sample(record: str | os.PathLike[str], device: str = "cpu") -> Subjec
         device: Device to generate on; of the same type as before, every voxel is the same.
 
     Returns:
-        Batch of one element, with its images oriented to right, anterior, superior.
+        Batch of one element, or of one per scan, with its images oriented to right, anterior,
+        superior.
 
     Raises:
         ValueError: If a file is missing or not what it should be.
@@ -445,7 +460,15 @@ class StartedJob:
             self.generator.as_pair(batch)  # says which image is missing
         images = {kind: batch.images[name] for kind, name in named.items() if name is not None}
         images["labels"] = find_labels(batch)[1]
-        return {kind: _to_volume(image) for kind, image in images.items()}
+        if config.scans is None:
+            return {kind: _to_volume(image) for kind, image in images.items()}
+        volumes = {
+            f"{kind}_{n + 1}": _to_volume(images[kind], n)
+            for n in range(batch.batch_size)
+            for kind in scan_kinds(config)
+        }
+        images["target"].data = common_target(images["target"].data)[None]
+        return volumes | {kind: _to_volume(images[kind]) for kind in ("target", "labels")}
 
     def _write(
         self,
@@ -474,9 +497,9 @@ class StartedJob:
 # Volumes and subjects ----------------------------------------------------------------------------
 
 
-def _to_volume(image: ImagesBatch) -> Volume:
-    data = image.data[0].detach().cpu().movedim(0, -1).numpy()
-    affine = np.asarray(image.affines[0].data.cpu(), dtype=np.float64)
+def _to_volume(image: ImagesBatch, element: int = 0) -> Volume:
+    data = image.data[element].detach().cpu().movedim(0, -1).numpy()
+    affine = np.asarray(image.affines[element].data.cpu(), dtype=np.float64)
     return Volume(data[..., 0] if data.shape[-1] == 1 else data, affine)
 
 

@@ -92,18 +92,22 @@ def overview_figure(samples: Mapping[str, Mapping[str, Volume]]) -> Figure:
 def rows_of(volumes: Mapping[str, Volume]) -> Iterator[Row]:
     """Rows of a picture in the order labels, channels of the image, their maps, target.
 
+    Scans are images with a number, such as `image_2`.
+
     Examples:
         >>> import numpy as np
         >>> image = Volume(np.zeros((4, 4, 4, 2)), np.eye(4))
         >>> [row.title for row in rows_of({"image": image})]
         ['image 1', 'image 2']
     """
-    for name in [n for n in _ORDER if n in volumes] + [n for n in volumes if n not in _ORDER]:
+    place = {kind: number for number, kind in enumerate(_ORDER)}
+    for name in sorted(volumes, key=lambda n: place.get(n.split("_")[0], len(place))):
         data, affine = reorient(volumes[name])
         channels = [data] if data.ndim == 3 else [data[..., c] for c in range(data.shape[3])]
         for number, channel in enumerate(channels, start=1):
-            title = name if len(channels) == 1 else f"{name} {number}"
-            yield Row(title, Volume(channel, affine), _kind(name, channel))
+            title = name.replace("_", " ")
+            title = title if len(channels) == 1 else f"{title} {number}"
+            yield Row(title, Volume(channel, affine), _kind(name.split("_")[0], channel))
 
 
 def _kind(name: str, channel: npt.NDArray[Any]) -> Kind:

@@ -19,6 +19,7 @@ from typing import Any, Optional
 
 from synthsr_transforms.generator.config import GeneratorConfig
 from synthsr_transforms.generator.generator import Generator
+from synthsr_transforms.generator.scans import num_scans
 from synthsr_transforms.io.files import stem
 from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.volumes import read_volume, write_volume
@@ -210,11 +211,19 @@ class JobFolder:
         self.table = table if config.label_table == TABLE else None
         self.fingerprint = fingerprint(config, self.table)
         """Hash of everything that defines the samples."""
-        maps = [] if config.reliability is None else ["reliability"]
-        self.kinds = ["image", *maps, "target", "labels"]
-        """Names of the volumes of a sample."""
 
     # Names
+
+    def kinds(self, sample: Sample) -> list[str]:
+        """Names of the volumes of a sample."""
+        (number,) = num_scans(self.config.scans, sample.seed)
+        return self._kinds(number)
+
+    def _kinds(self, number: int) -> list[str]:
+        """Names of the volumes of a sample with that many scans."""
+        each = scan_kinds(self.config)
+        numbered = [f"{kind}_{n + 1}" for n in range(number) for kind in each]
+        return [*(each if self.config.scans is None else numbered), "target", "labels"]
 
     def volume_path(self, sample: Sample, kind: str) -> Path:
         """Path of a volume of a sample."""
@@ -287,9 +296,12 @@ class JobFolder:
     def _manifest(self, samples: Sequence[Sample]) -> str:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["sample", "seed", "source_labels", "source_image", *self.kinds, "record"])
+        most = 1 if self.config.scans is None else len(self.config.scans.probabilities)
+        columns = self._kinds(most)
+        writer.writerow(["sample", "seed", "source_labels", "source_image", *columns, "record"])
         for sample in samples:
-            files = [self.volume_path(sample, kind).name for kind in self.kinds]
+            own = self.kinds(sample)
+            files = [self.volume_path(sample, k).name if k in own else "" for k in columns]
             paths = sample.subject.record().values()
             record = self.record_path(sample).name
             writer.writerow([sample.stem, sample.seed, *paths, *files, record])
@@ -301,7 +313,7 @@ class JobFolder:
         """Whether a sample of this very job is there, with every file in the size that it had."""
         try:
             record = read_json(self.record_path(sample))
-            sizes = {k: self.volume_path(sample, k).stat().st_size for k in self.kinds}
+            sizes = {k: self.volume_path(sample, k).stat().st_size for k in self.kinds(sample)}
             return bool(record["job"] == self.fingerprint and record["bytes"] == sizes)
         except (FileNotFoundError, KeyError, SynthSRError):
             return False
@@ -341,7 +353,7 @@ class JobFolder:
 
     def _remove(self, sample: Sample) -> None:
         """Remove the files of a sample, its record first."""
-        paths = [self.volume_path(sample, kind) for kind in self.kinds]
+        paths = [self.volume_path(sample, kind) for kind in self.kinds(sample)]
         for path in (self.record_path(sample), *paths, self.preview_path(sample)):
             path.unlink(missing_ok=True)
 
@@ -367,7 +379,12 @@ class JobFolder:
             save_figure(self.path / OVERVIEW, lambda: overview_figure(volumes))
 
     def _read_sample(self, sample: Sample) -> dict[str, Volume]:
-        return {kind: read_volume(self.volume_path(sample, kind)) for kind in self.kinds}
+        return {kind: read_volume(self.volume_path(sample, kind)) for kind in self.kinds(sample)}
+
+
+def scan_kinds(config: GeneratorConfig) -> list[str]:
+    """Names of the volumes that each scan has."""
+    return ["image"] if config.reliability is None else ["image", "reliability"]
 
 
 def _json_lines(record: Mapping[str, Any], steps: Mapping[str, Any]) -> str:
