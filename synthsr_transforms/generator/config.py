@@ -146,8 +146,10 @@ def _on_top(below: Mapping[str, Any], above: Mapping[str, Any], depth: int = 3) 
     merged = dict(below)
     for name, value in above.items():
         old = merged.get(name)
-        inside = depth > 0 and isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[name] = _on_top(old, value, depth - 1) if inside else value
+        if depth > 0 and isinstance(old, Mapping) and isinstance(value, Mapping):
+            merged[name] = _on_top(old, value, depth - 1)
+        else:
+            merged[name] = value
     return merged
 
 

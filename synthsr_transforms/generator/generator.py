@@ -56,6 +56,9 @@ class TrainingPair(NamedTuple):
         return f"TrainingPair({', '.join(parts)})"
 
 
+Pair = TrainingPair | ExamPair
+
+
 class Generator:
     """Makes training pairs from label maps.
 
@@ -194,11 +197,11 @@ class Generator:
                 stage.apply(batch, [record[name] for name in names])
         return batch
 
-    def pair(self, data: GeneratorInput, seed: int) -> TrainingPair | ExamPair:
+    def pair(self, data: GeneratorInput, seed: int) -> Pair:
         """Make the training pair of a seed, an `ExamPair` where the configuration has `scans`."""
         return self.as_pair(self.run(data, seed)[0])
 
-    def as_pair(self, batch: SubjectsBatch) -> TrainingPair | ExamPair:
+    def as_pair(self, batch: SubjectsBatch) -> Pair:
         """Read the training pair off a batch that went through all steps."""
         image = self._named(batch, self.config.image)
         if self.config.reliability is not None:

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 
 from synthsr_net.training.config import TrainingConfig
-from synthsr_transforms.generator.generator import Generator, TrainingPair
+from synthsr_transforms.generator.generator import Generator, Pair
 from synthsr_transforms.seeds import derive_seed
 
 from .bank import Bank, Entry, place_of
@@ -88,14 +88,14 @@ class PairStream:
         self.rank, self.num_ranks = rank, num_ranks
         cuda = bank.device.type == "cuda"
         self._side = torch.cuda.Stream(bank.device) if cuda else None
-        self._next: tuple[int, TrainingPair, torch.cuda.Event] | None = None
+        self._next: tuple[int, Pair, torch.cuda.Event] | None = None
 
     def plan(self, step: int) -> BatchPlan:
         """Return the plan of a step of this process."""
         number = step * self.num_ranks + self.rank
         return plan_batch(self.seed, number, len(self.bank), self.batch_size)
 
-    def pair(self, step: int) -> TrainingPair:
+    def pair(self, step: int) -> Pair:
         """Make the pair of a step now."""
         plan = self.plan(step)
         return self.generator.pair(self.bank.batch(plan.entries), seed=plan.seed)
@@ -110,7 +110,7 @@ class PairStream:
             ready.record(self._side)
         self._next = (step, pair, ready)
 
-    def take(self, step: int) -> TrainingPair:
+    def take(self, step: int) -> Pair:
         """Return the pair of a step, prefetched or made now."""
         self.prefetch(step)
         if self._next is None:
@@ -141,7 +141,7 @@ class PairLoader:
         """Number of batches of an epoch."""
         return self.batches_per_epoch
 
-    def __iter__(self) -> Iterator[TrainingPair]:
+    def __iter__(self) -> Iterator[Pair]:
         """The batches that are left of the epoch."""
         step = self.position.done
         end = (step // self.batches_per_epoch + 1) * self.batches_per_epoch
@@ -178,7 +178,7 @@ class FixedPairs:
         """Number of samples of this process."""
         return len(self.steps)
 
-    def __iter__(self) -> Iterator[TrainingPair]:
+    def __iter__(self) -> Iterator[Pair]:
         """The samples of this process."""
         return (self.stream.pair(step % self.number) for step in self.steps)
 
