@@ -57,6 +57,7 @@ def plan_memory(
     flip: bool = True,
     max_bytes: int | None = None,
     window: int | None = None,
+    num_scans: int = 1,
 ) -> Plan:
     """Choose how to compute a prediction: exactly if it fits, else with a sliding window.
 
@@ -68,6 +69,7 @@ def plan_memory(
         flip: Whether there is a pass of the mirrored volume, whose outputs are averaged.
         max_bytes: Memory that may be used; None means 90 % of what is available now.
         window: Edge of the sliding window in voxels, if one is asked for.
+        num_scans: Number of scans of a head that the network takes together.
 
     Raises:
         SynthSRError: If not even small windows fit; the message gives the figures.
@@ -78,6 +80,7 @@ def plan_memory(
     """
     kind = torch.device(device).type
     budget = int(RESERVE * available_bytes(device)) if max_bytes is None else max_bytes
+    settings = {"device": kind, "precision": precision, "flip": flip, "num_scans": num_scans}
     if window is not None:
         return _windowed(config, shape, window, kind, precision, flip)
     for strategy in _exact_strategies(config, shape):
