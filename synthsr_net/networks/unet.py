@@ -323,9 +323,7 @@ class UNet3d(nn.Module):
         channels, several = self.config.in_channels, self.config.pool_scans and x.ndim == 6
         if not (several or x.ndim == 5) or x.shape[-4] != channels:
             more = f" or (B, N, {channels}, X, Y, Z)" if self.config.pool_scans else ""
-            raise ValueError(
-                f"input must be (B, {channels}, X, Y, Z){more}, got {tuple(x.shape)}."
-            )
+            raise ValueError(f"input must be (B, {channels}, X, Y, Z){more}, got {tuple(x.shape)}.")
         if present is not None and not (several and present.shape == x.shape[:2]):
             raise ValueError(
                 f"present must be (B, N) for an input (B, N, {channels}, X, Y, Z), got"

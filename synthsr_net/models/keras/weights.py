@@ -174,6 +174,10 @@ def _check_expressible(config: UNetConfig) -> None:
             "normalise_last must be true for a Keras file, got false. The original normalises the"
             " last level as well."
         )
+    if config.pool_scans:
+        raise KerasWeightsError(
+            "pool_scans must be false for a Keras file, got true. The original takes one scan."
+        )
     if config.activation not in SAME_ACTIVATIONS:
         raise KerasWeightsError(
             f"activation must be one of {', '.join(SAME_ACTIVATIONS)} for a Keras file, got"
