@@ -81,7 +81,7 @@ def test_a_preset_says_how_to_train(name: str) -> None:
             assert found != default or said_anyway, f"{section}.{field} is the default"
 
 
-@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"all_purpose", "segmentation"}))
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"all_purpose", "exam", "segmentation"}))
 def test_presets_of_the_original_keep_its_optimiser_and_network(name: str) -> None:
     assert without(TrainingConfig(), load_experiment(name), "loss", "model") == []
 

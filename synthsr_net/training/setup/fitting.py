@@ -16,7 +16,7 @@ from synthsr_net.training.config import TrainingConfig
 from synthsr_net.training.data.bank import Bank, Entry, Size, common_shape, with_brain_boxes
 from synthsr_net.training.data.stream import PairStream
 from synthsr_transforms.generator.config import GeneratorConfig, StepConfig
-from synthsr_transforms.generator.generator import Generator, TrainingPair
+from synthsr_transforms.generator.generator import Generator, Pair
 from synthsr_transforms.labels.structures import StructureTable
 from synthsr_transforms.support.messages import SynthSRError, check_choice, listed
 from synthsr_transforms.transforms import (
@@ -239,7 +239,7 @@ def with_structures(training: TrainingConfig, structures: StructureTable | None)
     )
 
 
-def probe(fitted: Fitted, training: TrainingConfig) -> TrainingPair:
+def probe(fitted: Fitted, training: TrainingConfig) -> Pair:
     """Make the first pair on the CPU, and check that a network can be trained on it.
 
     Raises:
@@ -250,7 +250,7 @@ def probe(fitted: Fitted, training: TrainingConfig) -> TrainingPair:
         fitted.generator, Bank(fitted.entries[:1], target=fitted.generator.config.target)
     )
     pair = stream.pair(0)
-    image, target = pair.image.shape[2:], pair.target.shape[2:]
+    image, target = pair.image.shape[-3:], pair.target.shape[2:]
     divisor = training.network.divisor
     if image != target:
         raise SynthSRError(

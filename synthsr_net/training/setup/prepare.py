@@ -30,7 +30,7 @@ from synthsr_net.training.task.objective import (
 from synthsr_net.training.task.regression import TrainingTask
 from synthsr_net.training.task.segmentation import SegmentationTask
 from synthsr_net.training.validation import RealPairs, read_real_pairs
-from synthsr_transforms.generator.generator import TrainingPair
+from synthsr_transforms.generator.generator import Pair
 from synthsr_transforms.job.record import JobSettings, job_config
 from synthsr_transforms.labels.structures import StructureTable
 from synthsr_transforms.subjects.files import SubjectFiles
@@ -217,9 +217,11 @@ def prepare(
     structures = structures_of(fitted.generator)
     training = with_structures(training, structures)
     pair = probe(fitted, training)
-    inputs, targets = pair.image.shape[1], pair.target.shape[1]
+    inputs, targets = pair.image.shape[-4], pair.target.shape[1]
     outputs = targets * build_loss(training.loss.name, training.loss.params).outputs_per_target
     architecture = _architecture(training.network, inputs, outputs)
+    if fitted.generator.scans is not None:
+        architecture = replace(architecture, pool_scans=True)
     training = replace(training, network=architecture)
     residual = input_channels(fitted.generator.config, training.loss, inputs, targets)
     _check_pair(training, pair)
@@ -235,7 +237,7 @@ def prepare(
             training.loss, fitted.generator.label_table, targets=fitted.entries
         ),
     )
-    example = pair.image[:, :1].expand(-1, architecture.out_channels, -1, -1, -1)
+    example = pair.image.flatten(1, -4)[:, :1].expand(-1, architecture.out_channels, -1, -1, -1)
     objective.image_part(example, pair.target)  # refuses patches below its windows
     model = model_config(
         fitted.generator,
@@ -251,7 +253,7 @@ def prepare(
     notes = [*fitted.notes, *_notes(plan, training, targets)]
     if training.initial_weights is not None and not resumed:
         notes += _brief(start_from(network, training.initial_weights, training.run.seed))
-    x, y, z = pair.image.shape[2:]
+    x, y, z = pair.image.shape[-3:]
     return Prepared(
         training=training,
         fitted=fitted,
@@ -280,7 +282,7 @@ def _architecture(config: UNetConfig, inputs: int, outputs: int) -> UNetConfig:
     return replace(config, in_channels=inputs, out_channels=outputs)
 
 
-def _check_pair(training: TrainingConfig, pair: TrainingPair) -> None:
+def _check_pair(training: TrainingConfig, pair: Pair) -> None:
     """Refuse losses that cannot be computed of such pairs, and batches beyond memory."""
     needed = 4 * training.run.batch_size * (pair.image.numel() + pair.target.numel())
     if needed > available_bytes():
@@ -289,7 +291,7 @@ def _check_pair(training: TrainingConfig, pair: TrainingPair) -> None:
             f" {training.run.batch_size}, which needs {bytes_in_words(needed)} for the pairs alone."
             " Lower it, or the shape of the crop."
         )
-    crop, patch = crop_sizes(training.loss.crop, "loss.crop"), tuple(pair.image.shape[2:])
+    crop, patch = crop_sizes(training.loss.crop, "loss.crop"), tuple(pair.image.shape[-3:])
     if any(inner > size for inner, size in zip(crop, patch, strict=True)):
         raise SynthSRError(
             f"loss.crop must be at most the size of patches, {patch}, got {crop}."

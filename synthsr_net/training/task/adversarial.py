@@ -10,7 +10,7 @@ from torch import Tensor
 from synthsr_net.losses.adversarial import critic_loss, generator_total
 from synthsr_net.networks.critic import Critic, mask_of
 from synthsr_net.training.config import AdversarialConfig
-from synthsr_transforms.generator.generator import TrainingPair
+from synthsr_transforms.generator.generator import Pair
 from synthsr_transforms.seeds import derive_seed
 
 from .optimisation import learning_rate_factor, make_optimiser
@@ -67,7 +67,7 @@ class AdversarialTask(TrainingTask):
         schedule = torch.optim.lr_scheduler.LambdaLR(network, factor)
         return [{"optimizer": network, "lr_scheduler": schedule}, {"optimizer": critic}]
 
-    def training_step(self, batch: TrainingPair, batch_idx: int) -> None:  # type: ignore[override]
+    def training_step(self, batch: Pair, batch_idx: int) -> None:  # type: ignore[override]
         """Update the network or the critic."""
         optimisers: Any = self.optimizers()
         network, critic = optimisers
@@ -89,10 +89,10 @@ class AdversarialTask(TrainingTask):
         optimiser.step()
         return loss
 
-    def network_loss(self, pair: TrainingPair) -> Tensor:
+    def network_loss(self, pair: Pair) -> Tensor:
         """Return the loss of the network: image loss, score of the critic, and regulariser."""
         with self.random_state():
-            prediction = self.predicted(pair.image)
+            prediction = self.predicted(pair)
         fake = self.objective.intensities(prediction)
         objective = self.objective
         dice = None if objective.segmentation is None else objective.segmentation(fake, pair.labels)
@@ -104,10 +104,10 @@ class AdversarialTask(TrainingTask):
             dice_weight=objective.segmentation_weight,
         )
 
-    def critic_loss(self, pair: TrainingPair) -> Tensor:
+    def critic_loss(self, pair: Pair) -> Tensor:
         """Return the loss of the critic."""
         with torch.no_grad(), self.random_state():
-            fake = self.objective.intensities(self.predicted(pair.image))
+            fake = self.objective.intensities(self.predicted(pair))
         step = derive_seed(self.config.run.seed, self.position.done, self.global_rank, 1)
         return critic_loss(
             self.critic,
@@ -118,7 +118,7 @@ class AdversarialTask(TrainingTask):
             generator=torch.Generator().manual_seed(step),
         ).total
 
-    def mask(self, pair: TrainingPair) -> Tensor | None:
+    def mask(self, pair: Pair) -> Tensor | None:
         """Return the mask of voxels that the critic sees; None means all."""
         removed = self.adversarial.masked_labels
         return mask_of(pair.labels, removed) if removed else None

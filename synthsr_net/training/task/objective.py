@@ -17,7 +17,7 @@ from synthsr_net.networks.unet import UNet3d
 from synthsr_net.training.config import LossConfig, SegmentationConfig
 from synthsr_net.training.data.bank import Entry
 from synthsr_transforms.generator.config import GeneratorConfig
-from synthsr_transforms.generator.generator import TrainingPair
+from synthsr_transforms.generator.generator import Pair
 from synthsr_transforms.labels.files import read_integers
 from synthsr_transforms.labels.structures import AUTO, StructureTable
 from synthsr_transforms.labels.table import LabelTable
@@ -78,7 +78,7 @@ class Objective(nn.Module):
         )
         return measured
 
-    def forward(self, prediction: Tensor, pair: TrainingPair) -> Tensor:
+    def forward(self, prediction: Tensor, pair: Pair) -> Tensor:
         """Return the loss of a prediction.
 
         Args:

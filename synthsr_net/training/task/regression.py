@@ -16,7 +16,8 @@ from synthsr_net.networks.unet import UNet3d
 from synthsr_net.training.config import TrainingConfig
 from synthsr_net.training.data.stream import Position
 from synthsr_net.training.validation import RealPairs
-from synthsr_transforms.generator.generator import TrainingPair
+from synthsr_transforms.generator.generator import Pair
+from synthsr_transforms.generator.scans import ExamPair
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import derive_seed
 
@@ -39,6 +40,16 @@ class ShownSample(NamedTuple):
     prediction: Tensor
     target: Tensor
     labels: Tensor
+
+
+def present_scans(pair: Pair) -> Tensor | None:
+    """Which scans of each head there are, `(B, N)`; None where there is one of each."""
+    return pair.present if isinstance(pair, ExamPair) else None
+
+
+def all_channels(pair: Pair) -> Tensor:
+    """Channels of the input, of all scans in a row, `(B, N Cin, X, Y, Z)`."""
+    return pair.image.flatten(1, -4)
 
 
 def freeze_batch_norm(network: torch.nn.Module) -> None:
@@ -83,7 +94,7 @@ class TrainingTask(LightningModule):
         self.watch = LossWatch()
         self.shown: list[ShownSample] = []
         self.results: dict[str, float] = {}
-        self._forward: Callable[[Tensor], Tensor] = network.forward
+        self._forward: Callable[..., Tensor] = network.forward
         if config.run.compile:
             mode = {} if config.run.compile is True else {"mode": config.run.compile}
             self._forward = torch.compile(network.forward, **mode)
@@ -91,15 +102,27 @@ class TrainingTask(LightningModule):
 
     # Training
 
-    def predicted(self, image: Tensor) -> Tensor:
+    def predicted(self, pair: Pair) -> Tensor:
         """Return the prediction `(B, O, X, Y, Z)` in float32 of the network in training."""
-        output = self._forward(image.contiguous(memory_format=torch.channels_last_3d))
-        return self.objective.prediction(output, image)
+        return self._predicted(self._forward, pair.image, present_scans(pair))
 
-    def training_step(self, batch: TrainingPair, batch_idx: int) -> Tensor:
+    def _predicted(
+        self, forward: Callable[..., Tensor], image: Tensor, present: Tensor | None
+    ) -> Tensor:
+        """Prediction of one scan per element, or of several, of which the first is the reference.
+
+        With one element all of its scans are there, and the device need not be asked which.
+        """
+        if image.ndim == 5:
+            output = forward(image.contiguous(memory_format=torch.channels_last_3d))
+            return self.objective.prediction(output, image)
+        output = forward(image) if len(image) == 1 else forward(image, present)
+        return self.objective.prediction(output, image[:, 0])
+
+    def training_step(self, batch: Pair, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
         with self.random_state():
-            prediction = self.predicted(batch.image)
+            prediction = self.predicted(batch)
         loss: Tensor = self.objective(prediction, batch)
         self.watch.add(self.position.done, loss)
         return loss
@@ -200,25 +223,24 @@ class TrainingTask(LightningModule):
         self.metrics.reset()
         self.shown, self.results = [], {}
 
-    def validation_step(self, batch: TrainingPair, batch_idx: int) -> None:
+    def validation_step(self, batch: Pair, batch_idx: int) -> None:
         """Measure the prediction of a sample."""
         number = batch_idx * self.trainer.world_size + self.global_rank
         if number >= self.config.validation.samples:
             return  # a repetition, see `FixedPairs`
-        sample = self.measure(batch, self.intensities(batch.image))
+        sample = self.measure(batch, self.intensities(batch.image, present_scans(batch)))
         if self.global_rank == 0 and len(self.shown) < self.config.validation.previews:
             self.shown.append(ShownSample(*(tensor[0].float().cpu() for tensor in sample)))
 
-    def measure(self, batch: TrainingPair, prediction: Tensor) -> ShownSample:
+    def measure(self, batch: Pair, prediction: Tensor) -> ShownSample:
         """Add a prediction to the metrics; returns what may be shown, batched."""
         regions = masks(_on_grid(batch.labels, batch.target), self.table)
         self.metrics.update(*measure_regions(prediction, batch.target, regions))
-        return ShownSample(batch.image, prediction, batch.target, batch.labels)
+        return ShownSample(all_channels(batch), prediction, batch.target, batch.labels)
 
-    def intensities(self, image: Tensor) -> Tensor:
+    def intensities(self, image: Tensor, present: Tensor | None = None) -> Tensor:
         """Return the prediction `(B, C, X, Y, Z)` of the validated network, without scales."""
-        output = self.validated(image.contiguous(memory_format=torch.channels_last_3d))
-        return self.objective.intensities(self.objective.prediction(output, image))
+        return self.objective.intensities(self._predicted(self.validated, image, present))
 
     def on_validation_epoch_end(self) -> None:
         """Gather the results of all processes."""

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from synthsr_net.losses.segmentation import DiceCrossEntropyLoss
 from synthsr_net.metrics.volumes import DiceMeans, dice
-from synthsr_transforms.generator.generator import TrainingPair
+from synthsr_transforms.generator.generator import Pair
 
-from .regression import ShownSample, TrainingTask
+from .regression import ShownSample, TrainingTask, all_channels
 
 
 class SegmentationTask(TrainingTask):
@@ -38,7 +38,7 @@ class SegmentationTask(TrainingTask):
         self.values: Tensor
         self.register_buffer("values", torch.tensor(values, dtype=torch.int32), persistent=False)
 
-    def measure(self, batch: TrainingPair, logits: Tensor) -> ShownSample:
+    def measure(self, batch: Pair, logits: Tensor) -> ShownSample:
         """Count voxels of each structure, found and true."""
         found = self.values[logits.argmax(1, keepdim=True)]
         truth = batch.target
@@ -48,4 +48,4 @@ class SegmentationTask(TrainingTask):
             truth = self.values[shares.argmax(1, keepdim=True)]
         structures = self.values[1:].view(1, -1, 1, 1, 1)  # the first is the background
         self.metrics.update(*dice(found == structures, truth == structures))
-        return ShownSample(batch.image, found, truth, truth)
+        return ShownSample(all_channels(batch), found, truth, truth)

@@ -95,8 +95,8 @@ def report_failure(
     place = folder.path / FAILED / f"step_{error.step:06d}"
     try:
         place.mkdir(parents=True, exist_ok=True)
-        for name, tensor in pair._asdict().items():
-            _write_channels(place, name, tensor, spacing_mm)
+        for name in ("image", "target", "labels"):
+            _write_channels(place, name, getattr(pair, name).flatten(1, -4), spacing_mm)
         (place / "pair.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         written = f"The pair lies in {place}"
     except OSError as problem:
