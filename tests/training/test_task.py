@@ -542,7 +542,7 @@ class TestKinds:
         pair = pair_of(channels=6, targets=2, size=12)
         task = run.prepared.task()
         with torch.no_grad():
-            predicted, output = task.predicted(pair.image), run.prepared.network(pair.image)
+            predicted, output = task.predicted(pair), run.prepared.network(pair.image)
         torch.testing.assert_close(predicted - output, pair.image[:, [4, 0]], rtol=0, atol=1e-5)
 
     def test_a_pair_of_low_field_scans(self, begin):
@@ -675,7 +675,7 @@ class TestDropout:
         for step in steps:
             task.position.done = step
             with torch.no_grad(), task.random_state():
-                results.append(task.predicted(pair_of(size=12).image))
+                results.append(task.predicted(pair_of(size=12)))
         return results
 
     def test_its_chance_is_that_of_the_step(self, begin):
