@@ -86,12 +86,7 @@ def test_presets_of_the_original_keep_its_optimiser_and_network(name: str) -> No
     assert without(TrainingConfig(), load_experiment(name), "loss", "model") == []
 
 
-def test_several_scans_are_refused(maps: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="one scan of each head"):
-        begin("exam", maps, tmp_path / "run")
-
-
-@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"exam"}))
+@pytest.mark.parametrize("name", PRESETS)
 def test_a_run_of_one_step_ends_with_a_model_file(name: str, maps: Path, tmp_path: Path) -> None:
     run = begin(name, maps, tmp_path / "run")
     run.fit()

@@ -208,11 +208,6 @@ def prepare(
         ValueError: If anything does not fit; the message says what to do.
     """
     config, training = plan.experiment.generator, plan.experiment.training
-    if config.scans is not None:
-        raise SynthSRError(
-            "networks take one scan of each head, got several. Leave out scans, or train with"
-            " another preset."
-        )
     if training.loss.name not in SEGMENTATION_LOSSES:
         build_loss(training.loss.name, training.loss.params)  # refuse it before anything is read
     subjects = [*plan.subjects, *plan.held_out]
