@@ -191,7 +191,7 @@ def compare(found: Sequence[float], truth: Sequence[float]) -> tuple[float, floa
 
     Examples:
         >>> compare([1.1, 1.8, 4.0], [1.0, 2.0, 4.0])
-        (0.0, 6.67, 0.993)
+        (0.0, 6.67, 0.995)
     """
     x, y = np.array(found), np.array(truth)
     x, y = x[y > 0], y[y > 0]
