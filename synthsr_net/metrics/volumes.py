@@ -157,8 +157,8 @@ def measure_regions(prediction: Tensor, target: Tensor, regions: Masks) -> tuple
     Returns:
         `(B, 6)` measures, and where the mask of the region is not empty.
     """
-    seen = torch.stack([mask.flatten(1).any(1) for mask in regions], 1)
     values = measure(prediction, target, regions)
+    seen = torch.stack([mask.flatten(1).any(1) for mask in regions], 1)
     return values.flatten(1), seen.repeat_interleave(len(MEASURES), 1)
 
 

@@ -60,7 +60,7 @@ def check_output(folder: str | os.PathLike[str], *, overwrite: bool = False) -> 
     there = output_names(folder)
     if there and not overwrite:
         raise SynthSRError(
-            f"output folder must hold no priors, got {there[0]}. Choose another --out or"
+            f"output folder must hold no priors, got {there[0]}. Choose another --out, or add"
             " --overwrite."
         )
     check_writable(folder)

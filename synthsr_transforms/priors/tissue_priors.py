@@ -357,9 +357,9 @@ def _hyper_parameters_of(
         )
     if spec is None or number:
         half_width = DEFAULT_HALF_WIDTH[name] if spec is None else float(cast(float, spec))
-        array = DEFAULT_CENTRE[name] + half_width * np.array([-1.0, 1.0])
+        array: FloatArray = DEFAULT_CENTRE[name] + half_width * np.array([-1.0, 1.0])
     elif isinstance(spec, (str, os.PathLike)):
-        array = read_npy(spec)
+        array = np.asarray(read_npy(spec), dtype=np.float64)
     else:
         array = _numbers(name, spec)
     rows = (2 * shape[0], shape[2])

@@ -124,7 +124,7 @@ class TestPreviews:
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
     def test_voxels_that_are_no_numbers_are_left_out(self, value: float):
-        prediction = np.array(sample().prediction)
+        prediction = sample().prediction.numpy().copy()
         prediction[0, 7, :4] = value
         figure = preview_figure([sample(prediction=prediction)])
         mask = np.ma.getmaskarray(shown(figure, 3))
