@@ -693,9 +693,13 @@ def evaluate_real(
 
 
 def read_real(path: Path) -> tuple[Tensor, Tensor]:
-    """A real scan `(X, Y, Z)` in a box around the head, and the channels of its label map."""
+    """A real scan `(X, Y, Z)` in a box around the head, and the channels of its label map.
+
+    The label map lies beside it: NAME_aparc+aseg.mgz for NAME_T1.mgz or another last word.
+    """
     scan = reorient(read_image(path))
-    labels = reorient(read_labels(path.with_name(path.name.replace("_T1", "_aparc+aseg"))))
+    label_map = f"{path.name.rpartition('_')[0]}_aparc+aseg{path.suffix}"
+    labels = reorient(read_labels(path.with_name(label_map)))
     volume = torch.from_numpy(np.ascontiguousarray(scan.data, dtype=np.float32))
     box = field_of_view(volume > 0.1 * np.percentile(scan.data, 99), 2, 16)
     divided = with_sides(labels.data.astype(np.int64), SIDELESS)

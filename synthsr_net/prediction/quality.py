@@ -28,7 +28,9 @@ from synthsr_transforms.support.messages import SynthSRError
 from .resampling import Grid
 
 ABSENT = 0.1
-"""A structure with less than this share of its usual volume counts as absent."""
+"""A structure with less than this share of its usual volume counts as absent, unless it is within
+`VARIATION` standard deviations: some ventricles are hardly open in young people."""
+VARIATION = 3.0
 CUT = 0.15
 """A structure is cut by the border of the scan where it covers more than this of the border, in
 units of its volume to the power of 2/3. It says nothing about volumes and places then."""
@@ -256,7 +258,8 @@ def oddness(
         np.array([getattr(each, name) for each in population])
         for name in ("log_ml", "sd_log_ml", "sd_place_mm")
     )
-    missing = evidence.volume_ml < ABSENT * np.exp(log_ml)
+    share = np.minimum(ABSENT, np.exp(-VARIATION * sd_volume))
+    missing = evidence.volume_ml < share * np.exp(log_ml)
     whole = ~missing & (evidence.border < CUT)
     if whole.sum() < LEAST:
         most = np.full(len(log_ml), MOST_ODD)

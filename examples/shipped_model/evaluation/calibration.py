@@ -52,6 +52,8 @@ USUAL_WEIGHTS = QualityWeights(
 them must score low as well."""
 FLOOR = 0.3
 """Nobody needs to know how bad a scan is below this."""
+MOST_UNUSUAL = 2.0
+"""Weights are at most so many times the usual ones."""
 RIDGE = 0.05
 """Weight of the square of the difference from those, each in its own unit, in the fit."""
 
@@ -228,7 +230,9 @@ def fitted_weights(features: Array, dice: Array) -> QualityWeights:
         return np.concatenate([found - np.maximum(dice, FLOOR), RIDGE * (weights / usual - 1)])
 
     usual = np.array(list(asdict(USUAL_WEIGHTS).values()))
-    found = least_squares(residuals, usual, bounds=(0, np.inf), loss="soft_l1", f_scale=0.1)
+    found = least_squares(
+        residuals, usual, bounds=(0, MOST_UNUSUAL * usual), loss="soft_l1", f_scale=0.1
+    )
     names = [each.name for each in fields(QualityWeights)]
     return QualityWeights(**dict(zip(names, found.x.round(4).tolist(), strict=True)))
 
