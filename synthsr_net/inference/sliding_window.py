@@ -67,7 +67,7 @@ def sliding_window(
     result: Tensor | None = None
     for corner in itertools.product(*starts):
         place = tuple(slice(start, start + t) for start, t in zip(corner, window, strict=True))
-        output = network(x[(..., *place)])
+        output = network(x[..., place[0], place[1], place[2]])
         if result is None:
             result = output.new_zeros(output.shape[0], *x.shape[-3:])
         result[(slice(None), *place)] += output * weight

@@ -35,7 +35,7 @@ class StreamedUNet:
     encoder: tuple[Stage, ...]
     decoder: tuple[Stage, ...]
     head: Convolution
-    gates: tuple[Tensor, ...]
+    gates: tuple[Tensor, ...]  # (C,) of each encoder level, if it takes several scans
     softmax: bool
     dtype: torch.dtype
 
@@ -59,8 +59,8 @@ class StreamedUNet:
         shape = sources[0].data.shape
         if not self.decoder:
             stage = self.encoder[0]
-            slabs = partial(_encoded, stage, sources[0], slab_elements)
-            return self._headed(stage, slabs, None, shape, slab_elements)
+            whole = partial(_encoded, stage, sources[0], slab_elements)
+            return self._headed(stage, whole, None, shape, slab_elements)
         *skips, deepest = self._means(sources, slab_elements, keep_first_skip)
         assert deepest is not None
         small = Volume(deepest)
@@ -219,7 +219,7 @@ def prepare(network: UNet3d, dtype: torch.dtype) -> StreamedUNet:
         encoder=tuple(encoder),
         decoder=tuple(decoder),
         head=weights(network.head),
-        gates=tuple(gate.weight.detach().float().flatten() for gate in network.gates),
+        gates=tuple(gate.detach().float().flatten() for gate in network.gates),
         softmax=network.config.softmax,
         dtype=dtype,
     )

@@ -276,11 +276,9 @@ class UNet3d(nn.Module):
             last.norm = nn.Identity()
         self.head = nn.Conv3d(features[0], config.out_channels, 1)
         self.apply(_initialise)
-        self.gates = nn.ModuleList(
-            nn.Conv3d(size, 1, 1, bias=False) for size in features if config.pool_scans
+        self.gates = nn.ParameterList(
+            torch.zeros(1, size, 1, 1, 1) for size in features if config.pool_scans
         )
-        for gate in self.gates:
-            nn.init.zeros_(gate.weight)
 
     def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """Apply the network.
@@ -333,17 +331,17 @@ class UNet3d(nn.Module):
             )
         if not several:
             return x, [1] * len(x)
+        present = None if present is None else present.bool()
         counts = [x.shape[1]] * len(x) if present is None else present.sum(1).tolist()
         if 0 in counts:
             raise ValueError(f"each element must have at least one scan, got {counts}.")
-        return x.flatten(0, 1) if present is None else x[present.bool()], counts
+        return x.flatten(0, 1) if present is None else x[present], counts
 
     def _pooled(self, features: Tensor, depth: int, counts: list[int]) -> Tensor:
         """Features `(P, C, X, Y, Z)` of scans of a level, pooled to `(B, C, X, Y, Z)`."""
-        if max(counts, default=1) == 1:
+        if len(features) == len(counts):
             return features
-        weight = _zero_padded(self.gates[depth].weight, 1, features.shape[1])
-        logits = F.conv3d(features, weight)
+        logits = F.conv3d(features, _zero_padded(self.gates[depth], 1, features.shape[1]))
         pairs = zip(features.split(counts), logits.split(counts), strict=True)
         return torch.cat([weighted_mean(*pair) for pair in pairs])
 

@@ -182,8 +182,8 @@ class TrainingRun:
         strict: Any = (
             "warn" if kind == "cuda" else True
         )  # GPUs lack deterministic forms of some layers
-        # With a critic, each batch trains one of two networks; heads of one scan need no gates.
-        unused = manual or self.prepared.network.config.pool_scans
+        # With a critic, each batch trains one of two networks; one scan needs no confidence.
+        unused = manual or config.network.pool_scans
         spread = DDPStrategy(find_unused_parameters=unused, gradient_as_bucket_view=True)
         return Trainer(
             accelerator={"cuda": "gpu"}.get(kind, kind),
