@@ -40,12 +40,12 @@ def folder(tmp_path_factory, save_label_maps: Callable) -> Path:
 def test_the_network_pools_scans_and_its_gates_learn(begin):
     run = begin()
     assert run.prepared.network.config.pool_scans
-    assert not any(gate.weight.any() for gate in run.prepared.network.gates)
+    assert not any(gate.any() for gate in run.prepared.network.gates)
     run.fit()
     model = read_model(run.folder.model_path("last"))
     assert model.config.network.pool_scans
     assert model.config.num_channels == 1
-    assert all(gate.weight.any() for gate in model.network.gates)
+    assert all(gate.any() for gate in model.network.gates)
     assert list(run.folder.path.rglob("*.png"))
 
 
@@ -56,7 +56,7 @@ def test_each_head_is_predicted_of_the_scans_that_are_present(begin):
     pairs = [data.stream.pair(step) for step in range(8)]
     pair = next(p for p in pairs if not p.present.all())
     assert isinstance(pair, ExamPair)
-    torch.nn.init.normal_(task.network.gates[0].weight)
+    torch.nn.init.normal_(task.network.gates[0])
     with torch.no_grad():
         predicted = task.predicted(pair)
         for element, present in enumerate(pair.present):
