@@ -17,8 +17,8 @@ from .precision import DTYPES, resolve_precision
 from .sliding_window import sliding_window
 from .streamed_unet import prepare
 
-LEFT_RIGHT = 1
-"""Axis of `(C, X, Y, Z)` that is mirrored for test-time augmentation."""
+LEFT_RIGHT = -3
+"""Axis of `(..., X, Y, Z)` that is mirrored for test-time augmentation."""
 
 Pass = Callable[[Tensor], Tensor]
 
@@ -38,7 +38,8 @@ def predict_volume(
 
     Args:
         network: On the device of `x`, in inference.
-        x: `(C, X, Y, Z)` float32, axes right, anterior, superior.
+        x: `(C, X, Y, Z)` float32, axes right, anterior, superior; or `(N, C, X, Y, Z)`, N scans of
+            a head, for a network that takes several.
         flip: Whether to average with the prediction of the volume mirrored left to right.
         swap: For each output channel, that of the other side of the head, which it takes the place
             of when a prediction is mirrored back; None: channels have no side.
@@ -55,15 +56,19 @@ def predict_volume(
     Raises:
         ValueError: If the precision is unknown or the number of channels is not the network's.
     """
-    if x.ndim != 4 or x.shape[0] != network.config.in_channels:
+    config, several = network.config, network.config.pool_scans
+    if x.ndim not in ((4, 5) if several else (4,)) or x.shape[-4] != config.in_channels:
+        more = f" or (N, {config.in_channels}, X, Y, Z)" if several else ""
         raise ValueError(
-            f"input must be ({network.config.in_channels}, X, Y, Z), got {tuple(x.shape)}."
+            f"input must be ({config.in_channels}, X, Y, Z){more}, got {tuple(x.shape)}."
         )
     precision = resolve_precision(precision, x.device)
     dtype = DTYPES[precision]
     if plan is None:
-        shape = tuple(x.shape[1:])
-        plan = plan_memory(network.config, shape, device=x.device, precision=precision)
+        scans = len(x) if x.ndim == 5 else 1
+        plan = plan_memory(
+            config, x.shape[-3:], device=x.device, precision=precision, num_scans=scans
+        )
     with torch.no_grad(), _products(x.device, tf32=precision != "fp32"):
         forward = _forward(network, x, plan, dtype)
         result = finish(forward(x))
@@ -84,7 +89,7 @@ def _forward(network: UNet3d, x: Tensor, plan: Plan, dtype: torch.dtype) -> Pass
         return lambda volume: sliding_window(
             _exact(network, window, x.device, dtype, keep=True), volume, window, HALO
         )
-    shape = (x.shape[1], x.shape[2], x.shape[3])
+    shape = (x.shape[-3], x.shape[-2], x.shape[-1])
     return _exact(network, shape, x.device, dtype, keep=plan.strategy != "recompute")
 
 

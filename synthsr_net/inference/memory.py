@@ -56,6 +56,7 @@ def plan_memory(
     flip: bool = True,
     max_bytes: int | None = None,
     window: int | None = None,
+    num_scans: int = 1,
 ) -> Plan:
     """Choose how to compute a prediction: exactly if it fits, else with a sliding window.
 
@@ -67,6 +68,7 @@ def plan_memory(
         flip: Whether there is a pass of the mirrored volume, whose outputs are averaged.
         max_bytes: Memory that may be used; None means 90 % of what is available now.
         window: Edge of the sliding window in voxels, if one is asked for.
+        num_scans: Number of scans of a head that the network takes together.
 
     Raises:
         SynthSRError: If not even small windows fit; the message gives the figures.
@@ -78,10 +80,16 @@ def plan_memory(
     kind = torch.device(device).type
     budget = int(RESERVE * available_bytes(device)) if max_bytes is None else max_bytes
     if window is not None:
-        return _windowed(config, shape, window, kind, precision, flip)
+        return _windowed(config, shape, window, kind, precision, flip, num_scans)
     for strategy in _exact_strategies(config, shape):
         num_bytes = estimate_bytes(
-            config, shape, strategy, device=kind, precision=precision, flip=flip
+            config,
+            shape,
+            strategy,
+            device=kind,
+            precision=precision,
+            flip=flip,
+            num_scans=num_scans,
         )
         plan = Plan(strategy, num_bytes)
         if plan.num_bytes <= budget:
@@ -90,10 +98,10 @@ def plan_memory(
     largest = math.ceil(max(shape) / step) * step
     smallest = min(math.ceil(MIN_WINDOW / step) * step, largest)
     for edge in range(largest, smallest - 1, -step):
-        plan = _windowed(config, shape, edge, kind, precision, flip)
+        plan = _windowed(config, shape, edge, kind, precision, flip, num_scans)
         if plan.num_bytes <= budget:
             return plan
-    needed = _windowed(config, shape, smallest, kind, precision, flip).num_bytes
+    needed = _windowed(config, shape, smallest, kind, precision, flip, num_scans).num_bytes
     allowed = bytes_in_words(max(0, budget))
     raise SynthSRError(
         f"a volume of {' x '.join(map(str, shape))} voxels needs {bytes_in_words(needed)} of memory"
@@ -110,6 +118,7 @@ def estimate_bytes(
     device: str = "cpu",
     precision: str = "fp32",
     flip: bool = True,
+    num_scans: int = 1,
 ) -> int:
     """Estimate of the memory that a pass takes at most, with inputs, outputs and weights.
 
@@ -120,6 +129,7 @@ def estimate_bytes(
         device: `cpu` or `cuda`.
         precision: `fp32`, `tf32` or `bf16`.
         flip: Whether the output is averaged with that of the mirrored volume.
+        num_scans: Number of scans of a head that the network takes together.
     """
     size = 2 if precision == "bf16" else 4
     voxels = [math.prod(-(-n // 2**level) for n in shape) for level in range(config.num_levels)]
@@ -131,11 +141,18 @@ def estimate_bytes(
         below = tensors[level + 1] if level + 1 < len(tensors) else 0
         here = (skips[level] + below) if level == 0 else (tensor + skips[level] + below)
         peak = max(peak, above + here)
+    if num_scans > 1:  # the means of all levels and a scan on its way down
+        down = sum(tensors[:2]) // 8 + 2 * tensors[-1]
+        peak = max(peak, sum(skips) + 4 * sum(voxels) + down)
     if strategy == "whole":  # nothing is streamed: upsampled, concatenated and convolved volumes
         peak = sum(tensors) + 4 * tensors[0] + (2 * tensors[1] if len(tensors) > 1 else 0)
+        peak *= num_scans
     slab = min(slab_bytes(device), tensors[0])
     workspace = 0 if strategy == "whole" else _WORKSPACE_SLABS.get(device, 8) * slab
-    ends = 4 * voxels[0] * (3 * config.in_channels + _outputs(flip) * config.out_channels)
+    if strategy == "recompute":  # the largest skip connection of all scans, side by side
+        workspace += (num_scans - 1) * workspace // 2
+    inputs = num_scans * config.in_channels
+    ends = 4 * voxels[0] * (3 * inputs + _outputs(flip) * config.out_channels)
     return peak + workspace + ends + 3 * 4 * config.num_weights
 
 
@@ -149,7 +166,13 @@ def _exact_strategies(config: UNetConfig, shape: Sequence[int]) -> tuple[Strateg
 
 
 def _windowed(
-    config: UNetConfig, shape: Sequence[int], edge: int, device: str, precision: str, flip: bool
+    config: UNetConfig,
+    shape: Sequence[int],
+    edge: int,
+    device: str,
+    precision: str,
+    flip: bool,
+    num_scans: int,
 ) -> Plan:
     step = _window_step(config)
     if edge < 1:
@@ -158,9 +181,15 @@ def _windowed(
     x, y, z = (min(edge, math.ceil(n / config.divisor) * config.divisor) for n in shape)
     strategy = _exact_strategies(config, (x, y, z))[0]
     pass_bytes = estimate_bytes(
-        config, (x, y, z), strategy, device=device, precision=precision, flip=False
+        config,
+        (x, y, z),
+        strategy,
+        device=device,
+        precision=precision,
+        flip=False,
+        num_scans=num_scans,
     )
-    channels = 2 * config.in_channels + _outputs(flip) * config.out_channels + 1
+    channels = 2 * num_scans * config.in_channels + _outputs(flip) * config.out_channels + 1
     whole = 4 * math.prod(shape) * channels
     local = config.normalisation in ("instance", "group")
     return Plan("sliding_window", pass_bytes + whole, (x, y, z), local)

@@ -48,8 +48,8 @@ def sliding_window(
     """Apply a network to windows and blend the results where they overlap.
 
     Args:
-        network: Takes `(C, x, y, z)` and gives `(O, x, y, z)`.
-        x: `(C, X, Y, Z)`; zeros are added where a window is larger than the volume.
+        network: Takes `(..., C, x, y, z)` and gives `(O, x, y, z)`.
+        x: `(..., C, X, Y, Z)`; zeros are added where a window is larger than the volume.
         window: Shape of a window in voxels.
         overlap: Least overlap of neighbouring windows in voxels.
 
@@ -57,19 +57,19 @@ def sliding_window(
         `(O, X, Y, Z)`. Far from the faces of windows it is what the whole volume gives; near them
         the network sees less of its surroundings.
     """
-    shape = x.shape[1:]
+    shape = x.shape[-3:]
     missing = [max(0, t - n) for t, n in zip(window, shape, strict=True)]
     if any(missing):
         x = torch.nn.functional.pad(x, [p for m in reversed(missing) for p in (0, m)])
-    starts = [window_starts(n, t, overlap) for n, t in zip(x.shape[1:], window, strict=True)]
+    starts = [window_starts(n, t, overlap) for n, t in zip(x.shape[-3:], window, strict=True)]
     weight = window_weight(window, overlap, x.device)
-    total = torch.zeros(x.shape[1:], device=x.device)
+    total = torch.zeros(x.shape[-3:], device=x.device)
     result: Tensor | None = None
     for corner in itertools.product(*starts):
         place = tuple(slice(start, start + t) for start, t in zip(corner, window, strict=True))
-        output = network(x[(slice(None), *place)])
+        output = network(x[..., place[0], place[1], place[2]])
         if result is None:
-            result = output.new_zeros(output.shape[0], *x.shape[1:])
+            result = output.new_zeros(output.shape[0], *x.shape[-3:])
         result[(slice(None), *place)] += output * weight
         total[place] += weight
     assert result is not None

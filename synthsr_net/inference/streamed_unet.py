@@ -4,13 +4,15 @@ Memory holds the skip connections and little else. Three facts make it fast: con
 channels last, slabs stay in the caches of the processor, and upsampled volumes are never built
 (see `phase_convolution`). The result is that of `UNet3d.forward` up to the order of sums.
 
+Of several scans, the encoder takes one after the other, and each level keeps their mean so far.
+
 Volumes are normalised when they are read, not when they are made: so normalisations that need
 statistics of a whole volume cost no pass of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +23,8 @@ from torch import Tensor
 from synthsr_net.networks.normalisation import Statistics
 from synthsr_net.networks.unet import UNet3d
 
-from .slabs import Convolution, Slabs, copied, cut, fill, mapped, measured
+from .scan_mean import ScanMean, averaged
+from .slabs import Convolution, Slabs, cut, fill, mapped, measured
 from .stage import Stage, Volume, exact_at_the_end, stage_of, weights
 
 
@@ -32,6 +35,7 @@ class StreamedUNet:
     encoder: tuple[Stage, ...]
     decoder: tuple[Stage, ...]
     head: Convolution
+    gates: tuple[Tensor, ...]  # (C,) of each encoder level, if it takes several scans
     softmax: bool
     dtype: torch.dtype
 
@@ -39,7 +43,8 @@ class StreamedUNet:
         """Apply the network.
 
         Args:
-            x: `(C, X, Y, Z)`; sizes must be multiples of the network's divisor.
+            x: `(C, X, Y, Z)`, or `(N, C, X, Y, Z)` for a network that takes several scans; sizes
+                must be multiples of the network's divisor.
             slab_elements: About how many numbers a slab holds.
             keep_first_skip: Whether to keep the largest skip connection; else it is computed a
                 second time, which saves most of the memory and takes about a seventh longer.
@@ -49,36 +54,75 @@ class StreamedUNet:
         Returns:
             `(O, X, Y, Z)` float32.
         """
-        source = Volume(x.permute(1, 2, 3, 0).contiguous().to(self.dtype))
-        small, skips = source, []
-        for depth, stage in enumerate(self.encoder[:-1]):
-            skip = self._room(small.data.shape, stage) if keep_first_skip or depth else None
-            small = _descend(stage, small, skip, slab_elements)
-            skips.append(skip)
-        stage, shape, skip = self.encoder[-1], small.data.shape, None
-        slabs: Callable[[], Slabs] = partial(_encoded, stage, small, slab_elements)
-        for following in self.decoder:
-            statistics = Statistics()
-            result = fill(self._room(shape, stage), _measured(stage, slabs(), statistics))
-            small = Volume(result, stage.normaliser(statistics))
-            stage, skip, shape = following, skips.pop(), torch.Size(2 * n for n in shape[:3])
-            slabs = partial(self._decoded, stage, skip, small, source, slab_elements)
-        return self._headed(stage, slabs, skip, source.data.shape, slab_elements)
+        scans = [x] if x.ndim == 4 else list(x)
+        sources = [Volume(s.permute(1, 2, 3, 0).contiguous().to(self.dtype)) for s in scans]
+        shape = sources[0].data.shape
+        if not self.decoder:
+            stage = self.encoder[0]
+            whole = partial(_encoded, stage, sources[0], slab_elements)
+            return self._headed(stage, whole, None, shape, slab_elements)
+        *skips, deepest = self._means(sources, slab_elements, keep_first_skip)
+        assert deepest is not None
+        small = Volume(deepest)
+        del deepest
+        for stage in self.decoder[:-1]:
+            result = self._decoded(stage, skips.pop(), small, sources, slab_elements)
+            small = self._kept(stage, _doubled(small.data.shape), result)
+        stage, skip = self.decoder[-1], skips.pop()
+        slabs = partial(self._decoded, stage, skip, small, sources, slab_elements)
+        return self._headed(stage, slabs, skip, shape, slab_elements)
+
+    def _means(
+        self, sources: Sequence[Volume], slab_elements: int, keep_first_skip: bool
+    ) -> list[Tensor | None]:
+        """What the decoder reads of each level, from scans; None for what is not kept."""
+        means = [
+            self._mean(depth, sources) if keep_first_skip or depth else None
+            for depth in range(len(self.encoder))
+        ]
+        last = self.encoder[-1]
+        for source in sources:
+            small = source
+            for stage, mean in zip(self.encoder[:-1], means, strict=False):
+                small = _descend(stage, small, mean, slab_elements)
+            encoded = _encoded(last, small, slab_elements)
+            deepest = self._kept(last, small.data.shape, encoded)
+            assert means[-1] is not None
+            thickness = _thickness(deepest.data.shape, last, slab_elements)
+            for _ in means[-1].joined(deepest.slabs(thickness)):
+                pass
+        return [None if mean is None else mean.mean for mean in means]
+
+    def _mean(self, depth: int, sources: Sequence[Volume]) -> ScanMean:
+        shape = torch.Size(size >> depth for size in sources[0].data.shape[:3])
+        gate = self.gates[depth] if len(sources) > 1 else None
+        return ScanMean(self._room(shape, self.encoder[depth]), gate)
+
+    def _kept(self, stage: Stage, shape: torch.Size, slabs: Slabs) -> Volume:
+        """The result of a level, from its slabs before the normalisation."""
+        statistics = Statistics()
+        result = fill(self._room(shape, stage), _measured(stage, slabs, statistics))
+        return Volume(result, stage.normaliser(statistics))
 
     def _room(self, shape: torch.Size, stage: Stage) -> Tensor:
         size = (*shape[:3], stage.features)
         return self.head.weight.new_empty(size, dtype=self.dtype)
 
     def _decoded(
-        self, stage: Stage, skip: Tensor | None, small: Volume, source: Volume, slab_elements: int
+        self,
+        stage: Stage,
+        skip: Tensor | None,
+        small: Volume,
+        sources: Sequence[Volume],
+        slab_elements: int,
     ) -> Slabs:
         """The result of a decoder level, from the small volume and a skip connection, if stored."""
         if skip is None:
-            skip_slabs = _encoded(self.encoder[0], source, slab_elements)
+            scans = [_encoded(self.encoder[0], source, slab_elements) for source in sources]
+            skip_slabs = averaged(scans, self.gates[0]) if len(scans) > 1 else scans[0]
         else:
             skip_slabs = cut(skip, _thickness(skip.shape, stage, slab_elements))
-        shape = torch.Size(2 * n for n in small.data.shape[:3])
-        thickness = _thickness(shape, stage, slab_elements) // 2
+        thickness = _thickness(_doubled(small.data.shape), stage, slab_elements) // 2
         return stage.decoded(skip_slabs, small.slabs(thickness))
 
     def _headed(
@@ -132,11 +176,11 @@ def _encoded(stage: Stage, volume: Volume, slab_elements: int) -> Iterator[Tenso
     return stage.encoded(volume.slabs(thickness))
 
 
-def _descend(stage: Stage, volume: Volume, skip: Tensor | None, slab_elements: int) -> Volume:
-    """The input of the next encoder level, from that of a level; its skip connection is stored."""
+def _descend(stage: Stage, volume: Volume, mean: ScanMean | None, slab_elements: int) -> Volume:
+    """The input of the next encoder level, from that of a level; its skip connection is kept."""
     statistics = Statistics()
     slabs = _measured(stage, _encoded(stage, volume, slab_elements), statistics)
-    slabs = slabs if skip is None else copied(slabs, skip)
+    slabs = slabs if mean is None else mean.joined(slabs)
     x, y, z, _ = volume.data.shape
     half = volume.data.new_empty(x // 2, y // 2, z // 2, stage.features)
     fill(half, stage.halved(slabs))
@@ -146,6 +190,10 @@ def _descend(stage: Stage, volume: Volume, skip: Tensor | None, slab_elements: i
 def _measured(stage: Stage, slabs: Slabs, statistics: Statistics) -> Slabs:
     """Take slabs into account in statistics, if the normalisation of their level needs them."""
     return measured(slabs, statistics) if stage.measures else slabs
+
+
+def _doubled(shape: torch.Size) -> torch.Size:
+    return torch.Size(2 * size for size in shape[:3])
 
 
 def _thickness(shape: torch.Size, stage: Stage, slab_elements: int) -> int:
@@ -171,6 +219,7 @@ def prepare(network: UNet3d, dtype: torch.dtype) -> StreamedUNet:
         encoder=tuple(encoder),
         decoder=tuple(decoder),
         head=weights(network.head),
+        gates=tuple(gate.detach().float().flatten() for gate in network.gates),
         softmax=network.config.softmax,
         dtype=dtype,
     )

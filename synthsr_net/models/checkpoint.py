@@ -25,8 +25,9 @@ from synthsr_transforms.support.config import from_mapping
 from synthsr_transforms.support.messages import SynthSRError, check_choice
 from synthsr_transforms.support.pointers import refuse_pointer
 
-FORMAT_VERSION = 1
-"""Version of the header; a file of a later version is refused."""
+FORMAT_VERSION = 2
+"""Version of the header; a file of a later version is refused. Files of networks that take several
+scans have version 2, others version 1, which older readers know."""
 HEADER = "synthsr"
 """Key of the header's JSON text."""
 
@@ -204,6 +205,8 @@ class ModelConfig:
     citation: str = ""
     """Publications to cite when predictions are published."""
     network: UNetConfig = field(default_factory=UNetConfig)
+    """Architecture; with `pool_scans`, the model takes any number of scans of a head, each of them
+    what `inputs` says."""
     inputs: list[InputConfig] = field(default_factory=lambda: [InputConfig()])
     """The images that the network takes, in the order of its channels."""
     output: str = "T1w"
@@ -226,6 +229,13 @@ class ModelConfig:
                 f"the network takes {self.network.in_channels} channels, but the inputs of model"
                 f" {self.name!r} ({', '.join(i.name for i in self.inputs)}) make {channels}."
                 " Correct the inputs."
+            )
+        added = self.scan.residual_input
+        if self.network.pool_scans and (len(self.inputs) > 1 or added is not None):
+            raise ValueError(
+                "a network with pool_scans must have one input that it is not added to, got"
+                f" {len(self.inputs)} inputs and residual_input {added} in model {self.name!r}."
+                " Correct them, or set network.pool_scans to false."
             )
         count = len(self.structures)
         if count and count != self.network.out_channels:
@@ -288,7 +298,11 @@ def save_model(
 
 def header_text(config: ModelConfig) -> str:
     """Header of a model file, as JSON; `config_of_header` is its inverse."""
-    return json.dumps({"format": FORMAT_VERSION, **asdict(config)})
+    settings: dict[str, Any] = {"format": FORMAT_VERSION, **asdict(config)}
+    if not config.network.pool_scans:
+        settings["format"] = 1
+        del settings["network"]["pool_scans"]
+    return json.dumps(settings)
 
 
 def read_config(path: str | os.PathLike[str]) -> ModelConfig:

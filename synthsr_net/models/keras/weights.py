@@ -163,6 +163,7 @@ def _check_expressible(config: UNetConfig) -> None:
     for name, possible, reason in (
         ("normalisation", ("batch", "none"), "The original has no layer for it."),
         ("normalise_last", last, "The original normalises the last level as well."),
+        ("pool_scans", (False,), "The original takes one scan."),
         ("activation", tuple(SAME_ACTIVATIONS), "Keras defines it otherwise."),
     ):
         if (value := getattr(config, name)) not in possible:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +40,8 @@ MAX_BYTES = 2**31 - 2**20
 def export_onnx(model: Model, path: str | os.PathLike[str]) -> float:
     """Write the network of a model as an ONNX file, atomically, and compare it with PyTorch.
 
+    A network that takes several scans becomes one that takes one.
+
     The file takes `image`, `(batch, in_channels, x, y, z)` float32 of any sizes, and gives
     `prediction`, `(batch, out_channels, x, y, z)` float32, as `UNet3d.forward` does in inference.
     What comes before and after, such as the normalisation, is described in its metadata, see
@@ -65,7 +68,9 @@ def export_onnx(model: Model, path: str | os.PathLike[str]) -> float:
         raise SynthSRError(f"an ONNX file must end in .onnx, got {path}. Rename it.")
     network = copy.deepcopy(model.network).to("cpu", torch.float32).eval().requires_grad_(False)
     _check_size(network)
-    content = _onnx_model(model.config, network).SerializeToString()
+    architecture = replace(model.config.network, pool_scans=False)
+    config = replace(model.config, network=architecture)
+    content = _onnx_model(config, network).SerializeToString()
     with replacing(path) as temporary:
         temporary.write_bytes(content)
         difference = _compare(temporary, network, max(i.maximum for i in model.config.inputs))
