@@ -311,7 +311,7 @@ for strategy, name in (("store", "batch"), ("recompute", "instance")):
     if os.fork():
         os.wait()
         continue
-    network = UNet3d(UNetConfig(normalisation=name, num_levels=3, pool_scans=True)).eval()
+    network = UNet3d(UNetConfig(normalisation=name, pool_scans=True)).eval()
     predict_volume(network, torch.zeros(3, 1, 16, 16, 16))
     before, shape = peak(), (48, 96, 64)
     predict_volume(network, torch.zeros(3, 1, *shape), plan=Plan(strategy, 0))
