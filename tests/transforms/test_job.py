@@ -700,7 +700,7 @@ class TestSettings:
         [
             ({"num_samples": 0}, "1 to 1000000, got 0"),
             ({"num_samples": 10**11}, "1 to 1000000, got 100000000000"),
-            ({"seed": -1}, "seed must be at least 0"),
+            ({"seed": -1}, "seed must be a whole number from 0"),
             ({"file_format": "png"}, "format must be one of"),
             ({"shard": (0, 2)}, "got 0/2"),
             ({"shard": (3, 2)}, "got 3/2"),

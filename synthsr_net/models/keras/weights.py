@@ -167,9 +167,10 @@ def _check_expressible(config: UNetConfig) -> None:
         ("activation", tuple(SAME_ACTIVATIONS), "Keras defines it otherwise."),
     ):
         if (value := getattr(config, name)) not in possible:
-            known = ", ".join(map(str, possible))
+            known = ", ".join(map(str, possible)).lower()
+            known = f"one of {known}" if len(possible) > 1 else known
             raise KerasWeightsError(
-                f"{name} must be one of {known} for a Keras file, got {value}. {reason}"
+                f"{name} must be {known} for a Keras file, got {str(value).lower()}. {reason}"
             )
 
 
