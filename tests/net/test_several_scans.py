@@ -416,5 +416,5 @@ class TestModelFile:
         assert config_of_metadata(text) == single.config
 
     def test_keras_files_take_one_scan(self, tmp_path, network):
-        with pytest.raises(KerasWeightsError, match=re.escape("pool_scans must be one of False")):
+        with pytest.raises(KerasWeightsError, match=re.escape("pool_scans must be false")):
             write_keras(tmp_path / "m.h5", network.config, network.state_dict())
