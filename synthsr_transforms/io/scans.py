@@ -111,7 +111,9 @@ def _scan(header: Header) -> Scan:
     finite = np.isfinite(data)
     wrong = int(data.size - np.count_nonzero(finite))
     if wrong == data.size:
-        raise VolumeError(f"{name} must hold finite numbers, got only NaN or infinity. Export again.")
+        raise VolumeError(
+            f"{name} must hold finite numbers, got only NaN or infinity. Export again."
+        )
     if wrong:
         lowest = data[finite].min()
         data = np.where(finite, data, lowest)
