@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import nibabel as nib
@@ -230,6 +231,23 @@ class TestRecipe:
         assert training.run == RunConfig()
         assert training.optimiser == OptimiserConfig(learning_rate=1e-3)
         assert training.network == UNetConfig(num_levels=2, num_features=4)
+
+    def test_the_network_takes_the_architecture_of_its_weights(self, own, tmp_path):
+        theirs = UNetConfig(out_channels=2, num_levels=3, num_features=6, activation="relu")
+        path = tmp_path / "theirs.safetensors"
+        save_model(path, ModelConfig(name="a", network=theirs), UNet3d(theirs).state_dict())
+        weights = [f"initial_weights={path}"]
+        own.write_text(OWN.replace("num_levels: 2, ", ""))
+        expected = replace(theirs, out_channels=1, num_features=4)
+        assert load_experiment(own, weights).training.network == expected
+        chosen = load_experiment(own, [*weights, "network.activation=gelu"]).training.network
+        assert chosen == replace(expected, activation="gelu")
+
+    def test_recorded_settings_need_no_initial_weights(self, own, tmp_path):
+        training = load_experiment(own).training
+        lost = to_yaml(replace(training, initial_weights=str(tmp_path / "lost.safetensors")))
+        own.write_text(OWN.partition("training:")[0] + "training:\n" + indent(lost, "  "))
+        assert load_experiment(own).training.network == training.network
 
     def test_assignments_go_to_training_or_generator(self, own):
         assignments = ["crop.shape=8", "run.seed=4", "training.run.epochs=2", "label_table=auto"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from synthsr_net.models.loading import load_weights
 from synthsr_net.training.config import SECTION, Experiment, TrainingConfig, ValidationConfig
 from synthsr_transforms.generator.config import make_config, read_settings
 from synthsr_transforms.job.job import check_buildable, check_images, choose_subjects
@@ -26,7 +28,8 @@ def load_experiment(source: str | os.PathLike[str], assignments: Sequence[str] =
             section `training` holds a `TrainingConfig`. Other settings have defaults.
         assignments: Changes such as `"crop.shape=128"` for a step of the generator, or
             `"optimiser.learning_rate=1e-3"` for a section of the training. Sections of the training
-            go before steps of the same name.
+            go before steps of the same name. With `initial_weights`, settings of the network that
+            neither the file nor a change names are those of the weights.
 
     Raises:
         SynthSRError: If a name is unknown (the nearest spelling is suggested) or a value unusable.
@@ -39,8 +42,22 @@ def load_experiment(source: str | os.PathLike[str], assignments: Sequence[str] =
     return _experiment(read_settings(source), assignments, str(source))
 
 
+_OF_THE_DATA = ("in_channels", "out_channels", "softmax", "pool_scans")
+"""Settings of the network that the generator and the loss decide, whatever it starts from."""
+
+
 def _experiment(settings: dict[str, Any], assignments: Sequence[str], where: str) -> Experiment:
-    return make_config(Experiment, settings, assignments, section=SECTION, where=where)
+    make = partial(make_config, Experiment, assignments=assignments, section=SECTION, where=where)
+    experiment: Experiment = make(settings)
+    source = experiment.training.initial_weights
+    section = settings.get(SECTION) or {}
+    named = section.get("network") or {}
+    rest = asdict(experiment.training.network).keys() - named.keys() - {*_OF_THE_DATA}
+    if source is None or not rest:  # a run is resumed without its initial weights
+        return experiment
+    there = asdict(load_weights(source)[0])
+    network = {**named, **{name: there[name] for name in rest}}
+    return make({**settings, SECTION: {**section, "network": network}})
 
 
 @dataclass(frozen=True, kw_only=True)
