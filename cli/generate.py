@@ -12,6 +12,7 @@ from synthsr_cli.common.options import (
     Shard,
     device_option,
     format_option,
+    import_option,
     out_option,
     overwrite_option,
     seed_option,
@@ -61,6 +62,7 @@ list_presets_option = click.option(
 )
 @seed_option
 @set_option
+@import_option
 @format_option
 @click.option("--preview", is_flag=True, help="Draw a picture of each sample, and an overview.")
 @click.option(

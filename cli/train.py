@@ -12,6 +12,7 @@ import click
 from synthsr_cli.common.describing import counted
 from synthsr_cli.common.options import (
     device_option,
+    import_option,
     out_option,
     overwrite_option,
     set_option,
@@ -40,6 +41,7 @@ SHOWN = ("train/loss", "validation/brain/l1", "validation/brain/psnr", "validati
 @subject_options
 @out_option("Folder of the run: settings, metrics, pictures, model files.", required=True)
 @set_option
+@import_option
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
 @overwrite_option
 @device_option

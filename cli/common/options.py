@@ -72,6 +72,28 @@ def set_option(command: Command) -> Command:
     )(command)
 
 
+def import_option(command: Command) -> Command:
+    """Add `--import`, which needs no argument of the command."""
+    return click.option(
+        "--import",
+        "modules",
+        metavar="MODULE|FILE.py",
+        multiple=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_import_modules,
+        help="Import transforms and losses of your own, to be named in settings. May be repeated.",
+    )(command)
+
+
+def _import_modules(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> None:
+    if value and not ctx.resilient_parsing:
+        from synthsr_transforms.support.plugins import import_module
+
+        for name in value:
+            import_module(name, "--import")
+
+
 def seed_option(command: Command) -> Command:
     """Add `--seed`."""
     return click.option(

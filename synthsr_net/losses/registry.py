@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from synthsr_transforms.support.messages import check_choice
+from synthsr_transforms.support.plugins import find_class
 
 from .base import ImageLoss
 from .intensity import L1Loss, L2Loss, LaplaceLoss
@@ -30,7 +31,8 @@ def build_loss(name: str, params: Mapping[str, Any] | None = None) -> ImageLoss:
     """Make a loss from its name and the arguments of its constructor.
 
     Args:
-        name: One of `LOSSES` or `SEGMENTATION_LOSSES`.
+        name: One of `LOSSES` or `SEGMENTATION_LOSSES`, class name of an `ImageLoss` of a
+            module that was imported, or see `find_class`.
         params: Arguments by name; those left out have their defaults.
 
     Raises:
@@ -41,13 +43,24 @@ def build_loss(name: str, params: Mapping[str, Any] | None = None) -> ImageLoss:
         >>> build_loss("ssim3d", {"window_size": 7}).outputs_per_target
         1
     """
-    losses = LOSSES | SEGMENTATION_LOSSES
-    check_choice("loss", name, losses)
+    loss = find_class("loss", name, ImageLoss, _imported() | LOSSES | SEGMENTATION_LOSSES)
     params = dict(params or {})
-    known = [p for p in inspect.signature(losses[name]).parameters if p not in ("args", "kwargs")]
+    known = [p for p in inspect.signature(loss).parameters if p not in ("args", "kwargs")]
     for param in params:
         check_choice(f"arguments of the loss {name}", param, known or ["none"])
     try:
-        return losses[name](**params)
+        return loss(**params)
     except (TypeError, ValueError) as error:
         raise ValueError(f"loss {name}: {error}") from error
+
+
+def _imported() -> dict[str, type[ImageLoss]]:
+    """Losses of other modules, by class name."""
+    ours = __name__.rpartition(".")[0]
+    found, rest = {}, ImageLoss.__subclasses__()
+    while rest:
+        loss = rest.pop()
+        rest += loss.__subclasses__()
+        if not loss.__module__.startswith(ours):
+            found[loss.__name__] = loss
+    return found

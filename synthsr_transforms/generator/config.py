@@ -31,7 +31,7 @@ class StepConfig:
     """One step: a transform and the arguments of its constructor."""
 
     name: str
-    """Class name of a transform of this library or of TorchIO."""
+    """Class name of a transform of this library or of TorchIO, or `package.module.Class`."""
     params: dict[str, Any] = field(default_factory=dict)
     """Arguments of its constructor."""
 

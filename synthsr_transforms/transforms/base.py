@@ -32,10 +32,11 @@ from .spec import constructor_params, unknown_parameter
 Params = dict[str, Tensor]
 
 _REGISTRY: dict[str, type[SynthTransform]] = {}
+_LIBRARY = __name__.partition(".")[0]
 
 
 def registered_transforms() -> dict[str, type[SynthTransform]]:
-    """Every transform of this library, by class name."""
+    """Every transform of this library and of modules that were imported, by class name."""
     return dict(sorted(_REGISTRY.items()))
 
 
@@ -126,6 +127,12 @@ class SynthTransform(Transform):
         )
 
     def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
+        there = _REGISTRY.get(cls.__name__, cls)
+        if there.__module__.startswith(f"{_LIBRARY}.") and there.__module__ != cls.__module__:
+            raise TypeError(
+                f"a transform must have a name of its own, got {cls.__name__}, which is one of"
+                f" {_LIBRARY}. Rename the class."
+            )
         super().__init_subclass__(**kwargs)
         if not abstract:
             _REGISTRY[cls.__name__] = cls

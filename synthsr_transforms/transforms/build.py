@@ -8,7 +8,7 @@ from typing import Any
 import torchio
 from torchio.transforms.transform import Transform
 
-from synthsr_transforms.support.messages import suggest
+from synthsr_transforms.support.plugins import find_class
 
 from .base import SynthTransform, registered_transforms
 from .spec import constructor_arguments, unknown_parameter
@@ -18,8 +18,7 @@ def build_transform(spec: Mapping[str, Any], **context: Any) -> Transform:
     """Make a transform from its description.
 
     Args:
-        spec: `{"name": class name, "params": {argument: value}}`; names are those of this library
-            and of TorchIO.
+        spec: `{"name": class name, "params": {argument: value}}`, see `transform_class`.
         context: Arguments given to transforms that take them and do not set them, such as the
             label table of a generator.
 
@@ -52,21 +51,19 @@ def build_transform(spec: Mapping[str, Any], **context: Any) -> Transform:
 
 
 def transform_class(name: str) -> type[Transform]:
-    """Find a transform of this library or of TorchIO by class name.
+    """Find a transform by the name that configurations give it.
+
+    Args:
+        name: Class name of one of this library, of one in a module that was imported, or of one of
+            TorchIO; or see `find_class`.
 
     Raises:
         ValueError: If there is none; the nearest spelling is suggested.
     """
-    ours = registered_transforms()
-    if name in ours:
-        return ours[name]
-    theirs = getattr(torchio, name, None)
-    if isinstance(theirs, type) and issubclass(theirs, torchio.Transform):
+    ours, theirs = registered_transforms(), getattr(torchio, name, None)
+    if name not in ours and isinstance(theirs, type) and issubclass(theirs, Transform):
         return theirs
-    raise ValueError(
-        f"transform must be one of {', '.join(ours)} or a TorchIO transform,"
-        f" got {name!r}{suggest(name, ours)}."
-    )
+    return find_class("transform", name, Transform, ours)
 
 
 def _tuples_for_torchio(cls: type, params: dict[str, Any]) -> dict[str, Any]:
