@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from synthsr_cli.common.options import traceback_option
+from synthsr_cli.common.options import complete_models, traceback_option
 
 
 @click.command()
@@ -20,7 +20,12 @@ from synthsr_cli.common.options import traceback_option
 @click.option("--v1", is_flag=True, help="Use the model of 2021; goes before --lowfield.")
 @click.option("--threads", type=int, metavar="N", help="Threads on the CPU; -1 means all cores.")
 @click.option("--cpu", is_flag=True, help="Do not use a GPU.")
-@click.option("--model", metavar="NAME|FILE", help="Another model, such as synthsr-t1-v1.")
+@click.option(
+    "--model",
+    metavar="NAME|FILE",
+    shell_complete=complete_models,
+    help="Another model, such as synthsr-t1-v1.",
+)
 @traceback_option
 @click.pass_context
 def mri_synthsr(
