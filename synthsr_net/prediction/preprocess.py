@@ -156,9 +156,9 @@ def to_network_space(
         decide_ct(scan.volume, each, automatic=legacy is None)
         for scan, each in zip(scans, told, strict=True)
     ]
-    cts = [is_ct for is_ct, _ in choices]
+    are_ct = [is_ct for is_ct, _ in choices]
     sheared = legacy is None and shear_degrees(first.affine) >= NEGLIGIBLE_SHEAR_DEGREES
-    own = clipped(first, cts[0] and not after)
+    own = clipped(first, are_ct[0] and not after)
     native = _on_own_grid(own, settings.spacing_mm, legacy, sheared)
     aligned = reorient(native, legacy=legacy is not None)
     own_grid, grid = _grid(native), _grid(aligned)
@@ -166,7 +166,7 @@ def to_network_space(
     for index, (scan, image) in enumerate(zip(scans, config.inputs, strict=True)):
         data, warnings = aligned.data, [*scan.warnings, *choices[index][1]]
         if index:
-            volume = clipped(scan, cts[index] and not after)
+            volume = clipped(scan, are_ct[index] and not after)
             data, share = reslice(volume, grid, outside=0.0, margin=0.0 if legacy else 0.5)
             warnings += _doubts_of_overlap(share, scan, first)
         is_residual = index == settings.residual_input
@@ -174,10 +174,10 @@ def to_network_space(
             as_tensor(data),
             settings,
             image.maximum,
-            ct=cts[index] and after,
+            ct=are_ct[index] and after,
             keep_zero=legacy == "v2" and is_residual,
         )
-        warnings += doubts_of_contrast(rescaling, scan, cts[index])
+        warnings += doubts_of_contrast(rescaling, scan, are_ct[index])
         residual = x if is_residual else residual
         channels.append(x)
         if image.reliability_map:
@@ -193,7 +193,7 @@ def to_network_space(
         parallel=not sheared,
         legacy=legacy,
         rescalings=tuple(rescalings),
-        cts=tuple(cts),
+        cts=tuple(are_ct),
         residual=residual,
         warnings=tuple(dict.fromkeys(doubts)),
     )

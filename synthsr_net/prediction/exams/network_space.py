@@ -61,7 +61,7 @@ def exam_to_network_space(
         _check_overlap(space.aligned_grid, scan, in_words(index, scan))
     grid, box = covering(space.aligned_grid, [(scan.data.shape, scan.affine) for scan in others])
     first_data = torch.zeros(grid[0])
-    first_data[box] = tensor[(0, *space.inside)]
+    first_data[box] = tensor[0][space.inside]
     inputs, rescalings, all_cts = [first_data], list(space.rescalings), list(space.cts)
     for index, (scan, ct) in enumerate(zip(others, cts[1:], strict=True), 1):
         is_ct, warnings = decide_ct(scan.volume, ct)
