@@ -405,7 +405,7 @@ class _Run:
 
 def _show_plan(task: Task, prepared: Prepared) -> None:
     assert prepared.plan is not None
-    size = " x ".join(map(str, prepared.tensor.shape[1:]))
+    size = " x ".join(map(str, prepared.tensor.shape[-3:]))
     memory = bytes_in_words(prepared.plan.num_bytes)
     click.echo(f"{task.name}: {size} voxels, about {memory} of memory", err=True)
 

@@ -122,7 +122,7 @@ class Predictor(Inferer[Prediction, "ScalarImage"]):
             self.config,
             grid=self.settings.grid,
             sharpen=self.sharpen,
-            scan=prepared.tensor[0] if self.data_consistency else None,
+            scan=prepared.first_scan if self.data_consistency else None,
         )
         segmentation = None
         if self.segmenter is not None:
