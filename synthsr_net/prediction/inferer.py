@@ -26,10 +26,11 @@ from synthsr_transforms.support.memory import left_within, parse_size
 from synthsr_transforms.support.messages import SynthSRError
 
 from .ct import is_ct
+from .exams.network_space import exam_to_network_space
 from .files import find_scans, plan_outputs, refuse_inputs
 from .limits import limited
 from .plausibility import check_plausible
-from .preprocess import ScanSpace, scan_config, to_network_space
+from .preprocess import ScanSpace, check_number, scan_config, to_network_space
 from .provenance import PredictionRecord
 from .settings import PredictorSettings
 
@@ -72,7 +73,8 @@ class Prepared(NamedTuple):
 
     Attributes:
         scans: The scans as read, one per input of the model.
-        tensor: `(C, X, Y, Z)` float32, what the network takes.
+        tensor: `(C, X, Y, Z)` float32, what the network takes, or `(N, C, X, Y, Z)` for several
+            scans of an exam.
         space: The way back.
         plan: How to compute, once that was decided.
     """
@@ -81,6 +83,16 @@ class Prepared(NamedTuple):
     tensor: Tensor
     space: ScanSpace
     plan: Plan | None = None
+
+    @property
+    def num_scans(self) -> int:
+        """Number of scans that the network takes together."""
+        return len(self.tensor) if self.tensor.ndim == 5 else 1
+
+    @property
+    def first_scan(self) -> Tensor:
+        """First channel `(X, Y, Z)` of the (first) scan in the tensor."""
+        return self.tensor.flatten(0, -4)[0]
 
 
 class Inferer(Generic[Made, Kind]):
@@ -140,7 +152,8 @@ class Inferer(Generic[Made, Kind]):
         """Apply the model to a path, a nibabel image or a `torchio.ScalarImage`.
 
         Args:
-            image: The scan, or a list of scans for a model with several inputs.
+            image: The scan, or a list of scans: one for each input of the model, or, for a model
+                that takes any number, all of one person, of which the first one gives the space.
             output: For paths, the file to write, which is replaced if it exists. By default it
                 lies beside the scan, with `ending` in its name.
 
@@ -187,24 +200,40 @@ class Inferer(Generic[Made, Kind]):
 
     # The three steps, which run in three threads over many scans
 
-    def prepare(self, scans: Sequence[Scan], *, ct: bool | None = None) -> Prepared:
+    def prepare(
+        self, scans: Sequence[Scan], *, ct: bool | Sequence[bool | None] | None = None
+    ) -> Prepared:
         """First step: scans to the space of the network, on the CPU.
 
         Args:
-            scans: Scans, in the order of the model's inputs.
-            ct: Whether they are CT, where the settings do not say.
+            scans: Scans, in the order of the model's inputs, or of an exam.
+            ct: Whether they are CT, or each of them, where the settings do not say.
 
         Raises:
             VolumeError: If one cannot be used, see `check_plausible` and `to_network_space`.
         """
         ct = ct if self.settings.ct is None else self.settings.ct
+        cts = [ct] * len(scans) if ct is None or isinstance(ct, bool) else list(ct)
         doubts = [text for scan in scans for text in check_plausible(scan, self.settings.force)]
-        if not ct and self.settings.legacy is None:
-            keeps = [ct is None and is_ct(scan.volume) for scan in scans]
-            scans = [s if keep else limited(s) for s, keep in zip(scans, keeps, strict=True)]
-        tensor, space = to_network_space(scans, self.config, ct=ct, legacy=self.settings.legacy)
+        if self.settings.legacy is None:
+            scans = [_limited(scan, each) for scan, each in zip(scans, cts, strict=True)]
+        tensor, space = self._to_network_space(scans, cts)
         space = dataclasses.replace(space, warnings=(*doubts, *space.warnings))
         return Prepared(tuple(scans), tensor, space)
+
+    def _to_network_space(
+        self, scans: Sequence[Scan], cts: Sequence[bool | None]
+    ) -> tuple[Tensor, ScanSpace]:
+        legacy = self.settings.legacy
+        check_number(self.config, len(scans))
+        if len(scans) == len(self.config.inputs):
+            return to_network_space(scans, self.config, cts=cts, legacy=legacy)
+        if legacy is not None:
+            raise SynthSRError(
+                f"legacy takes one scan, as the original does, got {len(scans)}. Leave it out, or"
+                " give one scan."
+            )
+        return exam_to_network_space(scans, self.config, cts=cts)
 
     def planned(self, prepared: Prepared) -> Prepared:
         """Decide how to compute within the memory that is available now.
@@ -216,12 +245,13 @@ class Inferer(Generic[Made, Kind]):
         limit = parse_size(limit) if isinstance(limit, str) else limit
         plan = plan_memory(
             self.config.network,
-            prepared.tensor.shape[1:],
+            prepared.tensor.shape[-3:],
             device=self.device,
             precision=self.precision,
             flip=self.flip,
             max_bytes=None if limit is None else left_within(limit, self.device),
             window=self.settings.window,
+            num_scans=prepared.num_scans,
         )
         return prepared._replace(plan=plan)
 
@@ -310,6 +340,11 @@ class Inferer(Generic[Made, Kind]):
         (target,) = plan_outputs(source, folder, self.ending)
         refuse_inputs([target], [Path(image) for image in images])
         return target
+
+
+def _limited(scan: Scan, ct: bool | None) -> Scan:
+    """A scan without values that no tissue has, if it is not CT."""
+    return scan if ct or (ct is None and is_ct(scan.volume)) else limited(scan)
 
 
 _ONE_NETWORK = Lock()
