@@ -67,7 +67,8 @@ def _load_predictor(options: dict[str, Any]) -> Predictor:
     predictor = Predictor.from_file(name, **settings)
     if any(options[name] for name in ("segmentation", "volumes", "qc")):
         settings = {name: options[name] for name in ("device", "precision", "max_memory")}
-        predictor.add_segmenter(Segmenter.from_file(**settings))
+        only_score = not (options["segmentation"] or options["volumes"])
+        predictor.add_segmenter(Segmenter.from_file(**settings), brain_only=only_score)
     return predictor
 
 

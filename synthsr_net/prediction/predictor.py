@@ -70,6 +70,7 @@ class Predictor(Inferer[Prediction, "ScalarImage"]):
         self._registrar: Predictor | None = None
         self.segmenter: Segmenter | None = None
         """Segmentation network that predictions go through, see `add_segmenter`."""
+        self._brain_only = False
 
     @classmethod
     def from_file(
@@ -89,14 +90,19 @@ class Predictor(Inferer[Prediction, "ScalarImage"]):
 
         return cls._load(path or default_model(), settings)
 
-    def add_segmenter(self, segmenter: Segmenter) -> None:
+    def add_segmenter(self, segmenter: Segmenter, *, brain_only: bool = False) -> None:
         """Let predictions go through a segmentation network as well.
+
+        Args:
+            segmenter: The network.
+            brain_only: See `Segmenter.segment_prediction`.
 
         Raises:
             SynthSRError: If it works at another voxel spacing.
         """
         segmenter.check_spacing(self.scan_config.spacing_mm)
         self.segmenter = segmenter
+        self._brain_only = brain_only and self.config.output == "T1w"
 
     def aligned(
         self,
@@ -162,7 +168,10 @@ class Predictor(Inferer[Prediction, "ScalarImage"]):
         segmentation = None
         if self.segmenter is not None:
             segmentation = self.segmenter.segment_prediction(
-                prediction.aligned, prepared.space, self.settings.grid
+                prediction.aligned,
+                prepared.space,
+                self.settings.grid,
+                brain_only=self._brain_only,
             )
         image = prediction.image
         doubts = [*prediction.warnings, *self.about_windows(prepared.plan)]
