@@ -40,6 +40,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "GaussianSmoothing",
             "GroupLabels",
             "HemisphereFlip",
+            "LesionInsertion",
             "LesionSimulation",
             "MinMaxRescale",
             "PartialFieldOfView",

@@ -30,7 +30,8 @@ PUBLIC = {
         "preset_names",
         # transforms
         "AcquisitionResolution", "BiasCorruption", "CopyImage", "GammaContrast",
-        "GaussianSmoothing", "GroupLabels", "HemisphereFlip", "LesionSimulation", "MinMaxRescale",
+        "GaussianSmoothing", "GroupLabels", "HemisphereFlip", "LesionInsertion",
+        "LesionSimulation", "MinMaxRescale",
         "PartialFieldOfView", "PatchCrop", "RegistrationCorrection", "RegistrationError",
         "ReliabilityMap", "ScannerNoise", "SelectChannels", "SharedTexture", "SkullStripping",
         "SliceAcquisition", "SpatialDeformation", "TargetResolution", "TissueContrast",

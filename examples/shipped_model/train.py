@@ -1,11 +1,13 @@
 """Train the models that ship with the package, as docs/model_card.md describes.
 
 Usage: python examples/shipped_model/train.py t1|fast|exam LABEL_MAPS OUTPUT [--pairs PAIRS]
+           [--lesions MASKS]
 
 LABEL_MAPS is a folder with the 20 heads of SynthSeg (training_seg_01.nii.gz, ...) and the 5 brains
 of SynthSR (brain1_labels.nii.gz, ...). PAIRS is a folder with real T1-weighted scans in images/ and
-their label maps in labels/, to validate on. OUTPUT gets a folder for each stage of the training and
-the model file. Needs a CUDA GPU.
+their label maps in labels/, to validate on. MASKS is a folder of lesion masks, for exam: the stroke
+masks of LESYMAP and the masks of multiple sclerosis of open_ms_data (CC BY). OUTPUT gets a
+folder for each stage of the training and the model file. Needs a CUDA GPU.
 """
 
 from __future__ import annotations
@@ -159,7 +161,9 @@ RECIPES = {
 }
 
 
-def train(recipe: Recipe, labels: Path, out: Path, pairs: Path | None) -> Path:
+def train(
+    recipe: Recipe, labels: Path, out: Path, pairs: Path | None, lesions: Path | None = None
+) -> Path:
     """Run all stages, each from the weights of the one before.
 
     Returns:
@@ -168,6 +172,8 @@ def train(recipe: Recipe, labels: Path, out: Path, pairs: Path | None) -> Path:
     settings = {**COMMON, **recipe.settings, "model.name": recipe.name}
     if pairs is not None:
         settings |= {"validation.images": pairs / "images", "validation.labels": pairs / "labels"}
+    if lesions is not None:
+        settings |= {"patient_lesions.masks": lesions}
     for number, own in enumerate(recipe.stages, start=1):
         folder = out / f"stage_{number}"
         command = [*SYNTHSR, "train", recipe.preset, "--labels", labels, "--out", folder]
@@ -188,9 +194,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("labels", type=Path, metavar="LABEL_MAPS", help="folder of label maps")
     parser.add_argument("out", type=Path, metavar="OUTPUT", help="folder to make")
     parser.add_argument("--pairs", type=Path, help="folder of real scans to validate on")
+    parser.add_argument("--lesions", type=Path, help="folder of lesion masks, for exam")
     given = parser.parse_args(arguments)
     try:
-        print(train(RECIPES[given.model], given.labels, given.out, given.pairs))
+        made = train(RECIPES[given.model], given.labels, given.out, given.pairs, given.lesions)
+        print(made)
     except subprocess.CalledProcessError as error:
         return int(error.returncode)
     return 0

@@ -12,6 +12,7 @@ import json
 import pickle
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -33,6 +34,7 @@ from synthsr_transforms.transforms.kinds import (
 from synthsr_transforms.transforms.spec import constructor_params
 
 ASEG = "freesurfer_aseg"
+MASKS = Path(__file__).with_name("lesion_masks")
 AXES_2_TO_6 = {"uniform": [[1, 1, 2], [1, 1, 6]]}
 
 PRIORS = {"distribution": "normal", "means": [[9] * 16, [2] * 16], "stds": [[3] * 16, [1] * 16]}
@@ -59,10 +61,18 @@ CASES: dict[str, list[dict[str, Any]]] = {
     ],
     "GroupLabels": [{"label_table": ASEG}, {"label_table": ASEG, "structures": "each"}],
     "HemisphereFlip": [{"label_table": ASEG}, {}],
+    "LesionInsertion": [
+        {"label_table": ASEG, "masks": MASKS, "intensity": [200, 300], "std": [0, 9]},
+        {
+            **{"label_table": ASEG, "masks": MASKS / "ball.nii.gz", "intensity": 300},
+            **{"cavity_probability": 0.9, "cavity_size_mm": 3, "velocity_std_mm": 0},
+        },
+    ],
     "LesionSimulation": [
         {"label_table": ASEG, "intensity": [200, 300], "std": [0, 9], "height": [-0.5, 0.5]},
         {"label_table": ASEG, "tissues": ["grey_matter", "csf"], "size_mm": 3, "height": -9},
         {"label_table": ASEG, "height": 1, "beside": [4, 43], "beside_lift": [0, 3]},
+        {"label_table": ASEG, "height": -1, "cavity_probability": 0.7, "cavity_size_mm": 3},
     ],
     "MinMaxRescale": [{}, {"clip": [10, 90]}, {"input_range": [0, 50], "channels": [1]}],
     "PartialFieldOfView": [{"fraction": [0.3, 0.8], "value": -1}],
@@ -144,7 +154,19 @@ NONSENSE: dict[str, dict[str, list[Any]]] = {
     },
     "GroupLabels": {"label_table": ["asegg"], "structures": ["freesurfr", "none.tsv"]},
     "HemisphereFlip": {"label_table": ["asegg"]},
+    "LesionInsertion": {
+        "masks": ["no_folder", Path(__file__)],
+        "rotation_degrees": [[1, 2, 3, 4]],
+        "scaling": [0],
+        "mirror_probability": [2],
+        "velocity_std_mm": [-1],
+        "velocity_shape_factor": [2],
+        "border_mm": [-1],
+    },
     "LesionSimulation": {
+        "cavity_probability": [-1],
+        "cavity_share": [-1, 2],
+        "cavity_size_mm": [0],
         "label_table": ["asegg"],
         "tissues": [["white"]],
         "intensity": [[1, 2, 3, 4]],

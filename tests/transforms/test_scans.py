@@ -279,15 +279,17 @@ class TestSettings:
     def test_the_preset_has_the_steps_of_all_purpose_with_contrasts_of_its_own(self) -> None:
         alone, together = load_config("all_purpose"), load_config("exam")
         names = list(alone.steps)
-        place = names.index("same_contrast")
+        place, bias = names.index("same_contrast"), names.index("bias")
         assert list(together.steps) == [
             *names[:place],
             "pd_contrast",
-            *names[place:],
+            *names[place:bias],
+            "patient_lesions",
+            *names[bias:],
             "registration",
         ]
         changed = {name for name in names if together.steps[name] != alone.steps[name]}
-        assert changed == {"target", "t1_contrast", "ct_contrast"}
+        assert changed == {"target", "t1_contrast", "ct_contrast", "lesions"}
 
     def test_a_step_comes_before_the_one_that_it_names(self, tmp_path: Path) -> None:
         path = tmp_path / "own.yaml"
