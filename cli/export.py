@@ -8,6 +8,7 @@ import click
 
 from synthsr_cli.common.options import (
     check_output_file,
+    complete_models,
     overwrite_option,
     threads_option,
     traceback_option,
@@ -16,7 +17,7 @@ from synthsr_transforms.support.messages import bytes_in_words
 
 
 @click.command()
-@click.argument("models", metavar="[MODEL]", nargs=-1)
+@click.argument("models", metavar="[MODEL]", nargs=-1, shell_complete=complete_models)
 @click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
 @overwrite_option
 @threads_option

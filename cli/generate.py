@@ -10,6 +10,7 @@ import click
 from synthsr_cli.common.describing import counted
 from synthsr_cli.common.options import (
     Shard,
+    complete_presets,
     device_option,
     format_option,
     import_option,
@@ -53,7 +54,7 @@ list_presets_option = click.option(
 
 
 @click.command()
-@click.argument("source", metavar="PRESET|CONFIG.yaml")
+@click.argument("source", metavar="PRESET|CONFIG.yaml", shell_complete=complete_presets)
 @list_presets_option
 @subject_options
 @click.option("-n", "num_samples", type=int, metavar="N", help="Number of samples.  [default: 1]")

@@ -12,6 +12,7 @@ from synthsr_transforms.support.messages import suggest
 COMMANDS = {
     "predict": "Turn clinical brain scans into 1 mm T1-weighted scans.",
     "predict-hyperfine": "The same for pairs of low-field T1 and T2 scans.",
+    "mri-synthsr": "FreeSurfer's mri_synthsr, with its options and models.",
     "segment": "Segment brain structures and measure their volumes.",
     "evaluate": "Compare predictions with reference scans.",
     "example": "Write a scan to try predict on.",

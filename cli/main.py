@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+
+
+def mri_synthsr() -> None:
+    """Run `mri-synthsr`, which is `synthsr mri-synthsr`."""
+    sys.argv[1:1] = ["mri-synthsr"]
+    main()
 
 
 def main() -> None:

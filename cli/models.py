@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from synthsr_cli.common.describing import network_in_words, outline, use_in_words
-from synthsr_cli.common.options import traceback_option
+from synthsr_cli.common.options import complete_models, traceback_option
 from synthsr_cli.common.tables import print_table
 from synthsr_transforms.support.messages import WorkFailedError
 
@@ -64,7 +64,7 @@ def list_command() -> None:
 
 
 @models.command()
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_models)
 @click.option(
     "--url",
     metavar="URL",
@@ -95,7 +95,7 @@ def download(names: tuple[str, ...], url: str | None) -> None:
 
 
 @models.command("path")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_models)
 def path_command(name: str) -> None:
     """Print where the file of a model is, after checking it."""
     from synthsr_net.models.zoo.files import resolve_model
@@ -104,7 +104,7 @@ def path_command(name: str) -> None:
 
 
 @models.command()
-@click.argument("model", metavar="NAME|FILE")
+@click.argument("model", metavar="NAME|FILE", shell_complete=complete_models)
 @click.option("--yaml", "as_yaml", is_flag=True, help="Print every setting, as YAML.")
 def show(model: str, as_yaml: bool) -> None:
     """Print what is known of a model, such as what to cite and how it was trained."""

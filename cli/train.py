@@ -11,6 +11,7 @@ import click
 
 from synthsr_cli.common.describing import counted
 from synthsr_cli.common.options import (
+    complete_presets,
     device_option,
     import_option,
     out_option,
@@ -36,7 +37,9 @@ SHOWN = ("train/loss", "validation/brain/l1", "validation/brain/psnr", "validati
 
 
 @click.command()
-@click.argument("source", metavar="[PRESET|CONFIG.yaml]", required=False)
+@click.argument(
+    "source", metavar="[PRESET|CONFIG.yaml]", required=False, shell_complete=complete_presets
+)
 @list_presets_option
 @subject_options
 @out_option("Folder of the run: settings, metrics, pictures, model files.", required=True)

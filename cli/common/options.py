@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from synthsr_transforms.support.messages import SynthSRError
 
@@ -50,6 +51,34 @@ class PredictionCommand(click.Command):
         """Parse, keeping the arguments."""
         ctx.meta[ARGUMENTS] = [ctx.info_name, *args]
         return super().parse_args(ctx, args)
+
+
+def complete_from(names: Callable[[], Iterable[str]]) -> Callable[..., list[CompletionItem]]:
+    """Completion in the shell of a value that is one of some names, or a file."""
+
+    def complete(
+        ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        items = [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+        return items or [CompletionItem(incomplete, type="file")]
+
+    return complete
+
+
+def _model_names() -> list[str]:
+    from synthsr_net.models.zoo.files import ALIASES, PUBLISHED_MODELS, shipped_models
+
+    return [*shipped_models(), *ALIASES, *PUBLISHED_MODELS]
+
+
+def _preset_names() -> list[str]:
+    from synthsr_transforms.generator.config import preset_names
+
+    return preset_names()
+
+
+complete_models = complete_from(_model_names)
+complete_presets = complete_from(_preset_names)
 
 
 def device_option(command: Command) -> Command:
@@ -194,6 +223,7 @@ def model_option(default: str) -> Option[Any]:
     return click.option(
         "--model",
         metavar="NAME|FILE",
+        shell_complete=complete_models,
         help="A model of `synthsr models`, a model file, or a Keras file of the original."
         f"  [default: {default}]",
     )

@@ -67,7 +67,8 @@ def _load_predictor(options: dict[str, Any]) -> Predictor:
     predictor = Predictor.from_file(name, **settings)
     if any(options[name] for name in ("segmentation", "volumes", "qc")):
         settings = {name: options[name] for name in ("device", "precision", "max_memory")}
-        predictor.add_segmenter(Segmenter.from_file(**settings))
+        only_score = not (options["segmentation"] or options["volumes"])
+        predictor.add_segmenter(Segmenter.from_file(**settings), brain_only=only_score)
     return predictor
 
 
@@ -404,7 +405,7 @@ class _Run:
 
 def _show_plan(task: Task, prepared: Prepared) -> None:
     assert prepared.plan is not None
-    size = " x ".join(map(str, prepared.tensor.shape[1:]))
+    size = " x ".join(map(str, prepared.tensor.shape[-3:]))
     memory = bytes_in_words(prepared.plan.num_bytes)
     click.echo(f"{task.name}: {size} voxels, about {memory} of memory", err=True)
 

@@ -14,13 +14,14 @@ from synthsr_net.networks.unet import UNet3d
 
 from .memory import HALO, Plan, plan_memory, slab_bytes
 from .precision import DTYPES, resolve_precision
+from .slabs import Box
 from .sliding_window import sliding_window
 from .streamed_unet import prepare
 
 LEFT_RIGHT = -3
 """Axis of `(..., X, Y, Z)` that is mirrored for test-time augmentation."""
 
-Pass = Callable[[Tensor], Tensor]
+Pass = Callable[[Tensor, Box | None], Tensor]
 
 
 def predict_volume(
@@ -32,7 +33,7 @@ def predict_volume(
     second: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]] | None = None,
     plan: Plan | None = None,
     precision: str = "fp32",
-    finish: Pass = lambda output: output,
+    finish: Callable[[Tensor], Tensor] = lambda output: output,
 ) -> Tensor:
     """Apply a network to one volume.
 
@@ -51,10 +52,11 @@ def predict_volume(
         finish: Function of the output of each pass, applied before they are averaged.
 
     Returns:
-        `(O, X, Y, Z)` float32, on the device of `x`.
+        `(O, X, Y, Z)` float32 on the device of `x`; of the box of the plan, if it has one.
 
     Raises:
-        ValueError: If the precision is unknown or the number of channels is not the network's.
+        ValueError: If the precision is unknown, the number of channels is not the network's, or a
+            box comes with `second`, which needs the whole.
     """
     config, several = network.config, network.config.pool_scans
     if x.ndim not in ((4, 5) if several else (4,)) or x.shape[-4] != config.in_channels:
@@ -62,6 +64,9 @@ def predict_volume(
         raise ValueError(
             f"input must be ({config.in_channels}, X, Y, Z){more}, got {tuple(x.shape)}."
         )
+    box = None if plan is None else plan.box
+    if box is not None and second is not None:
+        raise ValueError("box must be None with second. Leave one of them out.")
     precision = resolve_precision(precision, x.device)
     dtype = DTYPES[precision]
     if plan is None:
@@ -71,10 +76,11 @@ def predict_volume(
         )
     with torch.no_grad(), _products(x.device, tf32=precision != "fp32"):
         forward = _forward(network, x, plan, dtype)
-        result = finish(forward(x))
+        result = finish(forward(x, box))
         if flip:
             volume, share = (x, None) if second is None else second(x, result)
-            mirrored = finish(forward(volume.flip(LEFT_RIGHT))).flip(LEFT_RIGHT)
+            other = None if box is None else (_mirrored(box[0], x.shape[LEFT_RIGHT]), *box[1:])
+            mirrored = finish(forward(volume.flip(LEFT_RIGHT), other)).flip(LEFT_RIGHT)
             mirrored = mirrored if swap is None else mirrored[list(swap)]
             if share is None:
                 result = result.add_(mirrored).mul_(0.5)
@@ -83,12 +89,23 @@ def predict_volume(
     return result
 
 
+def _mirrored(part: slice, size: int) -> slice:
+    return slice(size - part.stop, size - part.start)
+
+
+def _part(output: Tensor, box: Box | None) -> Tensor:
+    return output if box is None else output[(slice(None), *box)]
+
+
 def _forward(network: UNet3d, x: Tensor, plan: Plan, dtype: torch.dtype) -> Pass:
     window = plan.window
     if window is not None:
-        return lambda volume: sliding_window(
-            _exact(network, window, x.device, dtype, keep=True), volume, window, HALO
-        )
+        exact = _exact(network, window, x.device, dtype, keep=True)
+
+        def tile(volume: Tensor) -> Tensor:
+            return exact(volume, None)
+
+        return lambda volume, box: _part(sliding_window(tile, volume, window, HALO), box)
     shape = (x.shape[-3], x.shape[-2], x.shape[-1])
     return _exact(network, shape, x.device, dtype, keep=plan.strategy != "recompute")
 
@@ -102,10 +119,12 @@ def _exact(
 ) -> Pass:
     if not network.config.halves(shape):
         same = copy.deepcopy(network).eval().to(dtype=dtype)
-        return lambda volume: same(volume[None].to(dtype))[0].float()
+        return lambda volume, box: _part(same(volume[None].to(dtype))[0].float(), box)
     streamed = prepare(network, dtype)
     elements = slab_bytes(device) // dtype.itemsize
-    return lambda volume: streamed(volume, slab_elements=elements, keep_first_skip=keep)
+    return lambda volume, box: streamed(
+        volume, slab_elements=elements, keep_first_skip=keep, box=box
+    )
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from synthsr_net.networks.unet import UNetConfig
 from synthsr_transforms.support.memory import available_bytes
 from synthsr_transforms.support.messages import SynthSRError, bytes_in_words
 
+from .slabs import Box
+
 Strategy = Literal["store", "recompute", "whole", "sliding_window"]
 
 HALO = 32
@@ -39,12 +41,14 @@ class Plan:
         local_statistics: Whether each window is normalised by statistics of its own, not of the
             whole volume, which changes the result everywhere: for `sliding_window` where the
             network has `instance` or `group` normalisation.
+        box: Part of the output that is wanted, which takes less time and memory; None: all of it.
     """
 
     strategy: Strategy
     num_bytes: int
     window: tuple[int, int, int] | None = None
     local_statistics: bool = False
+    box: Box | None = None
 
 
 def plan_memory(

@@ -19,6 +19,8 @@ from synthsr_net.networks.normalisation import Statistics
 from synthsr_net.networks.phase_convolution import interleave
 
 Slabs = Iterable[Tensor]
+Box = tuple[slice, slice, slice]
+"""Part of a volume `(X, Y, Z)`: its first voxel and that behind its last, along each axis."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from synthsr_net.networks.normalisation import Statistics
 from synthsr_net.networks.unet import UNet3d
 
 from .scan_mean import ScanMean, averaged
-from .slabs import Convolution, Slabs, cut, fill, mapped, measured
+from .slabs import Box, Convolution, Slabs, cut, fill, mapped, measured
 from .stage import Stage, Volume, exact_at_the_end, stage_of, weights
 
 
@@ -39,7 +39,14 @@ class StreamedUNet:
     softmax: bool
     dtype: torch.dtype
 
-    def __call__(self, x: Tensor, *, slab_elements: int, keep_first_skip: bool = True) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        slab_elements: int,
+        keep_first_skip: bool = True,
+        box: Box | None = None,
+    ) -> Tensor:
         """Apply the network.
 
         Args:
@@ -50,17 +57,20 @@ class StreamedUNet:
                 second time, which saves most of the memory and takes about a seventh longer.
                 Where the last normalisation needs statistics of its volume, the last level too is
                 computed a second time, and all takes about two thirds longer.
+            box: Part of the output to compute, the same as in the whole output: unless the last
+                level has statistics of its own, that level is computed there alone.
 
         Returns:
-            `(O, X, Y, Z)` float32.
+            `(O, X, Y, Z)` float32, of the box if there is one.
         """
         scans = [x] if x.ndim == 4 else list(x)
         sources = [Volume(s.permute(1, 2, 3, 0).contiguous().to(self.dtype)) for s in scans]
         shape = sources[0].data.shape
+        inner: tuple[slice, ...] = (slice(None), *box) if box else ()
         if not self.decoder:
             stage = self.encoder[0]
             whole = partial(_encoded, stage, sources[0], slab_elements)
-            return self._headed(stage, whole, None, shape, slab_elements)
+            return self._headed(stage, whole, None, shape, slab_elements)[inner]
         *skips, deepest = self._means(sources, slab_elements, keep_first_skip)
         assert deepest is not None
         small = Volume(deepest)
@@ -69,8 +79,17 @@ class StreamedUNet:
             result = self._decoded(stage, skips.pop(), small, sources, slab_elements)
             small = self._kept(stage, _doubled(small.data.shape), result)
         stage, skip = self.decoder[-1], skips.pop()
+        if box and not stage.measures:
+            reach = (1 if skip is not None else 2) * sum(conv.radius for conv in stage.convs) + 1
+            around = [_around(part, reach, size) for part, size in zip(box, shape, strict=False)]
+            inner = (slice(None), *map(_within, box, around))
+            skip = None if skip is None else skip[tuple(around)]
+            halves = tuple(slice(part.start // 2, part.stop // 2) for part in around)
+            small = small._replace(data=small.data[halves])
+            sources = [source._replace(data=source.data[tuple(around)]) for source in sources]
+            shape = sources[0].data.shape
         slabs = partial(self._decoded, stage, skip, small, sources, slab_elements)
-        return self._headed(stage, slabs, skip, shape, slab_elements)
+        return self._headed(stage, slabs, skip, shape, slab_elements)[inner]
 
     def _means(
         self, sources: Sequence[Volume], slab_elements: int, keep_first_skip: bool
@@ -185,6 +204,15 @@ def _descend(stage: Stage, volume: Volume, mean: ScanMean | None, slab_elements:
     half = volume.data.new_empty(x // 2, y // 2, z // 2, stage.features)
     fill(half, stage.halved(slabs))
     return Volume(half, stage.normaliser(statistics, halved=True))
+
+
+def _around(part: slice, reach: int, size: int) -> slice:
+    """A part of an axis with its neighbours as far as there are any, from and to even planes."""
+    return slice(max(0, part.start - reach) // 2 * 2, min(size, -(-(part.stop + reach) // 2) * 2))
+
+
+def _within(part: slice, around: slice) -> slice:
+    return slice(part.start - around.start, part.stop - around.start)
 
 
 def _measured(stage: Stage, slabs: Slabs, statistics: Statistics) -> Slabs:

@@ -18,7 +18,7 @@ from synthsr_net.inference.forward import predict_volume
 from synthsr_net.inference.memory import Plan, plan_memory
 from synthsr_net.inference.precision import resolve_precision
 from synthsr_net.models.checkpoint import Model
-from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.io.grids import Affine, Volume
 from synthsr_transforms.io.scans import Scan, read_scan, scan_of
 from synthsr_transforms.io.volumes import nifti_of, write_volume
 from synthsr_transforms.support.devices import available_device
@@ -26,10 +26,12 @@ from synthsr_transforms.support.memory import left_within, parse_size
 from synthsr_transforms.support.messages import SynthSRError
 
 from .ct import is_ct
+from .exams.alignment import Exam, Placement, aligned_as_told
+from .exams.network_space import exam_to_network_space
 from .files import find_scans, plan_outputs, refuse_inputs
 from .limits import limited
 from .plausibility import check_plausible
-from .preprocess import ScanSpace, scan_config, to_network_space
+from .preprocess import ScanSpace, check_number, scan_config, to_network_space
 from .provenance import PredictionRecord
 from .settings import PredictorSettings
 
@@ -71,16 +73,30 @@ class Prepared(NamedTuple):
     """Scans on their way through the network.
 
     Attributes:
-        scans: The scans as read, one per input of the model.
-        tensor: `(C, X, Y, Z)` float32, what the network takes.
+        scans: The scans as read, one per input of the model, or those of an exam that are used,
+            in the space of the first.
+        tensor: `(C, X, Y, Z)` float32, what the network takes, or `(N, C, X, Y, Z)` for several
+            scans of an exam.
         space: The way back.
         plan: How to compute, once that was decided.
+        placements: Of an exam, what became of each scan that was given.
     """
 
     scans: tuple[Scan, ...]
     tensor: Tensor
     space: ScanSpace
     plan: Plan | None = None
+    placements: tuple[Placement, ...] = ()
+
+    @property
+    def num_scans(self) -> int:
+        """Number of scans that the network takes together."""
+        return len(self.tensor) if self.tensor.ndim == 5 else 1
+
+    @property
+    def first_scan(self) -> Tensor:
+        """First channel `(X, Y, Z)` of the (first) scan in the tensor."""
+        return self.tensor.flatten(0, -4)[0]
 
 
 class Inferer(Generic[Made, Kind]):
@@ -140,7 +156,8 @@ class Inferer(Generic[Made, Kind]):
         """Apply the model to a path, a nibabel image or a `torchio.ScalarImage`.
 
         Args:
-            image: The scan, or a list of scans for a model with several inputs.
+            image: The scan, or a list of scans: one for each input of the model, or, for a model
+                that takes any number, all of one person, of which the first one gives the space.
             output: For paths, the file to write, which is replaced if it exists. By default it
                 lies beside the scan, with `ending` in its name.
 
@@ -187,24 +204,71 @@ class Inferer(Generic[Made, Kind]):
 
     # The three steps, which run in three threads over many scans
 
-    def prepare(self, scans: Sequence[Scan], *, ct: bool | None = None) -> Prepared:
+    def prepare(
+        self,
+        scans: Sequence[Scan],
+        *,
+        ct: bool | Sequence[bool | None] | None = None,
+        transforms: Sequence[Affine | None] = (),
+    ) -> Prepared:
         """First step: scans to the space of the network, on the CPU.
 
         Args:
-            scans: Scans, in the order of the model's inputs.
-            ct: Whether they are CT, where the settings do not say.
+            scans: Scans, in the order of the model's inputs, or of an exam.
+            ct: Whether they are CT, or each of them, where the settings do not say.
+            transforms: For each scan of an exam, `(4, 4)` from points of the first to those of the
+                scan, in mm of the world of NIfTI; None, or none at all: to be found.
 
         Raises:
             VolumeError: If one cannot be used, see `check_plausible` and `to_network_space`.
         """
         ct = ct if self.settings.ct is None else self.settings.ct
+        cts = [ct] * len(scans) if ct is None or isinstance(ct, bool) else list(ct)
+        check_number(self.config, len(scans))
         doubts = [text for scan in scans for text in check_plausible(scan, self.settings.force)]
-        if not ct and self.settings.legacy is None:
-            keeps = [ct is None and is_ct(scan.volume) for scan in scans]
-            scans = [s if keep else limited(s) for s, keep in zip(scans, keeps, strict=True)]
-        tensor, space = to_network_space(scans, self.config, ct=ct, legacy=self.settings.legacy)
-        space = dataclasses.replace(space, warnings=(*doubts, *space.warnings))
-        return Prepared(tuple(scans), tensor, space)
+        if self.settings.legacy is None:
+            scans = [_limited(scan, each) for scan, each in zip(scans, cts, strict=True)]
+        if len(scans) == len(self.config.inputs):
+            tensor, space = to_network_space(
+                scans, self.config, cts=cts, legacy=self.settings.legacy
+            )
+            space = dataclasses.replace(space, warnings=(*doubts, *space.warnings))
+            return Prepared(tuple(scans), tensor, space)
+        return self._prepare_exam(scans, cts, transforms or [None] * len(scans), doubts)
+
+    def _prepare_exam(
+        self,
+        scans: Sequence[Scan],
+        cts: Sequence[bool | None],
+        transforms: Sequence[Affine | None],
+        doubts: Sequence[str],
+    ) -> Prepared:
+        if self.settings.legacy is not None:
+            raise SynthSRError(
+                f"legacy takes one scan, as the original does, got {len(scans)}. Leave it out, or"
+                " give one scan."
+            )
+        exam = self.aligned(scans, cts, transforms)
+        used = [cts[p.index] for p in exam.placements if p.left_out is None]
+        make = to_network_space if len(exam.scans) == 1 else exam_to_network_space
+        tensor, space = make(exam.scans, self.config, cts=used)
+        space = dataclasses.replace(space, warnings=(*doubts, *exam.warnings, *space.warnings))
+        return Prepared(exam.scans, tensor, space, placements=exam.placements)
+
+    def aligned(
+        self,
+        scans: Sequence[Scan],
+        cts: Sequence[bool | None],
+        transforms: Sequence[Affine | None],
+    ) -> Exam:
+        """Scans of an exam in the space of the first; here, their headers are trusted.
+
+        Args:
+            scans: The scans.
+            cts: Whether each is CT; None: unknown.
+            transforms: See `prepare`.
+        """
+        return aligned_as_told(scans, transforms)
 
     def planned(self, prepared: Prepared) -> Prepared:
         """Decide how to compute within the memory that is available now.
@@ -216,12 +280,13 @@ class Inferer(Generic[Made, Kind]):
         limit = parse_size(limit) if isinstance(limit, str) else limit
         plan = plan_memory(
             self.config.network,
-            prepared.tensor.shape[1:],
+            prepared.tensor.shape[-3:],
             device=self.device,
             precision=self.precision,
             flip=self.flip,
             max_bytes=None if limit is None else left_within(limit, self.device),
             window=self.settings.window,
+            num_scans=prepared.num_scans,
         )
         return prepared._replace(plan=plan)
 
@@ -229,13 +294,14 @@ class Inferer(Generic[Made, Kind]):
         """Second step: the network, one at a time.
 
         Args:
-            prepared: From the first step.
+            prepared: From the first step; planned here if it was not.
             flip: Whether to average with the mirrored scan; None: as set.
 
         Returns:
             `(O, X, Y, Z)` float32 on the device, which may still be computing it.
         """
         with _ONE_NETWORK:
+            prepared = prepared if prepared.plan is not None else self.planned(prepared)
             return predict_volume(
                 self.network,
                 prepared.tensor.to(self.device),
@@ -310,6 +376,11 @@ class Inferer(Generic[Made, Kind]):
         (target,) = plan_outputs(source, folder, self.ending)
         refuse_inputs([target], [Path(image) for image in images])
         return target
+
+
+def _limited(scan: Scan, ct: bool | None) -> Scan:
+    """A scan without values that no tissue has, if it is not CT."""
+    return scan if ct or (ct is None and is_ct(scan.volume)) else limited(scan)
 
 
 _ONE_NETWORK = Lock()

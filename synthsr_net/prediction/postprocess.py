@@ -137,8 +137,9 @@ def from_network_space(
             of the scan are sheared, they are replaced by the nearest ones at right angles.
         sharpen: Whether to apply an unsharp mask; None means what the model says. The result stays
             within the model's range of intensities, but with `legacy`.
-        scan: First channel `(X, Y, Z)` of the input of the network, whose detail is added to the
-            prediction where both have one contrast (`consistent`). None leaves this step out.
+        scan: First channel `(X, Y, Z)` of the input of the network, of the first scan, whose detail
+            is added to the prediction where both have one contrast (`consistent`). None leaves
+            this step out.
 
     Raises:
         ValueError: If `grid` is another word, or the output does not fit to space or model.
@@ -153,8 +154,9 @@ def from_network_space(
     image = refined(
         image,
         settings,
-        scan=None if scan is None else scan[space.inside].to(image),
+        scan=None if scan is None else scan[space.inside][space.first].to(image),
         slices=() if scan is None else space.slices(),
+        place=space.first,
         sharpen=settings.sharpen if sharpen is None else sharpen,
         clip_sharpened=space.legacy is None,
     )
@@ -220,6 +222,7 @@ def refined(
     *,
     scan: Tensor | None = None,
     slices: Operators = (None, None, None),
+    place: tuple[slice, ...] = (slice(None),) * 3,
     sharpen: bool = False,
     clip_sharpened: bool = True,
 ) -> Tensor:
@@ -230,11 +233,14 @@ def refined(
         settings: Of the model.
         scan: The scan on the same grid, in any unit, see `consistent`; None leaves this step out.
         slices: See `consistent`.
+        place: Part of the image that the scan shows.
         sharpen: Whether to sharpen.
         clip_sharpened: Whether to clip what is sharpened, which FreeSurfer does not.
     """
     if scan is not None:
-        image = clip_(consistent(image, scan, slices, settings.spacing_mm), settings)
+        seen = consistent(image[place], scan, slices, settings.spacing_mm)
+        image = image.clone()
+        image[place] = clip_(seen, settings)
     if sharpen:
         image = sharpened(image)
         image = clip_(image, settings) if clip_sharpened else image

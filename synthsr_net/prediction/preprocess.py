@@ -39,7 +39,7 @@ MIN_OVERLAP = 0.9
 
 @dataclass(frozen=True, eq=False)
 class ScanSpace:
-    """Place of a scan in the input of a network, for the way back."""
+    """Place of a scan, or of the first of an exam, in the input of a network, for the way back."""
 
     input_grid: Grid
     """Grid of the (first) scan."""
@@ -61,6 +61,8 @@ class ScanSpace:
     """Input that the output is added to, `(X, Y, Z)`, padded."""
     warnings: tuple[str, ...]
     """Of the scans and their conversion, one line each."""
+    first: tuple[slice, ...] = (slice(None),) * 3
+    """Place of the first scan on the aligned grid, which covers all scans of an exam."""
 
     @property
     def inside(self) -> tuple[slice, ...]:
@@ -68,14 +70,19 @@ class ScanSpace:
         return tuple(slice(b, b + n) for b, n in zip(self.begin, self.aligned_grid[0], strict=True))
 
     def slices(self) -> list[Tensor | None]:
-        """Operators of the (first) scan's slices on the aligned grid, see `slices_between`.
+        """Operators of the (first) scan's slices at its place on the aligned grid.
 
-        A scan with axes clearly sheared was read on a grid at right angles, and counts as made
-        there.
+        See `slices_between`. A scan with axes clearly sheared was read on a grid at right angles,
+        and counts as made there.
         """
         if not self.parallel and shear_degrees(self.input_grid[1]) >= MIN_SHEAR_DEGREES:
             return [None] * 3
-        return slices_between(self.aligned_grid, self.input_grid)
+        shape, affine = self.aligned_grid
+        ends = [place.indices(n) for place, n in zip(self.first, shape, strict=True)]
+        own = affine.copy()
+        own[:3, 3] += affine[:3, :3] @ [begin for begin, _, _ in ends]
+        x, y, z = (end - begin for begin, end, _ in ends)
+        return slices_between(((x, y, z), own), self.input_grid)
 
 
 def scan_config(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
@@ -111,7 +118,12 @@ def scan_config(config: ModelConfig, legacy: str | None = None) -> ScanConfig:
 
 
 def to_network_space(
-    scans: Sequence[Scan], config: ModelConfig, *, ct: bool | None = None, legacy: str | None = None
+    scans: Sequence[Scan],
+    config: ModelConfig,
+    *,
+    ct: bool | None = None,
+    cts: Sequence[bool | None] | None = None,
+    legacy: str | None = None,
 ) -> tuple[Tensor, ScanSpace]:
     """Make the input of a network.
 
@@ -124,6 +136,7 @@ def to_network_space(
         config: Of the model.
         ct: Whether the scans are CT in Hounsfield units, to be clipped to [0, 80]; None: decide for
             each scan, but for `legacy`, which clips only what it is told to.
+        cts: The same for each scan, instead of `ct`.
         legacy: `"v1"` (the original repository) or `"v2"` (FreeSurfer's script): follow it exactly,
             with rounding errors in sizes and sheared grids.
 
@@ -138,10 +151,14 @@ def to_network_space(
     settings = scan_config(config, legacy)
     check_number(config, len(scans))
     first, after = scans[0], settings.normalise_after_padding
-    choices = [decide_ct(scan.volume, ct, automatic=legacy is None) for scan in scans]
-    cts = [is_ct for is_ct, _ in choices]
+    told = [ct] * len(scans) if cts is None else cts
+    choices = [
+        decide_ct(scan.volume, each, automatic=legacy is None)
+        for scan, each in zip(scans, told, strict=True)
+    ]
+    are_ct = [is_ct for is_ct, _ in choices]
     sheared = legacy is None and shear_degrees(first.affine) >= NEGLIGIBLE_SHEAR_DEGREES
-    own = _clipped(first, cts[0] and not after)
+    own = clipped(first, are_ct[0] and not after)
     native = _on_own_grid(own, settings.spacing_mm, legacy, sheared)
     aligned = reorient(native, legacy=legacy is not None)
     own_grid, grid = _grid(native), _grid(aligned)
@@ -149,7 +166,7 @@ def to_network_space(
     for index, (scan, image) in enumerate(zip(scans, config.inputs, strict=True)):
         data, warnings = aligned.data, [*scan.warnings, *choices[index][1]]
         if index:
-            volume = _clipped(scan, cts[index] and not after)
+            volume = clipped(scan, are_ct[index] and not after)
             data, share = reslice(volume, grid, outside=0.0, margin=0.0 if legacy else 0.5)
             warnings += _doubts_of_overlap(share, scan, first)
         is_residual = index == settings.residual_input
@@ -157,10 +174,10 @@ def to_network_space(
             as_tensor(data),
             settings,
             image.maximum,
-            ct=cts[index] and after,
+            ct=are_ct[index] and after,
             keep_zero=legacy == "v2" and is_residual,
         )
-        warnings += _doubts_of_contrast(rescaling, scan, cts[index])
+        warnings += doubts_of_contrast(rescaling, scan, are_ct[index])
         residual = x if is_residual else residual
         channels.append(x)
         if image.reliability_map:
@@ -176,7 +193,7 @@ def to_network_space(
         parallel=not sheared,
         legacy=legacy,
         rescalings=tuple(rescalings),
-        cts=tuple(cts),
+        cts=tuple(are_ct),
         residual=residual,
         warnings=tuple(dict.fromkeys(doubts)),
     )
@@ -184,14 +201,19 @@ def to_network_space(
 
 
 def check_number(config: ModelConfig, number: int) -> None:
-    """Refuse another number of scans than a model has inputs.
+    """Refuse another number of scans than a model has inputs, if it does not take any number.
 
     Raises:
         SynthSRError: If so; the message names the inputs.
     """
     names = [image.name for image in config.inputs]
-    if number == len(names):
+    if number == len(names) or (number and config.network.pool_scans):
         return
+    if len(names) == 1 and number:
+        raise SynthSRError(
+            f"model {config.name} takes 1 scan ({names[0]}), got {number}. With --model, choose one"
+            " that takes any number, as `synthsr models show NAME` says, or give one scan."
+        )
     advice = "Choose another model with --model, or give as many scans"
     if len(names) > 1:
         advice += f", such as --with {names[-1]}=FILE, or use synthsr predict-hyperfine"
@@ -207,7 +229,8 @@ def _grid(volume: Volume) -> Grid:
     return (x, y, z), volume.affine
 
 
-def _clipped(scan: Scan, clips: bool) -> Volume:
+def clipped(scan: Scan, clips: bool) -> Volume:
+    """The voxels of a scan, those of CT clipped to `CT_WINDOW_HU`."""
     return Volume(np.clip(scan.data, *CT_WINDOW_HU), scan.affine) if clips else scan.volume
 
 
@@ -244,7 +267,12 @@ def _doubts_of_overlap(share: float, scan: Scan, first: Scan) -> list[str]:
     return []
 
 
-def _doubts_of_contrast(rescaling: Rescaling, scan: Scan, ct: bool) -> list[str]:
+def doubts_of_contrast(rescaling: Rescaling, scan: Scan, ct: bool) -> list[str]:
+    """Warn of a scan that shows nothing on the grid of the network.
+
+    Raises:
+        VolumeError: If it is CT.
+    """
     if rescaling.unit > 0:
         return []
     if ct:

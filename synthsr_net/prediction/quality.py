@@ -25,6 +25,7 @@ from synthsr_net.models.checkpoint import (
 )
 from synthsr_transforms.support.messages import SynthSRError
 
+from .posteriors import Summary, summary_of
 from .resampling import Grid
 
 ABSENT = 0.1
@@ -107,12 +108,13 @@ class QualityScore(NamedTuple):
 
 
 def quality_score(
-    posteriors: Tensor, affine: npt.ArrayLike, config: ModelConfig
+    posteriors: Tensor | Summary, affine: npt.ArrayLike, config: ModelConfig
 ) -> QualityScore | None:
     """Score a segmentation.
 
     Args:
-        posteriors: `(S, X, Y, Z)` probabilities, of what the scan shows only (without padding).
+        posteriors: `(S, X, Y, Z)` probabilities, of what the scan shows only (without padding), or
+            their summary.
         affine: `(4, 4)` voxel-to-world matrix in mm.
         config: Of the segmentation network.
 
@@ -125,38 +127,38 @@ def quality_score(
     quality = config.quality
     if quality is None:
         return None
-    if posteriors.ndim != 4 or len(posteriors) != len(config.structures):
-        raise SynthSRError(
-            f"posteriors must be ({len(config.structures)}, X, Y, Z), got"
-            f" {tuple(posteriors.shape)}."
-        )
+    if isinstance(posteriors, Tensor):
+        if posteriors.ndim != 4 or len(posteriors) != len(config.structures):
+            raise SynthSRError(
+                f"posteriors must be ({len(config.structures)}, X, Y, Z), got"
+                f" {tuple(posteriors.shape)}."
+            )
+        posteriors = summary_of(posteriors)
     values = [structure.value for structure in config.structures]
-    return score(evidence_of(posteriors, affine), values, quality)
+    return score(evidence_in(posteriors, affine), values, quality)
 
 
 def evidence_of(posteriors: Tensor, affine: npt.ArrayLike) -> Evidence:
-    """Sum up posteriors, on their device.
+    """Evidence of posteriors `(S, X, Y, Z)` with a voxel-to-world matrix `(4, 4)` in mm."""
+    return evidence_in(summary_of(posteriors), affine)
+
+
+def evidence_in(summary: Summary, affine: npt.ArrayLike) -> Evidence:
+    """Evidence of posteriors that were summed up.
 
     Args:
-        posteriors: `(S, X, Y, Z)` probabilities.
+        summary: Of the posteriors.
         affine: `(4, 4)` voxel-to-world matrix in mm.
     """
     affine = np.asarray(affine, dtype=np.float64)
-    count, shape = len(posteriors), posteriors.shape[1:]
-    best, index = posteriors[0].float(), torch.zeros(shape, dtype=torch.long)
-    index = index.to(posteriors.device)
-    for number in range(1, count):
-        index.masked_fill_(posteriors[number] > best, number)
-        best = torch.maximum(best, posteriors[number].float())
-    inside = torch.bincount(index.flatten(), best.flatten().double(), minlength=count)
-    total = posteriors.flatten(2).float().sum(2).sum(1, dtype=torch.float64)
-    tables = [_table(index, axis, count) for axis in range(3)]
+    count, shape = len(summary.total), summary.best.shape
+    tables = [_table(summary.best, axis, count) for axis in range(3)]
     voxels = tables[0].sum(0)
     centre = torch.stack([_mean_place(table) for table in tables], 1)
     border = sum(_border_areas(tables[axis], affine, axis) for axis in range(3))
     volume_mm3 = _numpy(voxels) * abs(np.linalg.det(affine[:3, :3]))
     return Evidence(
-        soft_dice=_numpy(2 * inside / (total + voxels).clamp(min=1e-6)),
+        soft_dice=_numpy(2 * summary.certain / (summary.total + voxels).clamp(min=1e-6)),
         volume_ml=volume_mm3 / 1000,
         centre=_numpy(centre) @ affine[:3, :3].T + affine[:3, 3],
         border=border / np.maximum(volume_mm3, 1e-6) ** (2 / 3),

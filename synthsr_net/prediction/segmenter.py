@@ -12,13 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synthsr_net.inference.slabs import Box
 from synthsr_net.models.checkpoint import Model, StructureConfig
+from synthsr_net.prediction.refinement.brain_mask import brain_box
 from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.support.messages import SynthSRError
 
 from .files import EXTRA_ENDINGS
 from .inferer import Inferer, Prepared
 from .intensities import network_input_, padding
+from .posteriors import Summary, summary_of
 from .postprocess import Segmentation, place
 from .preprocess import ScanSpace
 from .quality import quality_score
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 BACKGROUND, REST_OF_HEAD, FLUID = 0, 258, 24
 """Values of structures: what is no tissue, tissue outside the skull's inside, and fluid between
 brain and skull. FreeSurfer's, but for the second."""
+AROUND_BRAIN_MM = 12.0
+"""Structures are looked for up to this far from the brain that a prediction shows."""
 INTRACRANIAL = "intracranial"
 """Name of the volume of all structures inside the skull."""
 
@@ -108,7 +113,9 @@ class Segmenter(Inferer[Segmentation, "LabelMap"]):
                 f" {own:g} mm. Choose another model."
             )
 
-    def segment_prediction(self, image: Tensor, space: ScanSpace, grid: str) -> Segmentation:
+    def segment_prediction(
+        self, image: Tensor, space: ScanSpace, grid: str, *, brain_only: bool = False
+    ) -> Segmentation:
         """Segment a prediction, before it leaves the space of its network.
 
         Args:
@@ -116,12 +123,30 @@ class Segmenter(Inferer[Segmentation, "LabelMap"]):
                 network as well.
             space: Place of the scan.
             grid: Grid of the result, see `place`.
+            brain_only: Whether structures around the brain are all that is wanted: what is far from
+                it counts as background, which takes less time. It applies to the grid `1mm`.
         """
         tensor, _ = network_input_(image.clone(), self.scan_config, self.config.inputs[0].maximum)
         begin = padding(image.shape, self.scan_config.divisor)[0]
         prepared = Prepared((), tensor[None], replace(space, begin=begin, warnings=()))
         prepared = self.planned(prepared)
-        return self._placed(prepared, self.infer(prepared), grid)
+        box = self._around_brain(image) if brain_only and grid == "1mm" else None
+        if box is None:
+            return self._placed(prepared, self.infer(prepared), grid)
+        moved = [slice(p.start + b, p.stop + b) for p, b in zip(box, begin, strict=True)]
+        assert prepared.plan is not None
+        plan = replace(prepared.plan, box=(moved[0], moved[1], moved[2]))
+        posteriors = self.infer(prepared._replace(plan=plan))
+        values = [structure.value for structure in self.config.structures]
+        summary = summary_of(posteriors).placed(image.shape, box, values.index(BACKGROUND))
+        return self._result(prepared, summary, self._labels(summary, prepared.space, grid))
+
+    def _around_brain(self, image: Tensor) -> Box | None:
+        """Box of the brain in a prediction and its surroundings; None if all is near it."""
+        if all(structure.value != BACKGROUND for structure in self.config.structures):
+            return None
+        spacing_mm = self.scan_config.spacing_mm
+        return brain_box(image, spacing_mm, AROUND_BRAIN_MM)
 
     def finish(
         self, prepared: Prepared, output: Tensor, *, lesion_mask: Volume | None = None
@@ -138,24 +163,40 @@ class Segmenter(Inferer[Segmentation, "LabelMap"]):
     def _placed(self, prepared: Prepared, output: Tensor, grid: str) -> Segmentation:
         space = prepared.space
         inside = output[(slice(None), *space.inside)]
-        image, channels = self._most_probable(inside, space, grid)
+        summary = summary_of(inside)
+        channels = [place(each, space, grid) for each in inside] if self.keeps_posteriors else []
+        if grid == "1mm":
+            image = self._labels(summary, space, grid)
+        else:
+            image = self._most_probable(inside, space, grid, channels)
         posteriors = None
         if self.keeps_posteriors:
             posteriors = Volume(np.stack([c.data for c in channels], axis=-1), image.affine)
-        quality = quality_score(inside, space.aligned_grid[1], self.config)
+        return self._result(prepared, summary, image, posteriors)
+
+    def _result(
+        self,
+        prepared: Prepared,
+        summary: Summary,
+        image: Volume,
+        posteriors: Volume | None = None,
+    ) -> Segmentation:
+        space = prepared.space
+        quality = quality_score(summary, space.aligned_grid[1], self.config)
         doubts = [*space.warnings, *self.about_windows(prepared.plan)]
         if quality is not None and quality.doubtful:
             doubts.append(f"quality score {quality.overall:.2f} is low: look at the result.")
-        return Segmentation(image, self._volumes_ml(inside), posteriors, quality, tuple(doubts))
+        volumes = self._volumes_ml(summary.total)
+        return Segmentation(image, volumes, posteriors, quality, tuple(doubts))
+
+    def _labels(self, summary: Summary, space: ScanSpace, grid: str) -> Volume:
+        """Values of the most probable structures on the grid of the network."""
+        return place(self._values.to(summary.best.device)[summary.best.long()], space, grid)
 
     def _most_probable(
-        self, inside: Tensor, space: ScanSpace, grid: str
-    ) -> tuple[Volume, list[Volume]]:
-        """Values of the most probable structures, and all probabilities if they are kept."""
-        channels = [place(each, space, grid) for each in inside] if self.keeps_posteriors else []
-        if grid == "1mm":
-            values = self._values.to(inside.device)[inside.max(dim=0).indices]
-            return place(values, space, grid), channels
+        self, inside: Tensor, space: ScanSpace, grid: str, channels: Sequence[Volume]
+    ) -> Volume:
+        """Values of the most probable structures on another grid; `channels` are on it, if any."""
         highest, index = None, np.zeros(0)
         for number, each in enumerate(inside):
             volume = channels[number] if channels else place(each, space, grid)
@@ -165,7 +206,7 @@ class Segmenter(Inferer[Segmentation, "LabelMap"]):
             index[volume.data > highest.data] = number
             highest = Volume(np.maximum(highest.data, volume.data), volume.affine)
         assert highest is not None
-        return Volume(self._values.numpy()[index], highest.affine), channels
+        return Volume(self._values.numpy()[index], highest.affine)
 
     @property
     def _values(self) -> Tensor:
@@ -175,11 +216,11 @@ class Segmenter(Inferer[Segmentation, "LabelMap"]):
     @property
     def volume_names(self) -> list[str]:
         """Names of the volumes of its segmentations, in order."""
-        return list(self._volumes_ml(torch.zeros(len(self.config.structures), 1, 1, 1)))
+        return list(self._volumes_ml(torch.zeros(len(self.config.structures))))
 
-    def _volumes_ml(self, inside: Tensor) -> dict[str, float]:
-        voxel_ml = self.scan_config.spacing_mm**3 / 1000
-        sums = (inside.sum(dim=(1, 2, 3), dtype=torch.float64) * voxel_ml).tolist()
+    def _volumes_ml(self, total: Tensor) -> dict[str, float]:
+        """Volumes from the sums of the probabilities of all structures."""
+        sums = (total * (self.scan_config.spacing_mm**3 / 1000)).tolist()
         structures = self.config.structures
         volumes = {
             structure.name: volume

@@ -50,6 +50,9 @@ class PredictorSettings:
     """Bytes to stay below, or text such as 4GB. None: what the device has."""
     window: int | None = None
     """Edge in voxels of the sliding window to predict in. None: as large as fits."""
+    registration: bool = True
+    """Whether scans of an exam are registered to the first, or their headers trusted, see
+    `synthsr_net.prediction.exams`."""
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
@@ -84,6 +87,7 @@ class PredictorOptions(_Options, total=False):
     sharpen: bool | None
     data_consistency: bool | None
     legacy: str | None
+    registration: bool
 
 
 class SegmenterOptions(_Options, total=False):

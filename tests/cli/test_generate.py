@@ -20,6 +20,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from helpers import one_error, run, save
 
 from synthsr_cli.common.errors import as_click_error
@@ -518,6 +519,32 @@ class TestCommandLine:
         for name in preset_names():
             assert name in text
         assert text.count("real target, needs --images") == 3
+
+    def test_it_runs_as_a_module(self):
+        command = [sys.executable, "-m", "synthsr_cli", "generate", "lost.yaml"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr.startswith("Error: ")
+
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            ("generate tutorial_1", ["plain", "tutorial_1_sr_real"]),
+            ("train exa", ["plain", "exam"]),
+            ("predict a b --model fas", ["plain", "fast"]),
+            ("models show synthsr-seg", ["plain", "synthsr-seg-v1"]),
+            ("train ./own", ["file", "./own"]),
+        ],
+    )
+    def test_shells_complete_names(self, words, expected):
+        line = f"synthsr {words}"
+        variables = {
+            "_SYNTHSR_COMPLETE": "bash_complete",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split()) - 1),
+        }
+        done = CliRunner(env=variables).invoke(synthsr, [], prog_name="synthsr")
+        assert done.stdout.strip() == ",".join(expected)
 
     def test_no_command_shows_the_help(self):
         result = run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from synthsr_net.inference.forward import predict_volume
 from synthsr_net.inference.memory import Plan, estimate_bytes, plan_memory
 from synthsr_net.inference.precision import resolve_precision
 from synthsr_net.inference.slabs import (
+    Box,
     Convolution,
     added,
     channels_first,
@@ -97,6 +99,39 @@ def test_slabs_give_what_the_network_gives(
     result = streamed(x, slab_elements=slab_elements, keep_first_skip=keep_first_skip)
     assert result.dtype == torch.float32
     assert_close(result, network(x[None])[0])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+@pytest.mark.parametrize("keep_first_skip", [True, False])
+@pytest.mark.parametrize(
+    "box",
+    [
+        (slice(5, 12), slice(0, 16), slice(17, 31)),
+        (slice(0, 3), slice(9, 10), slice(0, 40)),
+        (slice(0, 16), slice(0, 16), slice(0, 40)),
+    ],
+)
+def test_a_box_of_the_output_is_that_of_the_whole(
+    architecture: dict[str, Any], keep_first_skip: bool, box: Box, device: torch.device
+) -> None:
+    network = network_of(device, **architecture)
+    x = volume_of(network.config.in_channels, 16, 16, 40).to(device)
+    streamed = prepare(network, torch.float32)
+    result = streamed(x, slab_elements=3000, keep_first_skip=keep_first_skip, box=box)
+    assert_close(result, network(x[None])[0][(slice(None), *box)])
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 40), (15, 16, 38)])
+@pytest.mark.parametrize("window", [None, 16])
+def test_a_box_is_mirrored_with_the_volume(shape: tuple[int, int, int], window: int | None) -> None:
+    network = network_of()
+    x, box = volume_of(1, *shape), (slice(1, 9), slice(2, 15), slice(20, 31))
+    plan = plan_memory(network.config, shape, window=window)
+    whole = predict_volume(network, x, flip=True, plan=plan)
+    part = replace(plan, box=box)
+    assert_close(predict_volume(network, x, flip=True, plan=part), whole[(slice(None), *box)])
+    with pytest.raises(ValueError, match="box must be None"):
+        predict_volume(network, x, plan=part, second=lambda volume, result: (volume, None))
 
 
 def test_the_published_architecture_in_slabs(device: torch.device) -> None:

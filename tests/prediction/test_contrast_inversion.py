@@ -10,11 +10,13 @@ from torch import Tensor
 
 from synthsr_net.models.checkpoint import InputConfig, Model, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNet3d, UNetConfig
+from synthsr_net.prediction.intensities import correlation
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.refinement.brain_mask import find_regions
 from synthsr_net.prediction.refinement.contrast_inversion import (
     brain_proximity,
     inverted,
+    second_input,
     with_t1_contrast,
 )
 from synthsr_transforms.io.scans import Scan
@@ -52,6 +54,27 @@ def model(scan: ScanConfig, **fields: object) -> Model:
     torch.manual_seed(0)
     config = ModelConfig(network=network, scan=scan, **fields)
     return Model(config, UNet3d(network).eval().requires_grad_(False))
+
+
+class TestExams:
+    def test_scans_of_inverse_contrast_alone_are_inverted_where_they_reach(self, t1, t2):
+        middle = t1.shape[2] // 2
+        half = t2.clone()
+        half[..., :middle] = 0
+        scans = torch.stack([t1 / t1.max(), half / half.max()])[:, None]
+        again, share = second_input(scans, t1[None] / 255, ScanConfig(spacing_mm=SPACING))
+        assert torch.equal(again[0], scans[0])
+        assert not again[1, 0, ..., :middle].any()
+        inverted = with_t1_contrast(scans[1, 0], t1, SPACING, reached=scans[1, 0] > 0)
+        assert torch.equal(again[1, 0], inverted)
+        assert correlation(again[1, 0], t1, half > 0) > 0
+        assert share is not None
+
+    def test_exams_without_such_scans_stay(self, t1):
+        scans = torch.stack([t1, 2 * t1])[:, None]
+        again, share = second_input(scans, t1[None] / 255, ScanConfig(spacing_mm=SPACING))
+        assert again is scans
+        assert share is None
 
 
 class TestDecision:

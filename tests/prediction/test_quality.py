@@ -22,6 +22,7 @@ from synthsr_net.models.checkpoint import (
     header_text,
 )
 from synthsr_net.networks.unet import UNetConfig
+from synthsr_net.prediction.posteriors import summary_of
 from synthsr_net.prediction.quality import QualityScore, align, evidence_of, quality_score
 from synthsr_transforms.support.messages import SynthSRError
 
@@ -256,3 +257,18 @@ def test_weights_below_0_and_structures_of_other_models_are_refused() -> None:
     others = [StructureConfig(value=100 + value, name=str(value)) for value in VALUES]
     with pytest.raises(ValueError, match="no structures of the values"):
         replace(CONFIG, structures=others)
+
+
+def test_a_summary_of_a_box_is_that_of_a_volume_with_background_around() -> None:
+    scores = torch.randn(5, 9, 10, 11, generator=torch.Generator().manual_seed(0))
+    posteriors = scores.softmax(0)
+    box = (slice(2, 11), slice(0, 10), slice(1, 12))
+    large = torch.zeros(5, 12, 13, 14)
+    large[2] = 1
+    large[(slice(None), *box)] = posteriors
+    found, expected = summary_of(posteriors).placed((12, 13, 14), box, 2), summary_of(large)
+    assert torch.equal(found.best, expected.best)
+    assert torch.equal(expected.best.long(), large.argmax(0))
+    torch.testing.assert_close(found.certain, expected.certain, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.total, expected.total, rtol=1e-6, atol=0)
+    torch.testing.assert_close(expected.total, large.double().sum((1, 2, 3)), rtol=1e-6, atol=0)

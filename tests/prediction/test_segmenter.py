@@ -17,6 +17,7 @@ from helpers import COARSE_MM, STRUCTURES, segmentation_model
 from synthsr_net import Predictor, Segmenter
 from synthsr_net.models.checkpoint import Model, ModelConfig, ScanConfig, StructureConfig
 from synthsr_net.networks.unet import UNet3d, UNetConfig
+from synthsr_net.prediction.refinement.brain_mask import brain_box
 from synthsr_net.prediction.runs.rows import RowTable
 from synthsr_net.prediction.segmenter import other_sides
 from synthsr_transforms.io.grids import reorient
@@ -158,6 +159,31 @@ class TestOfPredictions:
         result = own.predict([scan])
         assert result.segmentation is not None
         assert result.segmentation.image.data.shape == scan.data.shape == result.image.data.shape
+
+    def test_the_brain_alone_is_segmented_like_the_whole(self, model, predictor, monkeypatch):
+        grid = torch.stack(torch.meshgrid(*[torch.arange(32.0)] * 3, indexing="ij"))
+        distance = (grid - 15).square().sum(0).sqrt()
+        t1 = torch.where(distance < 7, 110.0, torch.where(distance < 9, 80.0, 5.0))
+        t1 += torch.rand(t1.shape, generator=torch.Generator().manual_seed(0))
+        monkeypatch.setattr("synthsr_net.prediction.segmenter.AROUND_BRAIN_MM", 2 * COARSE_MM)
+        segmenter = Segmenter(model, device="cpu")
+        space = predictor.prepare([Scan(t1.numpy(), np.diag([*[COARSE_MM] * 3, 1.0]))]).space
+        whole = segmenter.segment_prediction(t1, space, "1mm").image.data
+        part = segmenter.segment_prediction(t1, space, "1mm", brain_only=True).image.data
+        box = brain_box(t1, COARSE_MM, 2 * COARSE_MM)
+        assert box is not None
+        assert bool((distance < 9)[box].sum() == (distance < 9).sum())
+        assert (part[box] == whole[box]).all()
+        part[box] = 0
+        assert not part.any()
+
+    def test_where_no_brain_is_found_all_is_segmented(self, model, predictor, scan):
+        segmenter = Segmenter(model, device="cpu")
+        space, nothing = predictor.prepare([scan]).space, torch.zeros(24, 28, 24)
+        whole = segmenter.segment_prediction(nothing, space, "1mm")
+        part = segmenter.segment_prediction(nothing, space, "1mm", brain_only=True)
+        np.testing.assert_array_equal(part.image.data, whole.image.data)
+        assert part.volumes_ml == whole.volumes_ml
 
     def test_another_spacing_is_refused(self, model, predictor):
         fine = ModelConfig(network=predictor.config.network)

@@ -35,21 +35,26 @@ def second_input(x: Tensor, output: Tensor, settings: ScanConfig) -> tuple[Tenso
     """Input of the second pass of test-time augmentation, before it is mirrored, and its weight.
 
     Args:
-        x: `(1, X, Y, Z)`, input of the first pass.
+        x: `(1, X, Y, Z)`, input of the first pass, or `(N, 1, X, Y, Z)`, scans of an exam, which
+            are 0 where they do not reach.
         output: `(O, X, Y, Z)`, what `pass_finisher` made of its output.
         settings: Of the model.
 
     Returns:
-        The input `(1, X, Y, Z)`, inverted if its contrast is inverse, and the share of the second
-        pass in the mean of both, `(X, Y, Z)`: a half at the brain, 0 away from it. None, for a half
-        everywhere, if nothing was inverted.
+        The input in the shape of `x`, of which scans of inverse contrast are inverted, and the
+        share of the second pass in the mean of both, `(X, Y, Z)`: a half at the brain, 0 away from
+        it. None, for a half everywhere, if nothing was inverted.
     """
     t1 = output[0] if settings.clip_each_pass else settings.output_scale * output[0]
-    scan = x[0]
-    again = with_t1_contrast(scan, t1, settings.spacing_mm)
-    if again is scan:
+    scans = [x[0]] if x.ndim == 4 else list(x[:, 0])
+    reached = [None] if len(scans) == 1 else [scan > 0 for scan in scans]
+    again = [
+        with_t1_contrast(scan, t1, settings.spacing_mm, reached=mask)
+        for scan, mask in zip(scans, reached, strict=True)
+    ]
+    if all(new is scan for new, scan in zip(again, scans, strict=True)):
         return x, None
-    return again[None], 0.5 * brain_proximity(t1, settings.spacing_mm)
+    return torch.stack(again).view_as(x), 0.5 * brain_proximity(t1, settings.spacing_mm)
 
 
 def brain_proximity(t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
@@ -69,25 +74,31 @@ def brain_proximity(t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
     return F.pad(fine, margins, mode="replicate")[0, 0]
 
 
-def with_t1_contrast(scan: Tensor, t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
+def with_t1_contrast(
+    scan: Tensor, t1: Tensor, spacing_mm: float = 1.0, *, reached: Tensor | None = None
+) -> Tensor:
     """Invert a scan if its contrast is the inverse of that of its prediction.
 
     Args:
         scan: `(X, Y, Z)` float32, any unit.
         t1: Prediction from it, on the same grid, white matter near 110.
         spacing_mm: Voxel spacing of the grid.
+        reached: Voxels that the scan shows, of which the others stay; None: all.
 
     Returns:
         The inverted scan, see `inverted`, or the scan itself.
     """
-    if not _is_inverse(scan, t1, spacing_mm):
+    if not _is_inverse(scan, t1, spacing_mm, reached):
         return scan
-    return inverted(scan, filled(closed(t1 > HEAD_ABOVE, CLOSING_MM / spacing_mm)))
+    head = filled(closed(t1 > HEAD_ABOVE, CLOSING_MM / spacing_mm))
+    return inverted(scan, head if reached is None else head & reached)
 
 
-def _is_inverse(scan: Tensor, t1: Tensor, spacing_mm: float) -> bool:
+def _is_inverse(scan: Tensor, t1: Tensor, spacing_mm: float, reached: Tensor | None) -> bool:
     step = _step(spacing_mm)
     brain = _coarse_brain(t1, spacing_mm)
+    if reached is not None:
+        brain &= reached[::step, ::step, ::step]
     scan, t1 = (volume[::step, ::step, ::step] for volume in (scan, t1))
     millilitres = float(brain.sum()) * (step * spacing_mm) ** 3 / 1000
     if millilitres < _MIN_BRAIN_ML:
