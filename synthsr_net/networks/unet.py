@@ -350,8 +350,12 @@ class UNet3d(nn.Module):
         scales: Tensor = last(ACTIVATIONS[self.config.activation](first(features)))
         return scales
 
-    def _scans(self, x: Tensor, present: Tensor | None) -> tuple[Tensor, list[int]]:
-        """The scans `(P, C, X, Y, Z)` of all elements, and how many there are of each."""
+    def _scans(self, x: Tensor, present: Tensor | None) -> tuple[Tensor, list[int] | int]:
+        """The scans `(P, C, X, Y, Z)` of all elements, and how many there are of each.
+
+        Where each has as many, it is the number of elements instead, which compilers take for the
+        same code whatever the number of scans.
+        """
         channels, several = self.config.in_channels, self.config.pool_scans and x.ndim == 6
         if not (several or x.ndim == 5) or x.shape[-4] != channels:
             more = f" or (B, N, {channels}, X, Y, Z)" if self.config.pool_scans else ""
@@ -362,18 +366,24 @@ class UNet3d(nn.Module):
                 f" {tuple(present.shape)} for {tuple(x.shape)}."
             )
         if not several:
-            return x, [1] * len(x)
-        present = None if present is None else present.bool()
-        counts = [x.shape[1]] * len(x) if present is None else present.sum(1).tolist()
+            return x, len(x)
+        if present is None:
+            return x.flatten(0, 1), len(x)
+        present = present.bool()
+        counts = present.sum(1).tolist()
         if 0 in counts:
             raise ValueError(f"each element must have at least one scan, got {counts}.")
-        return x.flatten(0, 1) if present is None else x[present], counts
+        return x[present], counts
 
-    def _pooled(self, features: Tensor, depth: int, counts: list[int]) -> Tensor:
+    def _pooled(self, features: Tensor, depth: int, counts: list[int] | int) -> Tensor:
         """Features `(P, C, X, Y, Z)` of scans of a level, pooled to `(B, C, X, Y, Z)`."""
-        if len(features) == len(counts):
+        elements = counts if isinstance(counts, int) else len(counts)
+        if len(features) == elements:
             return features
         logits = F.conv3d(features, _zero_padded(self.gates[depth], 1, features.shape[1]))
+        if isinstance(counts, int):
+            together = (each.unflatten(0, (counts, -1)) for each in (features, logits))
+            return weighted_mean(*together).squeeze(1)
         pairs = zip(features.split(counts), logits.split(counts), strict=True)
         return torch.cat([weighted_mean(*pair) for pair in pairs])
 
@@ -387,16 +397,16 @@ def weighted_mean(features: Tensor, logits: Tensor) -> Tensor:
     """Mean of the features of scans, weighted by the softmax of their logits at each voxel.
 
     Args:
-        features: `(N, C, X, Y, Z)`.
-        logits: `(N, 1, X, Y, Z)`.
+        features: `(..., N, C, X, Y, Z)`.
+        logits: `(..., N, 1, X, Y, Z)`.
 
     Returns:
-        `(1, C, X, Y, Z)`, with one scan its features themselves.
+        `(..., 1, C, X, Y, Z)`, with one scan its features themselves.
     """
-    if len(features) == 1:
+    if features.shape[-5] == 1:
         return features
-    weights = logits.softmax(0, dtype=torch.promote_types(logits.dtype, torch.float32))
-    return (weights * features).sum(0, keepdim=True).to(features.dtype)
+    weights = logits.softmax(-5, dtype=torch.promote_types(logits.dtype, torch.float32))
+    return (weights * features).sum(-5, keepdim=True).to(features.dtype)
 
 
 def upsample(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -18,7 +18,7 @@ from synthsr_net.inference.forward import predict_volume
 from synthsr_net.inference.memory import Plan, plan_memory
 from synthsr_net.inference.precision import resolve_precision
 from synthsr_net.models.checkpoint import Model
-from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.io.grids import Affine, Volume
 from synthsr_transforms.io.scans import Scan, read_scan, scan_of
 from synthsr_transforms.io.volumes import nifti_of, write_volume
 from synthsr_transforms.support.devices import available_device
@@ -26,6 +26,7 @@ from synthsr_transforms.support.memory import left_within, parse_size
 from synthsr_transforms.support.messages import SynthSRError
 
 from .ct import is_ct
+from .exams.alignment import Exam, Placement, aligned_as_told
 from .exams.network_space import exam_to_network_space
 from .files import find_scans, plan_outputs, refuse_inputs
 from .limits import limited
@@ -72,17 +73,20 @@ class Prepared(NamedTuple):
     """Scans on their way through the network.
 
     Attributes:
-        scans: The scans as read, one per input of the model.
+        scans: The scans as read, one per input of the model, or those of an exam that are used,
+            in the space of the first.
         tensor: `(C, X, Y, Z)` float32, what the network takes, or `(N, C, X, Y, Z)` for several
             scans of an exam.
         space: The way back.
         plan: How to compute, once that was decided.
+        placements: Of an exam, what became of each scan that was given.
     """
 
     scans: tuple[Scan, ...]
     tensor: Tensor
     space: ScanSpace
     plan: Plan | None = None
+    placements: tuple[Placement, ...] = ()
 
     @property
     def num_scans(self) -> int:
@@ -201,39 +205,70 @@ class Inferer(Generic[Made, Kind]):
     # The three steps, which run in three threads over many scans
 
     def prepare(
-        self, scans: Sequence[Scan], *, ct: bool | Sequence[bool | None] | None = None
+        self,
+        scans: Sequence[Scan],
+        *,
+        ct: bool | Sequence[bool | None] | None = None,
+        transforms: Sequence[Affine | None] = (),
     ) -> Prepared:
         """First step: scans to the space of the network, on the CPU.
 
         Args:
             scans: Scans, in the order of the model's inputs, or of an exam.
             ct: Whether they are CT, or each of them, where the settings do not say.
+            transforms: For each scan of an exam, `(4, 4)` from points of the first to those of the
+                scan, in mm of the world of NIfTI; None, or none at all: to be found.
 
         Raises:
             VolumeError: If one cannot be used, see `check_plausible` and `to_network_space`.
         """
         ct = ct if self.settings.ct is None else self.settings.ct
         cts = [ct] * len(scans) if ct is None or isinstance(ct, bool) else list(ct)
+        check_number(self.config, len(scans))
         doubts = [text for scan in scans for text in check_plausible(scan, self.settings.force)]
         if self.settings.legacy is None:
             scans = [_limited(scan, each) for scan, each in zip(scans, cts, strict=True)]
-        tensor, space = self._to_network_space(scans, cts)
-        space = dataclasses.replace(space, warnings=(*doubts, *space.warnings))
-        return Prepared(tuple(scans), tensor, space)
-
-    def _to_network_space(
-        self, scans: Sequence[Scan], cts: Sequence[bool | None]
-    ) -> tuple[Tensor, ScanSpace]:
-        legacy = self.settings.legacy
-        check_number(self.config, len(scans))
         if len(scans) == len(self.config.inputs):
-            return to_network_space(scans, self.config, cts=cts, legacy=legacy)
-        if legacy is not None:
+            tensor, space = to_network_space(
+                scans, self.config, cts=cts, legacy=self.settings.legacy
+            )
+            space = dataclasses.replace(space, warnings=(*doubts, *space.warnings))
+            return Prepared(tuple(scans), tensor, space)
+        return self._prepare_exam(scans, cts, transforms or [None] * len(scans), doubts)
+
+    def _prepare_exam(
+        self,
+        scans: Sequence[Scan],
+        cts: Sequence[bool | None],
+        transforms: Sequence[Affine | None],
+        doubts: Sequence[str],
+    ) -> Prepared:
+        if self.settings.legacy is not None:
             raise SynthSRError(
                 f"legacy takes one scan, as the original does, got {len(scans)}. Leave it out, or"
                 " give one scan."
             )
-        return exam_to_network_space(scans, self.config, cts=cts)
+        exam = self.aligned(scans, cts, transforms)
+        used = [cts[p.index] for p in exam.placements if p.left_out is None]
+        make = to_network_space if len(exam.scans) == 1 else exam_to_network_space
+        tensor, space = make(exam.scans, self.config, cts=used)
+        space = dataclasses.replace(space, warnings=(*doubts, *exam.warnings, *space.warnings))
+        return Prepared(exam.scans, tensor, space, placements=exam.placements)
+
+    def aligned(
+        self,
+        scans: Sequence[Scan],
+        cts: Sequence[bool | None],
+        transforms: Sequence[Affine | None],
+    ) -> Exam:
+        """Scans of an exam in the space of the first; here, their headers are trusted.
+
+        Args:
+            scans: The scans.
+            cts: Whether each is CT; None: unknown.
+            transforms: See `prepare`.
+        """
+        return aligned_as_told(scans, transforms)
 
     def planned(self, prepared: Prepared) -> Prepared:
         """Decide how to compute within the memory that is available now.
@@ -259,13 +294,14 @@ class Inferer(Generic[Made, Kind]):
         """Second step: the network, one at a time.
 
         Args:
-            prepared: From the first step.
+            prepared: From the first step; planned here if it was not.
             flip: Whether to average with the mirrored scan; None: as set.
 
         Returns:
             `(O, X, Y, Z)` float32 on the device, which may still be computing it.
         """
         with _ONE_NETWORK:
+            prepared = prepared if prepared.plan is not None else self.planned(prepared)
             return predict_volume(
                 self.network,
                 prepared.tensor.to(self.device),

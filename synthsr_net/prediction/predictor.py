@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
@@ -11,9 +13,11 @@ from torch import Tensor
 from synthsr_net.models.checkpoint import Model
 from synthsr_net.prediction.refinement.contrast_inversion import second_input
 from synthsr_net.prediction.refinement.lesions import keep_lesion
-from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.io.grids import Affine, Volume
+from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.support.messages import SynthSRError
 
+from .exams.alignment import Exam, registered
 from .files import ENDING
 from .inferer import Inferer, Prepared
 from .postprocess import Prediction, from_network_space, pass_finisher
@@ -63,6 +67,7 @@ class Predictor(Inferer[Prediction, "ScalarImage"]):
         self.data_consistency: bool = self.chosen["data_consistency"]
         if self.inverse_contrast:
             check_inverse_contrast(self.config)
+        self._registrar: Predictor | None = None
         self.segmenter: Segmenter | None = None
         """Segmentation network that predictions go through, see `add_segmenter`."""
         self._brain_only = False
@@ -98,6 +103,42 @@ class Predictor(Inferer[Prediction, "ScalarImage"]):
         segmenter.check_spacing(self.scan_config.spacing_mm)
         self.segmenter = segmenter
         self._brain_only = brain_only and self.config.output == "T1w"
+
+    def aligned(
+        self,
+        scans: Sequence[Scan],
+        cts: Sequence[bool | None],
+        transforms: Sequence[Affine | None],
+    ) -> Exam:
+        """Scans of an exam in the space of the first, registered by predictions of the fast model.
+
+        Args:
+            scans: The scans.
+            cts: Whether each is CT; None: unknown.
+            transforms: See `prepare`.
+        """
+        if not self.settings.registration:
+            return super().aligned(scans, cts, transforms)
+        with _ONE_REGISTRAR:
+            self._registrar = registrar = self._registrar or self._make_registrar()
+
+        def predict(index: int) -> Volume:
+            prepared = registrar.prepare([scans[index]], ct=cts[index])
+            return registrar.finish(prepared, registrar.infer(prepared)).image
+
+        return registered(scans, predict, transforms)
+
+    def _make_registrar(self) -> Predictor:
+        settings = self.settings
+        return Predictor.from_file(
+            REGISTRAR,
+            device=str(self.device),
+            precision=settings.precision,
+            ct=settings.ct,
+            force=True,  # what is no head was refused before
+            max_memory=settings.max_memory,
+            data_consistency=False,
+        )
 
     def passes(self) -> dict[str, Any]:
         """Further arguments of `predict_volume`, for what is done in and between its passes."""
@@ -142,3 +183,9 @@ class Predictor(Inferer[Prediction, "ScalarImage"]):
         return dataclasses.replace(
             prediction, image=image, warnings=tuple(doubts), segmentation=segmentation
         )
+
+
+REGISTRAR = "fast"
+"""Model whose predictions are registered."""
+_ONE_REGISTRAR = Lock()
+"""It is loaded once, by whichever thread comes first."""

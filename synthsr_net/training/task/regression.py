@@ -43,7 +43,7 @@ class ShownSample(NamedTuple):
 
 
 def present_scans(pair: Pair) -> Tensor | None:
-    """Which scans of each head there are, `(B, N)`; None where there is one of each."""
+    """Which scans of each head there are, `(B, N)`; None where all of them are."""
     return pair.present if isinstance(pair, ExamPair) else None
 
 
@@ -116,6 +116,8 @@ class TrainingTask(LightningModule):
         if image.ndim == 5:
             output = forward(image.contiguous(memory_format=torch.channels_last_3d))
             return self.objective.prediction(output, image)
+        if image.shape[1] > 1:  # compiled once for one scan, and once for several
+            torch._dynamo.maybe_mark_dynamic(image, 1)
         output = forward(image) if len(image) == 1 else forward(image, present)
         return self.objective.prediction(output, image[:, 0])
 
