@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.contrasts import CONTRASTS
+from evaluation.contrasts import CONTRASTS, TARGET_PRESET
 from evaluation.run import Evaluation, EvaluationData, EvaluationSettings
 from evaluation.truth import SimulationPlan
 
@@ -64,6 +64,10 @@ def parser() -> argparse.ArgumentParser:
     work.add_argument("--spacings", nargs="+", type=float, default=[1, 3, 5, 7], metavar="MM")
     work.add_argument("--degraded", nargs="*", type=float, default=[3, 5], metavar="MM")
     work.add_argument("--axes", nargs="+", type=int, default=[0, 1, 2], choices=[0, 1, 2])
+    work.add_argument("--exams", action="store_true", help="several scans of held-out heads")
+    work.add_argument(
+        "--target", default=TARGET_PRESET, metavar="PRESET", help="whose target it is"
+    )
     work.add_argument("--quick", action="store_true", help="T1, 5 mm, axial slices alone")
     work.add_argument("--device", default="auto")
     work.add_argument("--precision", default="auto")
@@ -91,10 +95,14 @@ def settings_of(options: argparse.Namespace) -> EvaluationSettings:
         spacings_mm=options.spacings,
         axes=options.axes,
         seed=options.seed,
+        target=options.target,
     )
     lesion_scans = 1 if options.quick else None
     return EvaluationSettings(
-        held_out=plan, degraded_mm=options.degraded, lesion_scans=lesion_scans
+        held_out=plan,
+        degraded_mm=options.degraded,
+        lesion_scans=lesion_scans,
+        exams=options.exams,
     )
 
 

@@ -1,6 +1,6 @@
 """Train the models that ship with the package, as docs/model_card.md describes.
 
-Usage: python examples/shipped_model/train.py t1|fast LABEL_MAPS OUTPUT [--pairs PAIRS]
+Usage: python examples/shipped_model/train.py t1|fast|exam LABEL_MAPS OUTPUT [--pairs PAIRS]
 
 LABEL_MAPS is a folder with the 20 heads of SynthSeg (training_seg_01.nii.gz, ...) and the 5 brains
 of SynthSR (brain1_labels.nii.gz, ...). PAIRS is a folder with real T1-weighted scans in images/ and
@@ -35,6 +35,7 @@ class Recipe:
     name: str
     settings: Mapping[str, object]
     stages: Sequence[Mapping[str, object]]
+    preset: str = "all_purpose"
 
 
 def stage(size: int, epochs: int, steps: int, rate: float, **more: object) -> dict[str, object]:
@@ -141,6 +142,20 @@ RECIPES = {
             | {"run.seed": 5},
         ],
     ),
+    "exam": Recipe(
+        "synthsr-exam-v1",
+        {
+            "initial_weights": "synthsr-t1-v1",
+            "deformation.velocity_std_mm": "[0, 4]",
+            "validation.samples": 12,
+        },
+        [
+            stage(160, 8, 1000, 2e-4, optimiser__warmup_steps=200, run__batch_size=2)
+            | PRESET
+            | {"optimiser.final_learning_rate_ratio": 0.0, "run.seed": 10},
+        ],
+        "exam",
+    ),
 }
 
 
@@ -155,7 +170,7 @@ def train(recipe: Recipe, labels: Path, out: Path, pairs: Path | None) -> Path:
         settings |= {"validation.images": pairs / "images", "validation.labels": pairs / "labels"}
     for number, own in enumerate(recipe.stages, start=1):
         folder = out / f"stage_{number}"
-        command = [*SYNTHSR, "train", "all_purpose", "--labels", labels, "--out", folder]
+        command = [*SYNTHSR, "train", recipe.preset, "--labels", labels, "--out", folder]
         for key, value in {**settings, **own}.items():
             command += ["--set", f"{key}={value}"]
         subprocess.run([str(part) for part in (*command, "--compile")], check=True)
@@ -169,7 +184,7 @@ def train(recipe: Recipe, labels: Path, out: Path, pairs: Path | None) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the arguments and train."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("model", choices=sorted(RECIPES), help="which of the two models")
+    parser.add_argument("model", choices=sorted(RECIPES), help="which of the models")
     parser.add_argument("labels", type=Path, metavar="LABEL_MAPS", help="folder of label maps")
     parser.add_argument("out", type=Path, metavar="OUTPUT", help="folder to make")
     parser.add_argument("--pairs", type=Path, help="folder of real scans to validate on")

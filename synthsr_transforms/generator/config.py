@@ -46,6 +46,8 @@ class ScansConfig:
 
     probabilities: list[float] = field(default_factory=lambda: [1.0])
     """Probabilities of one scan, of two, of three and so on."""
+    same_number: bool = False
+    """Whether all heads of a batch have as many, so that none of its scans is a volume of zeros."""
     first_step: str = ""
     """Name of the first step that each scan takes by itself, and with it all that follow."""
     shared: list[str] = field(default_factory=list)
@@ -127,7 +129,8 @@ def read_settings(source: str | os.PathLike[str]) -> dict[str, Any]:
     Args:
         source: Name of a preset or path of a YAML file. Names of files that lie beside it become
             paths. Where it holds `base`, the name of a preset, its settings change that preset:
-            steps of the same name take its arguments, others come last.
+            steps of the same name take its arguments, others come last, or before the step that
+            they name as `before`.
 
     Raises:
         SynthSRError: If it is neither (the nearest spelling is suggested), or not YAML.
@@ -138,7 +141,22 @@ def read_settings(source: str | os.PathLike[str]) -> dict[str, Any]:
     if base is None:
         return settings
     check_choice("base", base, preset_names())
-    return _on_top(read_settings(base), settings)
+    return _in_order(_on_top(read_settings(base), settings))
+
+
+def _in_order(settings: dict[str, Any]) -> dict[str, Any]:
+    """Move steps that say `before` to the place before the step of that name."""
+    names = list(_mapping(settings.get("steps")))
+    steps = dict(_mapping(settings.get("steps")))
+    for name, step in steps.items():
+        place = _mapping(step).get("before")
+        if place is None:
+            continue
+        check_choice(f"steps.{name}.before", place, [other for other in names if other != name])
+        steps[name] = {key: value for key, value in step.items() if key != "before"}
+        names.remove(name)
+        names.insert(names.index(place), name)
+    return {**settings, "steps": {name: steps[name] for name in names}}
 
 
 def _on_top(below: Mapping[str, Any], above: Mapping[str, Any], depth: int = 3) -> dict[str, Any]:

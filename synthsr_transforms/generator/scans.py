@@ -31,17 +31,18 @@ class ExamPair(NamedTuple):
             than N, the most in the batch.
         target: Regression target `(B, Cout, X, Y, Z)`, or label map of structures.
         labels: Label map `(B, 1, x, y, z)`, int32, after the spatial steps.
-        present: Which scans there are, `(B, N)` booleans.
+        present: Which scans there are, `(B, N)` booleans; None where all of them are.
     """
 
     image: Tensor
     target: Tensor
     labels: Tensor
-    present: Tensor
+    present: Tensor | None
 
     def __repr__(self) -> str:
         """Show shapes, not voxels."""
-        parts = (f"{name}={tuple(value.shape)}" for name, value in self._asdict().items())
+        given = {name: value for name, value in self._asdict().items() if value is not None}
+        parts = (f"{name}={tuple(value.shape)}" for name, value in given.items())
         return f"ExamPair({', '.join(parts)})"
 
 
@@ -55,8 +56,9 @@ def num_scans(config: ScansConfig | None, seed: int, size: int = 1) -> list[int]
         return [1] * size
     generator = torch.Generator().manual_seed(derive_seed(seed, _SEED_PATH))
     chances = torch.tensor(config.probabilities, dtype=torch.float64)
-    drawn = torch.multinomial(chances, size, replacement=True, generator=generator)
-    return [int(number) + 1 for number in drawn]
+    own = 1 if config.same_number else size
+    drawn = torch.multinomial(chances, own, replacement=True, generator=generator)
+    return [int(number) + 1 for number in drawn.expand(size)]
 
 
 class Scans:
@@ -139,12 +141,15 @@ def exam_pair(image: Tensor, target: Tensor, labels: Tensor, counts: Iterable[in
         counts: Number of scans of each head.
     """
     sizes = list(counts)
-    number = torch.tensor(sizes).to(image.device, non_blocking=True)
+    present = None
+    if min(sizes) < max(sizes):
+        number = torch.tensor(sizes).to(image.device, non_blocking=True)
+        present = torch.arange(max(sizes), device=image.device) < number[:, None]
     return ExamPair(
         pad_sequence(list(image.split(sizes)), batch_first=True),
         torch.stack([common_target(own) for own in target.split(sizes)]),
         torch.stack([own[0] for own in labels.split(sizes)]),
-        torch.arange(max(sizes), device=image.device) < number[:, None],
+        present,
     )
 
 

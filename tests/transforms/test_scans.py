@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def generator_of(
 
 
 def exam(**changes: Any) -> Generator:
-    return Generator.from_preset("exam", {**SMALL, **changes})
+    """The preset, with a number of scans of its own for each head of a batch."""
+    return Generator.from_preset("exam", {**SMALL, "scans.same_number": False, **changes})
 
 
 def exam_of(generator: Generator, batch: SubjectsBatch, seed: int) -> ExamPair:
@@ -169,7 +171,7 @@ class TestMisalignment:
 
 class TestNumber:
     def test_it_is_distributed_as_configured(self) -> None:
-        config = load_config("exam").scans
+        config = load_config("exam", {"scans.same_number": False}).scans
         assert config is not None
         assert config.probabilities[0] == 0.5
         assert len(config.probabilities) == 4
@@ -181,12 +183,23 @@ class TestNumber:
             expected = np.array(config.probabilities) * len(counts)
             assert stats.chisquare(found, expected).pvalue > 1e-3
 
+    def test_heads_of_a_batch_have_as_many_where_that_is_asked_for(self) -> None:
+        config = load_config("exam").scans
+        assert config is not None
+        assert config.same_number
+        batches = [num_scans(config, seed, 4) for seed in range(200)]
+        assert all(len(set(counts)) == 1 for counts in batches)
+        assert {counts[0] for counts in batches} == {1, 2, 3, 4}
+        assert [counts[:1] for counts in batches] == [num_scans(config, s) for s in range(200)]
+
     def test_of_one_scan_the_samples_are_those_of_the_preset_without_scans(self) -> None:
         one = exam(**{"scans.probabilities": [1.0]})
-        alone = Generator.from_preset("all_purpose", SMALL)
+        config = load_config("exam", SMALL)
+        still = {name: step for name, step in config.steps.items() if name != "registration"}
+        alone = Generator(replace(config, scans=None, steps=still))  # the reference never moves
         for seed in range(3):
             pair, expected = exam_of(one, heads(2), seed), alone.pair(heads(2), seed)
-            assert pair.present.tolist() == [[True], [True]]
+            assert pair.present is None
             assert torch.equal(pair.image[:, 0], expected.image)
             assert torch.equal(pair.target, expected.target)
             assert torch.equal(pair.labels, expected.labels)
@@ -263,10 +276,29 @@ class TestSettings:
         with pytest.raises(SynthSRError, match="named 'scans'"):
             generator_of(1, scans=blur)
 
-    def test_the_preset_is_all_purpose_and_a_registration(self) -> None:
+    def test_the_preset_has_the_steps_of_all_purpose_with_contrasts_of_its_own(self) -> None:
         alone, together = load_config("all_purpose"), load_config("exam")
-        assert {k: v for k, v in together.steps.items() if k != "registration"} == alone.steps
-        assert list(together.steps) == [*alone.steps, "registration"]
+        names = list(alone.steps)
+        place = names.index("same_contrast")
+        assert list(together.steps) == [
+            *names[:place],
+            "pd_contrast",
+            *names[place:],
+            "registration",
+        ]
+        changed = {name for name in names if together.steps[name] != alone.steps[name]}
+        assert changed == {"target", "t1_contrast", "ct_contrast"}
+
+    def test_a_step_comes_before_the_one_that_it_names(self, tmp_path: Path) -> None:
+        path = tmp_path / "own.yaml"
+        step = "{name: TissueMixture, before: %s}"
+        path.write_text(f"base: exam\nsteps: {{more: {step % 'gamma'}, last: {step % 'more'}}}\n")
+        names = list(load_config(path).steps)
+        place = names.index("gamma")
+        assert names[place - 2 : place] == ["last", "more"]
+        path.write_text(f"base: exam\nsteps: {{more: {step % 'gama'}}}\n")
+        with pytest.raises(SynthSRError, match=r"steps\.more\.before must be"):
+            load_config(path)
 
     def test_a_file_changes_a_preset(self, tmp_path: Path) -> None:
         path = tmp_path / "own.yaml"

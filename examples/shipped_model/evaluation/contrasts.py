@@ -16,7 +16,8 @@ from synthsr_transforms.generator.config import GeneratorConfig, StepConfig, loa
 from synthsr_transforms.generator.generator import Generator
 
 TARGET_PRESET = "all_purpose"
-"""Preset whose target is the standard T1 that predictions are compared with."""
+"""Preset whose target is the standard T1 that predictions are compared with, unless another is
+named."""
 BORDER_MM = 0.65
 """Width of the Gaussian by which borders of tissues are softened, in scan and target alike. It does
 not follow the preset, so that figures of models can be compared."""
@@ -115,25 +116,25 @@ def lesion_generator(values: Sequence[int]) -> Generator:
     return Generator.for_labels(GeneratorConfig(steps=steps), values)
 
 
-def target_generator(values: Sequence[int]) -> Generator:
+def target_generator(values: Sequence[int], preset: str = TARGET_PRESET) -> Generator:
     """Generator of the standard T1 of a label map: image `target`, white matter 110.
 
-    Tissues have the intensities of the target of `TARGET_PRESET`, without texture and with fixed
-    borders.
+    Tissues have the intensities of the target of a preset, without texture and with fixed borders.
 
     Args:
         values: Label values that occur.
+        preset: Name of the preset.
     """
     steps = {
-        "contrast": _step("TissueContrast", **target_contrast()),
+        "contrast": _step("TissueContrast", **target_contrast(preset)),
         "borders": _borders("target"),
     }
     return Generator.for_labels(GeneratorConfig(steps=steps), values)
 
 
 @cache
-def target_contrast() -> dict[str, Any]:
-    """Intensities of the preset's target by tissue and label: the middle of each distribution.
+def target_contrast(preset: str = TARGET_PRESET) -> dict[str, Any]:
+    """Intensities of a preset's target by tissue and label: the middle of each distribution.
 
     Examples:
         >>> target_contrast()["by_tissue"]["white_matter"]
@@ -141,7 +142,7 @@ def target_contrast() -> dict[str, Any]:
     """
     params = next(
         step.params
-        for step in load_config(TARGET_PRESET).steps.values()
+        for step in load_config(preset).steps.values()
         if step.name == "TissueContrast" and step.params.get("destination", "target") == "target"
     )
     return {

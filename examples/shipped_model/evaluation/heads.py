@@ -28,7 +28,7 @@ from synthsr_transforms.io.files import VolumeError, list_volumes, stem
 from synthsr_transforms.subjects.files import SubjectFiles, read_subject
 from synthsr_transforms.support.messages import SynthSRError
 
-from .contrasts import lesion_generator, scan_generator, target_generator
+from .contrasts import TARGET_PRESET, lesion_generator, scan_generator, target_generator
 
 MARGIN_MM = 10.0
 """Least distance from the brain to the border of the field of view."""
@@ -44,6 +44,7 @@ class Head:
         labels: `(X, Y, Z)` label values, axes to the right, front and top.
         affine: `(4, 4)` voxel-to-world matrix in mm.
         device: Where to keep it.
+        preset: Preset whose target it is.
 
     Raises:
         VolumeError: If it shows no brain.
@@ -55,6 +56,7 @@ class Head:
         labels: Tensor,
         affine: npt.NDArray[np.float64],
         device: torch.device | str,
+        preset: str = TARGET_PRESET,
     ) -> None:
         self.name = name
         """For reports."""
@@ -65,7 +67,7 @@ class Head:
         self._matrix = AffineMatrix(torch.from_numpy(self.affine.copy()))
         self.labels: Tensor = labels.int().to(device)
         """As given, `(X, Y, Z)` int32."""
-        self.target = self._made(target_generator(self.values), "target", 0)
+        self.target = self._made(target_generator(self.values, preset), "target", 0)
         """Standard T1 `(X, Y, Z)` float32, white matter 110."""
         tissues = tissue_map(labels).to(device)
         brain = self.target[tissues > OUTSIDE]
@@ -108,7 +110,11 @@ def find_label_maps(paths: Sequence[str | os.PathLike[str]]) -> list[SubjectFile
 
 
 def read_head(
-    subject: SubjectFiles, spacing_mm: float, multiple_of: int, device: torch.device | str
+    subject: SubjectFiles,
+    spacing_mm: float,
+    multiple_of: int,
+    device: torch.device | str,
+    preset: str = TARGET_PRESET,
 ) -> Head:
     """Read a label map and crop it to a field of view around the brain.
 
@@ -118,6 +124,7 @@ def read_head(
         multiple_of: The field of view is made a multiple of this, where the label map reaches so
             far.
         device: Where to keep it.
+        preset: Preset whose target the standard T1 is.
 
     Raises:
         SynthSRError: If its voxels have another spacing.
@@ -137,7 +144,7 @@ def read_head(
         raise VolumeError(f"{subject.labels} must label a brain, but does not. Leave it out.")
     box = field_of_view(inside, MARGIN_MM / spacing_mm, multiple_of)
     affine[:3, 3] += affine[:3, :3] @ [part.start for part in box]
-    return Head(stem(subject.labels), labels[box].contiguous(), affine, device)
+    return Head(stem(subject.labels), labels[box].contiguous(), affine, device, preset)
 
 
 def field_of_view(inside: Tensor, margin: float, multiple_of: int) -> tuple[slice, ...]:

@@ -26,12 +26,12 @@ from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.messages import SynthSRError
 
 from .contrasts import CONTRASTS, LATERAL_VENTRICLES
-from .heads import Head, read_head
+from .heads import Head
 from .network import HeadNetwork
 from .pictures import Pictures
 from .scans import Seen, read_on
 from .slices import AXES, Affine, linear, predict_from
-from .truth import Setting, SimulationPlan, scan_of_head, seed_of
+from .truth import Setting, SimulationPlan, head_for, scan_of_head, seed_of
 
 KINDS = {"bright": 0.6, "dark": -0.6}
 """Synthetic lesions: intensity above white matter, as a share of the range of the brain."""
@@ -337,7 +337,7 @@ def evaluate_head_lesions(
         One that cannot be measured is left out.
     """
     for number, subject in enumerate(subjects):
-        head = read_head(subject, network.spacing_mm, network.config.scan.divisor, network.device)
+        head = head_for(subject, network, plan)
         weights = head.lesion_weights(seed_of(plan.seed, head.name, "lesions"))
         regions = _labelled_regions(head, weights > _TRACE, network.spacing_mm)
         near = dilated(_where(head, LATERAL_VENTRICLES), NEAR_MM / network.spacing_mm)

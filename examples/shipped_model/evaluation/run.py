@@ -23,6 +23,7 @@ from synthsr_transforms.io.volumes import read_volume
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.messages import SynthSRError
 
+from .exams import evaluate_exams
 from .heads import find_label_maps
 from .lesions import (
     NoLesionsError,
@@ -138,6 +139,8 @@ class EvaluationSettings:
     """Slice spacings that real scans are degraded to."""
     lesion_scans: int | None = None
     """Number of real scans with synthetic lesions; None: all."""
+    exams: bool = False
+    """Whether to predict from several scans of held-out label maps together."""
 
 
 class Evaluation:
@@ -205,6 +208,9 @@ class Evaluation:
         if subjects:
             rows = evaluate_label_maps(subjects, network, plan, pictures)
             parts["held_out"] = self._part("held-out label maps", rows)
+        if self.settings.exams:
+            rows = evaluate_exams(subjects, network, plan)
+            parts["exams"] = self._part("exams of held-out label maps", rows)
         if subjects and plan.with_lesions:
             rows = evaluate_head_lesions(subjects, network, plan, pictures)
             parts["held_out_lesions"] = self._part("lesions in held-out label maps", rows)

@@ -17,7 +17,7 @@ from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.messages import SynthSRError
 
-from .contrasts import CONTRASTS, NOISE_STD
+from .contrasts import CONTRASTS, NOISE_STD, TARGET_PRESET
 from .heads import Head, read_head
 from .network import HeadNetwork
 from .pictures import Pictures
@@ -49,6 +49,8 @@ class SimulationPlan:
     """Axes across which slices lie. Each has a random contrast of its own."""
     seed: int = 0
     """Of noise, bias fields and random contrasts."""
+    target: str = TARGET_PRESET
+    """Preset whose target is the truth."""
 
     def __post_init__(self) -> None:
         unknown = {*self.contrasts, *self.stripped, *self.with_lesions} - set(CONTRASTS)
@@ -95,7 +97,7 @@ def evaluate_label_maps(
         and of cubic interpolation of the same scan (`interpolation`, mapped).
     """
     for number, subject in enumerate(subjects):
-        head = read_head(subject, network.spacing_mm, network.config.scan.divisor, network.device)
+        head = head_for(subject, network, plan)
         reference = head.reference
         for setting, image in _images(head, plan, network.spacing_mm):
             scan = scan_of_head(head, setting, image, plan.seed)
@@ -114,6 +116,12 @@ def evaluate_label_maps(
                 title = f"{head.name}: {name.replace('_', ' ')}, {_in_words(*setting[2:])}"
                 target = {"target": Volume(head.target.cpu().numpy(), head.affine)}
                 _draw(pictures, f"held_out_{name}", scan, target, prediction, title)
+
+
+def head_for(subject: SubjectFiles, network: HeadNetwork, plan: SimulationPlan) -> Head:
+    """Read a label map as a model needs it."""
+    divisor = network.config.scan.divisor
+    return read_head(subject, network.spacing_mm, divisor, network.device, plan.target)
 
 
 def _images(

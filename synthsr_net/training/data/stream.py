@@ -120,7 +120,8 @@ class PairStream:
         current = torch.cuda.current_stream(self.bank.device)
         current.wait_event(ready)
         for tensor in pair:
-            tensor.record_stream(current)
+            if tensor is not None:
+                tensor.record_stream(current)
         return pair
 
 
