@@ -105,7 +105,7 @@ class TestOneScan:
         monkeypatch.setattr(Predictor, "__init__", look)
         options = ("--ct", "--no-flip", "--sharpen", "--precision", "bf16", "--device", "cpu")
         more = ("--max-memory", "3GB", "--window", "128", "--no-data-consistency")
-        more += ("--no-inverse-contrast",)
+        more += ("--no-inverse-contrast", "--no-registration")
         save(folder / "ct.nii", 80 * voxels() - 5)
         result = run("predict", "ct.nii", "p.nii", *MODEL, *options, *more)
         assert result.exit_code == 0, result.output
@@ -122,6 +122,7 @@ class TestOneScan:
             "grid": "1mm",
             "max_memory": "3GB",
             "window": 128,
+            "registration": False,
         }
 
     def test_legacy(self, folder):
