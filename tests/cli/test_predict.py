@@ -164,6 +164,13 @@ class TestOneScan:
         assert data_of("s.nii").shape == data_of("p.nii").shape
         assert data_of("s.nii").min() > 0
 
+    def test_no_spread_of_a_model_that_has_none(self, folder):
+        result = run("predict", "scan.nii.gz", "p.nii", *MODEL, "--uncertainty", "s.nii")
+        assert result.exit_code == 2
+        assert result.stderr.count("\n") == 1
+        assert "predicts none" in result.stderr
+        assert not Path("s.nii").exists()
+
     def test_several_inputs_by_name(self, folder):
         save_tiny_model(folder / "two.safetensors", 2)
         save(folder / "t2.nii.gz", voxels(2))

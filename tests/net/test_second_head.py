@@ -111,6 +111,11 @@ class TestInference:
         image = alone(x, slab_elements=elements, keep_first_skip=keep)
         assert torch.equal(result[:1], image)
 
+    def test_slabs_of_several_scans_give_what_the_network_gives(self):
+        network, x = network_of(pool_scans=True), volume_of(3, 1, 8, 12, 8)
+        result = prepare(network, torch.float32)(x, slab_elements=2000)
+        torch.testing.assert_close(result, network(x[None])[0], rtol=0, atol=2e-5)
+
     @pytest.mark.parametrize("box", [(slice(5, 9), slice(0, 3), slice(11, 24))])
     def test_a_box_of_it_is_that_of_the_whole(self, box):
         network, x = network_of(normalise_last=False), volume_of(1, 16, 16, 24)
