@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,41 @@ from synthsr_transforms.support.messages import SynthSRError
     metavar="NAME=FILE",
     help="Another input of a model that takes several, by its name. May be repeated.",
 )
+@click.option(
+    "--also",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Another scan of the same exam, for a model that takes several. May be repeated.",
+)
+@click.option(
+    "--no-registration",
+    "trusts_headers",
+    is_flag=True,
+    help="Trust the headers of the scans of an exam, instead of registering them to the first.",
+)
+@click.option(
+    "--registration",
+    "transforms",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="ITK transform from points of INPUT to those of the scan of --also, one for each of them.",
+)
+@click.option(
+    "--per-session",
+    is_flag=True,
+    help="With --bids: one prediction from all scans of each session.",
+)
 @model_option("synthsr-t1-v1, which ships with the package")
 @prediction_options
 def predict(source: Path, output: Path, **options: Any) -> None:
     """Turn scans of any MRI contrast, or CT, into T1-weighted scans of 1 mm.
 
     INPUT is a scan (.nii, .nii.gz, .mgz, .npz), a folder of scans, a .txt list with one path per
-    line, or a BIDS dataset. OUTPUT is a file for one scan, a .txt list for a list, or a folder, in
-    which scan.nii.gz becomes scan_synthsr.nii.gz, below the same subfolders with --recursive.
+    line, a table of exams (.tsv with the columns exam and scan), or a BIDS dataset. OUTPUT is a
+    file for one scan, a .txt list for a list, or a folder, in which scan.nii.gz becomes
+    scan_synthsr.nii.gz, below the same subfolders with --recursive.
 
     \b
     Examples:
@@ -71,6 +99,8 @@ def predict(source: Path, output: Path, **options: Any) -> None:
         synthsr predict scans/ predictions/ --segmentation labels/ --volumes volumes.csv
       CT, and nothing else; among MRI, CT in Hounsfield units is recognised:
         synthsr predict ct/ predictions/ --ct
+      An exam, several scans of one person, with a model that takes them:
+        synthsr predict t1.nii.gz out.nii.gz --also t2.nii.gz --also flair.nii.gz --model FILE
       A BIDS dataset, and going on after an interruption:
         synthsr predict dataset/ dataset/derivatives/synthsr --bids --resume
       Eight GPUs:
@@ -78,14 +108,37 @@ def predict(source: Path, output: Path, **options: Any) -> None:
       Just as FreeSurfer does it, after synthsr models download synthsr-v2:
         synthsr predict scan.nii.gz t1.nii.gz --model synthsr-v2 --legacy v2
     """  # noqa: D301 - click reads the character itself
-    from synthsr_cli.common.prediction import run_bids, run_scans
+    from synthsr_cli.common.prediction import run_bids, run_scans, run_table
+    from synthsr_net.prediction.runs.exams import is_table
 
+    options["registration"] = not options["trusts_headers"]
+    also = list(options["also"])
+    _check(also, options)
     if options["bids"]:
         run_bids(source, output, options)
-        return
-    pairs = [_named(text) for text in options["others"]]
-    inputs, names = [source, *(file for _, file in pairs)], [None, *(name for name, _ in pairs)]
-    run_scans(inputs, output, options, names=names)
+    elif is_table(source):
+        if also or options["others"] or options["transforms"]:
+            raise SynthSRError("a table names all scans: leave out --also, --with, --registration.")
+        run_table(source, output, options)
+    elif also:
+        run_scans([source, *also], output, options, names=(), exams=True)
+    else:
+        pairs = [_named(text) for text in options["others"]]
+        inputs, names = [source, *(file for _, file in pairs)], [None, *(n for n, _ in pairs)]
+        run_scans(inputs, output, options, names=names)
+
+
+def _check(also: Sequence[Path], options: Mapping[str, Any]) -> None:
+    """Refuse options that do not go together."""
+    if also and options["others"]:
+        raise SynthSRError(
+            "--also is for models that take any number of scans, --with for those that take certain"
+            " ones. Give one of them."
+        )
+    if options["transforms"] and (options["trusts_headers"] or not also):
+        raise SynthSRError(
+            "--registration goes with --also, and not with --no-registration. Leave it out."
+        )
 
 
 def _named(text: str) -> tuple[str, Path]:

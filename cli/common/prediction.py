@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,6 +33,7 @@ from synthsr_net.prediction.runs.distribution import (
     num_processes,
     sum_over_processes,
 )
+from synthsr_net.prediction.runs.exams import as_exams, plan_exams, plan_sessions
 from synthsr_net.prediction.runs.outcome import Outcome
 from synthsr_net.prediction.runs.rows import RowTable, quality_table, volumes_table
 from synthsr_net.prediction.runs.runner import (
@@ -117,26 +118,48 @@ def run_scans(
     *,
     kind: Kind = PREDICTION,
     names: Sequence[str | None] = (None,),
+    exams: bool = False,
 ) -> None:
     """Apply a model to scans, folders or lists; see `run_all`.
 
     Args:
-        inputs: One file, folder or list per input of the model.
+        inputs: One file, folder or list per input of the model, or per scan of an exam.
         output: See `plan_outputs`.
         options: Options of the command.
         kind: What to make.
         names: Names of the inputs, see `order_inputs`.
+        exams: Whether the inputs are scans of exams, of any number.
     """
-    if options.get("participants"):
-        raise SynthSRError("--participant-label needs --bids. Add it, or give a folder.")
+    _refuse_options_of_bids(options)
     more: dict[str, Any] = {
         "lesion_mask": options.get("lesion_mask"),
         "extra": _extra(options),
         "recursive": options["recursive"],
     }
     tasks = plan_tasks(inputs, output, ending=kind.ending, **more)
+    if exams:
+        tasks = as_exams(tasks, options["transforms"])
     doubts = unread_inputs(inputs, output, **more)
     run_all(tasks, options, kind, doubts=doubts, names=names, output=output)
+
+
+def _refuse_options_of_bids(options: Mapping[str, Any]) -> None:
+    for name, option in {
+        "participants": "--participant-label",
+        "per_session": "--per-session",
+    }.items():
+        if options.get(name):
+            raise SynthSRError(f"{option} needs --bids. Add it, or give a folder.")
+
+
+def run_table(table: Path, output: Path, options: dict[str, Any]) -> None:
+    """Apply a model to the exams of a table; see `run_all`."""
+    _refuse_options_of_bids(options)
+    for name, option in {"lesion_mask": "--lesion-mask", "recursive": "--recursive"}.items():
+        if options.get(name):
+            raise SynthSRError(f"{option} does not go with a table of exams. Leave it out.")
+    tasks = plan_exams(table, output, extra=_extra(options))
+    run_all(tasks, options, PREDICTION, names=(), output=output)
 
 
 def run_bids(
@@ -144,13 +167,19 @@ def run_bids(
 ) -> None:
     """Apply a model to the scans of a BIDS dataset; see `run_all`."""
     refused = {"others": "--with", "lesion_mask": "--lesion-mask", "recursive": "--recursive"}
+    refused |= {"also": "--also", "transforms": "--registration"}
     for name, option in refused.items():
         if options.get(name):
             raise SynthSRError(f"{option} does not go with --bids. Give scans by path instead.")
     if options["ct"]:
         raise SynthSRError("--ct does not go with --bids, where the suffix says what CT is.")
     extra, participants = _extra(options), options["participants"]
-    tasks = plan_bids(source, output, participants=participants, extra=extra, kind=kind.name)
+    names: tuple[str | None, ...] = (None,)
+    if options.get("per_session"):
+        tasks = plan_sessions(source, output, participants=participants, extra=extra)
+        names = ()
+    else:
+        tasks = plan_bids(source, output, participants=participants, extra=extra, kind=kind.name)
     folder = {kind.name: output, **extra}.get("segmentation")
 
     def start(model: Inferer[Any, Any]) -> None:
@@ -159,7 +188,7 @@ def run_bids(
             write_structures(folder, _segmenter(model).config.structures)
 
     doubts = left_out(source, participants)
-    run_all(tasks, options, kind, doubts=doubts, output=output, start=start)
+    run_all(tasks, options, kind, doubts=doubts, names=names, output=output, start=start)
 
 
 def _extra(options: dict[str, Any]) -> dict[str, Path]:
@@ -203,7 +232,7 @@ def run_all(
         options: Options of the command.
         kind: What that is.
         doubts: Warnings of what is left out.
-        names: Names of the inputs of the tasks, see `order_inputs`.
+        names: Names of the inputs of the tasks, see `order_inputs`; none: they have their order.
         output: Where results go, for the summary.
         start: Called with the model before the first scan.
 
@@ -230,8 +259,10 @@ def run_all(
     complete = [task for task in mine if task.output not in outputs]
     check_same_maker(complete, predictor)
     known = [image.name for image in predictor.config.inputs]
-    renamed = None not in names and not set(names) <= set(known)
-    if not renamed:  # a model with other names for its inputs takes them in the order given
+    renamed = bool(names) and None not in names and not set(names) <= set(known)
+    if (
+        names and not renamed
+    ):  # a model with other names for its inputs takes them in the order given
         missing, complete = (order_inputs(part, names, known) for part in (missing, complete))
     if renamed:
         doubts = [*doubts, _renamed(predictor.config.name, known, names)]

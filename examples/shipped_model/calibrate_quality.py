@@ -1,7 +1,7 @@
 """Calibrate the quality score of a segmentation network, and write it into its model file.
 
 Usage: python examples/shipped_model/calibrate_quality.py MODEL OUTPUT --maps FILE ... --real FOLDER
-           --population FOLDER ... [--scans 240] [--device cuda] [--write FILE]
+           --population FOLDER ... [--scans 240] [--share 1/8] [--device cuda] [--write FILE]
 
 Heads with a known label map are degraded in every way that occurs (`evaluation.degradations`),
 predicted, and segmented; the score is fitted to the true Dice coefficients. Maps are label maps
@@ -10,7 +10,9 @@ NAME_T1.mgz with NAME_aparc+aseg.mgz; what structures are usually like comes fro
 the folders of the population.
 
 OUTPUT gets samples.jsonl (a run that was broken off goes on from there), quality.json, table.md and
-figure.png. One scan takes 1 to 2 minutes on a core of a CPU, a few seconds with a GPU.
+figure.png. One scan takes 1 to 2 minutes on a core of a CPU, a few seconds with a GPU. Several
+processes make samples at the same time if each is given a share: 1/8 to 8/8, say; a run without a
+share then adds what is missing, and calibrates.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,7 @@ from evaluation.calibration import (
 from evaluation.calibration_report import draw, table_text
 from evaluation.degradations import Case, degrade
 from evaluation.heads import find_label_maps, read_head
+from evaluation.shares import Share, all_files
 from evaluation.truth import Setting, scan_of_head, seed_of
 from safetensors.torch import load_file
 from scipy import ndimage
@@ -75,6 +80,7 @@ from synthsr_transforms.io.volumes import read_labels
 from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.messages import SynthSRError
+from synthsr_transforms.support.threads import num_cores
 
 CONTRASTS = ("T1", "random", "T2", "random", "FLAIR", "random", "CT", "random")
 """Contrasts of the simulated scans, in turns."""
@@ -226,29 +232,45 @@ def _other_sides() -> npt.NDArray[np.uint8]:
     return swap
 
 
-def collect(sampler: Callable[[int], Sample], path: Path, number: int) -> list[Sample]:
-    """Add samples to a file of JSON lines until it has so many."""
-    samples = read_samples(path)
-    for n in range(len(samples), number):
-        samples.append(sampler(n))
+def collect(
+    sampler: Callable[[int], Sample], path: Path, number: int, share: Share | None = None
+) -> list[Sample]:
+    """Add samples to a file of JSON lines until there are so many, or all of a share.
+
+    Returns:
+        The samples in the file and in those of shares, in order.
+    """
+    samples = {sample.number: sample for file in all_files(path) for sample in read_samples(file)}
+    numbers = range(number)
+    if share:
+        path, numbers = share.file(path), share.of(numbers)
+    for n in numbers:
+        if n in samples:
+            continue
+        samples[n] = sampler(n)
         with path.open("a") as file:
-            file.write(json.dumps(asdict(samples[-1])) + "\n")
-        print(f"{n + 1}/{number}: {samples[-1].head}: {samples[-1].what}", flush=True)
-    return samples
+            file.write(json.dumps(asdict(samples[n])) + "\n")
+        print(f"{n + 1}/{number}: {samples[n].head}: {samples[n].what}", flush=True)
+    return [samples[n] for n in sorted(samples)]
 
 
 # Population --------------------------------------------------------------------------------------
 
 
-def volumes_and_centres(folders: Sequence[Path]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def volumes_and_centres(folders: Sequence[Path]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Volumes in ml and centres in mm of all channels of each label map."""
-    for path in (p for folder in folders for p in list_volumes(folder) if _is_label_map(p)):
-        volume = reorient(read_labels(path))
-        labels = volume.data.astype(np.int64)
-        labels = with_sides(labels, SIDELESS if 41 in labels else OPPOSITE)
-        channels = channel_lookup(int(labels.max()))[torch.from_numpy(labels)]
-        evidence = evidence_of(one_hot(channels), volume.affine)
-        yield evidence.volume_ml, evidence.centre
+    paths = [p for folder in folders for p in list_volumes(folder) if _is_label_map(p)]
+    with ProcessPoolExecutor(min(8, num_cores()), get_context("spawn")) as pool:
+        return list(pool.map(_volumes_and_centres_of, paths))
+
+
+def _volumes_and_centres_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    volume = reorient(read_labels(path))
+    labels = volume.data.astype(np.int64)
+    labels = with_sides(labels, SIDELESS if 41 in labels else OPPOSITE)
+    channels = channel_lookup(int(labels.max()))[torch.from_numpy(labels)]
+    evidence = evidence_of(one_hot(channels), volume.affine)
+    return evidence.volume_ml, evidence.centre
 
 
 def one_hot(channels: Tensor) -> Tensor:
@@ -295,6 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--real", type=Path, help="folder of real scans with label maps")
     parser.add_argument("--population", nargs="+", type=Path, required=True, help="label maps")
     parser.add_argument("--scans", type=int, default=240, help="number of degraded scans")
+    parser.add_argument("--share", type=Share.parse, help="make these samples only, such as 1/8")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="fp32", help="of the networks")
     parser.add_argument("--write", type=Path, help="model file to write with the calibration")
@@ -314,8 +337,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device=device,
         precision=given.precision,
     )
-    samples = collect(sampler, given.out / "samples.jsonl", given.scans)
-    population = population_of(list(volumes_and_centres(given.population)), VALUES)
+    samples = collect(sampler, given.out / "samples.jsonl", given.scans, given.share)
+    if given.share:
+        return 0
+    population = population_of(volumes_and_centres(given.population), VALUES)
     quality = calibrate(samples, population, given.out)
     if given.write is not None:
         write_calibrated(given.model, quality, given.write)

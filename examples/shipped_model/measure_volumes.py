@@ -1,7 +1,8 @@
 """Measure how volumes of structures in scans and in predictions compare with label maps.
 
 Usage: python examples/shipped_model/measure_volumes.py OUTPUT --real SCAN ... --maps LABEL_MAP ...
-           [--model NAME_OR_FILE] [--spacings 1 3 5 7] [--axes 0 1 2] [--device cuda]
+           [--model NAME_OR_FILE] [--spacings 1 3 5 7] [--axes 0 1 2] [--share 1/8]
+           [--device cuda]
 
 Three kinds of images of each head are segmented: the scan of 1 mm itself, the prediction from it,
 and predictions from slices that are simulated of it. Beside each real T1-weighted scan lies its
@@ -10,7 +11,9 @@ was trained on, T1-weighted scans are simulated.
 
 OUTPUT gets volumes.csv, one row per image and one per label map (a run that was broken off goes on
 from there; choose another folder for another model), and table.md. A prediction takes 2 minutes on
-a core of a CPU with the default model, a second with a GPU.
+a core of a CPU with the default model, a second with a GPU. Several processes measure at the same
+time if each is given a share: 1/8 to 8/8, say; a run without a share then adds what is missing, and
+writes the table.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from evaluation.heads import find_label_maps, read_head
+from evaluation.shares import Share, all_files
 from evaluation.slices import AXES, Slices, acquire, check_slices
 from evaluation.tables import table
 from evaluation.truth import Setting, scan_of_head, seed_of
@@ -153,7 +157,8 @@ def measure(
     segmenter: Segmenter,
     todo: Sequence[tuple[str, float, int]],
     path: Path,
-) -> None:
+    share: Share | None = None,
+) -> Rows:
     """Add volumes of images to a CSV file, but for those that are there.
 
     Args:
@@ -162,23 +167,32 @@ def measure(
         segmenter: Segments scans.
         todo: From `images`; the first of all heads come first.
         path: The file.
+        share: Of the images; it has a file of its own.
+
+    Returns:
+        The rows in the file and in those of shares.
     """
-    known = read_rows(path)
+    rows = {key: row for file in all_files(path) for key, row in read_rows(file).items()}
+    images_of = [(subject, *image) for image in todo for subject in subjects]
+    if share:
+        path, images_of = share.file(path), list(share.of(images_of))
     for subject in subjects:
         key = Key(subject.name, subject.source, LABELS)
-        if key not in known:
-            append_row(path, key, subject.volumes_ml)
-    for of, slice_mm, axis in todo:
-        for subject in subjects:
-            orientation = AXES[axis] if slice_mm > 1 else ""
-            key = Key(subject.name, subject.source, of, slice_mm, orientation)
-            if key in known:
-                continue
-            model = segmenter if of == SCAN else predictor
-            segmentation = model.predict([subject.scan(slice_mm, axis)]).segmentation
-            assert segmentation is not None
-            append_row(path, key, segmentation.volumes_ml)
-            print(*key, flush=True)
+        if key not in rows:
+            rows[key] = subject.volumes_ml
+            append_row(path, key, rows[key])
+    for subject, of, slice_mm, axis in images_of:
+        orientation = AXES[axis] if slice_mm > 1 else ""
+        key = Key(subject.name, subject.source, of, slice_mm, orientation)
+        if key in rows:
+            continue
+        model = segmenter if of == SCAN else predictor
+        segmentation = model.predict([subject.scan(slice_mm, axis)]).segmentation
+        assert segmentation is not None
+        rows[key] = segmentation.volumes_ml
+        append_row(path, key, rows[key])
+        print(*key, flush=True)
+    return rows
 
 
 # Table -------------------------------------------------------------------------------------------
@@ -261,6 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--segmentation", default=SEGMENTATION_MODEL, help="likewise")
     parser.add_argument("--spacings", nargs="*", type=float, default=[1, 3, 5, 7], metavar="MM")
     parser.add_argument("--axes", nargs="+", type=int, default=[0, 1, 2], choices=[0, 1, 2])
+    parser.add_argument("--share", type=Share.parse, help="measure these images only, as in 1/8")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     given = parser.parse_args(arguments)
@@ -273,8 +288,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subjects = [*map(real_subject, given.real)]
     subjects += map(simulated_subject, find_label_maps(given.maps))
     path = given.out / "volumes.csv"
-    measure(subjects, predictor, segmenter, [*images(given.spacings, given.axes)], path)
-    text = table_text(read_rows(path))
+    todo = [*images(given.spacings, given.axes)]
+    rows = measure(subjects, predictor, segmenter, todo, path, given.share)
+    if given.share:
+        return 0
+    text = table_text(rows)
     (given.out / "table.md").write_text(text)
     print(text)
     return 0

@@ -1,14 +1,20 @@
-"""Make the label maps that `train_segmentation.py` trains the second portion on.
+"""Make the label maps that `train_segmentation.py` trains the later portions on.
 
 Usage: python examples/shipped_model/segmentation_maps.py SYNTHSEG LAB2IM BRAINS OUTPUT
 
 SYNTHSEG is the folder with the 20 heads of SynthSeg, LAB2IM the head of lab2im, and BRAINS the
 folder with the 5 brains of SynthSR. OUTPUT gets
 
-* the held-out heads as they are, and the other heads with a larger pallidum: in these maps it has
-  0.27 of the volume of the putamen, in FreeSurfer's segmentations and in SynthSR's brains 0.4;
+* the held-out heads as they are, and the other heads with structures of the size that they have in
+  FreeSurfer's segmentations and in SynthSR's brains: a larger pallidum (0.27 of the volume of the
+  putamen in these maps, 0.4 there), smaller accumbens area and amygdala, and thinner inferior
+  lateral ventricles;
 * the same heads with smaller ventricles, where the lateral ones have more than 20 ml;
-* the brains of SynthSR in heads of SynthSeg, fitted to them, with fluid between.
+* the brains of SynthSR in heads of SynthSeg, fitted to them, with fluid between; half of them with
+  the cerebellum of the head.
+
+The maps of the second portion had a `PALLIDUM_GAIN` of 1.4 and were not `reduced`; all had the
+cerebellum of the brain.
 
 The head of lab2im and the brains get sides.
 """
@@ -22,14 +28,23 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 from scipy.optimize import minimize
-from train_segmentation import FOREIGN, HELD_OUT, OPPOSITE, with_sides
+from train_segmentation import FOREIGN, HELD_OUT, IN_HEAD, OPPOSITE, with_sides
 
 from synthsr_transforms.io.files import stem
 from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.io.volumes import read_labels, write_volume
 
-PALLIDUM_GAIN = 1.4
+PALLIDUM_GAIN = 1.25
 """Volume of the pallidum after enlarging it over that before."""
+REDUCED = (
+    # Label, volume to keep (share and least ml), and what takes the rest.
+    (26, 0.75, 0.0, (2, 3)),
+    (58, 0.75, 0.0, (41, 42)),
+    (18, 0.85, 0.0, (2, 3)),
+    (54, 0.85, 0.0, (41, 42)),
+    (5, 0.4, 0.35, (2, 17, 18)),
+    (44, 0.4, 0.35, (41, 53, 54)),
+)
 SMALLER = (
     # Labels, range of the volume to reach (ml, both sides), and what it may be shrunk by (voxels).
     ((4, 43, 31, 63, 136, 163), (6.0, 20.0), 4.0),
@@ -45,6 +60,7 @@ DONORS = ((3, 13, 10), (4, 20, 8), (7, 9, 12), (9, 19, 17), (13, 4, 15))
 SHAPE = (192, 240, 240)
 """Of the maps of brains in other heads."""
 FLUID, STEM, CORD = 24, 16, 512
+CEREBELLUM = (7, 8, 46, 47)
 
 
 def enlarged(labels: np.ndarray, gain: float = PALLIDUM_GAIN) -> np.ndarray:
@@ -59,6 +75,26 @@ def enlarged(labels: np.ndarray, gain: float = PALLIDUM_GAIN) -> np.ndarray:
         height[inside | ~np.isin(part, others)] = np.inf
         more = round((gain - 1) * inside.sum())
         part[height <= np.partition(height.ravel(), more)[more]] = pallidum
+    return labels
+
+
+def reduced(labels: np.ndarray) -> np.ndarray:
+    """Labels with smaller structures of `REDUCED`; the nearest of its neighbours takes a voxel."""
+    labels = labels.copy()
+    for value, share, least_ml, others in REDUCED:
+        if value not in labels:
+            continue
+        part = labels[_box_around(labels == value, 8)]
+        inside = part == value
+        size = int(inside.sum())
+        kept = min(size, max(round(share * size), round(1000 * least_ml)))
+        distance, nearest = ndimage.distance_transform_edt(
+            ~np.isin(part, others), return_indices=True
+        )
+        depth = ndimage.gaussian_filter(np.minimum(distance, 8), 0.7)
+        depth[~inside] = np.inf
+        lost = depth < np.partition(depth.ravel(), size - kept)[size - kept]
+        part[lost] = part[tuple(nearest)][lost]
     return labels
 
 
@@ -93,15 +129,23 @@ def _shrunk(labels: np.ndarray, inside: np.ndarray, volume: float, most: float) 
     return ndimage.map_coordinates(labels, places, order=0, mode="nearest")
 
 
-def in_head(brain: np.ndarray, head: np.ndarray) -> np.ndarray:
-    """A brain in a head that is fitted to it; labels of the shape `SHAPE`."""
+def in_head(brain: np.ndarray, head: np.ndarray, *, keep_cerebellum: bool = False) -> np.ndarray:
+    """A brain in a head that is fitted to it; labels of the shape `SHAPE`.
+
+    Args:
+        brain: Labels of the brain.
+        head: Labels of the head.
+        keep_cerebellum: The cerebellum stays that of the head.
+    """
     canvas = np.zeros(SHAPE, brain.dtype)
     starts = [(n - m) // 2 for n, m in zip(SHAPE, brain.shape, strict=True)]
     starts[2] += 20  # space for the neck
     canvas[tuple(slice(a, a + m) for a, m in zip(starts, brain.shape, strict=True))] = brain
-    inside = _is_brain(canvas)
-    matrix, offset = _fit(_is_brain(head) & (head != STEM), inside & (canvas != STEM))
+    matrix, offset = _fit(*(_is_brain(part) & (part != STEM) for part in (head, canvas)))
     fitted = ndimage.affine_transform(head, matrix, offset, output_shape=SHAPE, order=0)
+    if keep_cerebellum:
+        canvas = _with_cerebellum(canvas, fitted)
+    inside = _is_brain(canvas)
     bottom = np.argwhere(canvas == STEM)[:, 2].min()
     below = np.arange(SHAPE[2]) < bottom
     fitted[(fitted == STEM) & below] = CORD
@@ -110,6 +154,14 @@ def in_head(brain: np.ndarray, head: np.ndarray) -> np.ndarray:
     rim = ndimage.binary_dilation(inside) & (fitted > 500) & ~below
     fitted[(folds & ~(fitted == CORD)) | rim] = FLUID
     return np.where(inside, canvas, fitted)
+
+
+def _with_cerebellum(brain: np.ndarray, head: np.ndarray) -> np.ndarray:
+    """The brain with the cerebellum of a head; its own stays next to the brain stem."""
+    own, other = (np.isin(labels, CEREBELLUM) for labels in (brain, head))
+    near = ndimage.binary_dilation(brain == STEM, iterations=5) & np.isin(brain, (7, 46))
+    room = (own & ~near) | ~_is_brain(brain)
+    return np.where(room & other, head, np.where(own & ~near, 0, brain))
 
 
 def _is_brain(labels: np.ndarray) -> np.ndarray:
@@ -165,7 +217,7 @@ def write_head(path: Path, out: Path) -> None:
     if name in HELD_OUT:
         write_volume(out / f"{name}.nii.gz", volume)
         return
-    volume = volume._replace(data=enlarged(volume.data))
+    volume = volume._replace(data=reduced(enlarged(volume.data)))
     write_volume(out / f"{name}.nii.gz", volume)
     if np.isin(volume.data, SMALLER[0][0]).sum() > 1000 * LARGE_ML:
         rng = np.random.default_rng(sum(name.encode()))
@@ -173,11 +225,11 @@ def write_head(path: Path, out: Path) -> None:
         write_volume(out / f"{name}_small.nii.gz", volume._replace(data=small))
 
 
-def write_brain(path: Path, donor: Path, out: Path) -> None:
+def write_brain(path: Path, donor: Path, out: Path, *, keep_cerebellum: bool = False) -> None:
     """Write a brain in another head."""
-    labels = in_head(read(path).data, read(donor).data)
+    labels = in_head(read(path).data, read(donor).data, keep_cerebellum=keep_cerebellum)
     volume = Volume(data=labels, affine=np.eye(4))
-    write_volume(out / f"{stem(path)}_in_{stem(donor)[-2:]}.nii.gz", volume)
+    write_volume(out / f"{stem(path)}{IN_HEAD}{stem(donor)[-2:]}.nii.gz", volume)
 
 
 def main() -> None:
@@ -190,7 +242,8 @@ def main() -> None:
         for path, donors in zip(sorted(brains.glob("*.nii.gz")), DONORS, strict=True):
             for donor in donors:
                 head = heads / f"training_seg_{donor:02d}.nii.gz"
-                jobs.append(pool.submit(write_brain, path, head, out))
+                keep = len(jobs) % 2 == 0
+                jobs.append(pool.submit(write_brain, path, head, out, keep_cerebellum=keep))
         for job in jobs:
             job.result()
 

@@ -1,13 +1,14 @@
 """Train the models that ship with the package, as docs/model_card.md describes.
 
 Usage: python examples/shipped_model/train.py t1|fast|exam LABEL_MAPS OUTPUT [--pairs PAIRS]
-           [--lesions MASKS]
+       python examples/shipped_model/train.py uncertainty LABEL_MAPS OUTPUT --start MODEL
 
 LABEL_MAPS is a folder with the 20 heads of SynthSeg (training_seg_01.nii.gz, ...) and the 5 brains
 of SynthSR (brain1_labels.nii.gz, ...). PAIRS is a folder with real T1-weighted scans in images/ and
-their label maps in labels/, to validate on. MASKS is a folder of lesion masks, for exam: the stroke
-masks of LESYMAP and the masks of multiple sclerosis of open_ms_data (CC BY). OUTPUT gets a
-folder for each stage of the training and the model file. Needs a CUDA GPU.
+their label maps in labels/, to validate on. OUTPUT gets a folder for each stage of the training and
+the model file. `exam` takes --lesions MASKS, a folder of lesion masks: those of strokes of LESYMAP
+and of multiple sclerosis of open_ms_data (CC BY). `uncertainty` gives a trained MODEL a second
+head, the scale of its errors, which `calibrate_uncertainty.py` then measures. Needs a CUDA GPU.
 """
 
 from __future__ import annotations
@@ -158,18 +159,38 @@ RECIPES = {
         ],
         "exam",
     ),
+    "uncertainty": Recipe(
+        "uncertainty",
+        {
+            "uncertainty": "true",
+            "loss.name": "laplace",
+            "validation.metric": "calibration/l1",
+            "deformation.velocity_std_mm": "[0, 4]",
+        },
+        [stage(160, 1, 3000, 2e-3, optimiser__warmup_steps=50, run__batch_size=2)],
+    ),
 }
 
 
 def train(
-    recipe: Recipe, labels: Path, out: Path, pairs: Path | None, lesions: Path | None = None
+    recipe: Recipe,
+    labels: Path,
+    out: Path,
+    *,
+    pairs: Path | None = None,
+    lesions: Path | None = None,
+    start: str | None = None,
 ) -> Path:
-    """Run all stages, each from the weights of the one before.
+    """Run all stages, each from the weights of the one before; the first from `start`, if given.
 
     Returns:
         The model file.
     """
-    settings = {**COMMON, **recipe.settings, "model.name": recipe.name}
+    settings = {**COMMON, **recipe.settings}
+    if not recipe.settings.get("uncertainty"):  # which leaves a model its name
+        settings["model.name"] = recipe.name
+    if start is not None:
+        settings["initial_weights"] = start
     if pairs is not None:
         settings |= {"validation.images": pairs / "images", "validation.labels": pairs / "labels"}
     if lesions is not None:
@@ -195,10 +216,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUTPUT", help="folder to make")
     parser.add_argument("--pairs", type=Path, help="folder of real scans to validate on")
     parser.add_argument("--lesions", type=Path, help="folder of lesion masks, for exam")
+    parser.add_argument("--start", help="name or file of the model to start from")
     given = parser.parse_args(arguments)
+    recipe = RECIPES[given.model]
     try:
-        made = train(RECIPES[given.model], given.labels, given.out, given.pairs, given.lesions)
-        print(made)
+        print(
+            train(
+                recipe,
+                given.labels,
+                given.out,
+                pairs=given.pairs,
+                lesions=given.lesions,
+                start=given.start,
+            )
+        )
     except subprocess.CalledProcessError as error:
         return int(error.returncode)
     return 0

@@ -1,12 +1,12 @@
 """Train the network that ships as `synthsr-seg-v1`: brain structures in scans of any contrast.
 
-Usage: python examples/shipped_model/train_segmentation.py LABEL_MAPS OUTPUT [--portion 1|2]
+Usage: python examples/shipped_model/train_segmentation.py LABEL_MAPS OUTPUT [--portion 1|2|3]
            [--seconds N] [--weights MODEL [--evaluate]] [--real FOLDER]
 
-The network was trained in two portions, the second from the weights of the first (`--weights`).
+The network was trained in three portions, each from the weights of the one before (`--weights`).
 LABEL_MAPS is a folder with the 20 heads of SynthSeg (training_seg_01.nii.gz, ...) and the head of
 lab2im (brain_label_map.nii.gz) for the first, and with what `segmentation_maps.py` makes for the
-second. The first two heads of SynthSeg are held out. OUTPUT gets model files, a log, the Dice
+others. The first two heads of SynthSeg are held out. OUTPUT gets model files, a log, the Dice
 coefficients of the held-out heads, and pictures. Needs a CUDA GPU, but for `--evaluate`. FOLDER
 holds real scans NAME_T1.mgz with NAME_aparc+aseg.mgz, to measure on as well.
 
@@ -104,6 +104,8 @@ class Settings:
     """Weight of the cross-entropy beside the Dice loss."""
     dice_weights: Mapping[str, float] = field(default_factory=dict)
     """Weight in the Dice loss of structures by name, 1 for those not named."""
+    brain_copies: int = 1
+    """How often the maps of brains in other heads are listed."""
     generator: Mapping[str, Any] = field(
         default_factory=lambda: {
             "deformation.velocity_std_mm": [0, 4],
@@ -122,12 +124,12 @@ def _sided(ranges: Mapping[int, tuple[float, float]]) -> dict[int, list[float]]:
     return {v: list(r) for left, r in ranges.items() for v in (left, right.get(left, left))}
 
 
-def portions() -> tuple[Settings, Settings]:
-    """Settings of the two portions that the shipped network was trained in.
+def portions() -> tuple[Settings, Settings, Settings]:
+    """Settings of the three portions that the shipped network was trained in.
 
-    Between them lie 4000 steps at the rate of the second one that cannot be repeated to the digit:
-    that run was broken off. It differed in its maps (those of the first portion, and the same with
-    ventricles eroded by 1 and 1.8 mm) and had no `dice_weights`.
+    Between the first two lie 4000 steps at the rate of the second one that cannot be repeated to
+    the digit: that run was broken off. It differed in its maps (those of the first portion, and the
+    same with ventricles eroded by 1 and 1.8 mm) and had no `dice_weights`.
     """
     first = Settings()
     standard = load_config(PRESET).steps
@@ -157,7 +159,20 @@ def portions() -> tuple[Settings, Settings]:
             "target.by_value": {**standard["target"].params["by_value"], **_sided(same)},
         },
     )
-    return first, second
+    inferior = {f"{side} inferior lateral ventricle": 3.0 for side in ("left", "right")}
+    third = replace(
+        second,
+        stages=(replace(second.stages[0], steps=10500),),
+        seed=12,
+        brain_copies=2,
+        dice_weights={**second.dice_weights, **inferior},
+        generator={
+            **second.generator,
+            "t1_contrast.p": 0.4,
+            **{f"{name}_contrast.same_sides": True for name in ("t1", "t2", "flair", "ct")},
+        },
+    )
+    return first, second, third
 
 
 NETWORK = UNetConfig(num_features=16, normalisation="instance", normalise_last=False, softmax=True)
@@ -165,6 +180,8 @@ NETWORK = UNetConfig(num_features=16, normalisation="instance", normalise_last=F
 PRESET = "all_purpose"
 TABLE = Path(__file__).with_name("segmentation_labels.tsv")
 HELD_OUT = ("training_seg_01", "training_seg_02")
+IN_HEAD = "_in_"
+"""Part of the name of the map of a brain in another head."""
 
 # Labels ------------------------------------------------------------------------------------------
 
@@ -284,9 +301,14 @@ def symmetry_plane(volume: np.ndarray) -> tuple[float, float, float]:
 # Data --------------------------------------------------------------------------------------------
 
 
-def read_entries(folder: Path) -> list[Entry]:
-    """Label maps to train on, in memory."""
-    cases = [case for case in find_subjects(folder) if stem(case.labels) not in HELD_OUT]
+def read_entries(folder: Path, brain_copies: int) -> list[Entry]:
+    """Label maps to train on, in memory; those of brains in other heads several times."""
+    cases = [
+        case
+        for case in find_subjects(folder)
+        if (name := stem(case.labels)) not in HELD_OUT
+        for _ in range(brain_copies if IN_HEAD in name else 1)
+    ]
     entries = read_bank(cases, target="none")
     return [entry if _has_sides(entry) else _divided(entry) for entry in entries]
 
@@ -760,7 +782,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("labels", type=Path, metavar="LABEL_MAPS", help="folder of label maps")
     parser.add_argument("out", type=Path, metavar="OUTPUT", help="folder to write to")
-    parser.add_argument("--portion", type=int, choices=(1, 2), default=1, help="settings to use")
+    parser.add_argument("--portion", type=int, choices=(1, 2, 3), default=1, help="settings to use")
     parser.add_argument("--seconds", type=float, help="train for so long, whatever the steps")
     parser.add_argument("--weights", type=Path, help="model file to go on from")
     parser.add_argument("--evaluate", action="store_true", help="do not train")
@@ -774,7 +796,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compiled = not (given.eager or given.evaluate)
     trainer = Trainer(settings, device, given.out, weights=given.weights, compiled=compiled)
     if not given.evaluate:
-        trainer.run(read_entries(given.labels), given.seconds, begin)
+        entries = read_entries(given.labels, settings.brain_copies)
+        trainer.run(entries, given.seconds, begin)
         for precision in ("fp32", "fp16"):
             trainer.save(given.out / f"synthsr-seg-v1-{precision}.safetensors", precision)
     evaluate(trainer.average.network.eval(), given.labels, given.real, device, given.out)

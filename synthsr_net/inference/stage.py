@@ -203,6 +203,11 @@ def weights(conv: nn.Module) -> Convolution:
     return Convolution(conv.weight.detach().float(), conv.bias.detach().float())
 
 
+def packed_weights(conv: nn.Module) -> Convolution:
+    """The same, the kernel with channels last in memory."""
+    return _cast(weights(conv), torch.float32)
+
+
 def _cast(convolution: Convolution, dtype: torch.dtype) -> Convolution:
     bias = None if convolution.bias is None else convolution.bias.to(dtype)
     return Convolution(packed(convolution.weight.to(dtype)), bias)

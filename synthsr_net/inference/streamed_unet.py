@@ -24,8 +24,8 @@ from synthsr_net.networks.normalisation import Statistics
 from synthsr_net.networks.unet import UNet3d
 
 from .scan_mean import ScanMean, averaged
-from .slabs import Box, Convolution, Slabs, cut, fill, mapped, measured
-from .stage import Stage, Volume, exact_at_the_end, stage_of, weights
+from .slabs import Box, Convolution, Slabs, beside, convolved, cut, fill, mapped, measured
+from .stage import Stage, Volume, exact_at_the_end, packed_weights, stage_of, weights
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class StreamedUNet:
     encoder: tuple[Stage, ...]
     decoder: tuple[Stage, ...]
     head: Convolution
+    scales: tuple[Convolution, ...]  # the two of the second head, if there is one
     gates: tuple[Tensor, ...]  # (C,) of each encoder level, if it takes several scans
     softmax: bool
     dtype: torch.dtype
@@ -81,6 +82,7 @@ class StreamedUNet:
         stage, skip = self.decoder[-1], skips.pop()
         if box and not stage.measures:
             reach = (1 if skip is not None else 2) * sum(conv.radius for conv in stage.convs) + 1
+            reach += sum(conv.radius for conv in self.scales)
             around = [_around(part, reach, size) for part, size in zip(box, shape, strict=False)]
             inner = (slice(None), *map(_within, box, around))
             skip = None if skip is None else skip[tuple(around)]
@@ -177,10 +179,26 @@ class StreamedUNet:
             result = cut(place, _thickness(place.shape, stage, slab_elements))
         head = stage.folded(self.head, statistics)
         weight, bias = head.weight[:, :, 0, 0, 0], head.bias
-        output = weight.new_empty(weight.shape[0], *shape[:3])
+        count = len(weight)
+        output = weight.new_empty(2 * count if self.scales else count, *shape[:3])
         make = partial(_probabilities if self.softmax else F.linear, weight=weight, bias=bias)
-        fill(output.permute(1, 2, 3, 0), mapped(lambda slab: make(slab.float()), result))
+        planes = output.permute(1, 2, 3, 0)
+        slabs_seen = beside(mapped(torch.Tensor.float, result), make, planes[..., :count])
+        if self.scales:
+            normalise = stage.normaliser(statistics)
+            read = slabs_seen if normalise is None else mapped(normalise, slabs_seen)
+            fill(planes[..., count:], self._scales_of(read, stage))
+        else:
+            for _ in slabs_seen:
+                pass
         return output
+
+    def _scales_of(self, slabs: Slabs, stage: Stage) -> Slabs:
+        """What the second head makes of the normalised result of the last level."""
+        first, last = self.scales
+        weight, bias = last.weight[:, :, 0, 0, 0], last.bias
+        middle = mapped(stage.activation, convolved(slabs, first))
+        return mapped(partial(F.linear, weight=weight, bias=bias), middle)
 
 
 def _probabilities(slab: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -247,6 +265,7 @@ def prepare(network: UNet3d, dtype: torch.dtype) -> StreamedUNet:
         encoder=tuple(encoder),
         decoder=tuple(decoder),
         head=weights(network.head),
+        scales=tuple(packed_weights(conv) for conv in network.scales),
         gates=tuple(gate.detach().float().flatten() for gate in network.gates),
         softmax=network.config.softmax,
         dtype=dtype,

@@ -27,7 +27,9 @@ from synthsr_transforms.support.pointers import refuse_pointer
 
 FORMAT_VERSION = 2
 """Version of the header; a file of a later version is refused. Files of networks that take several
-scans have version 2, others version 1, which older readers know."""
+scans or have a second head have version 2, others version 1, which older readers know."""
+_LATER = {"pool_scans": False, "scale_features": 0}
+"""Settings of networks that version 1 does not know, and what they are there."""
 HEADER = "synthsr"
 """Key of the header's JSON text."""
 
@@ -248,6 +250,10 @@ class ModelConfig:
             unknown = sorted({each.value for each in self.quality.population} - known)
             if unknown:
                 raise ValueError(f"quality: the model has no structures of the values {unknown}.")
+        if self.network.scale_features and not self.spread:
+            raise ValueError(
+                "a network with scale_features predicts spreads, got spread false. Set it to true."
+            )
         if self.spread and self.network.out_channels % 2:
             raise ValueError(
                 "a network that predicts spreads must have an even number of output channels,"
@@ -299,9 +305,12 @@ def save_model(
 def header_text(config: ModelConfig) -> str:
     """Header of a model file, as JSON; `config_of_header` is its inverse."""
     settings: dict[str, Any] = {"format": FORMAT_VERSION, **asdict(config)}
-    if not config.network.pool_scans:
+    network = settings["network"]
+    if all(network[name] == value for name, value in _LATER.items()):
         settings["format"] = 1
-        del settings["network"]["pool_scans"]
+    for name, value in _LATER.items():
+        if network[name] == value:
+            del network[name]
     return json.dumps(settings)
 
 

@@ -24,6 +24,7 @@ _MAY_DIFFER = (
     "num_groups",
     "normalise_last",
     "pool_scans",
+    "scale_features",
 )
 
 BY_CHANNEL = (*WIDENED, "batch")

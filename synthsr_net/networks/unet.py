@@ -75,6 +75,9 @@ class UNetConfig:
     """Whether the network takes several scans of a head: the encoder is applied to each, and their
     features are averaged at each level, weighted by a confidence that the network gives each voxel
     of each scan. With one scan it is the network without this."""
+    scale_features: int = 0
+    """Number of features of a second head, which makes the last half of the output channels, the
+    scales of the errors of the first half; 0: one head makes all channels."""
 
     def __post_init__(self) -> None:
         convs, size = self.convs_per_level, self.kernel_size
@@ -82,6 +85,11 @@ class UNetConfig:
         for name in ("in_channels", "out_channels", "num_features", "num_groups"):
             count = getattr(self, name)
             _check(1 <= count <= MAX_COUNT, name, f"1 to {MAX_COUNT}", count)
+        second, outputs = self.scale_features, self.out_channels
+        _check(0 <= second <= MAX_COUNT, "scale_features", f"0 to {MAX_COUNT}", second)
+        if second:
+            _check(outputs % 2 == 0, "out_channels", "even with scale_features", outputs)
+            _check(not self.softmax, "softmax", "false with scale_features", True)
         _check(1 <= convs <= MAX_CONVS, "convs_per_level", f"1 to {MAX_CONVS}", convs)
         _check(1 <= levels <= MAX_LEVELS, "num_levels", f"1 to {MAX_LEVELS}", levels)
         _check(levels > 1 or not self.pool_scans, "num_levels", "above 1 with pool_scans", levels)
@@ -109,6 +117,11 @@ class UNetConfig:
         )
 
     @property
+    def head_channels(self) -> int:
+        """Number of output channels of the first head."""
+        return self.out_channels // 2 if self.scale_features else self.out_channels
+
+    @property
     def num_weights(self) -> int:
         """Number of weights of all convolutions."""
         up = self.features
@@ -116,7 +129,9 @@ class UNetConfig:
         joined = zip(map(sum, itertools.pairwise(up)), up, strict=False)
         pairs = sum(n * m + (self.convs_per_level - 1) * m * m for n, m in [*down, *joined])
         gates = sum(up) if self.pool_scans else 0
-        return self.kernel_size**3 * pairs + self.out_channels * up[0] + gates
+        pairs += self.scale_features * up[0]
+        heads = self.head_channels * (up[0] + self.scale_features)
+        return self.kernel_size**3 * pairs + heads + gates
 
     @property
     def divisor(self) -> int:
@@ -220,7 +235,9 @@ class UNet3d(nn.Module):
 
     Each level is a few convolutions with activation, then a normalisation. On the way down,
     levels are joined by max pooling, on the way up by repeating each voxel twice per axis and
-    concatenating the skip connection in front. A 1x1x1 convolution makes the output.
+    concatenating the skip connection in front. A 1x1x1 convolution makes the output. With
+    `scale_features`, two convolutions with the activation between them make its last half, of the
+    same features: the second begins with 0.
 
     Kernels start from the uniform distribution of Glorot and Bengio (2010), biases from 0, as in
     Keras.
@@ -274,8 +291,15 @@ class UNet3d(nn.Module):
         if not config.normalise_last:
             last = (*self.encoder, *self.decoder)[-1]
             last.norm = nn.Identity()
-        self.head = nn.Conv3d(features[0], config.out_channels, 1)
+        self.head = nn.Conv3d(features[0], config.head_channels, 1)
+        self.scales = nn.ModuleList()
+        if config.scale_features:
+            size, middle = config.kernel_size, config.scale_features
+            self.scales.append(nn.Conv3d(features[0], middle, size, padding=size // 2))
+            self.scales.append(nn.Conv3d(middle, config.head_channels, 1))
         self.apply(_initialise)
+        if self.scales:
+            nn.init.zeros_(self.get_parameter("scales.1.weight"))
         self.gates = nn.ParameterList(
             torch.zeros(1, size, 1, 1, 1) for size in features if config.pool_scans
         )
@@ -313,10 +337,18 @@ class UNet3d(nn.Module):
             else:
                 x, _ = level(torch.cat([skip, upsample(x, skip.shape[2:])], dim=1))
         if multiple > 1:
-            x = F.conv3d(x, _zero_padded(self.head.weight, 1, x.shape[1]), self.head.bias)
+            output = F.conv3d(x, _zero_padded(self.head.weight, 1, x.shape[1]), self.head.bias)
         else:
-            x = self.head(x)
-        return x.softmax(1) if self.config.softmax else x
+            output = self.head(x)
+        if self.config.scale_features:
+            return torch.cat([output, self.scales_of(x[:, : self.config.features[0]])], 1)
+        return output.softmax(1) if self.config.softmax else output
+
+    def scales_of(self, features: Tensor) -> Tensor:
+        """What the second head makes of the features `(B, C, X, Y, Z)` that the first reads."""
+        first, last = self.scales
+        scales: Tensor = last(ACTIVATIONS[self.config.activation](first(features)))
+        return scales
 
     def _scans(self, x: Tensor, present: Tensor | None) -> tuple[Tensor, list[int] | int]:
         """The scans `(P, C, X, Y, Z)` of all elements, and how many there are of each.

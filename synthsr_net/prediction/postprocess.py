@@ -173,10 +173,24 @@ def from_network_space(
         )
     laplace_scale = None
     if config.spread:
-        log_scale = torch.nan_to_num(inside[images], nan=MAX_LOG_SCALE).clamp(max=MAX_LOG_SCALE)
-        scale = SMALLEST_SCALE + UNIT_SCALE * torch.exp(log_scale)
-        laplace_scale = place(scale * _unit(space, settings), space, grid)
+        scales = laplace_scales(inside[images], _unit(space, settings))
+        laplace_scale = place(scales, space, grid)
     return Prediction(place(image, space, grid), image, laplace_scale, tuple(doubts))
+
+
+def laplace_scales(log_scale: Tensor, unit: float) -> Tensor:
+    """Scales of Laplace distributions in intensities, finite whatever the network gave.
+
+    Args:
+        log_scale: Output S of the network, any shape.
+        unit: Intensities per unit of the output.
+
+    Examples:
+        >>> laplace_scales(torch.tensor([0.0, -100.0]), 255.0)
+        tensor([5.1025e+00, 2.5500e-03])
+    """
+    log_scale = torch.nan_to_num(log_scale, nan=MAX_LOG_SCALE).clamp(max=MAX_LOG_SCALE)
+    return unit * (SMALLEST_SCALE + UNIT_SCALE * torch.exp(log_scale))
 
 
 def _num_images(config: ModelConfig) -> int:

@@ -48,14 +48,19 @@ class PredictionRecord:
                 digest.update(name.encode() + tensor.cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def used(self, *, ct: bool | None = None, lesion: bool = False) -> dict[str, Any]:
+    def used(
+        self, *, ct: bool | None = None, lesion: bool = False, num_scans: int = 1
+    ) -> dict[str, Any]:
         """Everything that changes predictions, with the choices of the model filled in.
 
         Args:
             ct: Whether the scan was clipped as CT; None: as set, or decided by its values.
             lesion: Whether a lesion was rendered from the scan.
+            num_scans: Number of scans that were given.
         """
         settings = self._settings
+        exam = num_scans > 1 and self._model.config.network.pool_scans
+        more = {"scans": num_scans, "registration": settings.registration} if exam else {}
         return {
             "model": self._model.config.name,
             "model_sha256": self.sha256,
@@ -64,11 +69,12 @@ class PredictionRecord:
             "legacy": settings.legacy,
             "grid": settings.grid,
             "lesion_kept": lesion,
+            **more,
         }
 
-    def describe(self, *, ct: bool | None = None, lesion: bool = False) -> str:
+    def describe(self, *, ct: bool | None = None, lesion: bool = False, num_scans: int = 1) -> str:
         """Text for headers: version, model, and a word that differs where `used` does."""
-        text = json.dumps(self.used(ct=ct, lesion=lesion), sort_keys=True)
+        text = json.dumps(self.used(ct=ct, lesion=lesion, num_scans=num_scans), sort_keys=True)
         word = hashlib.sha256(text.encode()).hexdigest()[:12]
         return f"synthsr {version('synthsr')} {self._model.config.name[:24]} {word}"
 

@@ -19,6 +19,8 @@ SECTION = "training"
 OPTIMISERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine", "inverse_time")
 LABEL_MAP_MEMORIES = ("auto", "device", "host")
+CALIBRATION_L1 = "calibration/l1"
+"""Metric of the scale of the error: the largest deviation of a tenth, see `UncertaintyTask`."""
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Modes of `torch.compile`."""
 
@@ -192,7 +194,8 @@ class ValidationConfig:
     """Slice spacings, in mm, that the real scans are degraded to."""
     metric: str = "brain/l1"
     """Metric of the samples by which the best model is chosen; of errors (l1) the smallest, else
-    the largest is best. Of a segmentation: `dice/mean`, or `dice/` and a structure."""
+    the largest is best. Of a segmentation: `dice/mean`, or `dice/` and a structure; of uncertainty:
+    `calibration/l1`."""
 
     def __post_init__(self) -> None:
         _check(self, "validation", ("every_epochs", "seed"), *_AT_LEAST_0)
@@ -208,8 +211,9 @@ class ValidationConfig:
         spacings = [] if self.images is None else self.slice_spacings_mm
         real = tuple(f"real/{mm:g}mm/" for mm in spacings)
         begins = ("dice/", *real)
-        is_known = lambda name: name in REGION_MEASURES or name.startswith(begins)  # noqa: E731
-        expected = _one_of([*REGION_MEASURES, *(f"{name}..." for name in begins)])[1]
+        known = (*REGION_MEASURES, CALIBRATION_L1)
+        is_known = lambda name: name in known or name.startswith(begins)  # noqa: E731
+        expected = _one_of([*known, *(f"{name}..." for name in begins)])[1]
         _check(self, "validation", "metric", is_known, expected)
 
 
@@ -275,6 +279,10 @@ class TrainingConfig:
     """Architecture; numbers of channels follow from the generator."""
     initial_weights: Optional[str] = None  # noqa: UP045
     """Model file or Keras file to start from; layers of another number of channels are adapted."""
+    uncertainty: bool = False
+    """Whether to train the scale of the error alone: the network of `initial_weights`, which stays
+    as it is, gets a second head (`network.scale_features`), trained by the loss `laplace`, and the
+    model file keeps its description."""
     loss: LossConfig = field(default_factory=LossConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     run: RunConfig = field(default_factory=RunConfig)

@@ -175,6 +175,7 @@ class TissueContrast(SynthLabelTransform):
             named are 0.
         by_value: Distributions of single label values, which win over those of the tissue.
         std: Distribution of the standard deviation inside each label.
+        same_sides: Left and right labels of a structure have one intensity.
         destination: Name of the image to make. A bare tensor, array or image is replaced.
         replace: The destination exists already, with one channel and the shape of the label map,
             and is replaced, in the elements of a batch that `p` chooses, decided for each.
@@ -196,6 +197,7 @@ class TissueContrast(SynthLabelTransform):
         by_tissue: Mapping[str, DistributionSpec] | None = None,
         by_value: Mapping[int, DistributionSpec] | None = None,
         std: DistributionSpec = 0.0,
+        same_sides: bool = False,
         destination: str = "target",
         replace: bool = False,
         **kwargs: Any,
@@ -208,6 +210,7 @@ class TissueContrast(SynthLabelTransform):
             raise ValueError(f"by_tissue must name tissues of {list(TISSUES)}, got {unknown}.")
         self.by_value = {int(k): v for k, v in _distributions(by_value or {}, "by_value").items()}
         self.std = as_distribution(std, name="std", minimum=0, single=True)
+        self.same_sides = bool(same_sides)
         self.destination = destination
         self.replace = self.preserves_layout = bool(replace)
         self._row_index = ValueIndex(self.label_table.index_lookup())
@@ -217,6 +220,16 @@ class TissueContrast(SynthLabelTransform):
             for row in self.label_table.rows
         ]
         self._together = _as_one(self._of_rows)
+        self._source_rows = self._rows_to_draw() if self.same_sides else None
+
+    def _rows_to_draw(self) -> list[int]:
+        """Row whose intensity each row of the label table takes: that of its left partner."""
+        swapped = self.label_table.swapped_values()
+        values, sides = list(self.label_table.values), self.label_table.sides
+        return [
+            values.index(swapped[value]) if side == "right" else row
+            for row, (value, side) in enumerate(zip(values, sides, strict=True))
+        ]
 
     def check(self, batch: SubjectsBatch) -> None:
         """Refuse a batch without the image to replace."""
@@ -227,11 +240,17 @@ class TissueContrast(SynthLabelTransform):
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
         """Sample intensity and standard deviation per label, and the seed of the noise."""
         size = (batch.batch_size, 1, len(self.label_table))
-        return {
-            "means": self._together.sample(size, generator)
+        means = (
+            self._together.sample(size, generator)
             if self._together
-            else torch.stack([one.sample(size[:2], generator) for one in self._of_rows], -1),
-            "stds": self.std.sample(size, generator),
+            else torch.stack([one.sample(size[:2], generator) for one in self._of_rows], -1)
+        )
+        stds = self.std.sample(size, generator)
+        if self._source_rows is not None:
+            means, stds = means[..., self._source_rows], stds[..., self._source_rows]
+        return {
+            "means": means,
+            "stds": stds,
             "noise_seed": sample_seeds(batch.batch_size, generator),
         }
 

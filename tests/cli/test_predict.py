@@ -105,7 +105,7 @@ class TestOneScan:
         monkeypatch.setattr(Predictor, "__init__", look)
         options = ("--ct", "--no-flip", "--sharpen", "--precision", "bf16", "--device", "cpu")
         more = ("--max-memory", "3GB", "--window", "128", "--no-data-consistency")
-        more += ("--no-inverse-contrast",)
+        more += ("--no-inverse-contrast", "--no-registration")
         save(folder / "ct.nii", 80 * voxels() - 5)
         result = run("predict", "ct.nii", "p.nii", *MODEL, *options, *more)
         assert result.exit_code == 0, result.output
@@ -122,6 +122,7 @@ class TestOneScan:
             "grid": "1mm",
             "max_memory": "3GB",
             "window": 128,
+            "registration": False,
         }
 
     def test_legacy(self, folder):
@@ -162,6 +163,13 @@ class TestOneScan:
         assert result.exit_code == 0, result.output
         assert data_of("s.nii").shape == data_of("p.nii").shape
         assert data_of("s.nii").min() > 0
+
+    def test_no_spread_of_a_model_that_has_none(self, folder):
+        result = run("predict", "scan.nii.gz", "p.nii", *MODEL, "--uncertainty", "s.nii")
+        assert result.exit_code == 2
+        assert result.stderr.count("\n") == 1
+        assert "predicts none" in result.stderr
+        assert not Path("s.nii").exists()
 
     def test_several_inputs_by_name(self, folder):
         save_tiny_model(folder / "two.safetensors", 2)

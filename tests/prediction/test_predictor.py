@@ -7,6 +7,7 @@ import itertools
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hypothesis import given, settings, strategies
 
 from synthsr_net.inference.memory import Plan, plan_memory
 from synthsr_net.models.checkpoint import InputConfig, Model, ScanConfig, save_model
+from synthsr_net.networks.unet import UNet3d
 from synthsr_net.prediction import inferer
 from synthsr_net.prediction import predictor as predict_module
 from synthsr_net.prediction.predictor import Predictor
@@ -163,6 +165,25 @@ class TestModels:
         assert prediction.laplace_scale is not None
         assert prediction.laplace_scale.data.shape == prediction.image.data.shape
         assert float(prediction.laplace_scale.data.min()) > 0
+
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_a_second_head_leaves_predictions_as_they_are(self, save_image, flip):
+        scans = [read_scan(save_image())]
+        scan = replace(TINY_SCAN, data_consistency=True, inverse_contrast=True, flip=flip)
+        plain = make_model(scan)
+        config = replace(plain.config.network, out_channels=2, scale_features=3)
+        torch.manual_seed(1)
+        network = UNet3d(config).eval().requires_grad_(False)
+        network.load_state_dict(plain.network.state_dict(), strict=False)
+        torch.nn.init.normal_(network.scales[1].weight)
+        model = Model(replace(plain.config, network=config, spread=True), network)
+        prediction = Predictor(model, device="cpu").predict(scans)
+        expected = Predictor(plain, device="cpu").predict(scans)
+        np.testing.assert_array_equal(prediction.image.data, expected.image.data)
+        assert prediction.laplace_scale is not None
+        assert np.isfinite(prediction.laplace_scale.data).all()
+        assert prediction.laplace_scale.data.std() > 0
+        assert expected.laplace_scale is None
 
     def test_weights_have_a_checksum_where_there_is_no_file(self, model):
         first = Predictor(model).record.sha256

@@ -118,6 +118,12 @@ class TestPicture:
         assert any("100 x 100 x 100 voxels of 1 x 1 x 1 mm" in t for t in texts(figure, 3))
         assert figure.texts[0].get_text().startswith("sub-01")
 
+    def test_the_expected_error_lies_below_the_prediction(self, drawn):
+        figure = drawn(THICK, FINE, uncertainty=Volume(0.1 * FINE.data, FINE.affine))
+        assert len(figure.axes) == 9
+        assert "uncertainty" in texts(figure, 6)
+        assert any("shown 0 to " in text for text in texts(figure, 6))
+
     def test_orientation_does_not_matter(self, drawn):
         """Right, anterior and superior are right and up; six panels as without turning."""
         expected = drawn(THICK, FINE)

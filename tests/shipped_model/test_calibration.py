@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentTypeError
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from evaluation.calibration import (
     uncalibrated,
 )
 from evaluation.degradations import ACQUISITION, NOTHING, WRONG, Case, degrade, mirrored
+from evaluation.shares import Share
 from safetensors.torch import load_file
 from train_segmentation import HEAD, NETWORK, VALUES
 
@@ -177,6 +179,27 @@ def test_a_broken_off_run_goes_on(tmp_path: Path) -> None:
     collect(sampler, path, 2)
     assert collect(sampler, path, 3) == read_samples(path)
     assert asked == [0, 1, 2]
+
+
+def test_shares_make_the_samples_that_one_run_makes(tmp_path: Path) -> None:
+    asked = []
+
+    def sampler(number: int) -> Sample:
+        asked.append(number)
+        return _sample(number, 0.8, 0.7)
+
+    path = tmp_path / "samples.jsonl"
+    for number in (2, 3):
+        collect(sampler, path, 7, Share(number, 3))
+    samples = collect(sampler, path, 7)
+    assert [sample.number for sample in samples] == list(range(7))
+    assert asked == [2, 3, 4, 5, 6, 0, 1]
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b"])
+def test_a_share_that_cannot_be_is_refused(text: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="share"):
+        Share.parse(text)
 
 
 def test_weights_of_the_network_stay_as_they_are(tmp_path: Path) -> None:

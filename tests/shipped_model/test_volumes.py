@@ -10,6 +10,7 @@ import measure_volumes
 import numpy as np
 import pytest
 import torch
+from evaluation.shares import Share
 from helpers import save
 from measure_volumes import COMPARED, LABELS, PREDICTION, SCAN, Key, Subject, compare, read_rows
 from train_segmentation import CENTRAL, NETWORK, SIDED, STRUCTURES
@@ -82,6 +83,17 @@ def test_a_broken_off_run_goes_on(subject: Subject, tmp_path: Path) -> None:
     for key, row in rows.items():
         gain = 1 if key.of == LABELS else 1.1
         assert row == pytest.approx({name: gain * subject.volumes_ml[name] for name in NAMES})
+
+
+def test_shares_measure_what_one_run_measures(subject: Subject, tmp_path: Path) -> None:
+    todo = list(measure_volumes.images([1, 4], [0, 2]))
+    for number in (1, 2, None):
+        segmenter, predictor = Counting(subject.volumes_ml), Counting(subject.volumes_ml)
+        share = Share(number, 2) if number else None
+        given = ([subject], predictor, segmenter, todo, tmp_path / "volumes.csv", share)
+        rows = measure_volumes.measure(*given)  # type: ignore[arg-type]
+        assert len(segmenter.asked + predictor.asked) == (2 if number else 0)
+    assert [key.of for key in rows] == [LABELS, SCAN, *[PREDICTION] * 3]
 
 
 def test_errors_are_in_percent_of_the_truth() -> None:

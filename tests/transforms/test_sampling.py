@@ -388,6 +388,17 @@ class TestMixtures:
             ]
         )
 
+    def test_sides_of_a_structure_may_have_one_intensity(self, tiny: Maker) -> None:
+        given = {"by_tissue": {"white_matter": [100, 120]}, "std": [1, 4], "label_table": ASEG}
+        transform = synth.TissueContrast(same_sides=True, **given)
+        table, params = transform.label_table, sampled(transform, tiny())
+        column = {value: number for number, value in enumerate(table.values)}
+        for name in ("means", "stds"):
+            of_labels = params[name][:, 0]
+            for value, other in table.swapped_values().items():
+                assert torch.equal(of_labels[:, column[value]], of_labels[:, column[other]])
+            assert not torch.equal(of_labels[:, column[2]], of_labels[:, column[7]])
+
     def test_voxels_of_a_contrast_are_normal(self, tiny: Maker) -> None:
         transform = synth.TissueContrast(label_table=ASEG, by_tissue={"white_matter": 110}, std=3)
         made = image_of(transform, tiny(2, shape=(12, 12, 12), label=2), "target")

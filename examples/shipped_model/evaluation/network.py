@@ -10,7 +10,7 @@ from torch import Tensor
 from synthsr_net.inference.forward import predict_volume
 from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_net.prediction.intensities import network_input_, padding, scaled
-from synthsr_net.prediction.postprocess import refined
+from synthsr_net.prediction.postprocess import laplace_scales, refined
 from synthsr_net.prediction.predictor import Predictor, Prepared
 from synthsr_net.prediction.refinement.data_consistency import Operators
 from synthsr_transforms.support.messages import SynthSRError
@@ -56,19 +56,35 @@ class HeadNetwork:
         Returns:
             `(X, Y, Z)` float32 in intensities of the model, on the device.
         """
+        x, output = self._output(volume, None if averaged else False)
+        return self._refined(x, output[0], slices)
+
+    def with_scales(
+        self, volume: Tensor, *, slices: Operators = (None, None, None)
+    ) -> tuple[Tensor, Tensor]:
+        """Prediction, and the scales of its errors in the same intensities; see a call."""
+        x, output = self._output(volume, None)
+        scales = laplace_scales(output[1], self.config.scan.output_scale)
+        return self._refined(x, output[0], slices), scales
+
+    def _output(self, volume: Tensor, flip: bool | None) -> tuple[Tensor, Tensor]:
+        """Input `(X, Y, Z)` and output `(O, X, Y, Z)` of the network, without padding."""
         predictor, settings = self.predictor, self.config.scan
         volume = volume.to(self.device, torch.float32, copy=True)
         x, _ = network_input_(volume, settings, self.config.inputs[0].maximum)
         begin, _ = padding(volume.shape, settings.divisor)
         inside = tuple(slice(b, b + n) for b, n in zip(begin, volume.shape, strict=True))
         prepared = predictor.planned(Prepared((), x[None], None))
-        output = predictor.infer(prepared, flip=None if averaged else False)[0][inside]
+        return x[inside], predictor.infer(prepared, flip=flip)[(slice(None), *inside)]
+
+    def _refined(self, x: Tensor, image: Tensor, slices: Operators) -> Tensor:
+        settings = self.config.scan
         return refined(
-            output if settings.clip_each_pass else scaled(output, settings),
+            image if settings.clip_each_pass else scaled(image, settings),
             settings,
-            scan=x[inside] if predictor.data_consistency else None,
+            scan=x if self.predictor.data_consistency else None,
             slices=slices,
-            sharpen=predictor.sharpen,
+            sharpen=self.predictor.sharpen,
         )
 
     def together(self, volumes: Sequence[Tensor], slices: Operators = (None, None, None)) -> Tensor:

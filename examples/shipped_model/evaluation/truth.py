@@ -99,8 +99,7 @@ def evaluate_label_maps(
     for number, subject in enumerate(subjects):
         head = head_for(subject, network, plan)
         reference = head.reference
-        for setting, image in _images(head, plan, network.spacing_mm):
-            scan = scan_of_head(head, setting, image, plan.seed)
+        for setting, scan in scans_of(head, plan, network.spacing_mm):
             prediction = predict_from(scan, network)
             raw = measure_inside(reference.in_range(prediction), reference.image, reference.brain)
             about = {
@@ -116,6 +115,14 @@ def evaluate_label_maps(
                 title = f"{head.name}: {name.replace('_', ' ')}, {_in_words(*setting[2:])}"
                 target = {"target": Volume(head.target.cpu().numpy(), head.affine)}
                 _draw(pictures, f"held_out_{name}", scan, target, prediction, title)
+
+
+def scans_of(
+    head: Head, plan: SimulationPlan, spacing_mm: float
+) -> Iterator[tuple[Setting, Slices]]:
+    """Simulated scans of a head, each with how it is scanned."""
+    for setting, image in _images(head, plan, spacing_mm):
+        yield setting, scan_of_head(head, setting, image, plan.seed)
 
 
 def head_for(subject: SubjectFiles, network: HeadNetwork, plan: SimulationPlan) -> Head:

@@ -97,9 +97,15 @@ def _write_network(writer: _Writer, network: UNet3d) -> None:
         x = writer.add("Concat", skip, _upsampled(writer, x, skip), axis=1)
         x, _ = _level(writer, x, level, network, f"decoder.{index}")
     softmax = network.config.softmax
-    x = _convolution(writer, x, network.head, "head", name=None if softmax else OUTPUT)
+    single = not softmax and not network.scales
+    output = _convolution(writer, x, network.head, "head", name=OUTPUT if single else None)
     if softmax:
-        writer.add("Softmax", x, axis=1, name=OUTPUT)
+        writer.add("Softmax", output, axis=1, name=OUTPUT)
+    if network.scales:
+        x = _convolution(writer, x, network.scales[0], "scales.0")
+        x = _ACTIVATIONS[network.config.activation](writer, x)
+        x = _convolution(writer, x, network.scales[1], "scales.1")
+        writer.add("Concat", output, x, axis=1, name=OUTPUT)
 
 
 def _level(

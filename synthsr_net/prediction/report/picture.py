@@ -36,6 +36,7 @@ def write_picture(
     prediction: Volume | None,
     segmentation: Volume | None = None,
     *,
+    uncertainty: Volume | None = None,
     title: str = "",
     windows: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
@@ -47,6 +48,7 @@ def write_picture(
         prediction: The same for the prediction, if there is one.
         segmentation: The same for a label map, whose outlines are drawn over the prediction, or
             over the first scan, in a row of its own.
+        uncertainty: The same for the scale of the error, if it is known.
         title: Heading, such as the name of the scan.
         windows: Intensities of scans, by their names, that are shown black and white; for others,
             percentiles 1 and 99.5. None: see `scan_window`.
@@ -57,6 +59,9 @@ def write_picture(
     volumes = {**scans}
     if prediction is not None:
         volumes["prediction"], shown["prediction"] = prediction, percentile_window(prediction.data)
+    if uncertainty is not None:
+        volumes["uncertainty"] = uncertainty
+        shown["uncertainty"] = 0.0, percentile_window(uncertainty.data)[1]
     turned = {name: reorient(volume) for name, volume in volumes.items()}
     heads = [turned[name] for name in scans]
     view = view_of(heads, [*turned.values()][-1])

@@ -73,7 +73,15 @@ class BatchReport:
         picture, title = picture_path(self.folder, outcome.task.scan), outcome.task.name
         labels = None if result.segmentation is None else result.segmentation.image
         image = None if result is result.segmentation else result.image
-        write_picture(picture, scans, image, labels, title=title, windows=windows)
+        write_picture(
+            picture,
+            scans,
+            image,
+            labels,
+            uncertainty=result.extra.get("laplace_scale"),
+            title=title,
+            windows=windows,
+        )
         scan = next(iter(scans.values()))
         shown = picture.relative_to(self.folder).as_posix()
         save_entry(self.folder, _entry(outcome, scan, result, shown))

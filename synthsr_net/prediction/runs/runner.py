@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from synthsr_net.prediction.inferer import Inferer, Prepared, Result
 from synthsr_net.prediction.intensities import CT_WINDOW_HU
 from synthsr_net.prediction.preprocess import check_number
 from synthsr_net.prediction.provenance import read_description
+from synthsr_transforms.io.files import stem
 from synthsr_transforms.io.grids import Volume, format_spacing
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.io.volumes import read_image
@@ -92,7 +94,8 @@ def check_same_maker(tasks: Sequence[Task], predictor: Inferer[Any, Any]) -> Non
 
 
 def _description(task: Task, predictor: Inferer[Any, Any]) -> str:
-    return predictor.record.describe(ct=task.ct, lesion=task.lesion_mask is not None)
+    lesion, num_scans = task.lesion_mask is not None, len(task.inputs)
+    return predictor.record.describe(ct=task.ct, lesion=lesion, num_scans=num_scans)
 
 
 class Batch:
@@ -167,7 +170,8 @@ class Batch:
         begin = time.perf_counter()
         scans = [read_scan(path) for path in task.inputs]
         mask = None if task.lesion_mask is None else read_image(task.lesion_mask)
-        prepared = self.predictor.prepare(scans, ct=task.ct)
+        ct = task.cts or task.ct
+        prepared = self.predictor.prepare(scans, ct=ct, transforms=task.transforms)
         return _Loaded(prepared, mask, time.perf_counter() - begin)
 
     def _infer(
@@ -191,7 +195,7 @@ class Batch:
         begin = time.perf_counter()
         try:
             result = self.predictor.finish(loaded.prepared, output, lesion_mask=loaded.mask)
-            self._write_files(task, result, ct=any(loaded.prepared.space.cts))
+            self._write_files(task, result, loaded.prepared)
             seconds = loaded.seconds + time.perf_counter() - begin
             outcome = Outcome(task, seconds, result.warnings)
         except Exception as error:
@@ -212,6 +216,10 @@ class Batch:
         return outcome
 
     def _shown(self, prepared: Prepared) -> dict[str, Volume]:
+        used = [p for p in prepared.placements if p.left_out is None]
+        if used:
+            words = [f"{p.index + 1}: {stem(Path(p.name))}" for p in used]
+            return dict(zip(words, (scan.volume for scan in prepared.scans), strict=True))
         names = [image.name for image in self.predictor.config.inputs]
         names = names if len(names) > 1 else ["input"]
         return {name: scan.volume for name, scan in zip(names, prepared.scans, strict=True)}
@@ -223,7 +231,7 @@ class Batch:
                 self.report.add_failure(outcome)
         return outcome
 
-    def _write_files(self, task: Task, result: Result, *, ct: bool) -> None:
+    def _write_files(self, task: Task, result: Result, prepared: Prepared) -> None:
         """Write the prediction last, so that where it is, the others are."""
         new = [path for path in task.outputs if not path.exists()]
 
@@ -232,21 +240,24 @@ class Batch:
                 path.unlink(missing_ok=True)
 
         with undoing(remove):
-            self._write_each(task, result, ct=ct)
+            self._write_each(task, result, prepared)
 
-    def _write_each(self, task: Task, result: Result, *, ct: bool) -> None:
+    def _write_each(self, task: Task, result: Result, prepared: Prepared) -> None:
         description = _description(task, self.predictor)
         for kind, path in task.extra.items():
             volume = result.extra[kind]
             assert volume is not None
             self.predictor.write(path, volume, description)
         for path, content in task.sidecars.items():
-            used = {**self.predictor.record.used(ct=ct), "precision": self.predictor.precision}
+            record = self.predictor.record
+            used = record.used(ct=any(prepared.space.cts), num_scans=len(task.inputs))
+            used["precision"] = self.predictor.precision
             more = {
                 "Resolution": format_spacing(result.image.spacing_mm),
                 "Settings": used,
                 "Warnings": list(result.warnings),
                 **_volumes(result),
+                **_scans(prepared, content),
             }
             write_json(path, {**content, **more})
         self.predictor.write(task.output, result.image, description)
@@ -262,6 +273,13 @@ class Batch:
                 f"the disk of {outcome.task.output.parent} is full. Free some space and run the"
                 " same command again with --resume: complete predictions are kept."
             )
+
+
+def _scans(prepared: Prepared, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the sidecar says of the scans of an exam: how they were aligned, which were left out."""
+    placed = prepared.placements
+    scans = [{"Source": content["Sources"][each.index], **each.as_json()} for each in placed]
+    return {"Scans": scans} if scans else {}
 
 
 def _volumes(result: Result) -> dict[str, Any]:

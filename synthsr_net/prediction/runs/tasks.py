@@ -22,6 +22,7 @@ from synthsr_net.prediction.files import (
     refuse_inputs,
 )
 from synthsr_transforms.io.files import stem, unread_scans
+from synthsr_transforms.io.grids import Affine
 from synthsr_transforms.support.messages import SynthSRError, listed
 
 from .bids import (
@@ -45,7 +46,7 @@ class Task:
     name: str
     """Name in messages."""
     inputs: tuple[Path, ...]
-    """Scans, one per input of the model."""
+    """Scans, one per input of the model, or all of an exam."""
     output: Path
     """The prediction."""
     lesion_mask: Path | None = None
@@ -54,6 +55,10 @@ class Task:
     """Files of further images, by the names of `EXTRA_ENDINGS`."""
     ct: bool | None = None
     """Whether the scan is CT, where the predictor is not set to treat all alike; None: unknown."""
+    cts: tuple[bool | None, ...] = ()
+    """The same for each scan of an exam; empty: all as `ct`."""
+    transforms: tuple[Affine | None, ...] = field(default=(), compare=False)
+    """Of an exam, see `Inferer.prepare`; empty: to be found."""
     sidecars: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
     """JSON files beside the images, and what they say besides spacing, settings and warnings."""
 
@@ -185,7 +190,7 @@ def plan_bids(
 def _bids_task(scan: BidsScan, places: Mapping[str, Path]) -> Task:
     """Task of a scan; its output is the first of the places."""
     images = {kind: place / scan.output(kind) for kind, place in places.items()}
-    sidecars = {_beside(image): sidecar(scan, kind) for kind, image in images.items()}
+    sidecars = {beside(image): sidecar(scan, kind) for kind, image in images.items()}
     first = next(iter(images))
     return Task(
         name=str(scan.relative),
@@ -197,7 +202,8 @@ def _bids_task(scan: BidsScan, places: Mapping[str, Path]) -> Task:
     )
 
 
-def _beside(image: Path) -> Path:
+def beside(image: Path) -> Path:
+    """The JSON file beside an image."""
     return image.with_name(f"{stem(image)}.json")
 
 

@@ -12,7 +12,14 @@ from typing import Any
 import torch
 
 from synthsr_net.models.loading import load_weights
-from synthsr_net.training.config import SECTION, Experiment, TrainingConfig, ValidationConfig
+from synthsr_net.networks.unet import UNetConfig
+from synthsr_net.training.config import (
+    CALIBRATION_L1,
+    SECTION,
+    Experiment,
+    TrainingConfig,
+    ValidationConfig,
+)
 from synthsr_transforms.generator.config import make_config, read_settings
 from synthsr_transforms.job.job import check_buildable, check_images, choose_subjects
 from synthsr_transforms.labels.files import read_integers
@@ -42,8 +49,10 @@ def load_experiment(source: str | os.PathLike[str], assignments: Sequence[str] =
     return _experiment(read_settings(source), assignments, str(source))
 
 
-_OF_THE_DATA = ("in_channels", "out_channels", "softmax", "pool_scans")
+_OF_THE_DATA = ("in_channels", "out_channels", "softmax", "pool_scans", "scale_features")
 """Settings of the network that the generator and the loss decide, whatever it starts from."""
+SCALE_FEATURES = 16
+"""Features of the second head of a network that gets one."""
 
 
 def _experiment(settings: dict[str, Any], assignments: Sequence[str], where: str) -> Experiment:
@@ -55,9 +64,25 @@ def _experiment(settings: dict[str, Any], assignments: Sequence[str], where: str
     rest = asdict(experiment.training.network).keys() - named.keys() - {*_OF_THE_DATA}
     if source is None or not rest:  # a run is resumed without its initial weights
         return experiment
-    there = asdict(load_weights(source)[0])
-    network = {**named, **{name: there[name] for name in rest}}
-    return make({**settings, SECTION: {**section, "network": network}})
+    there = load_weights(source)[0]
+    network = {**named, **{name: asdict(there)[name] for name in rest}}
+    section = {**section, "network": network}
+    if experiment.training.uncertainty:
+        section = _with_second_head(section, there)
+    return make({**settings, SECTION: section})
+
+
+def _with_second_head(section: dict[str, Any], there: UNetConfig) -> dict[str, Any]:
+    """Settings that train the scale of the error, unless they are others already."""
+    second = there.scale_features or SCALE_FEATURES
+    heads = {"scale_features": second, "out_channels": 2 * there.head_channels}
+    loss, validation = section.get("loss") or {}, section.get("validation") or {}
+    return {
+        **section,
+        "network": {**heads, **section["network"]},
+        "loss": {"name": "laplace", **loss},
+        "validation": {"metric": CALIBRATION_L1, **validation},
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

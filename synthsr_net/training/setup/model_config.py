@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from synthsr_net.models.checkpoint import SEGMENTATION, InputConfig, ModelConfig, StructureConfig
+from synthsr_net.models.loading import load_model_config
+from synthsr_net.models.zoo.files import resolve_model
 from synthsr_net.networks.unet import UNetConfig
 from synthsr_net.training.config import ModelSettings, TrainingConfig
 from synthsr_transforms.generator.config import GeneratorConfig
@@ -40,6 +42,8 @@ def model_config(
         SynthSRError: If the settings name another number of images than the generator makes.
     """
     settings, loss = training.model, training.loss
+    if training.uncertainty:
+        return _with_scales(training, network, _summary(generator.config, training, num_maps))
     spacing = _target_spacing_mm(generator, spacing_mm)
     residual = loss.residual_channels
     alone = residual is None or len(residual) != 1
@@ -66,6 +70,27 @@ def model_config(
         scan=scan,
         training=_summary(generator.config, training, num_maps),
     )
+
+
+def _with_scales(
+    training: TrainingConfig, network: UNetConfig, summary: dict[str, Any]
+) -> ModelConfig:
+    """Describe the model of the initial weights with a second head.
+
+    Raises:
+        SynthSRError: If it is not known, or takes other inputs.
+    """
+    source = resolve_model(str(training.initial_weights))
+    base = load_model_config(source)
+    if (base.num_channels, base.scan.residual_input) != (network.in_channels, None):
+        raise SynthSRError(
+            f"uncertainty needs pairs of what {source} takes and predicts, {base.num_channels}"
+            f" channels in and an image of its own, got {network.in_channels} channels. Train on"
+            " pairs as they were for the network itself."
+        )
+    name = training.model.name or base.name
+    about = {**base.training, "uncertainty": summary}
+    return replace(base, name=name, network=network, spread=True, training=about)
 
 
 def _target_spacing_mm(generator: Generator, spacing_mm: float) -> float:

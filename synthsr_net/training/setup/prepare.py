@@ -29,6 +29,7 @@ from synthsr_net.training.task.objective import (
 )
 from synthsr_net.training.task.regression import TrainingTask
 from synthsr_net.training.task.segmentation import SegmentationTask
+from synthsr_net.training.task.uncertainty import UncertaintyTask
 from synthsr_net.training.validation import RealPairs, read_real_pairs
 from synthsr_transforms.generator.generator import Pair
 from synthsr_transforms.job.record import JobSettings, job_config
@@ -162,6 +163,8 @@ class Prepared:
         if self.structures is not None:
             values, names = self.structures.values, self.structures.names
             return SegmentationTask(values, names, *arguments, **shared)
+        if self.training.uncertainty:
+            return UncertaintyTask(*arguments, **shared)
         if not self.is_adversarial:
             return TrainingTask(*arguments, **shared)
         settings = self.training.adversarial
@@ -208,6 +211,7 @@ def prepare(
         ValueError: If anything does not fit; the message says what to do.
     """
     config, training = plan.experiment.generator, plan.experiment.training
+    _check_uncertainty(training)
     if training.loss.name not in SEGMENTATION_LOSSES:
         build_loss(training.loss.name, training.loss.params)  # refuse it before anything is read
     subjects = [*plan.subjects, *plan.held_out]
@@ -252,7 +256,9 @@ def prepare(
         network = UNet3d(architecture)
     notes = [*fitted.notes, *_notes(plan, training, targets)]
     if training.initial_weights is not None and not resumed:
-        notes += _brief(start_from(network, training.initial_weights, training.run.seed))
+        new = start_from(network, training.initial_weights, training.run.seed)
+        _refuse_other_new(training, new)
+        notes += _brief(new)
     x, y, z = pair.image.shape[-3:]
     return Prepared(
         training=training,
@@ -280,6 +286,36 @@ def _architecture(config: UNetConfig, inputs: int, outputs: int) -> UNetConfig:
                 f" {given}. Leave it out."
             )
     return replace(config, in_channels=inputs, out_channels=outputs)
+
+
+def _check_uncertainty(training: TrainingConfig) -> None:
+    """Refuse settings by which a second head cannot be trained."""
+    if not training.uncertainty:
+        return
+    wrong = {
+        "initial_weights must be a model": training.initial_weights is None,
+        "loss.name must be laplace": training.loss.name != "laplace",
+        "network.scale_features must be above 0": not training.network.scale_features,
+        "loss.residual_channels must be null": training.loss.residual_channels is not None,
+        "adversarial.weight must be 0": training.adversarial.weight > 0,
+        "loss.segmentation.model must be null": training.loss.segmentation.model is not None,
+    }
+    found = [text for text, is_wrong in wrong.items() if is_wrong]
+    if found:
+        raise SynthSRError(
+            f"{' and '.join(found)} to train uncertainty, which changes the second head alone."
+            " Correct that, or leave uncertainty out."
+        )
+
+
+def _refuse_other_new(training: TrainingConfig, new: Sequence[str]) -> None:
+    """Refuse initial weights that leave more than the second head new, if that alone is trained."""
+    others = [note for note in new if not note.startswith("scales.")]
+    if training.uncertainty and others:
+        raise SynthSRError(
+            f"initial weights must be all but those of the second head to train uncertainty, but"
+            f" {others[0]}. Train the network on such pairs first."
+        )
 
 
 def _check_pair(training: TrainingConfig, pair: Pair) -> None:

@@ -162,7 +162,8 @@ class TrainingTask(LightningModule):
     def configure_optimizers(self) -> Any:
         """Make the optimiser and its learning rate schedule."""
         settings = self.config.optimiser
-        optimiser = make_optimiser(self.network.parameters(), settings)
+        trained = [weight for weight in self.network.parameters() if weight.requires_grad]
+        optimiser = make_optimiser(trained, settings)
         run = self.config.run
         steps = run.epochs * -(-run.steps_per_epoch // settings.accumulate_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -230,13 +231,15 @@ class TrainingTask(LightningModule):
         number = batch_idx * self.trainer.world_size + self.global_rank
         if number >= self.config.validation.samples:
             return  # a repetition, see `FixedPairs`
-        sample = self.measure(batch, self.intensities(batch.image, present_scans(batch)))
+        output = self._predicted(self.validated, batch.image, present_scans(batch))
+        sample = self.measure(batch, output)
         if self.global_rank == 0 and len(self.shown) < self.config.validation.previews:
             self.shown.append(ShownSample(*(tensor[0].float().cpu() for tensor in sample)))
 
     def measure(self, batch: Pair, prediction: Tensor) -> ShownSample:
-        """Add a prediction to the metrics; returns what may be shown, batched."""
-        regions = masks(_on_grid(batch.labels, batch.target), self.table)
+        """Add a prediction with all its channels to the metrics; returns what may be shown."""
+        prediction = self.objective.intensities(prediction)
+        regions = masks(on_grid(batch.labels, batch.target), self.table)
         self.metrics.update(*measure_regions(prediction, batch.target, regions))
         return ShownSample(all_channels(batch), prediction, batch.target, batch.labels)
 
@@ -253,7 +256,7 @@ class TrainingTask(LightningModule):
                 self.results.update(self.real.measure(self.intensities, self.device))
 
 
-def _on_grid(labels: Tensor, target: Tensor) -> Tensor:
+def on_grid(labels: Tensor, target: Tensor) -> Tensor:
     """Return a label map on the grid of the target, which may have another spacing."""
     if labels.shape[2:] == target.shape[2:]:
         return labels
