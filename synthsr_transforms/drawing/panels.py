@@ -161,7 +161,7 @@ def write(
 def write_caption(axes: Axes, title: str, details: str) -> None:
     """Write a title, and details after it, above a panel."""
     write(axes, title)
-    write(axes, details, offset=(80, 3), colour=FAINT)
+    write(axes, details, offset=(max(80, 5 * len(title) + 8), 3), colour=FAINT)
 
 
 def save_figure(

@@ -24,6 +24,7 @@ from synthsr_net.prediction.inferer import Inferer, Prepared, Result
 from synthsr_net.prediction.intensities import CT_WINDOW_HU
 from synthsr_net.prediction.preprocess import check_number
 from synthsr_net.prediction.provenance import read_description
+from synthsr_transforms.io.files import stem
 from synthsr_transforms.io.grids import Volume, format_spacing
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.io.volumes import read_image
@@ -217,7 +218,7 @@ class Batch:
     def _shown(self, prepared: Prepared) -> dict[str, Volume]:
         used = [p for p in prepared.placements if p.left_out is None]
         if used:
-            words = [f"{p.index + 1}: {Path(p.name).name}" for p in used]
+            words = [f"{p.index + 1}: {stem(Path(p.name))}" for p in used]
             return dict(zip(words, (scan.volume for scan in prepared.scans), strict=True))
         names = [image.name for image in self.predictor.config.inputs]
         names = names if len(names) > 1 else ["input"]
