@@ -216,7 +216,7 @@ def calibrate(options: argparse.Namespace) -> float:
     print(f"factor {correction.factor:.4f}, power {correction.power:.2f}", flush=True)
     found = measure(network, options.held_out, plan, correction)
     print(write(options.out, source, predictor, found, correction))
-    return float((found.after.compute() - 1).abs().max())
+    return float((found.after.compute() - 1).abs().nan_to_num(0).max())  # NaN: no voxel
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -167,7 +167,7 @@ RECIPES = {
             "validation.metric": "calibration/l1",
             "deformation.velocity_std_mm": "[0, 4]",
         },
-        [stage(160, 1, 3000, 2e-3, optimiser__warmup_steps=50, run__batch_size=2)],
+        [stage(192, 1, 2000, 2e-3, optimiser__warmup_steps=50, run__batch_size=1, **WIDER)],
     ),
 }
 
