@@ -162,7 +162,7 @@ def portions() -> tuple[Settings, Settings, Settings]:
     inferior = {f"{side} inferior lateral ventricle": 3.0 for side in ("left", "right")}
     third = replace(
         second,
-        stages=(replace(second.stages[0], steps=10500),),
+        stages=(replace(second.stages[0], steps=2925),),
         seed=12,
         brain_copies=2,
         dice_weights={**second.dice_weights, **inferior},
