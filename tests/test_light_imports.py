@@ -10,7 +10,7 @@ import pytest
 from synthsr_cli.group import COMMANDS
 
 GENERATOR = {
-    *("torchio", "pytorch_lightning", "synthsr_transforms.transforms"),
+    *("torchio", "pytorch_lightning", "SimpleITK", "synthsr_transforms.transforms"),
     *("synthsr_transforms.generator", "synthsr_transforms.subjects", "synthsr_transforms.job"),
 }
 LIBRARIES = {

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from helpers import tiny_model
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
@@ -22,6 +24,7 @@ from synthsr_net.prediction.exams.alignment import (
 )
 from synthsr_net.prediction.exams.registration import RAS_LPS, Registration, head_of, register
 from synthsr_net.prediction.exams.transforms import read_transform
+from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.resampling import reslice
 from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan
@@ -168,6 +171,44 @@ class TestExam:
         exam = registered(scans, lambda i: nothing, [None, None])
         assert exam.scans == tuple(scans)
         assert "no brain was found in scan 1 (0.nii)" in exam.warnings[0]
+
+
+class Shown:
+    """A registrar to which scans are their own predictions."""
+
+    def prepare(self, scans: Sequence[Scan], ct: bool | None) -> Scan:
+        return scans[0]
+
+    def infer(self, prepared: Scan) -> None:
+        return None
+
+    def finish(self, prepared: Scan, output: None) -> SimpleNamespace:
+        return SimpleNamespace(image=prepared.volume)
+
+
+class TestPredictor:
+    @pytest.fixture
+    def predictor(self) -> Predictor:
+        made = Predictor(tiny_model(pool_scans=True), device="cpu", force=True)
+        made._registrar = Shown()
+        return made
+
+    def test_a_prediction_is_as_without_what_is_left_out(self, head, predictor):
+        upside_down = Volume(np.ascontiguousarray(head.data[..., ::-1]), head.affine)
+        first, odd, other = scans_of([head, upside_down, moved(head, MOVE)])
+        alone, with_odd = predictor.predict([first]), predictor.predict([first, odd])
+        np.testing.assert_array_equal(with_odd.image.data, alone.image.data)
+        assert [w for w in with_odd.warnings if "is left out" in w]
+        pair, with_odd = predictor.predict([first, other]), predictor.predict([first, odd, other])
+        np.testing.assert_array_equal(with_odd.image.data, pair.image.data)
+        assert not np.array_equal(pair.image.data.shape, alone.image.data.shape)
+
+    def test_a_scan_that_moved_is_read_where_the_first_one_is(self, head, predictor):
+        first, other = scans_of([head, moved(head, MOVE)])
+        prepared = predictor.prepare([first, other])
+        ours, theirs = (prepared.tensor[i, 0] for i in range(2))
+        inside = (ours > 0) & (theirs > 0)
+        assert np.corrcoef(ours[inside], theirs[inside])[0, 1] > 0.95
 
 
 class TestTransformFiles:
