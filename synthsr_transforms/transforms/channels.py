@@ -30,7 +30,9 @@ from .images import (
     check_channels,
     check_one_shape,
     float_dtype,
+    has_coil,
     named_image,
+    note_coil,
 )
 from .kinds import SynthIntensityTransform
 
@@ -85,6 +87,7 @@ class CopyImage(SynthTransform):
         if self.channels is not None:
             check_channels(self.channels, data, self.source)
             data = take_channels(data, self.channels)
+        note_coil(batch, self.destination, has_coil(batch, self.source))
         if self.replace:
             replace_image(batch, self.destination, data)
         else:

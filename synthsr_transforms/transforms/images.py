@@ -23,6 +23,8 @@ REGISTRATION_ERROR = "registration_error"
 """Pull-backs in mm that channels were moved by, `(C, 4, 4)`."""
 SCAN = "scan"
 """Number of the scan of a head, from 0; the first is the reference."""
+WITHOUT_COIL = "without_coil"
+"""Names of the images that no receive coil made, such as computed tomography."""
 
 
 def named_image(batch: SubjectsBatch, name: str) -> Any:
@@ -67,6 +69,30 @@ def add_made_image(
     """Add the image that a transform makes; an input without a name is replaced."""
     own = BARE_IMAGE if BARE_IMAGE in batch.images else name
     add_image(batch, own, data, like, labels=labels)
+
+
+def note_coil(batch: SubjectsBatch, name: str, has_coil: Sequence[bool]) -> None:
+    """Note of which elements a receive coil made an image, which is what images are without a note.
+
+    Args:
+        batch: The batch to change.
+        name: Of the image.
+        has_coil: One for each element.
+    """
+    noted = batch.metadata.get(WITHOUT_COIL)
+    if noted is None and all(has_coil):
+        return
+    others = [sorted({*(names or ())} - {name}) for names in noted or [()] * batch.batch_size]
+    batch.metadata[WITHOUT_COIL] = [
+        names if coil else sorted([*names, name])
+        for names, coil in zip(others, has_coil, strict=True)
+    ]
+
+
+def has_coil(batch: SubjectsBatch, name: str) -> list[bool]:
+    """Of which elements a receive coil made an image."""
+    noted = batch.metadata.get(WITHOUT_COIL) or [()] * batch.batch_size
+    return [name not in (names or ()) for names in noted]
 
 
 def check_one_shape(

@@ -18,6 +18,7 @@ from synthsr_transforms.seeds import normal_field, sample_seeds
 from .arguments import blur_boundary, grid_ratio, positive
 from .arguments import probability as checked_probability
 from .base import Grid, Params
+from .images import has_coil
 from .kinds import SynthIntensityTransform
 from .random_fields import field_from_params
 
@@ -171,7 +172,8 @@ class BiasCorruption(SynthIntensityTransform):
     """Multiply by the exponential of a smooth field, as an inhomogeneous receive coil does.
 
     The logarithm of the field is drawn on a coarse grid, with a width of its own for each element
-    and channel, and resized linearly (Billot et al., MIDL 2020).
+    and channel, and resized linearly (Billot et al., MIDL 2020). Images that `TissueContrast` made
+    without a coil stay as they are.
 
     Args:
         std: Distribution of the standard deviation of the logarithm (ratio).
@@ -197,6 +199,13 @@ class BiasCorruption(SynthIntensityTransform):
         self.std = as_distribution(std, name="std", minimum=0)
         self.shape_factor = grid_ratio(shape_factor, "shape_factor")
         self.probability = checked_probability(probability, "probability")
+
+    def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
+        """Sample for each image in turn, with widths of 0 where no coil made it."""
+        params = super().sample_params(batch, generator)
+        for name in self.images(batch):
+            params[f"{name}.std"] *= torch.tensor(has_coil(batch, name))[:, None]
+        return params
 
     def sample_image_params(self, grid: Grid, generator: Generator | None) -> Params:
         """Sample widths, 0 where a channel has no field, and the seed of the coarse grid."""

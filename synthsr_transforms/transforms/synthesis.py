@@ -24,7 +24,7 @@ from synthsr_transforms.priors.tissue_priors import TissuePriors, resolve_priors
 from synthsr_transforms.seeds import sample_seeds
 
 from .base import BARE_IMAGE, Params, check_destination, replace_image
-from .images import add_made_image
+from .images import add_made_image, note_coil
 from .kinds import SynthLabelTransform
 from .labels_on_grid import ValueIndex, whole_labels
 from .random_fields import field_from_params
@@ -179,6 +179,8 @@ class TissueContrast(SynthLabelTransform):
         destination: Name of the image to make. A bare tensor, array or image is replaced.
         replace: The destination exists already, with one channel and the shape of the label map,
             and is replaced, in the elements of a batch that `p` chooses, decided for each.
+        coil: Whether a receive coil makes the image. Else, as in computed tomography,
+            `BiasCorruption` leaves it as it is.
         **kwargs: See `SynthLabelTransform`.
 
     Examples:
@@ -200,10 +202,12 @@ class TissueContrast(SynthLabelTransform):
         same_sides: bool = False,
         destination: str = "target",
         replace: bool = False,
+        coil: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.label_table = LabelTable.resolve(label_table)
+        self.coil = bool(coil)
         self.by_tissue = _distributions(by_tissue or {}, "by_tissue")
         unknown = set(self.by_tissue) - set(TISSUES)
         if unknown:
@@ -265,6 +269,8 @@ class TissueContrast(SynthLabelTransform):
             made = tissue_mixture(labels, means, stds, noise)
         else:
             made = look_up(labels, means)
+        name = BARE_IMAGE if BARE_IMAGE in batch.images else self.destination
+        note_coil(batch, name, [self.coil] * batch.batch_size)
         if self.replace and BARE_IMAGE not in batch.images:
             replace_image(batch, self.destination, made)
         else:

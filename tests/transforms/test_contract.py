@@ -122,6 +122,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"label_table": ASEG, "by_tissue": {"white_matter": [100, 120]}, "std": [1, 2]},
         {"label_table": ASEG, "by_value": {17: 5, 53: [6, 7]}, "destination": "t1"},
         {"label_table": ASEG, "std": 9, "destination": "image", "replace": True},
+        {"label_table": ASEG, "std": 9, "coil": False, "destination": "ct"},
     ],
     "TissueMixture": [
         {"label_table": ASEG},

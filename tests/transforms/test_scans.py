@@ -291,6 +291,14 @@ class TestSettings:
         changed = {name for name in names if together.steps[name] != alone.steps[name]}
         assert changed == {"target", "t1_contrast", "ct_contrast", "lesions"}
 
+    def test_computed_tomography_of_the_preset_has_no_bias_field(self) -> None:
+        later = {"pd_contrast.p": 0, "same_contrast.p": 0, "scans.probabilities": [0, 1]}
+        _, record = exam(**{"ct_contrast.p": 0.5}, **later).run(heads(12), 0)
+        std = torch.tensor(record["bias"]["image.std"])[:, 0]
+        ct = torch.tensor(record["ct_contrast"]["_keep"])
+        assert bool((std[ct] == 0).all())
+        assert float((std[~ct] > 0).float().mean()) > 0.7
+
     def test_a_step_comes_before_the_one_that_it_names(self, tmp_path: Path) -> None:
         path = tmp_path / "own.yaml"
         step = "{name: TissueMixture, before: %s}"

@@ -280,6 +280,42 @@ class TestStripping:
         assert image[~brain].unique().tolist() == [-3]
 
 
+class TestCoil:
+    """Images that no coil made have no bias field."""
+
+    BIAS = synth.BiasCorruption(std=0.5, include=["image"])
+
+    def test_bias_leaves_the_elements_alone_whose_last_contrast_is_without(
+        self, make_batch: Maker, seeded: Maker
+    ) -> None:
+        settings = {"label_table": ASEG, "by_tissue": {"white_matter": 9.0, "csf": 5.0}}
+        some = {"destination": "image", "replace": True, "p": 0.5}
+        batch = synth.TissueContrast(**settings, destination="image")(make_batch(12))
+        batch = synth.TissueContrast(**settings, **some, coil=False)(batch, generator=seeded(0))
+        batch = synth.TissueContrast(**settings, **some)(batch, generator=seeded(5))
+        last = [trace.params.get("_keep") for trace in batch.applied_transforms[-2:]]
+        without = [ct and not mr for ct, mr in zip(*last, strict=True)]
+        assert {*without} == {True, False}
+        out = self.BIAS(batch, generator=seeded(1))
+        before, after = (b.images["image"].data for b in (batch, out))
+        same = [torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+        assert same == without
+
+    def test_a_copy_is_as_its_source(self, make_batch: Maker) -> None:
+        ct = synth.TissueContrast(
+            label_table=ASEG, by_tissue={"white_matter": 9}, coil=False, destination="ct"
+        )
+        batch = ct(make_batch())
+        first = synth.CopyImage(source="ct", destination="image")(batch)
+        second = synth.CopyImage(source="image", destination="ct")(batch)
+        bias = synth.BiasCorruption(std=0.5, include=["image", "ct"])
+        for made, changes in ((batch, "image"), (first, None), (second, "both")):
+            out = bias(made).images
+            for name in ("image", "ct"):
+                same = torch.equal(out[name].data, made.images[name].data)
+                assert same == (changes not in (name, "both")), (name, changes)
+
+
 class TestLesions:
     def test_borders_blend_linearly(self, make_batch: Maker, seeded: Maker) -> None:
         batch = make_batch(2)

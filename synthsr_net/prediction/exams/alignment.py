@@ -18,7 +18,7 @@ from .registration import Head, Registration, head_of, register
 MIN_CORRELATION = 0.8
 """Correlation in the brain after registration below which a scan shows another head, or a mirrored
 one: those of one head in slices of 5 mm reach 0.88 and more, others 0.75 at most."""
-MIN_COVERED = 0.7
+MIN_COVERED = 0.8
 """Share of the brain of the first scan that another must show."""
 MAX_SHIFT_MM, MAX_DEGREES = 80.0, 30.0
 """Moves above which headers are taken to be wrong."""
@@ -144,7 +144,7 @@ def why_left_out(found: Registration) -> str | None:
         >>> why_left_out(good) is None
         True
         >>> why_left_out(good._replace(covered=0.5))
-        'it shows 50% of the brain of the first scan, and not the 70% that it must'
+        'it shows 50% of the brain of the first scan, and not the 80% that it must'
     """
     if found.covered < MIN_COVERED:
         return (

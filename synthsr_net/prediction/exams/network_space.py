@@ -103,7 +103,7 @@ def covering(grid: Grid, others: Iterable[Grid]) -> tuple[Grid, tuple[slice, sli
 
     Examples:
         >>> beside = np.diag([2.0, 2.0, 2.0, 1.0])
-        >>> beside[:3, 3] = 3, 0.5, 0.5
+        >>> beside[:3, 3] = 2.5, 0.5, 0.5
         >>> larger, box = covering(((4, 4, 4), np.eye(4)), [((2, 2, 2), beside)])
         >>> larger[0], box[0]
         ((6, 4, 4), slice(0, 4, None))

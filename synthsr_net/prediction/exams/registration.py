@@ -1,7 +1,9 @@
 """Rigid registration of scans of one head, by the T1-weighted scans predicted from them.
 
 Predictions have one contrast, so that correlation measures how well they agree. It is maximised in
-the brain, the rigid part of a head, in three steps from coarse to fine.
+the brain, the rigid part of a head, in three steps from coarse to fine. What lies around the brain
+helps to find it at first, and to tell heads apart in the end; in between it would mislead, because
+networks know skull and meninges less well.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ if TYPE_CHECKING:
 COARSE = 2
 """Voxels of a prediction that make one of the coarse steps, along each axis."""
 MARGIN_MM = 4.0
-"""Distance from the brain up to which voxels count."""
+"""Distance from the brain up to which its surroundings count, in the first step and the check."""
 MIN_BRAIN_ML = 300.0
 """Less than this is no brain to register by."""
 THREADS = 2
 """Of SimpleITK, whatever the machine: sums depend on their number."""
+RELAXATION = 0.7
+"""Ratio of the optimiser's moves after and before it changed its direction."""
 RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """World coordinates of NIfTI (right, anterior, superior) to those of ITK (left, posterior,
 superior), and back."""
@@ -40,23 +44,27 @@ class Step(NamedTuple):
 
     Attributes:
         coarse: Whether it takes coarse voxels.
+        near: Whether the surroundings of the brain count as well.
         shrink: Further reduction of the voxels that are compared, along each axis.
         sigma_mm: Width of the Gaussian blur.
         share: Of these voxels, how many are compared.
-        least_mm: Step of the optimiser at which it ends.
+        first_mm: Largest move that the optimiser begins with.
+        least_mm: Move at which it ends.
     """
 
     coarse: bool
+    near: bool
     shrink: int
     sigma_mm: float
     share: float
+    first_mm: float
     least_mm: float
 
 
 STEPS = (
-    Step(coarse=True, shrink=3, sigma_mm=4.0, share=1.0, least_mm=0.1),
-    Step(coarse=True, shrink=1, sigma_mm=1.5, share=0.5, least_mm=0.02),
-    Step(coarse=False, shrink=1, sigma_mm=0.8, share=0.1, least_mm=0.01),
+    Step(coarse=True, near=True, shrink=3, sigma_mm=4.0, share=1.0, first_mm=2.0, least_mm=0.05),
+    Step(coarse=True, near=False, shrink=1, sigma_mm=1.5, share=0.5, first_mm=0.5, least_mm=0.02),
+    Step(coarse=False, near=False, shrink=1, sigma_mm=0.8, share=0.1, first_mm=0.25, least_mm=0.01),
 )
 
 
@@ -87,12 +95,14 @@ class Head(NamedTuple):
     Attributes:
         fine: The prediction.
         coarse: The same on coarse voxels.
-        brain: What counts, on the coarse voxels.
+        brain: The brain, on the coarse voxels.
+        near: The brain and its surroundings, likewise.
     """
 
     fine: Volume
     coarse: Volume
     brain: Mask
+    near: Mask
 
     @property
     def centre_mm(self) -> npt.NDArray[np.float64]:
@@ -113,17 +123,18 @@ def head_of(prediction: Volume, margin_mm: float = 0.0) -> Head | None:
     """
     coarse = _coarse(prediction)
     spacing_mm = float(np.mean(coarse.spacing_mm))
-    brain = find_brain(torch.from_numpy(coarse.data), spacing_mm)
-    if float(brain.sum()) * spacing_mm**3 / 1000 < MIN_BRAIN_ML:
+    found = find_brain(torch.from_numpy(coarse.data), spacing_mm)
+    if float(found.sum()) * spacing_mm**3 / 1000 < MIN_BRAIN_ML:
         return None
-    mask = dilated(brain, MARGIN_MM / spacing_mm).numpy()
+    brain, mask = found.numpy(), dilated(found, MARGIN_MM / spacing_mm).numpy()
     margin = round((margin_mm + MARGIN_MM) / spacing_mm)
     cut = []
     for axis, size in enumerate(mask.shape):
         used = np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis})))
         cut.append(slice(max(0, int(used[0]) - margin), min(size, int(used[-1]) + margin + 1)))
     fine = [slice(COARSE * place.start, COARSE * place.stop) for place in cut]
-    return Head(_cut(prediction, fine), _cut(coarse, cut), mask[tuple(cut)])
+    place = tuple(cut)
+    return Head(_cut(prediction, fine), _cut(coarse, cut), brain[place], mask[place])
 
 
 def register(first: Head, prediction: Volume) -> Registration | None:
@@ -153,7 +164,7 @@ def register(first: Head, prediction: Volume) -> Registration | None:
 
 
 def agreement(first: Head, prediction: Volume, first_to_scan: Affine) -> tuple[float, float]:
-    """Correlation of two predictions in the brain of the first, and the share of it that both show.
+    """Correlation of two predictions near the brain of the first, and the share that both show.
 
     Args:
         first: From `head_of`.
@@ -161,13 +172,15 @@ def agreement(first: Head, prediction: Volume, first_to_scan: Affine) -> tuple[f
         first_to_scan: From points of the first to those of the other.
 
     Returns:
-        The correlation, NaN where a tenth of the brain or less is shown by both, and the share.
+        The correlation in the brain and its surroundings, NaN where a tenth of them or less is
+        shown by both, and the share of the brain.
     """
     grid: Grid = first.brain.shape, first_to_scan @ first.coarse.affine
     data, _ = reslice(_coarse(prediction), grid, outside=np.nan)
-    seen = first.brain & ~np.isnan(data)
-    share = float(seen.sum() / first.brain.sum())
-    if share <= 0.1:
+    shown = ~np.isnan(data)
+    seen = first.near & shown
+    share = float((first.brain & shown).sum() / first.brain.sum())
+    if seen.sum() <= first.near.sum() / 10:
         return float("nan"), share
     ours, theirs = first.coarse.data[seen], data[seen]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -194,12 +207,13 @@ def _aligned(first: Head, other: Head, start: Affine) -> Affine:
     """The rigid transform that makes two predictions correlate best, from a translation."""
     import SimpleITK as sitk  # noqa: N813 - the customary name
 
-    mask = _image(Volume(first.brain.astype(np.float32), first.coarse.affine))
+    brain, near = (_image(Volume(m, first.coarse.affine)) for m in (first.brain, first.near))
     transform = sitk.Euler3DTransform()
     transform.SetCenter((RAS_LPS[:3, :3] @ first.centre_mm).tolist())
     transform.SetTranslation((RAS_LPS[:3, :3] @ start[:3, 3]).tolist())
     for step in STEPS:
         fixed, moving = (h.coarse if step.coarse else h.fine for h in (first, other))
+        mask = near if step.near else brain
         _improve(transform, _image(fixed), _image(moving), mask, step)
     return matrix_of(transform)
 
@@ -220,7 +234,10 @@ def _improve(
     method.SetSmoothingSigmasPerLevel([step.sigma_mm])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=max(0.25, 8 * step.least_mm), minStep=step.least_mm, numberOfIterations=60
+        learningRate=step.first_mm,
+        minStep=step.least_mm,
+        numberOfIterations=100,
+        relaxationFactor=RELAXATION,
     )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(transform, inPlace=True)
