@@ -186,8 +186,8 @@ def laplace_scales(log_scale: Tensor, unit: float) -> Tensor:
         unit: Intensities per unit of the output.
 
     Examples:
-        >>> laplace_scales(torch.tensor([0.0, -100.0]), 255.0)
-        tensor([5.1025e+00, 2.5500e-03])
+        >>> laplace_scales(torch.tensor([0.0, -100.0]), 100.0)
+        tensor([2.0010e+00, 1.0000e-03])
     """
     log_scale = torch.nan_to_num(log_scale, nan=MAX_LOG_SCALE).clamp(max=MAX_LOG_SCALE)
     return unit * (SMALLEST_SCALE + UNIT_SCALE * torch.exp(log_scale))
