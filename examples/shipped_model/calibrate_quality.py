@@ -290,17 +290,28 @@ def _is_label_map(path: Path) -> bool:
 def calibrate(
     samples: Sequence[Sample], population: list[PopulationStructure], out: Path
 ) -> QualityConfig:
-    """Fit the score, write figures, and return the calibration."""
-    table = Table(samples, VALUES, uncalibrated(population))
+    """Fit the score, write figures, and return the calibration.
+
+    Brains that were invented are left out, see `Sample.invented`: they would only lower the scores
+    of sound scans.
+    """
+    table = Table([s for s in samples if not s.invented], VALUES, uncalibrated(population))
     scores = table.cross_validated()
     threshold = threshold_of(scores[OVERALL], table.truth[OVERALL])
     quality = replace(table.fitted(), threshold=threshold)
-    text = table_text(table, scores, threshold)
+    text = table_text(table, scores, threshold) + invented_text(samples, quality)
     (out / "quality.json").write_text(json.dumps(asdict(quality), indent=1))
     (out / "table.md").write_text(text)
     draw(table, scores, threshold, out / "figure.png")
     print(text)
     return quality
+
+
+def invented_text(samples: Sequence[Sample], quality: QualityConfig) -> str:
+    """How many of the brains that were invented are flagged."""
+    table = Table([s for s in samples if s.invented], VALUES, quality)
+    flagged = int((table.scores(quality)[OVERALL] < quality.threshold).sum())
+    return f"\nBrains drawn into empty heads: {flagged} of {len(table.samples)} flagged.\n"
 
 
 def write_calibrated(model: Path, quality: QualityConfig, out: Path) -> None:

@@ -90,6 +90,12 @@ class Sample:
         x, y, z = self.shape
         return Evidence(*arrays, ((x, y, z), np.asarray(self.affine)))
 
+    @property
+    def invented(self) -> bool:
+        """Whether the default model was given a head without a brain. It draws a whole one, which
+        nothing in the segmentation of the prediction tells from a true one."""
+        return self.model == "default" and "empty skull" in self.what
+
     def true_dice(self, group: Sequence[int], values: Sequence[int]) -> float:
         """Mean Dice coefficient of the structures of some values, NaN if there are none."""
         found = [self.dice[list(values).index(value)] for value in group]
