@@ -309,7 +309,10 @@ def calibrate(
 
 def invented_text(samples: Sequence[Sample], quality: QualityConfig) -> str:
     """How many of the brains that were invented are flagged."""
-    table = Table([s for s in samples if s.invented], VALUES, quality)
+    invented = [sample for sample in samples if sample.invented]
+    if not invented:
+        return ""
+    table = Table(invented, VALUES, quality)
     flagged = int((table.scores(quality)[OVERALL] < quality.threshold).sum())
     return f"\nBrains drawn into empty heads: {flagged} of {len(table.samples)} flagged.\n"
 
