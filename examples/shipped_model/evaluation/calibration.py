@@ -92,8 +92,11 @@ class Sample:
 
     @property
     def invented(self) -> bool:
-        """Whether the default model was given a head without a brain. It draws a whole one, which
-        nothing in the segmentation of the prediction tells from a true one."""
+        """Whether the default model was given a head without a brain.
+
+        It draws a whole one, which the segmentation of the prediction does not tell from a true
+        one.
+        """
         return self.model == "default" and "empty skull" in self.what
 
     def true_dice(self, group: Sequence[int], values: Sequence[int]) -> float:
