@@ -144,20 +144,22 @@ def run_scans(
 
 
 def _refuse_options_of_bids(options: Mapping[str, Any]) -> None:
-    for name, option in {
-        "participants": "--participant-label",
-        "per_session": "--per-session",
-    }.items():
+    refused = {"participants": "--participant-label", "per_session": "--per-session"}
+    _refuse(options, refused, "needs --bids. Add it, or give a folder.")
+
+
+def _refuse(options: Mapping[str, Any], refused: Mapping[str, str], why: str) -> None:
+    """Refuse options, by their names in Python and on the command line, if they are given."""
+    for name, option in refused.items():
         if options.get(name):
-            raise SynthSRError(f"{option} needs --bids. Add it, or give a folder.")
+            raise SynthSRError(f"{option} {why}")
 
 
 def run_table(table: Path, output: Path, options: dict[str, Any]) -> None:
     """Apply a model to the exams of a table; see `run_all`."""
     _refuse_options_of_bids(options)
-    for name, option in {"lesion_mask": "--lesion-mask", "recursive": "--recursive"}.items():
-        if options.get(name):
-            raise SynthSRError(f"{option} does not go with a table of exams. Leave it out.")
+    refused = {"lesion_mask": "--lesion-mask", "recursive": "--recursive"}
+    _refuse(options, refused, "does not go with a table of exams. Leave it out.")
     tasks = plan_exams(table, output, extra=_extra(options))
     run_all(tasks, options, PREDICTION, names=(), output=output)
 
@@ -168,9 +170,7 @@ def run_bids(
     """Apply a model to the scans of a BIDS dataset; see `run_all`."""
     refused = {"others": "--with", "lesion_mask": "--lesion-mask", "recursive": "--recursive"}
     refused |= {"also": "--also", "transforms": "--registration"}
-    for name, option in refused.items():
-        if options.get(name):
-            raise SynthSRError(f"{option} does not go with --bids. Give scans by path instead.")
+    _refuse(options, refused, "does not go with --bids. Give scans by path instead.")
     if options["ct"]:
         raise SynthSRError("--ct does not go with --bids, where the suffix says what CT is.")
     extra, participants = _extra(options), options["participants"]
@@ -260,9 +260,8 @@ def run_all(
     check_same_maker(complete, predictor)
     known = [image.name for image in predictor.config.inputs]
     renamed = bool(names) and None not in names and not set(names) <= set(known)
-    if (
-        names and not renamed
-    ):  # a model with other names for its inputs takes them in the order given
+    # A model with other names for its inputs takes them in the order given.
+    if names and not renamed:
         missing, complete = (order_inputs(part, names, known) for part in (missing, complete))
     if renamed:
         doubts = [*doubts, _renamed(predictor.config.name, known, names)]

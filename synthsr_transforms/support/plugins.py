@@ -81,12 +81,6 @@ def import_module(name: str, what: str) -> Any:
     path = Path(name).expanduser()
     if path.suffix == ".py":
         return _import_file(path, what)
-    found = _attempt(partial(importlib.util.find_spec, name), what)
-    if found is None:
-        raise SynthSRError(
-            f"{what}: no module {name!r} was found. Install its package, or give the path of its"
-            " file with --import FILE.py."
-        )
     return _attempt(partial(importlib.import_module, name), what)
 
 

@@ -12,7 +12,7 @@ from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.blur import gaussian_blur
-from synthsr_transforms.functional.fields import coarse_shape, elastic_displacement
+from synthsr_transforms.functional.fields import elastic_displacement
 from synthsr_transforms.functional.geometry import affine_matrix
 from synthsr_transforms.functional.intensity import total
 from synthsr_transforms.functional.warp import patch_coordinates, sample_linear, whole_grid
@@ -27,7 +27,7 @@ from .images import float_dtype
 from .kinds import SynthLabelTransform
 from .labels_on_grid import LabelSet
 from .lesion_masks import LesionMask, read_lesion_mask
-from .random_fields import field_from_params, per_element, smooth_fields
+from .random_fields import coarse_velocity, field_from_params, per_element, smooth_fields
 
 _BORDER = 0.1  # width of the border of cavities, in standard deviations of their field
 
@@ -357,13 +357,9 @@ class LesionInsertion(LesionTransform):
         return where + offset[..., None, None]
 
     def _displacement(self, params: Params, grid: Grid, device: torch.device) -> Tensor | None:
-        """Coarse numbers are drawn on the CPU, so that geometry is the same on every device."""
-        if "velocity" not in params and not bool(params["velocity_std_mm"].any()):
+        coarse = coarse_velocity(params, grid, self.velocity_shape_factor)
+        if coarse is None:
             return None
-        shape = (3, *coarse_shape(grid.shape, self.velocity_shape_factor))
-        coarse = field_from_params(params, "velocity", shape, "cpu")
-        if "velocity" not in params:
-            coarse = coarse * params["velocity_std_mm"][:, None, None, None, None]
         coarse = coarse / grid.spacing_mm.float()[:, :, None, None, None]
         return elastic_displacement(coarse.to(device, non_blocking=True), grid.shape)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from synthsr_transforms.functional.fields import smooth_normal_field
+from synthsr_transforms.functional.fields import coarse_shape, smooth_normal_field
 from synthsr_transforms.seeds import normal_field
 
 from .base import Grid, Params
@@ -21,6 +21,28 @@ def field_from_params(
     if name in params:
         return params[name].to(device, torch.float32, non_blocking=True)
     return normal_field(params[f"{name}_seed"], shape, device)
+
+
+def coarse_velocity(params: Params, grid: Grid, shape_factor: float) -> Tensor | None:
+    """Recorded velocity of an elastic deformation, in mm.
+
+    It is sampled on the CPU, so that geometry is the same on every device.
+
+    Args:
+        params: With `velocity`, or with `velocity_std_mm` and `velocity_seed`.
+        grid: Grid of the deformation.
+        shape_factor: Ratio of the size of the coarse grid and of the grid.
+
+    Returns:
+        `(B, 3, x, y, z)` on the coarse grid; None where it is 0 everywhere.
+    """
+    shape = (3, *coarse_shape(grid.shape, shape_factor))
+    if "velocity" in params:
+        return field_from_params(params, "velocity", shape, "cpu")
+    std_mm = params["velocity_std_mm"]
+    if not bool(std_mm.any()):
+        return None
+    return field_from_params(params, "velocity", shape, "cpu") * std_mm[:, None, None, None, None]
 
 
 def smooth_fields(

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
-from synthsr_transforms.functional.fields import coarse_shape, elastic_displacement
+from synthsr_transforms.functional.fields import elastic_displacement
 from synthsr_transforms.functional.geometry import (
     about_centre,
     affine_matrix,
@@ -31,7 +31,7 @@ from .arguments import grid_ratio, optional_triple
 from .base import Grid, Params, is_label_map
 from .images import OUTPUT_SHAPE, move_origins
 from .kinds import SynthSpatialTransform
-from .random_fields import field_from_params, per_element
+from .random_fields import coarse_velocity, per_element
 
 
 class SpatialDeformation(SynthSpatialTransform):
@@ -138,13 +138,9 @@ class SpatialDeformation(SynthSpatialTransform):
     def _displacement(
         self, params: Params, grid: Grid, device: torch.device | str
     ) -> Tensor | None:
-        """Coarse numbers are drawn on the CPU, so that geometry is the same on every device."""
-        if "velocity" not in params and not bool(params["velocity_std_mm"].any()):
+        coarse = coarse_velocity(params, grid, self.velocity_shape_factor)
+        if coarse is None:
             return None
-        shape = (3, *coarse_shape(grid.shape, self.velocity_shape_factor))
-        coarse = field_from_params(params, "velocity", shape, "cpu")
-        if "velocity" not in params:
-            coarse = coarse * params["velocity_std_mm"][:, None, None, None, None]
         if not self.index_grid:
             coarse = coarse / grid.spacing_mm.float()[:, :, None, None, None]
         coarse = coarse.to(device, non_blocking=True)
