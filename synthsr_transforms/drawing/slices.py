@@ -74,10 +74,11 @@ def in_convention(panel: Panel, convention: Convention) -> Panel:
         >>> turned.pixels.tolist(), turned.letters
         ([[2, 1]], 'RLPA')
     """
-    left, right, *others = panel.letters
-    if convention == "neurological" or left != "L":
+    letters = panel.letters
+    if convention == "neurological" or letters[0] != "L":
         return panel
-    return panel._replace(pixels=panel.pixels[:, ::-1], letters="".join((right, left, *others)))
+    turned = letters[1] + letters[0] + letters[2:]
+    return panel._replace(pixels=panel.pixels[:, ::-1], letters=turned)
 
 
 def outlined(

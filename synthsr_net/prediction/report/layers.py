@@ -174,4 +174,4 @@ def _outlines(panel: Panel) -> npt.NDArray[np.uint8]:
 
 def _edges(panel: Panel, sigma_pixels: float) -> npt.NDArray[np.uint8]:
     found = edges(panel.pixels, sigma_pixels, panel.window)
-    return found[..., None] * np.array((*_EDGE_COLOUR, 255), np.uint8)
+    return found[..., None].astype(np.uint8) * np.array((*_EDGE_COLOUR, 255), np.uint8)

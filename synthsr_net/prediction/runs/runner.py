@@ -123,8 +123,9 @@ class Batch:
     ) -> None:
         check_tasks(tasks, predictor)
         self.tasks, self.predictor, self.on_plan = list(tasks), predictor, on_plan
-        new = report is not None and not isinstance(report, BatchReport)
-        self.report = BatchReport(report) if new else report
+        if report is not None and not isinstance(report, BatchReport):
+            report = BatchReport(report)
+        self.report = report
         self.tables = list(tables)
 
     def run(self) -> Generator[Outcome, None, None]:
