@@ -25,7 +25,12 @@ from synthsr_net.training.task.watch import NonFiniteLossError, report_failure
 from synthsr_transforms.subjects.files import Match, SubjectFiles, refuse_input_folder
 from synthsr_transforms.support.atomic import check_space, check_writable
 from synthsr_transforms.support.messages import SynthSRError
-from synthsr_transforms.support.stopping import handlers_kept, is_first_process, undoing
+from synthsr_transforms.support.stopping import (
+    handlers_kept,
+    is_first_process,
+    signals_held,
+    undoing,
+)
 
 from .environment import Hardware, environment
 from .folder import LOGS, RunFolder
@@ -163,6 +168,7 @@ class TrainingRun:
                 stop.listen()
                 trainer = self.trainer([log, SaveState(self.folder, self.config, stop)])
                 kill = getattr(trainer.strategy.launcher, "kill", lambda _: None)
+                _start_while_held(trainer.strategy.launcher)
                 with undoing(lambda: kill(signal.SIGKILL)):  # others would wait for this process
                     trainer.fit(task, datamodule=data, ckpt_path=state, **safe)
                 if stop.made:
@@ -229,6 +235,13 @@ def products(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before[1])
         torch.backends.cudnn.benchmark = benchmark
         torch.use_deterministic_algorithms(strict, warn_only=warning)
+
+
+def _start_while_held(launcher: Any) -> None:
+    """Let processes that Lightning starts have Ctrl-C once they have taken signals, not before."""
+    start = getattr(launcher, "_call_children_scripts", None)
+    if start is not None:
+        launcher._call_children_scripts = signals_held()(start)
 
 
 @contextmanager

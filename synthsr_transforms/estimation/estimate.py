@@ -20,7 +20,7 @@ from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.priors.tissue_priors import TissuePriors
 from synthsr_transforms.subjects.files import Match, PathSpec, SubjectFiles
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, listed
-from synthsr_transforms.support.stopping import interrupts_held, undoing
+from synthsr_transforms.support.stopping import signals_held, undoing
 
 from .scans import DataSet, EstimationSettings, ScanStatistics, find_data_sets, measure_scan
 from .statistics import PERCENTILES, t2_cropping_stats
@@ -426,10 +426,12 @@ def processes(number: int) -> Iterator[Callable[..., Iterator[Any]]]:
         yield map
         return
     # Processes that are copies of this one (fork) could not use the threads that it has started.
-    pool, others = ProcessPoolExecutor(number, get_context("spawn")), set(active_children())
+    others = set(active_children())
+    with signals_held():
+        pool = ProcessPoolExecutor(number, get_context("spawn"))
 
     def apply(*arguments: Any) -> Iterator[Any]:
-        with interrupts_held():  # new processes leave Ctrl-C to this one from the first moment on
+        with signals_held():  # all processes are started here
             return pool.map(*arguments)
 
     def kill() -> None:

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
@@ -27,6 +27,8 @@ SECONDS_TO_FINISH = 1.0
 
 _undo: dict[object, tuple[int, Callable[[], object]]] = {}
 _ending = _undoing = False
+_holding: list[int] = []
+_came_while_held: list[int] = []
 _messages: list[Callable[[], str]] = [lambda: "Stopped."]
 
 
@@ -70,16 +72,23 @@ def on_stop(message: Callable[[], str]) -> Iterator[None]:
 
 
 @contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back until the block ends; processes that it starts never get it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def signals_held() -> Iterator[None]:
+    """Let signals end this program after the block only, in which it starts other processes.
+
+    A process that is half started when this one ends finds nobody who tells it what to do.
+    Processes that are started in the block get no Ctrl-C before `take_signals`.
+    """
+    masks = hasattr(signal, "pthread_sigmask")  # not on Windows
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
+    _holding.append(threading.get_ident())
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _holding.pop()
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if _came_while_held and not _holding:
+            signal.raise_signal(_came_while_held.pop())
 
 
 @contextmanager
@@ -98,17 +107,28 @@ def handlers_kept() -> Iterator[None]:
 
 
 def end_on_signals() -> None:
-    """Let Ctrl-C, and SIGTERM of schedulers, end this program, also where its shell ignores them.
+    """Let Ctrl-C, and SIGTERM of schedulers, end this program.
 
+    They do so where its shell ignores them, too, or the process that started it held them back.
     Only a program may call this, never a library.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
+    take_signals((signal.SIGINT, signal.SIGTERM), end)
 
 
-def end(*signal_and_frame: Any) -> None:
-    """End this program now, as the handler of a signal."""
+def take_signals(numbers: Iterable[int], handler: Callable[[int, Any], object]) -> None:
+    """Handle signals in this process from now on, also those held back when it was started."""
+    for number in numbers:
+        signal.signal(number, handler)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+
+def end(number: int, frame: object = None) -> None:
+    """End this program now, as the handler of a signal; or soon, see `signals_held`."""
     global _ending, _undoing
+    if _holding:
+        _came_while_held.append(number)
+        return
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGCHLD"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

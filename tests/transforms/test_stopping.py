@@ -62,6 +62,43 @@ def test_a_signal_ends_a_program_at_once_and_undoes_what_is_half_done(tmp_path, 
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_processes_that_are_being_started(tmp_path, number):
+    kill = f"import os; os.kill(os.getppid(), {int(number)}); import time; time.sleep(0.2)"
+    then = f"""
+    import subprocess, threading
+    from synthsr_transforms.support.stopping import signals_held
+    threading.Thread(target=time.sleep, args=[1], daemon=True).start()  # which may take the signal
+    with signals_held():
+        subprocess.run([sys.executable, "-c", {kill!r}])
+        print("started", flush=True)
+    print("never", flush=True)
+    time.sleep(60)"""
+    output, errors = start(tmp_path, then).communicate(timeout=40)
+    assert (output, errors) == ("started\n", "Half done.\n")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_processes_started_meanwhile_get_ctrl_c_once_they_have_taken_signals(tmp_path):
+    child = """
+import os, signal
+from synthsr_transforms.support.stopping import end_on_signals
+os.kill(os.getpid(), signal.SIGINT)
+print("held", flush=True)
+end_on_signals()
+print("never")
+"""
+    then = f"""
+    import subprocess
+    from synthsr_transforms.support.stopping import signals_held
+    with signals_held():
+        process = subprocess.Popen([sys.executable, "-c", {child!r}])
+    os._exit(process.wait())"""
+    process = start(tmp_path, then)
+    assert process.communicate(timeout=40) == ("held\n", "Stopped.\n")
+    assert process.returncode == 130
+
+
 def test_an_error_undoes_it_as_well(tmp_path):
     done = []
     for ends in (None, ValueError, KeyboardInterrupt):

@@ -23,6 +23,7 @@ from synthsr_net.training.folder import RunFolder
 from synthsr_net.training.task.regression import TrainingTask
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.messages import WorkFailedError, is_full
+from synthsr_transforms.support.stopping import take_signals
 
 STOP_SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
@@ -48,8 +49,7 @@ class StopRequest:
     def listen(self) -> None:
         """Take over the signals, which only the main thread can."""
         if threading.current_thread() is threading.main_thread():
-            for number in STOP_SIGNALS:
-                signal.signal(number, self._handle)
+            take_signals(STOP_SIGNALS, self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:
         before = self._before[number]
