@@ -206,8 +206,9 @@ def _comparable(config: Any) -> dict[str, Any]:
     training["validation_sources"] = [_names(source) for source in sources]
     pairs = training.pop("pairs", None) or {}
     if pairs.get("sources"):
-        names = ("sources", "validation_sources")
-        training["pairs"] = {**pairs, **{n: [_names(s) for s in pairs[n]] for n in names}}
+        listed = {n: pairs.get(n) or [] for n in ("sources", "validation_sources")}
+        named = {n: [_names(source) for source in found] for n, found in listed.items()}
+        training["pairs"] = {**pairs, **named}
     for section, names in MAY_CHANGE.items():
         for name in list(training.get(section) or {}) if names is None else names:
             training[section].pop(name, None)

@@ -136,10 +136,11 @@ def read_bank(
     """
     entries = []
     with threads(min(_READERS, 2 * num_cores())) as pool:
-        for entry in pool.map(lambda subject: read_entry(subject, target=target), subjects):
+        read = pool.map(lambda subject: read_entry(subject, target=target), subjects)
+        for subject, entry in zip(subjects, read, strict=True):
             entries.append(entry)
             if on_subject is not None:
-                on_subject(entry.subject)
+                on_subject(subject)
     return entries
 
 

@@ -131,11 +131,12 @@ def read_pairs(
     """
     entries, doubts = [], []
     with threads(min(_READERS, 2 * num_cores())) as pool:
-        for entry, texts in pool.map(lambda pair: read_pair(pair, settings), pairs):
+        read = pool.map(lambda pair: read_pair(pair, settings), pairs)
+        for pair, (entry, texts) in zip(pairs, read, strict=True):
             entries.append(entry)
             doubts += texts
             if on_pair is not None:
-                on_pair(entry.subject)  # type: ignore[arg-type]
+                on_pair(pair)
     return entries, doubts
 
 
@@ -320,7 +321,7 @@ def _check_headers(target: Scan, scan: Scan) -> None:
 
 def _check_coverage(target: Scan, scan: Scan, head: Mask, covered: Mask) -> None:
     """Refuse an input that shows little of the head of its target."""
-    share = np.count_nonzero(head & covered) / max(np.count_nonzero(head), 1)
+    share = np.count_nonzero(head & covered) / head.sum()
     if share < MIN_COVERAGE:
         got = f"covers {share:.0%} of it" if share else "lies elsewhere"
         raise VolumeError(
@@ -335,8 +336,7 @@ def _size(scan: Scan) -> str:
 
 
 def _doubts_of_places(pair: ScanPair, head: Mask, other: Mask) -> list[str]:
-    least = min(np.count_nonzero(head), np.count_nonzero(other))
-    share = np.count_nonzero(head & other) / max(least, 1)
+    share = np.count_nonzero(head & other) / max(min(head.sum(), other.sum()), 1.0)
     if share >= FEW_IN_COMMON:
         return []
     return [
