@@ -157,13 +157,14 @@ def read_pair(pair: ScanPair, settings: PairSettings) -> tuple[Entry, list[str]]
     doubts += [f"{scan.name}: {text}" for text in texts]
     data, covered = _on_grid(clipped(scan, is_ct), grid)
     _check_coverage(target, scan, head, covered)
-    labels = None if pair.labels is None else _labels_on_grid(pair, volume, settings)
-    image = _scaled_target(pair, volume.data, head, labels, settings.table)
-    image[~covered] = 0
+    labels = None if pair.labels is None else _labels_on_grid(pair, volume)
     region = head if labels is None else labels != 0
+    white = None if labels is None else _white_matter(labels, settings.table)
+    image = _scaled_target(pair, volume.data, region, white)
+    image[~covered] = 0
     if not (region & covered).any():
         raise VolumeError(f"{pair.labels or target.name} must show a brain where {scan.name} is.")
-    own = (settings.stand_in * head if labels is None else labels) * covered
+    own = _label_map(region, labels, settings) * covered
     x_input = _normalised(data, settings.scan)
     doubts += _doubts_of_places(pair, head, foreground(data) & covered)
     entry = Entry(
@@ -202,10 +203,8 @@ def _on_grid(volume: Volume, grid: Grid) -> tuple[npt.NDArray[np.float32], Mask]
     return data, reslice(ones, grid, outside=0.0)[0] > 0
 
 
-def _labels_on_grid(
-    pair: ScanPair, target: Volume, settings: PairSettings
-) -> npt.NDArray[np.integer]:
-    """Labels on the grid of the target; masks hold the label that stands for the brain."""
+def _labels_on_grid(pair: ScanPair, target: Volume) -> npt.NDArray[np.integer]:
+    """Labels, or the mask of a brain, on the grid of the target."""
     assert pair.labels is not None
     own = reorient(read_labels(pair.labels), target.affine)
     labels = own.data
@@ -222,14 +221,21 @@ def _labels_on_grid(
             ]
         )
         labels = map_coordinates(own.data, where, order=0, mode="constant", cval=0)
-    values = _values(labels)
-    if values.tolist() == [0]:
+    if not labels.any():
         raise VolumeError(
             f"{pair.labels} must label the brain of {pair.target}, but is background alone there."
             " Check that both lie in one space."
         )
-    is_mask = values.tolist() in ([0, 1], [1])
-    return labels * settings.stand_in if is_mask else labels
+    return np.asarray(labels)
+
+
+def _label_map(
+    region: Mask, labels: npt.NDArray[np.integer] | None, settings: PairSettings
+) -> npt.NDArray[np.integer]:
+    """Label map of a pair; without labels, or with a mask, the region has the stand-in."""
+    if labels is None or labels.max() == 1:
+        return region * np.int16(settings.stand_in)
+    return labels
 
 
 def _values(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
@@ -253,22 +259,19 @@ def _normalised(data: npt.NDArray[np.float32], settings: ScanConfig) -> Tensor:
 def _scaled_target(
     pair: ScanPair,
     data: npt.NDArray[np.float32],
-    head: Mask,
-    labels: npt.NDArray[np.integer] | None,
-    table: LabelTable | None,
+    region: Mask,
+    white: Mask | None,
 ) -> npt.NDArray[np.float32]:
     """A target with background 0 and white matter `WHITE_MATTER`.
 
-    White matter is where the label map says so: its median counts. In a mask of the brain, or in
-    the head alone, it is at `WHITE_MATTER_PERCENTILE`.
+    Where white matter is known, its median counts. Else it is at `WHITE_MATTER_PERCENTILE` of the
+    region, a brain or a head.
     """
     low = float(np.percentile(data, 1))
-    white = None if labels is None else data[_white_matter(labels, table)]
-    if white is not None and white.size:
-        level = float(np.median(white))
+    if white is not None and white.any():
+        level = float(np.median(data[white]))
     else:
-        inside = data[head] if labels is None else data[labels != 0]
-        level = float(np.percentile(inside, WHITE_MATTER_PERCENTILE))
+        level = float(np.percentile(data[region], WHITE_MATTER_PERCENTILE))
     if not level > low:
         raise VolumeError(
             f"{pair.target} must be T1-weighted, with white matter brighter than background, got"
