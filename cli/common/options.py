@@ -321,6 +321,13 @@ def inference_options(command: Command) -> Command:
             help="Write pictures, and a report.html that shows all scans of the run.",
         ),
         click.option(
+            "--convention",
+            type=click.Choice(["neurological", "radiological"]),
+            default="neurological",
+            show_default=True,
+            help="Draw the left of the head on the left, or on the right, in the report.",
+        ),
+        click.option(
             "--force",
             is_flag=True,
             help="Take segmentations and small objects as well, which are refused else.",

@@ -34,7 +34,7 @@ from synthsr_net.prediction.runs.distribution import (
     sum_over_processes,
 )
 from synthsr_net.prediction.runs.exams import as_exams, plan_exams, plan_sessions
-from synthsr_net.prediction.runs.outcome import Outcome
+from synthsr_net.prediction.runs.outcome import BatchReport, Outcome
 from synthsr_net.prediction.runs.rows import RowTable, quality_table, volumes_table
 from synthsr_net.prediction.runs.runner import (
     Batch,
@@ -326,7 +326,8 @@ class _Run:
         total, share = len(self.tasks) + len(self.complete), self.share
         alone = total == 1 and share.size == 1
         on_plan = _show_plan if alone and sys.stderr.isatty() else None
-        report = self.options["report"]
+        folder, convention = self.options["report"], self.options["convention"]
+        report = None if folder is None else BatchReport(folder, convention)
         batch = Batch(self.tasks, self.predictor, report, self.tables, on_plan=on_plan)
         begin, full = time.perf_counter(), None
         try:

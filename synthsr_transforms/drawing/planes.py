@@ -27,6 +27,7 @@ _PERCENTILES = (1.0, 99.5)
 _SAMPLES_PER_AXIS = 96
 _MARGIN_MM = 8.0
 _TIE = 1e-6  # voxels; between two voxels, rounding errors do not decide
+_WITHIN = (0.18, 0.85)  # first and last of several planes, as parts of the head
 _HEAD_MM = 170.0  # from the top of the head to below the cerebellum
 
 
@@ -58,6 +59,15 @@ def view_of(scans: Sequence[Volume], prediction: Volume) -> View:
     upper = np.max([np.percentile(points, 99.9, axis=0) for points in heads], axis=0)
     corners = (lower - _MARGIN_MM, upper + _MARGIN_MM)
     return View(axes, *(place.round(3) for place in (*corners, _head_centre(heads[0]))))
+
+
+def places_across(view: View, axis: int, number: int) -> Floats:
+    """Places of planes across an axis of a view, evenly through the head, in mm."""
+    lower, upper = view.lower[axis], view.upper[axis]
+    if axis == 2:
+        lower = max(lower, upper - _HEAD_MM - _MARGIN_MM)
+    places: Floats = lower + (upper - lower) * np.linspace(*_WITHIN, number)
+    return places
 
 
 def panels_through(

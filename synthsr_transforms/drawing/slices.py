@@ -1,4 +1,4 @@
-"""Slices through the voxels of volumes, in neurological convention: left is on the left.
+"""Slices through the voxels of volumes: left is on the left, unless they are turned round.
 
 `planes` cuts volumes of different grids by common planes instead.
 """
@@ -16,6 +16,8 @@ from .colours import label_colours
 from .panels import Panel
 
 Kind = Literal["labels", "reliability", "image"]
+Convention = Literal["neurological", "radiological"]
+"""Side of a picture on which the left of a head is drawn: the left one, or the right one."""
 
 PLANES = (0, 1, 2)
 """Axes across which slices are cut: sagittal, coronal, axial."""
@@ -63,6 +65,22 @@ def _cut(volume: Volume, plane: int, index: int) -> npt.NDArray[Any]:
     return np.take(volume.data, index, axis=plane).T
 
 
+def in_convention(panel: Panel, convention: Convention) -> Panel:
+    """A panel drawn in neurological convention, with its letters, as another convention has it.
+
+    Examples:
+        >>> axial = Panel(np.array([[1, 2]]), (2, 1), "LRPA")
+        >>> turned = in_convention(axial, "radiological")
+        >>> turned.pixels.tolist(), turned.letters
+        ([[2, 1]], 'RLPA')
+    """
+    letters = panel.letters
+    if convention == "neurological" or letters[0] != "L":
+        return panel
+    turned = letters[1] + letters[0] + letters[2:]
+    return panel._replace(pixels=panel.pixels[:, ::-1], letters=turned)
+
+
 def outlined(
     pixels: npt.NDArray[Any],
     window: tuple[float, float],
@@ -84,10 +102,20 @@ def outlined(
     pixels, labels = np.ma.filled(pixels, low), np.ma.filled(labels, 0).astype(np.int32)
     grey = (np.clip((pixels - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     fine, grey = (a.repeat(zoom, 0).repeat(zoom, 1) for a in (labels, grey))
-    around = np.pad(fine, 1, mode="edge")
+    return np.where(borders(fine)[..., None], label_colours(fine), grey[..., None])
+
+
+def borders(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+    """Pixels of a `(H, W)` label map with another label beside, above or below; not those of 0.
+
+    Examples:
+        >>> borders(np.array([[0, 7, 7, 7]])).tolist()
+        [[False, True, False, False]]
+    """
+    around = np.pad(labels, 1, mode="edge")
     neighbours = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
-    border = np.any([fine != other for other in neighbours], axis=0) & (fine != 0)
-    return np.where(border[..., None], label_colours(fine), grey[..., None])
+    found: npt.NDArray[np.bool_] = np.any([labels != each for each in neighbours], axis=0)
+    return found & (labels != 0)
 
 
 def centre_of_labels(labels: Volume) -> npt.NDArray[np.float64]:

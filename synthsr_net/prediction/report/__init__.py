@@ -7,6 +7,7 @@ A report is a folder:
 | `report.html` | the page: open it in any browser, offline |
 | `entries/*.json` | one file per scan, so that several processes can add to one report, and a run that goes on later completes it |
 | `pictures/*.png` | one picture per scan |
+| `pictures/*.webp` | many slices of it, as layers that lie over each other |
 """  # noqa: E501 - a table
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ __all__ = [
 ]
 
 EMBEDDED_BYTES = 32 * 2**20
-"""Pictures of up to this size together (about 200) are put into the page, which then needs no
+"""Pictures of up to this size together (about 50 scans) are put into the page, which then needs no
 other file. Those of larger runs stay in the folder `pictures`, and are loaded as they come into
 sight."""
 
 
-def _worst_first(entry: ReportEntry) -> tuple[int, float]:
-    score = math.inf if entry.score is None else entry.score
-    return ("failed", "warnings", "done").index(entry.state), score
+def _worst_first(entry: ReportEntry) -> tuple[bool, float]:
+    """Key that sorts failures first, and others by score; doubts without one count as low."""
+    unscored = -1.0 if entry.warnings else math.inf
+    return entry.error is None, unscored if entry.score is None else entry.score
 
 
 def write_report(

@@ -6,12 +6,16 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from synthsr_transforms.io.files import stem
 from synthsr_transforms.support.atomic import write_text
 from synthsr_transforms.support.texts import read_json
+
+LAYERS = ("scan", "prediction", "outlines", "edges")
+"""Names of pictures of many slices that lie over each other, from below to above."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,10 @@ class ReportEntry:
     """Why there is no prediction; None if there is one."""
     picture: str | None = None
     """Path of the picture: absolute, or within the folder of the report."""
+    layers: Mapping[str, str] = field(default_factory=dict)
+    """Paths of many slices, like that of the picture, by names of `LAYERS`."""
+    convention: str = "neurological"
+    """Where the left of the head is drawn, see `slices.Convention`."""
 
     @property
     def state(self) -> str:
@@ -68,6 +76,11 @@ def picture_path(folder: str | os.PathLike[str], scan: str) -> Path:
     path = Path(folder) / "pictures" / f"{entry_key(scan)}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def layers_stem(folder: str | os.PathLike[str], scan: str) -> Path:
+    """Start of the paths of the layers of a scan, beside its picture."""
+    return picture_path(folder, scan).with_suffix("")
 
 
 def entry_path(folder: str | os.PathLike[str], scan: str) -> Path:
@@ -117,7 +130,9 @@ def _is_sound(entry: ReportEntry) -> bool:
     sizes = (entry.input_shape, entry.input_spacing_mm, entry.output_shape, entry.output_spacing_mm)
     if not all(isinstance(items, tuple) for items in (entry.warnings, *filter(None, sizes))):
         return False
-    texts = [entry.name, entry.input, *entry.warnings]
+    if not isinstance(entry.layers, dict):
+        return False
+    texts = [entry.name, entry.input, entry.convention, *entry.warnings, *entry.layers.values()]
     texts += [text for text in (entry.output, entry.error, entry.picture) if text is not None]
     numbers = [number for size in sizes for number in size or ()]
     numbers += [number for number in (entry.seconds, entry.score) if number is not None]

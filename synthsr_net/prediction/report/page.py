@@ -16,7 +16,7 @@ from urllib.parse import quote
 import jinja2
 from PIL import Image, UnidentifiedImageError
 
-from .entries import ReportEntry
+from .entries import LAYERS, ReportEntry
 
 
 class Picture(NamedTuple):
@@ -40,11 +40,13 @@ class Row(NamedTuple):
         key: Unique.
         entry: What is known of it.
         picture: None if there is none.
+        layers: Many slices, by names of `entries.LAYERS`.
     """
 
     key: str
     entry: ReportEntry
     picture: Picture | None
+    layers: Mapping[str, Picture]
 
 
 def page(
@@ -63,10 +65,13 @@ def page(
         details: What there is to know of the run.
         embedded_bytes: Pictures that are larger together stay in their files.
     """
-    paths = {key: _picture_file(folder, entry) for key, entry in entries}
-    sizes = [path.stat().st_size for path in paths.values() if path is not None]
+    paths = [_files(folder, entry) for _, entry in entries]
+    sizes = [path.stat().st_size for files in paths for path in files.values()]
     embed = sum(sizes) <= embedded_bytes
-    rows = (Row(key, entry, _picture(folder, paths[key], embed)) for key, entry in entries)
+    rows = (
+        _row(folder, key, entry, files, embed)
+        for (key, entry), files in zip(entries, paths, strict=True)
+    )
     return page_template("report.html.jinja").generate(
         title=title,
         details=details,
@@ -74,6 +79,7 @@ def page(
         entries=entries,
         scored=any(entry.score is not None for _, entry in entries),
         rows=rows,
+        conventions=sorted({entry.convention for _, entry in entries if entry.picture}),
         linked=bool(sizes) and not embed,
     )
 
@@ -130,14 +136,26 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _picture_file(folder: Path, entry: ReportEntry) -> Path | None:
-    path = folder / entry.picture if entry.picture else None
-    return path if path is not None and path.is_file() else None
+_PICTURE = "picture"
 
 
-def _picture(folder: Path, path: Path | None, embed: bool) -> Picture | None:
-    picture = None if path is None else embedded(path)
-    if picture is None or path is None or embed:
+def _files(folder: Path, entry: ReportEntry) -> dict[str, Path]:
+    """Files of a scan that are there: its picture, and layers by their names."""
+    given = {_PICTURE: entry.picture, **entry.layers}
+    paths = {name: folder / path for name, path in given.items() if path}
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def _row(folder: Path, key: str, entry: ReportEntry, files: Mapping[str, Path], embed: bool) -> Row:
+    read = {name: _picture(folder, path, embed) for name, path in files.items()}
+    found = {name: picture for name, picture in read.items() if picture is not None}
+    layers = {name: found[name] for name in LAYERS if name in found and "scan" in found}
+    return Row(key, entry, found.get(_PICTURE), layers)
+
+
+def _picture(folder: Path, path: Path, embed: bool) -> Picture | None:
+    picture = embedded(path)
+    if picture is None or embed:
         return picture
     relative = Path(os.path.relpath(path, folder)).as_posix()
     return picture._replace(source=quote(relative, errors="surrogateescape"))

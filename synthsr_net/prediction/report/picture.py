@@ -23,7 +23,13 @@ from synthsr_transforms.drawing.planes import (
     scan_window,
     view_of,
 )
-from synthsr_transforms.drawing.slices import outlined, range_in_words, size_in_words
+from synthsr_transforms.drawing.slices import (
+    Convention,
+    in_convention,
+    outlined,
+    range_in_words,
+    size_in_words,
+)
 from synthsr_transforms.io.grids import Volume, reorient
 
 _WIDTH, _MIN_WIDTH = 1000, 660  # pixels: usual width, all details
@@ -39,6 +45,7 @@ def write_picture(
     uncertainty: Volume | None = None,
     title: str = "",
     windows: Mapping[str, tuple[float, float]] | None = None,
+    convention: Convention = "neurological",
 ) -> None:
     """Write a picture of a scan, and what was made of it below: PNG, about 1000 pixels wide.
 
@@ -52,6 +59,7 @@ def write_picture(
         title: Heading, such as the name of the scan.
         windows: Intensities of scans, by their names, that are shown black and white; for others,
             percentiles 1 and 99.5. None: see `scan_window`.
+        convention: Where the left of the head is drawn.
     """
     scans = {"input": scan} if isinstance(scan, Volume) else dict(scan)
     usual = scan_window if windows is None else percentile_window
@@ -77,6 +85,7 @@ def write_picture(
                 for panel, each in zip(rows[list(turned).index(over)], labels, strict=True)
             ]
         )
+    rows = [[in_convention(panel, convention) for panel in row] for row in rows]
     x, y, z = (view.axes @ view.centre).round() + 0.0  # no -0
     width = scale * sum(panel.size_mm[0] for panel in rows[0])
     heading = _heading(title, f"through x {x:.0f}, y {y:.0f}, z {z:.0f} mm", max(width, _MIN_WIDTH))

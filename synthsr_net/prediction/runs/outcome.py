@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from synthsr_net.prediction.inferer import Result
-from synthsr_net.prediction.report.entries import ReportEntry, entry_path, picture_path, save_entry
+from synthsr_net.prediction.report.entries import (
+    ReportEntry,
+    entry_path,
+    layers_stem,
+    picture_path,
+    save_entry,
+)
+from synthsr_net.prediction.report.layers import write_layers
 from synthsr_net.prediction.report.picture import write_picture
+from synthsr_transforms.drawing.slices import Convention
 from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.support.messages import describe
 
@@ -50,10 +58,13 @@ class BatchReport:
 
     Args:
         folder: Where they go.
+        convention: Where the left of heads is drawn.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self, folder: str | os.PathLike[str], convention: Convention = "neurological"
+    ) -> None:
+        self.folder, self.convention = Path(folder), convention
 
     def add(
         self,
@@ -81,10 +92,22 @@ class BatchReport:
             uncertainty=result.extra.get("laplace_scale"),
             title=title,
             windows=windows,
+            convention=self.convention,
         )
-        scan = next(iter(scans.values()))
+        name, scan = next(iter(scans.items()))
+        layers = write_layers(
+            layers_stem(self.folder, outcome.task.scan),
+            scan,
+            image,
+            labels,
+            window=windows.get(name),
+            convention=self.convention,
+        )
+        entry = _entry(outcome, scan, result)
+        inside = {key: path.relative_to(self.folder).as_posix() for key, path in layers.items()}
         shown = picture.relative_to(self.folder).as_posix()
-        save_entry(self.folder, _entry(outcome, scan, result, shown))
+        entry = replace(entry, picture=shown, layers=inside, convention=self.convention)
+        save_entry(self.folder, entry)
 
     def add_failure(self, outcome: Outcome) -> None:
         """Record that there is no prediction, and why."""
@@ -107,7 +130,6 @@ def _entry(
     outcome: Outcome,
     scan: Volume | None = None,
     result: Result | None = None,
-    picture: str | None = None,
 ) -> ReportEntry:
     image = None if result is None else result.image
     quality = None if result is None or result.segmentation is None else result.segmentation.quality
@@ -123,5 +145,4 @@ def _entry(
         score=None if quality is None else quality.overall,
         warnings=outcome.warnings,
         error=outcome.reason or None,
-        picture=picture,
     )

@@ -104,8 +104,8 @@ class Batch:
     Args:
         tasks: What to do, in order.
         predictor: The model.
-        report: Folder for pictures and the record of each scan, from which `write_report` makes a
-            page; None: no report.
+        report: Pictures and the record of each scan, from which `write_report` makes a page, or
+            the folder for them; None: no report.
         tables: Tables that get a row of each scan.
         on_plan: Called before a scan is computed, when its size and its need of memory are known.
 
@@ -117,13 +117,15 @@ class Batch:
         self,
         tasks: Sequence[Task],
         predictor: Inferer[Any, Any],
-        report: str | os.PathLike[str] | None = None,
+        report: BatchReport | str | os.PathLike[str] | None = None,
         tables: Iterable[RowTable] = (),
         on_plan: Callable[[Task, Prepared], object] | None = None,
     ) -> None:
         check_tasks(tasks, predictor)
         self.tasks, self.predictor, self.on_plan = list(tasks), predictor, on_plan
-        self.report = None if report is None else BatchReport(report)
+        if report is not None and not isinstance(report, BatchReport):
+            report = BatchReport(report)
+        self.report = report
         self.tables = list(tables)
 
     def run(self) -> Generator[Outcome, None, None]:

@@ -49,8 +49,10 @@
 
   // Pictures: a click makes them larger; one that is gone says so.
   for (const picture of document.images) {
-    picture.addEventListener("click", () => picture.classList.toggle("large"));
-    const missing = () => picture.parentElement.classList.add("missing");
+    if (!picture.closest(".layers")) {
+      picture.addEventListener("click", () => picture.classList.toggle("large"));
+    }
+    const missing = () => picture.closest("article").classList.add("missing");
     picture.addEventListener("error", missing);
     if (picture.complete && picture.src && !picture.naturalWidth) missing();
   }
