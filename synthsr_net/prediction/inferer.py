@@ -17,7 +17,7 @@ from torch import Tensor
 from synthsr_net.inference.forward import predict_volume
 from synthsr_net.inference.memory import Plan, plan_memory
 from synthsr_net.inference.precision import resolve_precision
-from synthsr_net.models.checkpoint import Model
+from synthsr_net.models.checkpoint import Model, save_model
 from synthsr_transforms.io.grids import Affine, Volume
 from synthsr_transforms.io.scans import Scan, read_scan, scan_of
 from synthsr_transforms.io.volumes import nifti_of, write_volume
@@ -130,7 +130,7 @@ class Inferer(Generic[Made, Kind]):
         """Model and settings, for headers and sidecars."""
 
     @classmethod
-    def _load(cls, path: AnyPath, settings: Mapping[str, Any]) -> Self:
+    def _load(cls, path: AnyPath, settings: Mapping[str, Any], *, trainable: bool = False) -> Self:
         from synthsr_net.models.loading import load_model
         from synthsr_net.models.zoo.files import resolve_model
 
@@ -138,8 +138,25 @@ class Inferer(Generic[Made, Kind]):
         file = Path(resolve_model(path))
         make: Callable[..., Self] = cls
         made = make(load_model(file), **settings)
-        made.record.path = file
+        if trainable:
+            made.network.requires_grad_(True)
+        else:
+            made.record.path = file
         return made
+
+    def save(self, path: AnyPath, *, name: str | None = None) -> None:
+        """Write a model file with the weights that the network has now, atomically.
+
+        Args:
+            path: File ending in `.safetensors`, which is replaced if it exists.
+            name: Name of the model; None means that of the file.
+
+        Raises:
+            SynthSRError: If the path has another ending.
+            OSError: If the file cannot be written.
+        """
+        config = dataclasses.replace(self.config, name=name or Path(path).stem)
+        save_model(path, config, self.network.state_dict())
 
     @overload
     def __call__(self, image: SpatialImage | Sequence[SpatialImage]) -> nib.Nifti1Image: ...
