@@ -207,7 +207,7 @@ def check_number(config: ModelConfig, number: int) -> None:
         SynthSRError: If so; the message names the inputs.
     """
     names = [image.name for image in config.inputs]
-    if number == len(names) or (number and config.network.pool_scans):
+    if number == len(names) or (number and config.takes_exams):
         return
     if len(names) == 1 and number:
         raise SynthSRError(

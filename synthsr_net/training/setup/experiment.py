@@ -49,7 +49,7 @@ def load_experiment(source: str | os.PathLike[str], assignments: Sequence[str] =
     return _experiment(read_settings(source), assignments, str(source))
 
 
-_OF_THE_DATA = ("in_channels", "out_channels", "softmax", "pool_scans", "scale_features")
+_OF_THE_DATA = ("in_channels", "out_channels", "softmax", "scale_features")
 """Settings of the network that the generator and the loss decide, whatever it starts from."""
 SCALE_FEATURES = 16
 """Features of the second head of a network that gets one."""

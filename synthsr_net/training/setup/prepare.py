@@ -224,8 +224,6 @@ def prepare(
     inputs, targets = pair.image.shape[-4], pair.target.shape[1]
     outputs = targets * build_loss(training.loss.name, training.loss.params).outputs_per_target
     architecture = _architecture(training.network, inputs, outputs)
-    if fitted.generator.scans is not None:
-        architecture = replace(architecture, pool_scans=True)
     training = replace(training, network=architecture)
     residual = input_channels(fitted.generator.config, training.loss, inputs, targets)
     _check_pair(training, pair)
