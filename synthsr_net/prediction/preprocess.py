@@ -159,7 +159,7 @@ def to_network_space(
     are_ct = [is_ct for is_ct, _ in choices]
     sheared = legacy is None and shear_degrees(first.affine) >= NEGLIGIBLE_SHEAR_DEGREES
     own = clipped(first, are_ct[0] and not after)
-    native = _on_own_grid(own, settings.spacing_mm, legacy, sheared)
+    native = on_own_grid(own, settings.spacing_mm, legacy=legacy, sheared=sheared)
     aligned = reorient(native, legacy=legacy is not None)
     own_grid, grid = _grid(native), _grid(aligned)
     channels, rescalings, residual, doubts = [], [], None, []
@@ -234,7 +234,9 @@ def clipped(scan: Scan, clips: bool) -> Volume:
     return Volume(np.clip(scan.data, *CT_WINDOW_HU), scan.affine) if clips else scan.volume
 
 
-def _on_own_grid(volume: Volume, spacing_mm: float, legacy: str | None, sheared: bool) -> Volume:
+def on_own_grid(
+    volume: Volume, spacing_mm: float, *, legacy: str | None = None, sheared: bool = False
+) -> Volume:
     """The scan with the network's spacing, along its own axes as far as they are orthogonal.
 
     Grids begin at the left, back and bottom border whatever the axes of the scan, so that scans

@@ -23,6 +23,7 @@ from synthsr_net.training.setup.experiment import RunPlan
 from synthsr_net.training.setup.prepare import Prepared, prepare
 from synthsr_net.training.task.watch import NonFiniteLossError, report_failure
 from synthsr_transforms.subjects.files import Match, SubjectFiles, refuse_input_folder
+from synthsr_transforms.subjects.pairs import ScanPair
 from synthsr_transforms.support.atomic import check_space, check_writable
 from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.support.stopping import (
@@ -45,12 +46,14 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
     folder: str | os.PathLike[str],
     labels: str | os.PathLike[str] | None = None,
     images: str | os.PathLike[str] | None = None,
+    inputs: str | os.PathLike[str] | None = None,
+    targets: str | os.PathLike[str] | None = None,
     match: Match = "names",
     recursive: bool = False,
     hardware: Hardware | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    on_subject: Callable[[SubjectFiles], object] | None = None,
+    on_subject: Callable[[SubjectFiles | ScanPair], object] | None = None,
     on_plan: Callable[[RunPlan], object] | None = None,
 ) -> TrainingRun:
     """Check everything, then write the records of a run.
@@ -62,6 +65,8 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
         folder: Folder of the run.
         labels: Label maps, see `RunPlan.from_source`.
         images: Real targets.
+        inputs: Real scans to predict from, see `RunPlan.from_source`.
+        targets: Their targets.
         match: See `find_subjects` of `synthsr_transforms.subjects.files`.
         recursive: Likewise.
         hardware: Devices to compute on; the CPU by default.
@@ -87,9 +92,16 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
         place.check(resume=resume, overwrite=overwrite)
     config = place.config_path if source is None else source
     plan = RunPlan.from_source(
-        config, assignments, labels=labels, images=images, match=match, recursive=recursive
+        config,
+        assignments,
+        labels=labels,
+        images=images,
+        inputs=inputs,
+        targets=targets,
+        match=match,
+        recursive=recursive,
     )
-    refuse_input_folder(place.path, [*plan.subjects, *plan.held_out])
+    refuse_input_folder(place.path, plan.sources)
     if on_plan is not None:
         on_plan(plan)
     device = hardware.available()
