@@ -12,6 +12,7 @@ minutes.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ import torch
 import torchio as tio
 from matplotlib.figure import Figure
 from PIL import Image
+from torchio.data.batch import SubjectsBatch
+from tutorial_data import contrast_of, drawn
 
 import synthsr_transforms.transforms as transforms
 from synthsr_net.example import EXAMPLE_SCAN
@@ -54,6 +57,9 @@ GALLERY = Path(__file__).parents[1] / "docs" / "images" / "gallery"
 TABLE = "synthseg"
 SEED, MIXTURE_SEED, INSERTION_SEED = 5, 4, 1
 SAGITTAL, CORONAL, AXIAL = 0, 1, 2
+STAGES_SEED = 2
+STAGES = ("mixture", "blur", "acquisition", "realignment")
+"""Steps of the tutorial presets after which the image is shown."""
 SAMPLES = {"all_purpose": (0, 1, 2), "exam": (3,)}
 """Seeds of the samples of presets, where there is not one."""
 COLOURLESS = 4  # largest difference of the channels of a grey pixel
@@ -96,13 +102,7 @@ class Example(NamedTuple):
     then: tio.Transform | None = None
 
 
-def _steps(preset: str, step: str) -> dict[str, Any]:
-    """Arguments of a step of a preset, without its probability and places."""
-    params = dict(load_config(preset).steps[step].params)
-    return {name: params[name] for name in ("by_tissue", "by_value")}
-
-
-T1, T2 = _steps("all_purpose", "target"), _steps("all_purpose", "t2_contrast")
+T1, T2 = contrast_of("T1w"), contrast_of("T2w")
 LESIONS = {"label_table": TABLE, "intensity": 0.9, "std": 0.03, "include": ["image"]}
 ROTATED = (3.0, -2.0, 5.0)  # degrees about the axes
 
@@ -214,22 +214,6 @@ def generator(seed: int = SEED) -> torch.Generator:
 def head(seed: int = 0) -> tio.LabelMap:
     """The label map of a phantom."""
     return head_phantom(seed=seed)
-
-
-def drawn(labels: tio.LabelMap, contrast: Settings) -> torch.Tensor:
-    """A scan of the head, intensities as in a standardised T1, `(1, X, Y, Z)`."""
-    steps = [
-        transforms.TissueContrast(
-            label_table=TABLE, **contrast, std=2.0, same_sides=True, destination="image"
-        ),
-        transforms.CopyImage(),
-        transforms.SharedTexture(label_table=TABLE, std=0.04, size_mm=3.0),
-        transforms.GaussianSmoothing(sigma_mm=0.5, include=["image"]),
-    ]
-    subject = tio.Subject(labels=labels)
-    for number, step in enumerate(steps):
-        subject = step(subject, generator=generator(number))
-    return subject["image"].data
 
 
 @cache
@@ -352,18 +336,55 @@ def row_figure(panels: Sequence[Sequence[Panel]], titles: Sequence[Sequence[str]
 
 def preset_picture(name: str) -> Figure:
     """Rows: samples of a preset; labels, input and target of each."""
+    if name.startswith("tutorial"):
+        return stages_picture(name)
     made = Generator.from_preset(name)
-    subject = read_subject(phantom_subject(made.config.label_table))
-    if made.config.real_target:
-        brain = scan() * (subject["labels"].data > 0)
-        target = tio.ScalarImage(brain, affine=head().affine)
-        subject = tio.Subject(labels=subject["labels"], target=target)
+    subject = subject_for(made)
     rows = [rows_of_sample(made, subject, seed) for seed in SAMPLES.get(name, (0,))]
     panels = []
     for row in rows:
         centre = centre_of_labels(row[0].volume)
         panels.append([slice_panel(each, AXIAL, centre) for each in row])
     return row_figure(panels, [[each.title for each in row] for row in rows])
+
+
+def subject_for(made: Generator) -> tio.Subject:
+    """The phantom, with a scan if the generator wants a real target."""
+    subject = read_subject(phantom_subject(made.config.label_table))
+    if not made.config.real_target:
+        return subject
+    brain = scan() * (subject["labels"].data > 0)
+    target = tio.ScalarImage(brain, affine=head().affine)
+    return tio.Subject(labels=subject["labels"], target=target)
+
+
+def stages_picture(name: str) -> Figure:
+    """A row for each channel of the input: labels, the image after some steps, target."""
+    config = load_config(name)
+    subject, panels, titles = subject_for(Generator(config)), [], []
+    last = Generator(config).run(subject, STAGES_SEED)[0]
+    labels = reorient(element_of(last, "labels"))
+    centre = centre_of_labels(labels) + OFF_MIDLINE_MM
+    chosen = config.steps["inputs"].params["channels"] if "inputs" in config.steps else None
+    for channel in range(last.images[config.image].data.shape[1]):
+        rows = [Row("labels", labels, "labels")]
+        for step in (step for step in STAGES if step in config.steps):
+            names = [*config.steps]
+            steps = {n: config.steps[n] for n in names[: names.index(step) + 1]}
+            begun = Generator(dataclasses.replace(config, steps=steps)).run(subject, STAGES_SEED)[0]
+            where = channel if chosen is None or "inputs" in steps else chosen[channel]
+            rows.append(Row(f"after {step}", reorient(element_of(begun, config.image, where))))
+        rows.append(Row("target", reorient(element_of(last, config.target))))
+        panels.append([slice_panel(row, SAGITTAL, centre) for row in rows])
+        titles.append([row.title for row in rows])
+    return row_figure(panels, titles)
+
+
+def element_of(batch: SubjectsBatch, name: str, channel: int = 0, element: int = 0) -> Volume:
+    """A channel of an image of one element."""
+    image = batch.images[name]
+    affine = np.asarray(image.affines[element].data)
+    return Volume(image.data[element, channel].numpy(), affine)
 
 
 def rows_of_sample(made: Generator, subject: tio.Subject, seed: int) -> list[Row]:
@@ -375,8 +396,7 @@ def rows_of_sample(made: Generator, subject: tio.Subject, seed: int) -> list[Row
         elements = range(len(image.data) if kind == made.config.image else 1)
         where = [(e, c) for e in elements for c in range(image.data.shape[1])]
         for number, (element, channel) in enumerate(where, start=1):
-            affine = np.asarray(image.affines[element].data)
-            volume = reorient(Volume(image.data[element, channel].numpy(), affine))
+            volume = reorient(element_of(batch, kind, channel, element))
             title = kind if len(where) == 1 else f"{kind} {number}"
             is_labels = not image.data.is_floating_point()
             rows.append(Row(title, volume, "labels" if is_labels else "image"))
@@ -419,7 +439,7 @@ def predict_picture(folder: Path) -> Figure:
 
 def ct_picture(folder: Path) -> Figure:
     """A simulated CT in slices of 5 mm, and its prediction."""
-    contrast = _steps("all_purpose", "ct_contrast")
+    contrast = contrast_of("CT")
     head_units = drawn(head(), contrast) / 255 * 80
     outside = (head().data == 0) | (head().data == 507) & (head_units < 5)
     acquired = transforms.SliceAcquisition(spacing_mm=(1, 1, 5), thickness_mm=(1, 1, 5))(

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, overload
@@ -27,7 +28,7 @@ from synthsr_transforms.support.messages import SynthSRError
 
 from .ct import is_ct
 from .exams.alignment import Exam, Placement, aligned_as_told
-from .exams.network_space import exam_to_network_space
+from .exams.network_space import exam_to_network_space, shares_of_scans
 from .files import find_scans, plan_outputs, refuse_inputs
 from .limits import limited
 from .plausibility import check_plausible
@@ -80,6 +81,7 @@ class Prepared(NamedTuple):
         space: The way back.
         plan: How to compute, once that was decided.
         placements: Of an exam, what became of each scan that was given.
+        shares: Of several scans, `(N, X, Y, Z)`, what each of their predictions counts.
     """
 
     scans: tuple[Scan, ...]
@@ -87,11 +89,7 @@ class Prepared(NamedTuple):
     space: ScanSpace
     plan: Plan | None = None
     placements: tuple[Placement, ...] = ()
-
-    @property
-    def num_scans(self) -> int:
-        """Number of scans that the network takes together."""
-        return len(self.tensor) if self.tensor.ndim == 5 else 1
+    shares: Tensor | None = None
 
     @property
     def first_scan(self) -> Tensor:
@@ -270,7 +268,10 @@ class Inferer(Generic[Made, Kind]):
         make = to_network_space if len(exam.scans) == 1 else exam_to_network_space
         tensor, space = make(exam.scans, self.config, cts=used)
         space = dataclasses.replace(space, warnings=(*doubts, *exam.warnings, *space.warnings))
-        return Prepared(exam.scans, tensor, space, placements=exam.placements)
+        made = Prepared(exam.scans, tensor, space, placements=exam.placements)
+        if len(exam.scans) == 1:
+            return made
+        return made._replace(shares=shares_of_scans(exam.scans, space, tensor.shape[-3:]))
 
     def aligned(
         self,
@@ -303,7 +304,6 @@ class Inferer(Generic[Made, Kind]):
             flip=self.flip,
             max_bytes=None if limit is None else left_within(limit, self.device),
             window=self.settings.window,
-            num_scans=prepared.num_scans,
         )
         return prepared._replace(plan=plan)
 
@@ -319,14 +319,21 @@ class Inferer(Generic[Made, Kind]):
         """
         with _ONE_NETWORK:
             prepared = prepared if prepared.plan is not None else self.planned(prepared)
-            return predict_volume(
-                self.network,
-                prepared.tensor.to(self.device),
-                flip=self.flip if flip is None else flip,
-                plan=prepared.plan,
-                precision=self.precision,
-                **self.passes(),
-            )
+
+            def predict(x: Tensor) -> Tensor:
+                return predict_volume(
+                    self.network,
+                    x.to(self.device),
+                    flip=self.flip if flip is None else flip,
+                    plan=prepared.plan,
+                    precision=self.precision,
+                    **self.passes(),
+                )
+
+            if prepared.shares is None:
+                return predict(prepared.tensor)
+            scans = zip(prepared.tensor, prepared.shares, strict=True)
+            return reduce(Tensor.add_, (predict(x).mul_(s.to(self.device)) for x, s in scans))
 
     def passes(self) -> dict[str, Any]:
         """Further arguments of `predict_volume`, for what is done in and between its passes."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -20,13 +20,10 @@ ELSEWHERE = 0.01  # share of pixels that letters and borders of voxels may chang
 
 
 @pytest.fixture(scope="module")
-def gallery() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gallery", ROOT / "examples" / "gallery.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["gallery"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def gallery() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "examples"))
+        yield importlib.import_module("gallery")
 
 
 def paths(gallery: ModuleType) -> set[str]:
