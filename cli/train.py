@@ -154,11 +154,12 @@ def _start(
     hardware = Hardware(device=device, devices=options["devices"], num_nodes=options["num_nodes"])
     if options["compiled"]:
         assignments = (*assignments, "run.compile=true")
-    what = "label maps" if options["inputs"] is None else "pairs and label maps"
-    with progress(f"{what} read", quiet=quiet) as shown:
+    with progress("label maps read", quiet=quiet) as shown:
 
         def on_plan(plan: RunPlan) -> None:
             shown.total = len(plan.sources)
+            if plan.pairs:
+                shown.rename(f"pairs{' and label maps' * bool(plan.subjects)} read")
 
         return start(
             source,

@@ -149,7 +149,7 @@ def to_network_space(
             shows nothing within 0 and 80 HU.
     """
     settings = scan_config(config, legacy)
-    check_number(config, len(scans))
+    check_number(config, len(scans), exams=False)
     first, after = scans[0], settings.normalise_after_padding
     told = [ct] * len(scans) if cts is None else cts
     choices = [
@@ -200,14 +200,14 @@ def to_network_space(
     return channels[0][None] if len(channels) == 1 else torch.stack(channels), space
 
 
-def check_number(config: ModelConfig, number: int) -> None:
+def check_number(config: ModelConfig, number: int, *, exams: bool = True) -> None:
     """Refuse another number of scans than a model has inputs, if it does not take any number.
 
     Raises:
         SynthSRError: If so; the message names the inputs.
     """
     names = [image.name for image in config.inputs]
-    if number == len(names) or (number and config.network.pool_scans):
+    if number == len(names) or (exams and number and config.takes_exams):
         return
     if len(names) == 1 and number:
         raise SynthSRError(

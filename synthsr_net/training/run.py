@@ -200,9 +200,8 @@ class TrainingRun:
         strict: Any = (
             "warn" if kind == "cuda" else True
         )  # GPUs lack deterministic forms of some layers
-        # With a critic, each batch trains one of two networks; one scan needs no confidence.
-        unused = manual or config.network.pool_scans
-        spread = DDPStrategy(find_unused_parameters=unused, gradient_as_bucket_view=True)
+        # With a critic, each batch trains one of two networks.
+        spread = DDPStrategy(find_unused_parameters=manual, gradient_as_bucket_view=True)
         return Trainer(
             accelerator={"cuda": "gpu"}.get(kind, kind),
             devices=[int(index)] if index else hardware.devices,

@@ -53,7 +53,7 @@ def load_experiment(source: str | os.PathLike[str], assignments: Sequence[str] =
 
 Held = TypeVar("Held", SubjectFiles, ScanPair)
 
-_OF_THE_DATA = ("in_channels", "out_channels", "softmax", "pool_scans", "scale_features")
+_OF_THE_DATA = ("in_channels", "out_channels", "softmax", "scale_features")
 """Settings of the network that the generator and the loss decide, whatever it starts from."""
 SCALE_FEATURES = 16
 """Features of the second head of a network that gets one."""

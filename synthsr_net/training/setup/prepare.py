@@ -234,8 +234,6 @@ def prepare(
     inputs, targets = pair.image.shape[-4], pair.target.shape[1]
     outputs = targets * build_loss(training.loss.name, training.loss.params).outputs_per_target
     architecture = _architecture(training.network, inputs, outputs)
-    if fitted.generator.scans is not None:
-        architecture = replace(architecture, pool_scans=True)
     training = replace(training, network=architecture)
     mixed = fit_mixed(plan, training, read.pairs, fitted, pair) if read.entries else None
     residual = input_channels(fitted.generator.config, training.loss, inputs, targets)
