@@ -1,4 +1,4 @@
-"""Pages that are read without a network: formulas become MathML, and nothing is loaded from elsewhere."""
+"""Pages to read without a network: formulas become MathML, and nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 
