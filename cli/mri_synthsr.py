@@ -24,7 +24,7 @@ from synthsr_cli.common.options import complete_models, traceback_option
     "--model",
     metavar="NAME|FILE",
     shell_complete=complete_models,
-    help="Another model, such as synthsr-t1-v1.",
+    help="Another model, such as synthsr-t1-v2.",
 )
 @traceback_option
 @click.pass_context

@@ -77,7 +77,7 @@ from synthsr_transforms.support.messages import SynthSRError
     is_flag=True,
     help="With --bids: one prediction from all scans of each session.",
 )
-@model_option("synthsr-t1-v1, which ships with the package")
+@model_option("synthsr-t1-v2, which ships with the package")
 @prediction_options
 def predict(source: Path, output: Path, **options: Any) -> None:
     """Turn scans of any MRI contrast, or CT, into T1-weighted scans of 1 mm.

@@ -278,6 +278,7 @@ def ship(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         assert {path.parent for path in paths} == {default.parent}
         monkeypatch.setattr(shipped, "SHIPPED_FOLDER", default.parent)
         monkeypatch.setattr(shipped, "DEFAULT_MODEL", default.stem)
+        monkeypatch.setattr(shipped, "EARLIER_MODELS", ())
         monkeypatch.setattr(shipped, "SEGMENTATION_MODEL", paths[1].stem)
         names = {alias: path.stem for alias, path in aliases.items()}
         monkeypatch.setattr(shipped, "ALIASES", names)

@@ -60,7 +60,7 @@ def test_every_other_file_is_package_data(setuptools):
     assert found <= declared
     names = {path.relative_to(ROOT).as_posix() for path in declared}
     for wanted in (
-        "synthsr_net/weights/synthsr-t1-v1.safetensors",
+        "synthsr_net/weights/synthsr-t1-v2.safetensors",
         "synthsr_net/weights/synthsr-t1-fast-v1.safetensors",
         "synthsr_net/weights/SHA256SUMS",
         "synthsr_net/example/flair_5mm.nii.gz",

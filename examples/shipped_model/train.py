@@ -146,14 +146,14 @@ RECIPES = {
         ],
     ),
     "exam": Recipe(
-        "synthsr-exam-v1",
+        "synthsr-t1-v2",
         {
             "initial_weights": "synthsr-t1-v1",
             "deformation.velocity_std_mm": "[0, 4]",
             "validation.samples": 12,
         },
         [
-            stage(160, 8, 1000, 2e-4, optimiser__warmup_steps=200, run__batch_size=2)
+            stage(160, 5, 1312, 2e-4, optimiser__warmup_steps=100, run__batch_size=2)
             | PRESET
             | {"optimiser.final_learning_rate_ratio": 0.0, "run.seed": 10},
         ],

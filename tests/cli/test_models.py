@@ -173,7 +173,7 @@ class TestPath:
 class TestShipped:
     @pytest.mark.parametrize(
         ("name", "full"),
-        [("synthsr-t1-v1",) * 2, ("synthsr-t1-fast-v1",) * 2, ("fast", "synthsr-t1-fast-v1")],
+        [("synthsr-t1-v2",) * 2, ("synthsr-t1-v1",) * 2, ("synthsr-t1-fast-v1",) * 2, ("fast", "synthsr-t1-fast-v1")],
     )
     def test_what_ships_has_a_path_and_a_description(self, url, name, full):
         path = run("path", name).stdout.strip()
@@ -186,7 +186,7 @@ class TestShipped:
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         assert f"sha256: {digest}" in shown
         assert ("alias: fast" in shown) == (full == "synthsr-t1-fast-v1")
-        assert ("state: shipped, the default" in shown) == (full == "synthsr-t1-v1")
+        assert ("state: shipped, the default" in shown) == (full == "synthsr-t1-v2")
 
 
 class TestShow:

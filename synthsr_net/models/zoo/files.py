@@ -21,8 +21,10 @@ SHIPPED_FOLDER = Path(__file__).parents[2] / "weights"
 """Folder of the models that ship with the package, `NAME.safetensors`."""
 CHECKSUMS = "SHA256SUMS"
 """File in that folder with the SHA-256 of each, as `sha256sum *.safetensors` writes it there."""
-DEFAULT_MODEL = "synthsr-t1-v1"
+DEFAULT_MODEL = "synthsr-t1-v2"
 """Model that is used where none is named."""
+EARLIER_MODELS = ("synthsr-t1-v1",)
+"""Models that were it before, for those who want the same results."""
 SEGMENTATION_MODEL = "synthsr-seg-v1"
 """Model that tells structures apart where none is named."""
 ALIASES: Mapping[str, str] = {"fast": "synthsr-t1-fast-v1"}
@@ -106,9 +108,9 @@ def shipped_models() -> dict[str, Path]:
 
     Examples:
         >>> list(shipped_models())
-        ['synthsr-t1-v1', 'synthsr-t1-fast-v1', 'synthsr-seg-v1']
+        ['synthsr-t1-v2', 'synthsr-t1-fast-v1', 'synthsr-seg-v1', 'synthsr-t1-v1']
     """
-    names = dict.fromkeys([DEFAULT_MODEL, *ALIASES.values(), SEGMENTATION_MODEL])
+    names = dict.fromkeys([DEFAULT_MODEL, *ALIASES.values(), SEGMENTATION_MODEL, *EARLIER_MODELS])
     return {name: SHIPPED_FOLDER / f"{name}.safetensors" for name in names}
 
 
@@ -282,7 +284,7 @@ def list_models(root: str | os.PathLike[str] | None = None) -> list[ListedModel]
 
     Examples:
         >>> [model.name for model in list_models()][0]
-        'synthsr-t1-v1'
+        'synthsr-t1-v2'
     """
     models = []
     for name, path in shipped_models().items():
