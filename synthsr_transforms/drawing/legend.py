@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .colours import label_colours
-from .panels import BACKGROUND, FAINT, write
+from .panels import BACKGROUND, FAINT, TEXT, Horizontal, Vertical, write
 
 _LINES, _HEIGHT, _WIDTH, _DPI = 40, 18, 600, 100  # labels of a column; pixels of a line
 _SWATCH = 26  # pixels
@@ -43,8 +43,8 @@ def legend_figure(values: Sequence[int], names: Sequence[str], details: Sequence
         axes.imshow(label_colours(own)[:, None], aspect="auto", interpolation="nearest")
         texts = zip(own, names[rows], details[rows], strict=True)
         for line, (value, name, detail) in enumerate(texts):
-            middle = 1 - (line + 0.5) / len(own)
-            write(axes, f"{value}  {name}", (1, middle), ("left", "center"), offset=(6, 0))
-            place_of_detail = (1, middle), ("left", "center")
-            write(axes, detail, *place_of_detail, offset=(225, 0), colour=FAINT)
+            place_of_line = (1, 1 - (line + 0.5) / len(own))
+            for text, right, colour in ((f"{value}  {name}", 6, TEXT), (detail, 225, FAINT)):
+                align: tuple[Horizontal, Vertical] = ("left", "center")
+                write(axes, text, place_of_line, align, offset=(right, 0), colour=colour)
     return figure
