@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,6 +30,7 @@ from .generate import list_presets_option
 
 if TYPE_CHECKING:
     from synthsr_net.training.callbacks.log import EpochResults, Progress
+    from synthsr_net.training.data.stream import Origin
     from synthsr_net.training.run import TrainingRun
     from synthsr_net.training.setup.experiment import RunPlan
 
@@ -42,6 +44,18 @@ SHOWN = ("train/loss", "validation/brain/l1", "validation/brain/psnr", "validati
 )
 @list_presets_option
 @subject_options
+@click.option(
+    "--inputs",
+    type=click.Path(path_type=Path),
+    metavar="DIR|FILE",
+    help="Real scans of any contrast to predict from, in register with --targets.",
+)
+@click.option(
+    "--targets",
+    type=click.Path(path_type=Path),
+    metavar="DIR|FILE",
+    help="Real T1-weighted scans to be predicted, one per input; --labels then are theirs.",
+)
 @out_option("Folder of the run: settings, metrics, pictures, model files.", required=True)
 @set_option
 @import_option
@@ -90,6 +104,8 @@ def train(source: str | None, assignments: tuple[str, ...], **options: Any) -> N
           --set initial_weights=run/models/best.safetensors
       Real scans as targets:
         synthsr train tutorial_1_sr_real --labels label_maps/ --images scans/ --out run4
+      Pairs of real scans, any contrast to T1:
+        synthsr train all_purpose --inputs flair/ --targets t1/ --out run5
       Use the result:
         synthsr predict scan.nii.gz t1.nii.gz --model run/models/best.safetensors
     """  # noqa: D301 - click reads the character itself
@@ -141,7 +157,9 @@ def _start(
     with progress("label maps read", quiet=quiet) as shown:
 
         def on_plan(plan: RunPlan) -> None:
-            shown.total = len(plan.subjects) + len(plan.held_out)
+            shown.total = len(plan.sources)
+            if plan.pairs:
+                shown.rename(f"pairs{' and label maps' * bool(plan.subjects)} read")
 
         return start(
             source,
@@ -149,6 +167,8 @@ def _start(
             folder=options["folder"],
             labels=options["labels"],
             images=options["images"],
+            inputs=options["inputs"],
+            targets=options["targets"],
             match=options["match"],
             recursive=options["recursive"],
             hardware=hardware,
@@ -164,13 +184,16 @@ def _announce(run: TrainingRun) -> None:
     prepared = run.prepared
     network = prepared.network.config
     weights = sum(p.numel() for p in prepared.network.parameters())
-    maps = counted(prepared.num_training, "label map")
-    held = len(prepared.fitted.entries) - prepared.num_training
-    held_out = f" ({held} more for validation)" if held else ""
+    origin = prepared.data().origin
+    real = origin.generator.config.real_target and origin.entries[0].scan is not None
+    sources = _counted(origin, "pair" if real else "label map")
+    if prepared.mixed is not None:
+        share = prepared.training.pairs.share
+        sources = f"{_counted(prepared.mixed, 'pair')} in {share:.0%} of batches, else {sources}"
     patch = " x ".join(str(n) for n in prepared.patch)
     click.echo(
         f"Training a network of {_in_words(weights)} weights ({network.in_channels} in,"
-        f" {network.out_channels} out, {network.normalisation} normalisation) on {maps}{held_out},"
+        f" {network.out_channels} out, {network.normalisation} normalisation) on {sources},"
         f" patches of {patch}, in {prepared.precision}.",
         err=True,
     )
@@ -178,6 +201,13 @@ def _announce(run: TrainingRun) -> None:
         click.echo(f"Note: {note}.", err=True)
     if run.resume:
         click.echo(f"Going on from {run.folder.state_path}.", err=True)
+
+
+def _counted(origin: Origin, what: str) -> str:
+    """Numbers of label maps or pairs of scans of training, and of validation."""
+    scans = " of real scans" if what == "pair" else ""
+    text, held = counted(len(origin.entries), what) + scans, len(origin.held_out)
+    return f"{text} ({held} more for validation)" if held else text
 
 
 def _in_words(number: int) -> str:

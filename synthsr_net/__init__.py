@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from synthsr_transforms.support.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from .models.checkpoint import save_model as save_model
     from .models.loading import load_model as load_model
     from .networks.unet import UNet3d as UNet3d
     from .networks.unet import UNetConfig as UNetConfig
@@ -21,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "prediction.predictor": ["Predictor"],
         "prediction.segmenter": ["Segmenter"],
         "prediction.settings": ["PredictorSettings"],
+        "models.checkpoint": ["save_model"],
         "models.loading": ["load_model"],
         "networks.unet": ["UNet3d", "UNetConfig"],
     },

@@ -64,10 +64,9 @@ SCAN_SHAPE, SCAN_MM = (14, 12, 11), 8.0
 TINY_SCAN = ScanConfig(spacing_mm=SCAN_MM, divisor=4)
 
 
-def tiny_model(num_inputs: int = 1, *, pool_scans: bool = False, **fields: Any) -> Model:
+def tiny_model(num_inputs: int = 1, **fields: Any) -> Model:
     """A network that works at 8 mm: scans as large as heads are quick. Fields are of the config."""
     network = UNetConfig(
-        pool_scans=pool_scans,
         in_channels=num_inputs,
         out_channels=2 if fields.get("spread") else 1,
         num_levels=3,

@@ -39,6 +39,7 @@ PUBLIC = {
     },
     synthsr_net: {
         "Predictor", "PredictorSettings", "Segmenter", "UNet3d", "UNetConfig", "load_model",
+        "save_model",
     },
 }  # fmt: skip
 

@@ -39,7 +39,7 @@ def use_in_words(config: ModelConfig) -> dict[str, str]:
     images = [
         i.name + (" with reliability map" if i.reliability_map else "") for i in config.inputs
     ]
-    if config.network.pool_scans:
+    if config.takes_exams:
         images[0] += ", any number of scans"
     added = scan.residual_input
     what = f"added to {config.inputs[added].name}" if added is not None else f"{config.output} scan"

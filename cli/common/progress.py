@@ -37,6 +37,12 @@ class Counter:
         """One more is done."""
         self.reach(self._done + 1, self.total)
 
+    def rename(self, what: str) -> None:
+        """Call what gets done by another name."""
+        self._what = what
+        if self._bar is not None:
+            self._bar.update(self._task, description=what)
+
     def reach(self, done: int, total: int, text: str = "") -> None:
         """So many of a total are done; show a text beside them."""
         now, self._done = time.perf_counter(), done

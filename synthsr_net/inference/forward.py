@@ -39,8 +39,7 @@ def predict_volume(
 
     Args:
         network: On the device of `x`, in inference.
-        x: `(C, X, Y, Z)` float32, axes right, anterior, superior; or `(N, C, X, Y, Z)`, N scans of
-            a head, for a network that takes several.
+        x: `(C, X, Y, Z)` float32, axes right, anterior, superior.
         flip: Whether to average with the prediction of the volume mirrored left to right.
         swap: For each output channel, that of the other side of the head, which it takes the place
             of when a prediction is mirrored back; None: channels have no side.
@@ -58,22 +57,16 @@ def predict_volume(
         ValueError: If the precision is unknown, the number of channels is not the network's, or a
             box comes with `second`, which needs the whole.
     """
-    config, several = network.config, network.config.pool_scans
-    if x.ndim not in ((4, 5) if several else (4,)) or x.shape[-4] != config.in_channels:
-        more = f" or (N, {config.in_channels}, X, Y, Z)" if several else ""
-        raise ValueError(
-            f"input must be ({config.in_channels}, X, Y, Z){more}, got {tuple(x.shape)}."
-        )
+    config = network.config
+    if x.ndim != 4 or x.shape[0] != config.in_channels:
+        raise ValueError(f"input must be ({config.in_channels}, X, Y, Z), got {tuple(x.shape)}.")
     box = None if plan is None else plan.box
     if box is not None and second is not None:
         raise ValueError("box must be None with second. Leave one of them out.")
     precision = resolve_precision(precision, x.device)
     dtype = DTYPES[precision]
     if plan is None:
-        scans = len(x) if x.ndim == 5 else 1
-        plan = plan_memory(
-            config, x.shape[-3:], device=x.device, precision=precision, num_scans=scans
-        )
+        plan = plan_memory(config, x.shape[-3:], device=x.device, precision=precision)
     with torch.no_grad(), _products(x.device, tf32=precision != "fp32"):
         forward = _forward(network, x, plan, dtype)
         result = finish(forward(x, box))

@@ -60,7 +60,6 @@ def plan_memory(
     flip: bool = True,
     max_bytes: int | None = None,
     window: int | None = None,
-    num_scans: int = 1,
 ) -> Plan:
     """Choose how to compute a prediction: exactly if it fits, else with a sliding window.
 
@@ -72,7 +71,6 @@ def plan_memory(
         flip: Whether there is a pass of the mirrored volume, whose outputs are averaged.
         max_bytes: Memory that may be used; None means 90 % of what is available now.
         window: Edge of the sliding window in voxels, if one is asked for.
-        num_scans: Number of scans of a head that the network takes together.
 
     Raises:
         SynthSRError: If not even small windows fit; the message gives the figures.
@@ -84,7 +82,7 @@ def plan_memory(
     kind = torch.device(device).type
     budget = int(RESERVE * available_bytes(device)) if max_bytes is None else max_bytes
     if window is not None:
-        return _windowed(config, shape, window, kind, precision, flip, num_scans)
+        return _windowed(config, shape, window, kind, precision, flip)
     for strategy in _exact_strategies(config, shape):
         num_bytes = estimate_bytes(
             config,
@@ -93,7 +91,6 @@ def plan_memory(
             device=kind,
             precision=precision,
             flip=flip,
-            num_scans=num_scans,
         )
         plan = Plan(strategy, num_bytes)
         if plan.num_bytes <= budget:
@@ -102,10 +99,10 @@ def plan_memory(
     largest = math.ceil(max(shape) / step) * step
     smallest = min(math.ceil(MIN_WINDOW / step) * step, largest)
     for edge in range(largest, smallest - 1, -step):
-        plan = _windowed(config, shape, edge, kind, precision, flip, num_scans)
+        plan = _windowed(config, shape, edge, kind, precision, flip)
         if plan.num_bytes <= budget:
             return plan
-    needed = _windowed(config, shape, smallest, kind, precision, flip, num_scans).num_bytes
+    needed = _windowed(config, shape, smallest, kind, precision, flip).num_bytes
     allowed = bytes_in_words(max(0, budget))
     raise SynthSRError(
         f"a volume of {' x '.join(map(str, shape))} voxels needs {bytes_in_words(needed)} of memory"
@@ -122,7 +119,6 @@ def estimate_bytes(
     device: str = "cpu",
     precision: str = "fp32",
     flip: bool = True,
-    num_scans: int = 1,
 ) -> int:
     """Estimate of the memory that a pass takes at most, with inputs, outputs and weights.
 
@@ -133,7 +129,6 @@ def estimate_bytes(
         device: `cpu` or `cuda`.
         precision: `fp32`, `tf32` or `bf16`.
         flip: Whether the output is averaged with that of the mirrored volume.
-        num_scans: Number of scans of a head that the network takes together.
     """
     size = 2 if precision == "bf16" else 4
     voxels = [math.prod(-(-n // 2**level) for n in shape) for level in range(config.num_levels)]
@@ -145,18 +140,11 @@ def estimate_bytes(
         below = tensors[level + 1] if level + 1 < len(tensors) else 0
         here = (skips[level] + below) if level == 0 else (tensor + skips[level] + below)
         peak = max(peak, above + here)
-    if num_scans > 1:  # the means of all levels and a scan on its way down
-        down = sum(tensors[:2]) // 8 + 2 * tensors[-1]
-        peak = max(peak, sum(skips) + 4 * sum(voxels) + down)
     if strategy == "whole":  # nothing is streamed: upsampled, concatenated and convolved volumes
         peak = sum(tensors) + 4 * tensors[0] + (2 * tensors[1] if len(tensors) > 1 else 0)
-        peak *= num_scans
     slab = min(slab_bytes(device), tensors[0])
     workspace = 0 if strategy == "whole" else _WORKSPACE_SLABS.get(device, 8) * slab
-    if strategy == "recompute":  # the largest skip connection of all scans, side by side
-        workspace += (num_scans - 1) * workspace // 2
-    inputs = num_scans * config.in_channels
-    ends = 4 * voxels[0] * (3 * inputs + _outputs(flip) * config.out_channels)
+    ends = 4 * voxels[0] * (3 * config.in_channels + _outputs(flip) * config.out_channels)
     return peak + workspace + ends + 3 * 4 * config.num_weights
 
 
@@ -176,7 +164,6 @@ def _windowed(
     device: str,
     precision: str,
     flip: bool,
-    num_scans: int,
 ) -> Plan:
     step = _window_step(config)
     if edge < 1:
@@ -191,9 +178,8 @@ def _windowed(
         device=device,
         precision=precision,
         flip=False,
-        num_scans=num_scans,
     )
-    channels = 2 * num_scans * config.in_channels + _outputs(flip) * config.out_channels + 1
+    channels = 2 * config.in_channels + _outputs(flip) * config.out_channels + 1
     whole = 4 * math.prod(shape) * channels
     local = config.normalisation in ("instance", "group")
     return Plan("sliding_window", pass_bytes + whole, (x, y, z), local)

@@ -4,15 +4,13 @@ Memory holds the skip connections and little else. Three facts make it fast: con
 channels last, slabs stay in the caches of the processor, and upsampled volumes are never built
 (see `phase_convolution`). The result is that of `UNet3d.forward` up to the order of sums.
 
-Of several scans, the encoder takes one after the other, and each level keeps their mean so far.
-
 Volumes are normalised when they are read, not when they are made: so normalisations that need
 statistics of a whole volume cost no pass of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,8 +21,7 @@ from torch import Tensor
 from synthsr_net.networks.normalisation import Statistics
 from synthsr_net.networks.unet import UNet3d
 
-from .scan_mean import ScanMean, averaged
-from .slabs import Box, Convolution, Slabs, beside, convolved, cut, fill, mapped, measured
+from .slabs import Box, Convolution, Slabs, beside, convolved, copied, cut, fill, mapped, measured
 from .stage import Stage, Volume, exact_at_the_end, packed_weights, stage_of, weights
 
 
@@ -36,7 +33,6 @@ class StreamedUNet:
     decoder: tuple[Stage, ...]
     head: Convolution
     scales: tuple[Convolution, ...]  # the two of the second head, if there is one
-    gates: tuple[Tensor, ...]  # (C,) of each encoder level, if it takes several scans
     softmax: bool
     dtype: torch.dtype
 
@@ -51,8 +47,7 @@ class StreamedUNet:
         """Apply the network.
 
         Args:
-            x: `(C, X, Y, Z)`, or `(N, C, X, Y, Z)` for a network that takes several scans; sizes
-                must be multiples of the network's divisor.
+            x: `(C, X, Y, Z)`; sizes must be multiples of the network's divisor.
             slab_elements: About how many numbers a slab holds.
             keep_first_skip: Whether to keep the largest skip connection; else it is computed a
                 second time, which saves most of the memory and takes about a seventh longer.
@@ -64,20 +59,16 @@ class StreamedUNet:
         Returns:
             `(O, X, Y, Z)` float32, of the box if there is one.
         """
-        scans = [x] if x.ndim == 4 else list(x)
-        sources = [Volume(s.permute(1, 2, 3, 0).contiguous().to(self.dtype)) for s in scans]
-        shape = sources[0].data.shape
+        source = Volume(x.permute(1, 2, 3, 0).contiguous().to(self.dtype))
+        shape = source.data.shape
         inner: tuple[slice, ...] = (slice(None), *box) if box else ()
         if not self.decoder:
             stage = self.encoder[0]
-            whole = partial(_encoded, stage, sources[0], slab_elements)
+            whole = partial(_encoded, stage, source, slab_elements)
             return self._headed(stage, whole, None, shape, slab_elements)[inner]
-        *skips, deepest = self._means(sources, slab_elements, keep_first_skip)
-        assert deepest is not None
-        small = Volume(deepest)
-        del deepest
+        skips, small = self._descended(source, slab_elements, keep_first_skip)
         for stage in self.decoder[:-1]:
-            result = self._decoded(stage, skips.pop(), small, sources, slab_elements)
+            result = self._decoded(stage, skips.pop(), small, source, slab_elements)
             small = self._kept(stage, _doubled(small.data.shape), result)
         stage, skip = self.decoder[-1], skips.pop()
         if box and not stage.measures:
@@ -88,36 +79,23 @@ class StreamedUNet:
             skip = None if skip is None else skip[tuple(around)]
             halves = tuple(slice(part.start // 2, part.stop // 2) for part in around)
             small = small._replace(data=small.data[halves])
-            sources = [source._replace(data=source.data[tuple(around)]) for source in sources]
-            shape = sources[0].data.shape
-        slabs = partial(self._decoded, stage, skip, small, sources, slab_elements)
+            source = source._replace(data=source.data[tuple(around)])
+            shape = source.data.shape
+        slabs = partial(self._decoded, stage, skip, small, source, slab_elements)
         return self._headed(stage, slabs, skip, shape, slab_elements)[inner]
 
-    def _means(
-        self, sources: Sequence[Volume], slab_elements: int, keep_first_skip: bool
-    ) -> list[Tensor | None]:
-        """What the decoder reads of each level, from scans; None for what is not kept."""
-        means = [
-            self._mean(depth, sources) if keep_first_skip or depth else None
-            for depth in range(len(self.encoder))
-        ]
+    def _descended(
+        self, source: Volume, slab_elements: int, keep_first_skip: bool
+    ) -> tuple[list[Tensor | None], Volume]:
+        """Skip connections of all levels but the deepest, None for what is not kept, and that."""
+        skips: list[Tensor | None] = []
+        small = source
+        for depth, stage in enumerate(self.encoder[:-1]):
+            keeps = keep_first_skip or depth > 0
+            skips.append(self._room(small.data.shape, stage) if keeps else None)
+            small = _descend(stage, small, skips[-1], slab_elements)
         last = self.encoder[-1]
-        for source in sources:
-            small = source
-            for stage, mean in zip(self.encoder[:-1], means, strict=False):
-                small = _descend(stage, small, mean, slab_elements)
-            encoded = _encoded(last, small, slab_elements)
-            deepest = self._kept(last, small.data.shape, encoded)
-            assert means[-1] is not None
-            thickness = _thickness(deepest.data.shape, last, slab_elements)
-            for _ in means[-1].joined(deepest.slabs(thickness)):
-                pass
-        return [None if mean is None else mean.mean for mean in means]
-
-    def _mean(self, depth: int, sources: Sequence[Volume]) -> ScanMean:
-        shape = torch.Size(size >> depth for size in sources[0].data.shape[:3])
-        gate = self.gates[depth] if len(sources) > 1 else None
-        return ScanMean(self._room(shape, self.encoder[depth]), gate)
+        return skips, self._kept(last, small.data.shape, _encoded(last, small, slab_elements))
 
     def _kept(self, stage: Stage, shape: torch.Size, slabs: Slabs) -> Volume:
         """The result of a level, from its slabs before the normalisation."""
@@ -134,13 +112,12 @@ class StreamedUNet:
         stage: Stage,
         skip: Tensor | None,
         small: Volume,
-        sources: Sequence[Volume],
+        source: Volume,
         slab_elements: int,
     ) -> Slabs:
         """The result of a decoder level, from the small volume and a skip connection, if stored."""
         if skip is None:
-            scans = [_encoded(self.encoder[0], source, slab_elements) for source in sources]
-            skip_slabs = averaged(scans, self.gates[0]) if len(scans) > 1 else scans[0]
+            skip_slabs: Slabs = _encoded(self.encoder[0], source, slab_elements)
         else:
             skip_slabs = cut(skip, _thickness(skip.shape, stage, slab_elements))
         thickness = _thickness(_doubled(small.data.shape), stage, slab_elements) // 2
@@ -213,11 +190,11 @@ def _encoded(stage: Stage, volume: Volume, slab_elements: int) -> Iterator[Tenso
     return stage.encoded(volume.slabs(thickness))
 
 
-def _descend(stage: Stage, volume: Volume, mean: ScanMean | None, slab_elements: int) -> Volume:
+def _descend(stage: Stage, volume: Volume, skip: Tensor | None, slab_elements: int) -> Volume:
     """The input of the next encoder level, from that of a level; its skip connection is kept."""
     statistics = Statistics()
     slabs = _measured(stage, _encoded(stage, volume, slab_elements), statistics)
-    slabs = slabs if mean is None else mean.joined(slabs)
+    slabs = slabs if skip is None else copied(slabs, skip)
     x, y, z, _ = volume.data.shape
     half = volume.data.new_empty(x // 2, y // 2, z // 2, stage.features)
     fill(half, stage.halved(slabs))
@@ -266,7 +243,6 @@ def prepare(network: UNet3d, dtype: torch.dtype) -> StreamedUNet:
         decoder=tuple(decoder),
         head=weights(network.head),
         scales=tuple(packed_weights(conv) for conv in network.scales),
-        gates=tuple(gate.detach().float().flatten() for gate in network.gates),
         softmax=network.config.softmax,
         dtype=dtype,
     )

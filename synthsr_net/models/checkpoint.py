@@ -26,9 +26,9 @@ from synthsr_transforms.support.messages import SynthSRError, check_choice
 from synthsr_transforms.support.pointers import refuse_pointer
 
 FORMAT_VERSION = 2
-"""Version of the header; a file of a later version is refused. Files of networks that take several
-scans or have a second head have version 2, others version 1, which older readers know."""
-_LATER = {"pool_scans": False, "scale_features": 0}
+"""Version of the header; a file of a later version is refused. Files of networks that have a second
+head have version 2, others version 1, which older readers know."""
+_LATER = {"scale_features": 0}
 """Settings of networks that version 1 does not know, and what they are there."""
 HEADER = "synthsr"
 """Key of the header's JSON text."""
@@ -207,8 +207,7 @@ class ModelConfig:
     citation: str = ""
     """Publications to cite when predictions are published."""
     network: UNetConfig = field(default_factory=UNetConfig)
-    """Architecture; with `pool_scans`, the model takes any number of scans of a head, each of them
-    what `inputs` says."""
+    """Architecture."""
     inputs: list[InputConfig] = field(default_factory=lambda: [InputConfig()])
     """The images that the network takes, in the order of its channels."""
     output: str = "T1w"
@@ -231,13 +230,6 @@ class ModelConfig:
                 f"the network takes {self.network.in_channels} channels, but the inputs of model"
                 f" {self.name!r} ({', '.join(i.name for i in self.inputs)}) make {channels}."
                 " Correct the inputs."
-            )
-        added = self.scan.residual_input
-        if self.network.pool_scans and (len(self.inputs) > 1 or added is not None):
-            raise ValueError(
-                "a network with pool_scans must have one input that it is not added to, got"
-                f" {len(self.inputs)} inputs and residual_input {added} in model {self.name!r}."
-                " Correct them, or set network.pool_scans to false."
             )
         count = len(self.structures)
         if count and count != self.network.out_channels:
@@ -264,6 +256,12 @@ class ModelConfig:
     def is_simple(self) -> bool:
         """Whether the model predicts an image of its own from one image."""
         return self.num_channels == 1 and self.scan.residual_input is None
+
+    @property
+    def takes_exams(self) -> bool:
+        """Whether it takes several scans of a head: its predictions from each are averaged."""
+        alone = len(self.inputs) == 1 and self.scan.residual_input is None
+        return alone and not self.structures
 
     @property
     def num_channels(self) -> int:

@@ -23,7 +23,6 @@ _MAY_DIFFER = (
     "normalisation",
     "num_groups",
     "normalise_last",
-    "pool_scans",
     "scale_features",
 )
 

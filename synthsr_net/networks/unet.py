@@ -71,10 +71,6 @@ class UNetConfig:
     little of the volume is head."""
     softmax: bool = False
     """Whether the output is converted to probabilities, as a segmentation network does."""
-    pool_scans: bool = False
-    """Whether the network takes several scans of a head: the encoder is applied to each, and their
-    features are averaged at each level, weighted by a confidence that the network gives each voxel
-    of each scan. With one scan it is the network without this."""
     scale_features: int = 0
     """Number of features of a second head, which makes the last half of the output channels, the
     scales of the errors of the first half; 0: one head makes all channels."""
@@ -92,7 +88,6 @@ class UNetConfig:
             _check(not self.softmax, "softmax", "false with scale_features", True)
         _check(1 <= convs <= MAX_CONVS, "convs_per_level", f"1 to {MAX_CONVS}", convs)
         _check(1 <= levels <= MAX_LEVELS, "num_levels", f"1 to {MAX_LEVELS}", levels)
-        _check(levels > 1 or not self.pool_scans, "num_levels", "above 1 with pool_scans", levels)
         grows = 0 < multiplier <= 100 and min(self.features) >= 1
         bounds = "above 0, at most 100, such that no level is empty"
         _check(grows, "feature_multiplier", bounds, multiplier)
@@ -128,10 +123,9 @@ class UNetConfig:
         down = zip((self.in_channels, *up), up, strict=False)
         joined = zip(map(sum, itertools.pairwise(up)), up, strict=False)
         pairs = sum(n * m + (self.convs_per_level - 1) * m * m for n, m in [*down, *joined])
-        gates = sum(up) if self.pool_scans else 0
         pairs += self.scale_features * up[0]
         heads = self.head_channels * (up[0] + self.scale_features)
-        return self.kernel_size**3 * pairs + heads + gates
+        return self.kernel_size**3 * pairs + heads
 
     @property
     def divisor(self) -> int:
@@ -242,12 +236,6 @@ class UNet3d(nn.Module):
     Kernels start from the uniform distribution of Glorot and Bengio (2010), biases from 0, as in
     Keras.
 
-    With `pool_scans`, the network takes several scans of a head. The encoder is applied to each. At
-    each level, a 1x1x1 convolution makes a logit of the features of each voxel of each scan, and
-    the mean of the features of the scans, weighted by the softmax of their logits, goes on to the
-    decoder. These kernels start from 0, which gives the plain mean. They have no bias: it would be
-    the same for all scans.
-
     Args:
         config: Architecture.
 
@@ -267,9 +255,6 @@ class UNet3d(nn.Module):
     Examples:
         >>> network = UNet3d(UNetConfig(num_levels=2, num_features=4))
         >>> network(torch.zeros(1, 1, 8, 6, 5)).shape
-        torch.Size([1, 1, 8, 6, 5])
-        >>> network = UNet3d(UNetConfig(num_levels=2, num_features=4, pool_scans=True))
-        >>> network(torch.zeros(1, 3, 1, 8, 6, 5)).shape
         torch.Size([1, 1, 8, 6, 5])
     """
 
@@ -300,38 +285,32 @@ class UNet3d(nn.Module):
         self.apply(_initialise)
         if self.scales:
             nn.init.zeros_(self.get_parameter("scales.1.weight"))
-        self.gates = nn.ParameterList(
-            torch.zeros(1, size, 1, 1, 1) for size in features if config.pool_scans
-        )
 
-    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Apply the network.
 
         Args:
             x: `(B, in_channels, X, Y, Z)`, of any size. Sizes that are multiples of
                 `config.divisor` are what the original accepts; others are halved rounding up.
-                With `config.pool_scans` also `(B, N, in_channels, X, Y, Z)`: N scans, in any order.
-            present: `(B, N)`, which of the scans count, at least one of each element; None: all.
-                The others are not looked at.
 
         Returns:
             `(B, out_channels, X, Y, Z)`.
 
         Raises:
-            ValueError: If the number of channels is not that of the network, or `present` does not
-                fit.
+            ValueError: If the number of channels is not that of the network.
         """
-        x, counts = self._scans(x, present)
+        if x.ndim != 5 or x.shape[1] != self.config.in_channels:
+            raise ValueError(
+                f"input must be (B, {self.config.in_channels}, X, Y, Z), got {tuple(x.shape)}."
+            )
         multiple = self.multiple if self._can_widen(x) else 1
-        features: list[Tensor] = []
+        skips: list[Tensor] = []
         for depth, level in enumerate(self.encoder):
             if depth:
                 x = F.max_pool3d(x, 2, ceil_mode=True)
             x, skip = level(x, multiple=multiple)
-            last = depth == self.config.num_levels - 1
-            features.append(self._pooled(x if last else skip, depth, counts))
-        *skips, x = features
-        for level, skip in zip(self.decoder, reversed(skips), strict=True):
+            skips.append(skip)
+        for level, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
             if self.phased and can_join(skip, x, self.config.kernel_size):
                 x, _ = level(skip, x, multiple=multiple)
             else:
@@ -350,63 +329,10 @@ class UNet3d(nn.Module):
         scales: Tensor = last(ACTIVATIONS[self.config.activation](first(features)))
         return scales
 
-    def _scans(self, x: Tensor, present: Tensor | None) -> tuple[Tensor, list[int] | int]:
-        """The scans `(P, C, X, Y, Z)` of all elements, and how many there are of each.
-
-        Where each has as many, it is the number of elements instead, which compilers take for the
-        same code whatever the number of scans.
-        """
-        channels, several = self.config.in_channels, self.config.pool_scans and x.ndim == 6
-        if not (several or x.ndim == 5) or x.shape[-4] != channels:
-            more = f" or (B, N, {channels}, X, Y, Z)" if self.config.pool_scans else ""
-            raise ValueError(f"input must be (B, {channels}, X, Y, Z){more}, got {tuple(x.shape)}.")
-        if present is not None and not (several and present.shape == x.shape[:2]):
-            raise ValueError(
-                f"present must be (B, N) for an input (B, N, {channels}, X, Y, Z), got"
-                f" {tuple(present.shape)} for {tuple(x.shape)}."
-            )
-        if not several:
-            return x, len(x)
-        if present is None:
-            return x.flatten(0, 1), len(x)
-        present = present.bool()
-        counts = present.sum(1).tolist()
-        if 0 in counts:
-            raise ValueError(f"each element must have at least one scan, got {counts}.")
-        return x[present], counts
-
-    def _pooled(self, features: Tensor, depth: int, counts: list[int] | int) -> Tensor:
-        """Features `(P, C, X, Y, Z)` of scans of a level, pooled to `(B, C, X, Y, Z)`."""
-        elements = counts if isinstance(counts, int) else len(counts)
-        if len(features) == elements:
-            return features
-        logits = F.conv3d(features, _zero_padded(self.gates[depth], 1, features.shape[1]))
-        if isinstance(counts, int):
-            together = (each.unflatten(0, (counts, -1)) for each in (features, logits))
-            return weighted_mean(*together).squeeze(1)
-        pairs = zip(features.split(counts), logits.split(counts), strict=True)
-        return torch.cat([weighted_mean(*pair) for pair in pairs])
-
     def _can_widen(self, x: Tensor) -> bool:
         """Whether features can be padded: not if they are concatenated or batch statistics kept."""
         config, plain = self.config, self.config.normalisation in WIDENED
         return self.phased and config.halves(x.shape[2:]) and plain and config.kernel_size == 3
-
-
-def weighted_mean(features: Tensor, logits: Tensor) -> Tensor:
-    """Mean of the features of scans, weighted by the softmax of their logits at each voxel.
-
-    Args:
-        features: `(..., N, C, X, Y, Z)`.
-        logits: `(..., N, 1, X, Y, Z)`.
-
-    Returns:
-        `(..., 1, C, X, Y, Z)`, with one scan its features themselves.
-    """
-    if features.shape[-5] == 1:
-        return features
-    weights = logits.softmax(-5, dtype=torch.promote_types(logits.dtype, torch.float32))
-    return (weights * features).sum(-5, keepdim=True).to(features.dtype)
 
 
 def upsample(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, overload
@@ -17,7 +18,7 @@ from torch import Tensor
 from synthsr_net.inference.forward import predict_volume
 from synthsr_net.inference.memory import Plan, plan_memory
 from synthsr_net.inference.precision import resolve_precision
-from synthsr_net.models.checkpoint import Model
+from synthsr_net.models.checkpoint import Model, save_model
 from synthsr_transforms.io.grids import Affine, Volume
 from synthsr_transforms.io.scans import Scan, read_scan, scan_of
 from synthsr_transforms.io.volumes import nifti_of, write_volume
@@ -27,7 +28,7 @@ from synthsr_transforms.support.messages import SynthSRError
 
 from .ct import is_ct
 from .exams.alignment import Exam, Placement, aligned_as_told
-from .exams.network_space import exam_to_network_space
+from .exams.network_space import exam_to_network_space, shares_of_scans
 from .files import find_scans, plan_outputs, refuse_inputs
 from .limits import limited
 from .plausibility import check_plausible
@@ -80,6 +81,7 @@ class Prepared(NamedTuple):
         space: The way back.
         plan: How to compute, once that was decided.
         placements: Of an exam, what became of each scan that was given.
+        shares: Of several scans, `(N, X, Y, Z)`, what each of their predictions counts.
     """
 
     scans: tuple[Scan, ...]
@@ -87,11 +89,7 @@ class Prepared(NamedTuple):
     space: ScanSpace
     plan: Plan | None = None
     placements: tuple[Placement, ...] = ()
-
-    @property
-    def num_scans(self) -> int:
-        """Number of scans that the network takes together."""
-        return len(self.tensor) if self.tensor.ndim == 5 else 1
+    shares: Tensor | None = None
 
     @property
     def first_scan(self) -> Tensor:
@@ -130,7 +128,7 @@ class Inferer(Generic[Made, Kind]):
         """Model and settings, for headers and sidecars."""
 
     @classmethod
-    def _load(cls, path: AnyPath, settings: Mapping[str, Any]) -> Self:
+    def _load(cls, path: AnyPath, settings: Mapping[str, Any], *, trainable: bool = False) -> Self:
         from synthsr_net.models.loading import load_model
         from synthsr_net.models.zoo.files import resolve_model
 
@@ -138,8 +136,25 @@ class Inferer(Generic[Made, Kind]):
         file = Path(resolve_model(path))
         make: Callable[..., Self] = cls
         made = make(load_model(file), **settings)
-        made.record.path = file
+        if trainable:
+            made.network.requires_grad_(True)
+        else:
+            made.record.path = file
         return made
+
+    def save(self, path: AnyPath, *, name: str | None = None) -> None:
+        """Write a model file with the weights that the network has now, atomically.
+
+        Args:
+            path: File ending in `.safetensors`, which is replaced if it exists.
+            name: Name of the model; None means that of the file.
+
+        Raises:
+            SynthSRError: If the path has another ending.
+            OSError: If the file cannot be written.
+        """
+        config = dataclasses.replace(self.config, name=name or Path(path).stem)
+        save_model(path, config, self.network.state_dict())
 
     @overload
     def __call__(self, image: SpatialImage | Sequence[SpatialImage]) -> nib.Nifti1Image: ...
@@ -253,7 +268,10 @@ class Inferer(Generic[Made, Kind]):
         make = to_network_space if len(exam.scans) == 1 else exam_to_network_space
         tensor, space = make(exam.scans, self.config, cts=used)
         space = dataclasses.replace(space, warnings=(*doubts, *exam.warnings, *space.warnings))
-        return Prepared(exam.scans, tensor, space, placements=exam.placements)
+        made = Prepared(exam.scans, tensor, space, placements=exam.placements)
+        if len(exam.scans) == 1:
+            return made
+        return made._replace(shares=shares_of_scans(exam.scans, space, tensor.shape[-3:]))
 
     def aligned(
         self,
@@ -286,7 +304,6 @@ class Inferer(Generic[Made, Kind]):
             flip=self.flip,
             max_bytes=None if limit is None else left_within(limit, self.device),
             window=self.settings.window,
-            num_scans=prepared.num_scans,
         )
         return prepared._replace(plan=plan)
 
@@ -302,14 +319,21 @@ class Inferer(Generic[Made, Kind]):
         """
         with _ONE_NETWORK:
             prepared = prepared if prepared.plan is not None else self.planned(prepared)
-            return predict_volume(
-                self.network,
-                prepared.tensor.to(self.device),
-                flip=self.flip if flip is None else flip,
-                plan=prepared.plan,
-                precision=self.precision,
-                **self.passes(),
-            )
+
+            def predict(x: Tensor) -> Tensor:
+                return predict_volume(
+                    self.network,
+                    x.to(self.device),
+                    flip=self.flip if flip is None else flip,
+                    plan=prepared.plan,
+                    precision=self.precision,
+                    **self.passes(),
+                )
+
+            if prepared.shares is None:
+                return predict(prepared.tensor)
+            scans = zip(prepared.tensor, prepared.shares, strict=True)
+            return reduce(Tensor.add_, (predict(x).mul_(s.to(self.device)) for x, s in scans))
 
     def passes(self) -> dict[str, Any]:
         """Further arguments of `predict_volume`, for what is done in and between its passes."""

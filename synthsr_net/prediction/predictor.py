@@ -74,13 +74,20 @@ class Predictor(Inferer[Prediction, "ScalarImage"]):
 
     @classmethod
     def from_file(
-        cls, path: AnyPath | None = None, **settings: Unpack[PredictorOptions]
+        cls,
+        path: AnyPath | None = None,
+        *,
+        trainable: bool = False,
+        **settings: Unpack[PredictorOptions],
     ) -> Predictor:
         """Load a model.
 
         Args:
             path: Model file (`.safetensors`), Keras file of the original (`.h5`), or the name of a
                 known model (see `synthsr models`). None: the model that ships with the package.
+            trainable: Whether the weights of `network`, a PyTorch module in evaluation mode, take
+                gradients, for a training loop of your own. Predictions are always in evaluation
+                mode, with the weights as they are; `save` writes them.
             settings: Fields of `PredictorSettings`.
 
         Raises:
@@ -88,7 +95,7 @@ class Predictor(Inferer[Prediction, "ScalarImage"]):
         """
         from synthsr_net.models.zoo.files import default_model
 
-        return cls._load(path or default_model(), settings)
+        return cls._load(path or default_model(), settings, trainable=trainable)
 
     def add_segmenter(self, segmenter: Segmenter, *, brain_only: bool = False) -> None:
         """Let predictions go through a segmentation network as well.

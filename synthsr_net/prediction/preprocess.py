@@ -149,7 +149,7 @@ def to_network_space(
             shows nothing within 0 and 80 HU.
     """
     settings = scan_config(config, legacy)
-    check_number(config, len(scans))
+    check_number(config, len(scans), exams=False)
     first, after = scans[0], settings.normalise_after_padding
     told = [ct] * len(scans) if cts is None else cts
     choices = [
@@ -159,7 +159,7 @@ def to_network_space(
     are_ct = [is_ct for is_ct, _ in choices]
     sheared = legacy is None and shear_degrees(first.affine) >= NEGLIGIBLE_SHEAR_DEGREES
     own = clipped(first, are_ct[0] and not after)
-    native = _on_own_grid(own, settings.spacing_mm, legacy, sheared)
+    native = on_own_grid(own, settings.spacing_mm, legacy=legacy, sheared=sheared)
     aligned = reorient(native, legacy=legacy is not None)
     own_grid, grid = _grid(native), _grid(aligned)
     channels, rescalings, residual, doubts = [], [], None, []
@@ -200,14 +200,14 @@ def to_network_space(
     return channels[0][None] if len(channels) == 1 else torch.stack(channels), space
 
 
-def check_number(config: ModelConfig, number: int) -> None:
+def check_number(config: ModelConfig, number: int, *, exams: bool = True) -> None:
     """Refuse another number of scans than a model has inputs, if it does not take any number.
 
     Raises:
         SynthSRError: If so; the message names the inputs.
     """
     names = [image.name for image in config.inputs]
-    if number == len(names) or (number and config.network.pool_scans):
+    if number == len(names) or (exams and number and config.takes_exams):
         return
     if len(names) == 1 and number:
         raise SynthSRError(
@@ -234,7 +234,9 @@ def clipped(scan: Scan, clips: bool) -> Volume:
     return Volume(np.clip(scan.data, *CT_WINDOW_HU), scan.affine) if clips else scan.volume
 
 
-def _on_own_grid(volume: Volume, spacing_mm: float, legacy: str | None, sheared: bool) -> Volume:
+def on_own_grid(
+    volume: Volume, spacing_mm: float, *, legacy: str | None = None, sheared: bool = False
+) -> Volume:
     """The scan with the network's spacing, along its own axes as far as they are orthogonal.
 
     Grids begin at the left, back and bottom border whatever the axes of the scan, so that scans

@@ -59,7 +59,7 @@ class PredictionRecord:
             num_scans: Number of scans that were given.
         """
         settings = self._settings
-        exam = num_scans > 1 and self._model.config.network.pool_scans
+        exam = num_scans > 1 and self._model.config.takes_exams
         more = {"scans": num_scans, "registration": settings.registration} if exam else {}
         return {
             "model": self._model.config.name,

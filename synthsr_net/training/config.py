@@ -178,8 +178,9 @@ class ValidationConfig:
     every_epochs: int = 1
     """Number of epochs between validations; the last epoch is always validated. 0 means never."""
     held_out: Any = 0.1
-    """Label maps that are not trained on: a ratio (rounded down), a number, or a list of file
-    names. If there are none, validation samples come from the label maps of training."""
+    """Label maps, or pairs of real scans, that are not trained on: a ratio (rounded down), a
+    number, or a list of file names. If there are none, validation samples come from those of
+    training."""
     samples: int = 8
     """Number of validation samples, on all devices together."""
     previews: int = 4
@@ -215,6 +216,25 @@ class ValidationConfig:
         is_known = lambda name: name in known or name.startswith(begins)  # noqa: E731
         expected = _one_of([*known, *(f"{name}..." for name in begins)])[1]
         _check(self, "validation", "metric", is_known, expected)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsConfig:
+    """Pairs of real scans to train on, where a run has some."""
+
+    share: float = 1.0
+    """Share of batches that are made from them; the others are made from label maps."""
+    spacing_mm: Optional[float] = None  # noqa: UP045
+    """Voxel spacing that they are brought to; null means that of the label maps, or else that of
+    the targets."""
+    sources: list[SubjectRecord] = field(default_factory=list)
+    """Pairs of training, recorded by the run."""
+    validation_sources: list[SubjectRecord] = field(default_factory=list)
+    """Pairs of validation, likewise."""
+
+    def __post_init__(self) -> None:
+        _check(self, "pairs", "share", lambda v: 0 < v <= 1, "above 0 and at most 1")
+        _check(self, "pairs", "spacing_mm", lambda v: v is None or v > 0, "above 0 or null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +307,7 @@ class TrainingConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     run: RunConfig = field(default_factory=RunConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     model: ModelSettings = field(default_factory=ModelSettings)
     validation_sources: list[SubjectRecord] = field(default_factory=list)

@@ -174,6 +174,7 @@ class RunFolder:
         loss = config.training.loss
         padded = loss.crop is not None if loss.padding_voxels is None else bool(loss.padding_voxels)
         alone = config.training.run.batch_size == 1 and not padded
+        alone = alone and not config.training.pairs.sources
         header = _HEADER + (_SAMPLES if alone else "")
         header = header.replace("{}", str(self.config_path))
         write_text(self.config_path, header + to_yaml(config))
@@ -203,6 +204,11 @@ def _comparable(config: Any) -> dict[str, Any]:
     training = {k: dict(v) if isinstance(v, dict) else v for k, v in plain["training"].items()}
     sources = training.get("validation_sources") or []
     training["validation_sources"] = [_names(source) for source in sources]
+    pairs = training.pop("pairs", None) or {}
+    if pairs.get("sources"):
+        listed = {n: pairs.get(n) or [] for n in ("sources", "validation_sources")}
+        named = {n: [_names(source) for source in found] for n, found in listed.items()}
+        training["pairs"] = {**pairs, **named}
     for section, names in MAY_CHANGE.items():
         for name in list(training.get(section) or {}) if names is None else names:
             training[section].pop(name, None)
@@ -212,5 +218,4 @@ def _comparable(config: Any) -> dict[str, Any]:
 
 def _names(source: Mapping[str, Any]) -> dict[str, Any]:
     """Return the names of the files of a subject, whose folders may move."""
-    image = source.get("image")
-    return {"labels": Path(source["labels"]).name, "image": image and Path(image).name}
+    return {kind: path and Path(path).name for kind, path in source.items()}

@@ -23,6 +23,7 @@ from synthsr_net.training.setup.experiment import RunPlan
 from synthsr_net.training.setup.prepare import Prepared, prepare
 from synthsr_net.training.task.watch import NonFiniteLossError, report_failure
 from synthsr_transforms.subjects.files import Match, SubjectFiles, refuse_input_folder
+from synthsr_transforms.subjects.pairs import ScanPair
 from synthsr_transforms.support.atomic import check_space, check_writable
 from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.support.stopping import (
@@ -45,12 +46,14 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
     folder: str | os.PathLike[str],
     labels: str | os.PathLike[str] | None = None,
     images: str | os.PathLike[str] | None = None,
+    inputs: str | os.PathLike[str] | None = None,
+    targets: str | os.PathLike[str] | None = None,
     match: Match = "names",
     recursive: bool = False,
     hardware: Hardware | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    on_subject: Callable[[SubjectFiles], object] | None = None,
+    on_subject: Callable[[SubjectFiles | ScanPair], object] | None = None,
     on_plan: Callable[[RunPlan], object] | None = None,
 ) -> TrainingRun:
     """Check everything, then write the records of a run.
@@ -62,6 +65,8 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
         folder: Folder of the run.
         labels: Label maps, see `RunPlan.from_source`.
         images: Real targets.
+        inputs: Real scans to predict from, see `RunPlan.from_source`.
+        targets: Their targets.
         match: See `find_subjects` of `synthsr_transforms.subjects.files`.
         recursive: Likewise.
         hardware: Devices to compute on; the CPU by default.
@@ -87,9 +92,16 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
         place.check(resume=resume, overwrite=overwrite)
     config = place.config_path if source is None else source
     plan = RunPlan.from_source(
-        config, assignments, labels=labels, images=images, match=match, recursive=recursive
+        config,
+        assignments,
+        labels=labels,
+        images=images,
+        inputs=inputs,
+        targets=targets,
+        match=match,
+        recursive=recursive,
     )
-    refuse_input_folder(place.path, [*plan.subjects, *plan.held_out])
+    refuse_input_folder(place.path, plan.sources)
     if on_plan is not None:
         on_plan(plan)
     device = hardware.available()
@@ -188,9 +200,8 @@ class TrainingRun:
         strict: Any = (
             "warn" if kind == "cuda" else True
         )  # GPUs lack deterministic forms of some layers
-        # With a critic, each batch trains one of two networks; one scan needs no confidence.
-        unused = manual or config.network.pool_scans
-        spread = DDPStrategy(find_unused_parameters=unused, gradient_as_bucket_view=True)
+        # With a critic, each batch trains one of two networks.
+        spread = DDPStrategy(find_unused_parameters=manual, gradient_as_bucket_view=True)
         return Trainer(
             accelerator={"cuda": "gpu"}.get(kind, kind),
             devices=[int(index)] if index else hardware.devices,

@@ -360,6 +360,11 @@ def choose_subjects(
         raise SynthSRError(f"images need label maps, got {images} alone. Give --labels as well.")
     if config.job is None:
         return [phantom_subject(config.label_table)]
+    if not config.job.sources:
+        raise SynthSRError(
+            "samples need label maps, got the configuration of a run on pairs of real scans. Add"
+            " --labels, or choose another configuration."
+        )
     return [restore_subject(source, config.label_table) for source in config.job.sources]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Optional, get_args
+from typing import Literal, Optional, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,8 @@ _STAND_INS = {25: 2, 30: 2, 136: 31, 137: 31}
 _CHANNEL = re.compile(r"_00\d\d$")
 """Channel in names of nnU-Net."""
 _ENTITIES = re.compile(r"(?:^|_)(sub|ses)-([^_]+)")
+_CONTRAST = re.compile(r"(?:ce)?(?:T1|T2|PD)w?", re.IGNORECASE)
+"""Names of contrasts with a number in them."""
 
 
 class PairingError(VolumeError):
@@ -83,6 +85,10 @@ class SubjectFiles:
     def paths(self) -> list[Path]:
         """The files; none for the built-in head phantom."""
         return [p for p in (self.labels, self.image) if p is not None and p != PHANTOM]
+
+    def is_called(self, name: str) -> bool:
+        """Whether a name, or a path, that a user wrote means this subject."""
+        return name == self.name or self.labels.match(name)
 
     def record(self) -> SubjectRecord:
         """The absolute paths, from which `restore_subject` makes the subject again."""
@@ -178,7 +184,7 @@ def find_subjects(
         return [SubjectFiles(*pair) for pair in zip(label_maps, candidates, strict=True)]
     own = {os.path.realpath(path) for path in label_maps}
     candidates = [image for image in candidates if os.path.realpath(image) not in own]
-    image_of = _match_names(label_maps, candidates, (labels, images))
+    image_of = match_names(label_maps, candidates, (labels, images))
     left = [file_name(image) for image in candidates if image not in image_of.values()]
     if all_images and left:
         raise PairingError(
@@ -200,36 +206,60 @@ def pair_subjects(
         raise PairingError(f"{error} Or pair sorted names with --match order.") from error
 
 
-def _match_names(
-    label_maps: Sequence[Path], images: Sequence[Path], where: tuple[PathSpec, PathSpec]
+def match_names(
+    files: Sequence[Path],
+    partners: Sequence[Path],
+    where: tuple[PathSpec, PathSpec],
+    *,
+    words: tuple[str, str] = ("label map", "image"),
+    all_or_none: bool = False,
 ) -> dict[Path, Path]:
-    """The image of each label map; both are found in `where`."""
-    image_of: dict[Path, Path] = {}
-    names = {path: _name(path, where[1]) for path in images}
-    chosen = {path: _images_of(path, _name(path, where[0]), names) for path in label_maps}
+    """Find the partner of each file by their names, see `find_subjects`.
+
+    Args:
+        files: Such as label maps.
+        partners: Such as images.
+        where: Where both were found.
+        words: What both are, for messages.
+        all_or_none: Whether it is well if no file has a partner, so that the result is empty.
+
+    Raises:
+        PairingError: If a file has no partner or several, or two files have the same.
+    """
+    one, other = words
+    partner_of: dict[Path, Path] = {}
+    names = {path: _name(path, where[1]) for path in partners}
+    chosen = {
+        path: _partners_of(path, _name(path, where[0]), names, copies=one != "label map")
+        for path in files
+    }
     lonely = [file_name(path) for path, found in chosen.items() if not found]
+    if all_or_none and len(lonely) == len(files):
+        return {}
     if lonely:
+        article = "an" if other[0] in "aeiou" else "a"
         raise PairingError(
-            f"each label map must have an image in {where[1]}, got none for {listed(lonely, 4)}."
-            " Name each image like its label map, with the same sub- and ses- or leading name."
+            f"each {one} must have {article} {other} in {where[1]}, got none for"
+            f" {listed(lonely, 4)}. Name each {other} like its {one}, with the same sub- and ses-"
+            " or leading name."
         )
     for path, found in chosen.items():
         if len(found) > 1:
             raise PairingError(
-                f"each label map must have one image in {where[1]}, got"
-                f" {listed([image.name for image in found], 4)} for {file_name(path)}. Keep one of"
-                " them, name it exactly like the label map, or choose by a pattern in quotes, such"
-                f" as '{where[1]}/*_0000.nii.gz'."
+                f"each {one} must have one {other} in {where[1]}, got"
+                f" {listed([partner.name for partner in found], 4)} for {file_name(path)}. Keep"
+                f" one of them, name it exactly like the {one}, or choose by a pattern in quotes,"
+                f" such as '{where[1]}/*_0000.nii.gz'."
             )
-        image_of[path] = found[0]
-    label_map_of: dict[Path, Path] = {}
-    for path, image in image_of.items():
-        if label_map_of.setdefault(image, path) != path:
+        partner_of[path] = found[0]
+    file_of: dict[Path, Path] = {}
+    for path, partner in partner_of.items():
+        if file_of.setdefault(partner, path) != path:
             raise PairingError(
-                f"each image must go with one label map, got {label_map_of[image].name} and"
-                f" {path.name} for {image.name}. Name each image like its label map."
+                f"each {other} must go with one {one}, got {file_of[partner].name} and"
+                f" {path.name} for {partner.name}. Name each {other} like its {one}."
             )
-    return image_of
+    return partner_of
 
 
 def _name(path: Path, where: PathSpec) -> str:
@@ -241,10 +271,12 @@ def _name(path: Path, where: PathSpec) -> str:
     return "_".join([*folders, stem(path)])
 
 
-def _images_of(labels: Path, name: str, names: Mapping[Path, str]) -> list[Path]:
-    names = {image: other for image, other in names.items() if not _is_copy(image, labels)}
-    same = [image for image, other in names.items() if other == name]
-    return same or [image for image, other in names.items() if _belong_together(name, other)]
+def _partners_of(file: Path, name: str, names: Mapping[Path, str], *, copies: bool) -> list[Path]:
+    """Files whose names go with that of a file; `copies` of it are left out unless they may be."""
+    if not copies:
+        names = {path: other for path, other in names.items() if not _is_copy(path, file)}
+    same = [path for path, other in names.items() if other == name]
+    return same or [path for path, other in names.items() if _belong_together(name, other)]
 
 
 def _is_copy(image: Path, labels: Path) -> bool:
@@ -261,6 +293,8 @@ def _belong_together(labels: str, image: str) -> bool:
         False
         >>> _belong_together("brain1_labels", "brain1"), _belong_together("seg_01", "img_01")
         (True, False)
+        >>> _belong_together("brain1_T1w", "brain1_flair")
+        True
     """
     if _CHANNEL.sub("", image) == labels:
         return True
@@ -268,13 +302,25 @@ def _belong_together(labels: str, image: str) -> bool:
     if "sub" in entities[0] or "sub" in entities[1]:
         return entities[0] == entities[1]
     words, other = re.split(r"[_.]", labels), re.split(r"[_.]", image)
-    if len(words) > 1 and not re.search(r"\d", words[-1]):
+    if len(words) > 1 and (not re.search(r"\d", words[-1]) or _CONTRAST.fullmatch(words[-1])):
         words = words[:-1]
     rest = other[len(words) :]
     return other[: len(words)] == words and not any(word.isdigit() for word in rest)
 
 
-def refuse_input_folder(folder: PathSpec, subjects: Iterable[SubjectFiles]) -> None:
+class Files(Protocol):
+    """Files that something is made from."""
+
+    @property
+    def name(self) -> str:
+        """Name in messages."""
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files."""
+
+
+def refuse_input_folder(folder: PathSpec, subjects: Iterable[Files]) -> None:
     """Refuse to write where label maps or images are.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from helpers import SCAN_MM, SCAN_SHAPE, one_error, run, save, save_tiny_model
+from helpers import SCAN_MM, SCAN_SHAPE, TINY_SCAN, one_error, run, save, save_tiny_model
 
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.report.entries import read_entries
@@ -29,8 +30,9 @@ def save_scan(path: Path, seed: int) -> Path:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Working folder with a model that takes any number of scans, one that does not, and scans."""
     monkeypatch.chdir(tmp_path)
-    save_tiny_model(tmp_path / "exam.safetensors", pool_scans=True)
-    save_tiny_model(tmp_path / "single.safetensors")
+    save_tiny_model(tmp_path / "exam.safetensors")
+    added = replace(TINY_SCAN, residual_input=0)
+    save_tiny_model(tmp_path / "single.safetensors", scan=added)
     for name, seed in {"t1": 0, "t2": 1, "flair": 2}.items():
         save_scan(tmp_path / f"{name}.nii.gz", seed)
     return tmp_path

@@ -513,12 +513,6 @@ class TestBadInput:
         assert result.exit_code == 0, result.stderr
         assert "features beyond 4, 8 of the levels are new" in result.stderr
 
-    def test_a_network_of_several_scans_starts_from_one_of_one_scan(self, epoch):
-        weights = f"initial_weights={epoch / 'models/last.safetensors'}"
-        result = train(*settings(weights, "network.pool_scans=true", "run.epochs=1"))
-        assert result.exit_code == 0, result.stderr
-        assert "gates.0 is new" in result.stderr
-
     def test_kernels_of_new_features_follow_the_seed_of_the_run(self, monkeypatch, epoch):
         seeds = []
 

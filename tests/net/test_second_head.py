@@ -19,7 +19,6 @@ from synthsr_net.models import checkpoint
 from synthsr_net.models.checkpoint import (
     Model,
     ModelConfig,
-    config_of_header,
     header_text,
     read_model,
     save_model,
@@ -76,10 +75,6 @@ class TestNetwork:
         network.phased, network.multiple = True, 8
         torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-5)
 
-    def test_it_goes_with_several_scans(self):
-        network = network_of(pool_scans=True)
-        assert network(volume_of(1, 3, 1, 8, 8, 8)).shape == (1, 2, 8, 8, 8)
-
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
@@ -110,11 +105,6 @@ class TestInference:
         alone = prepare(single(network), torch.float32)
         image = alone(x, slab_elements=elements, keep_first_skip=keep)
         assert torch.equal(result[:1], image)
-
-    def test_slabs_of_several_scans_give_what_the_network_gives(self):
-        network, x = network_of(pool_scans=True), volume_of(3, 1, 8, 12, 8)
-        result = prepare(network, torch.float32)(x, slab_elements=2000)
-        torch.testing.assert_close(result, network(x[None])[0], rtol=0, atol=2e-5)
 
     @pytest.mark.parametrize("box", [(slice(5, 9), slice(0, 3), slice(11, 24))])
     def test_a_box_of_it_is_that_of_the_whole(self, box):
@@ -158,11 +148,6 @@ class TestFiles:
         settings = json.loads(header_text(ModelConfig()))
         assert settings["format"] == 1
         assert "scale_features" not in settings["network"]
-        pooled = ModelConfig(network=UNetConfig(pool_scans=True))
-        settings = json.loads(header_text(pooled))
-        assert settings["format"] == 2
-        assert "scale_features" not in settings["network"]
-        assert config_of_header(json.dumps(settings), "new") == pooled
 
     def test_a_description_without_spread_is_refused(self):
         with pytest.raises(ValueError, match="scale_features predicts spreads"):

@@ -156,10 +156,6 @@ class TestModels:
         with pytest.raises(ValueError, match=r"takes 2 scans \(T1, T2\), got 1.* --with T2=FILE"):
             predictor(image)
 
-    def test_one_scan_too_many(self, model, image):
-        with pytest.raises(ValueError, match=r"takes 1 scan \(image\), got 2"):
-            Predictor(model)([image, image])
-
     def test_a_spread_comes_with_the_prediction(self, save_image):
         prediction = Predictor(make_model(spread=True)).predict([read_scan(save_image())])
         assert prediction.laplace_scale is not None

@@ -189,7 +189,7 @@ class Shown:
 class TestPredictor:
     @pytest.fixture
     def predictor(self) -> Predictor:
-        made = Predictor(tiny_model(pool_scans=True), device="cpu", force=True)
+        made = Predictor(tiny_model(), device="cpu", force=True)
         made._registrar = Shown()
         return made
 

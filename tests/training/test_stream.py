@@ -15,6 +15,7 @@ from synthsr_net.training.config import TrainingConfig, ValidationConfig
 from synthsr_net.training.data.bank import Bank, read_bank, with_brain_boxes
 from synthsr_net.training.data.stream import (
     FixedPairs,
+    Origin,
     PairData,
     PairLoader,
     PairStream,
@@ -194,14 +195,8 @@ class TestLoaders:
         stream = make_stream()
         config = TrainingConfig(validation=ValidationConfig(samples=3, seed=5))
         entries = stream.bank.entries
-        data = PairData(
-            stream.generator,
-            entries[held:],
-            entries[:held],
-            config,
-            position=Position(),
-            batches_per_epoch=4,
-        )
+        origin = Origin(stream.generator, entries[held:], entries[:held])
+        data = PairData(origin, config, position=Position(), batches_per_epoch=4)
         data.connect(torch.device("cpu"), rank=1, num_ranks=2)
         assert data.train_dataloader().stream.plan(3).number == 7
         assert len(data.train_dataloader().stream.bank) == 3 - held

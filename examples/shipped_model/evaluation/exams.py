@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-
 from synthsr_net.metrics.comparison import compare
 from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.messages import SynthSRError
@@ -28,12 +26,12 @@ def evaluate_exams(
 
     Args:
         subjects: Label maps, from `find_label_maps`.
-        network: The model; one that takes a single scan gets no row `together`.
+        network: The model.
         plan: Seed and target.
 
     Yields:
-        One row per prediction: `map`, `scans` (one of `EXAM`, `mean` of their predictions,
-        `together`, or `interpolation` of the first), and measures in brain and head after a cubic
+        One row per prediction: `map`, `scans` (one of `EXAM`, `together`, or `interpolation` of the
+        first), and measures in brain and head after a cubic
         mapping of intensities.
 
     Raises:
@@ -52,9 +50,8 @@ def evaluate_exams(
             f"{name}, {AXES[axis]}": prediction
             for (name, axis), prediction in zip(EXAM, alone, strict=True)
         }
-        made |= {"interpolation": cubic(scans[0]), "mean": torch.stack(alone).mean(0)}
-        if network.config.network.pool_scans:
-            first = operators(scans[0])
-            made["together"] = network.together([linear(scan) for scan in scans], first)
+        made["interpolation"] = cubic(scans[0])
+        together = network.together([linear(scan) for scan in scans], operators(scans[0]))
+        made["together"] = together
         for name, volume in made.items():
             yield {"map": head.name, "scans": name, **compare(volume, head.reference)}

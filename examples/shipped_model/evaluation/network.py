@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from synthsr_net.inference.forward import predict_volume
 from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_net.prediction.intensities import network_input_, padding, scaled
 from synthsr_net.prediction.postprocess import laplace_scales, refined
@@ -88,31 +87,15 @@ class HeadNetwork:
         )
 
     def together(self, volumes: Sequence[Tensor], slices: Operators = (None, None, None)) -> Tensor:
-        """Predict from several scans of a head on one grid, for a network that pools scans.
+        """Predict from several scans of a head on one grid, as `synthsr predict --also` does.
 
         Args:
             volumes: As in a call.
             slices: Those of the first, with which the prediction is made consistent.
         """
-        predictor, settings = self.predictor, self.config.scan
-        begin, _ = padding(volumes[0].shape, settings.divisor)
-        inside = tuple(slice(b, b + n) for b, n in zip(begin, volumes[0].shape, strict=True))
-        inputs = [
-            network_input_(
-                volume.to(self.device, torch.float32, copy=True),
-                settings,
-                self.config.inputs[0].maximum,
-            )[0]
-            for volume in volumes
-        ]
-        output = predict_volume(
-            predictor.network,
-            torch.stack(inputs)[:, None],
-            flip=predictor.flip,
-            precision=predictor.precision,
-        )[0][inside]
-        first = inputs[0][inside] if predictor.data_consistency else None
-        return refined(scaled(output, settings), settings, scan=first, slices=slices)
+        made = [self._output(volume, None) for volume in volumes]
+        image = torch.stack([output[0] for _, output in made]).mean(0)
+        return self._refined(made[0][0], image, slices)
 
 
 def _check(config: ModelConfig) -> None:

@@ -163,7 +163,6 @@ def _check_expressible(config: UNetConfig) -> None:
     for name, possible, reason in (
         ("normalisation", ("batch", "none"), "The original has no layer for it."),
         ("normalise_last", last, "The original normalises the last level as well."),
-        ("pool_scans", (False,), "The original takes one scan."),
         ("scale_features", (0,), "The original has one head."),
         ("activation", tuple(SAME_ACTIVATIONS), "Keras defines it otherwise."),
     ):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,9 +67,7 @@ def export_onnx(model: Model, path: str | os.PathLike[str]) -> float:
         raise SynthSRError(f"an ONNX file must end in .onnx, got {path}. Rename it.")
     network = copy.deepcopy(model.network).to("cpu", torch.float32).eval().requires_grad_(False)
     _check_size(network)
-    architecture = replace(model.config.network, pool_scans=False)
-    config = replace(model.config, network=architecture)
-    content = _onnx_model(config, network).SerializeToString()
+    content = _onnx_model(model.config, network).SerializeToString()
     with replacing(path) as temporary:
         temporary.write_bytes(content)
         difference = _compare(temporary, network, max(i.maximum for i in model.config.inputs))

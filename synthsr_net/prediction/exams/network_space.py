@@ -1,4 +1,4 @@
-"""From the scans of an exam to the input of a network that takes any number of them."""
+"""From the scans of an exam to inputs of a network, and how much each prediction counts."""
 
 from __future__ import annotations
 
@@ -31,11 +31,14 @@ from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.io.scans import Scan
 
+FADE_MM = 10.0
+"""Distance from the border of its field of view at which a scan counts fully."""
+
 
 def exam_to_network_space(
     scans: Sequence[Scan], config: ModelConfig, *, cts: Sequence[bool | None]
 ) -> tuple[Tensor, ScanSpace]:
-    """Make the input of a network that takes any number of scans.
+    """Make the inputs of a network, one of each scan, on a common grid.
 
     The grid is that of the first scan, see `to_network_space`, with as many more voxels on each
     side that it covers the fields of view of all scans. The first scan is resampled along its axes;
@@ -89,6 +92,39 @@ def exam_to_network_space(
         warnings=tuple(dict.fromkeys(doubts)),
     )
     return torch.stack(channels), space
+
+
+def shares_of_scans(scans: Sequence[Scan], space: ScanSpace, shape: Sequence[int]) -> Tensor:
+    """What the predictions from scans count in their mean.
+
+    All scans that show a voxel count the same, but less and less within `FADE_MM` of the borders of
+    their fields of view, so that no seam is seen. Where no scan reaches, all count the same.
+
+    Args:
+        scans: Aligned in the world.
+        space: Of the input that was made of them.
+        shape: `(X, Y, Z)` of the input.
+
+    Returns:
+        `(N, X, Y, Z)` float32, whose sum over the scans is 1.
+    """
+    x, y, z = (torch.arange(n, dtype=torch.float32) for n in shape)
+    begin = np.eye(4)
+    begin[:3, 3] = [-n for n in space.begin]
+    weights = []
+    for scan in scans:
+        to_scan = np.linalg.inv(scan.affine) @ space.aligned_grid[1] @ begin
+        weight = torch.ones(tuple(shape))
+        volume = scan.volume
+        for row, size, mm in zip(to_scan, volume.data.shape, volume.spacing_mm, strict=False):
+            i, j, k, start = row.tolist()
+            place = i * x[:, None, None] + j * y[:, None] + k * z + start
+            from_border = torch.minimum(place + 0.5, size - 0.5 - place) * (mm / FADE_MM)
+            torch.minimum(weight, from_border.clamp_(0, 1), out=weight)
+        weights.append(weight)
+    shares = torch.stack(weights)
+    total = shares.sum(0)
+    return torch.where(total > 0, shares / total, 1 / len(scans))
 
 
 def covering(grid: Grid, others: Iterable[Grid]) -> tuple[Grid, tuple[slice, slice, slice]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms.generator.generator import BRAIN_BOX, Generator
 from synthsr_transforms.subjects.files import HIGH, SubjectFiles, read_subject, values_of
+from synthsr_transforms.subjects.pairs import ScanPair
 from synthsr_transforms.support.threads import num_cores, threads
 
 SHARE_OF_DEVICE = 0.5
@@ -37,14 +39,22 @@ class Entry:
         image: `(C, X, Y, Z)` image that comes with it, in the smallest type that holds it, or None.
         affine: `(4, 4)` voxel-to-world matrix, float64.
         brain_box: Box around the brain in voxels, first voxel and voxel after the last, or None.
+        scan: `(1, X, Y, Z)` scan of a pair, from which `image` is to be predicted, or None.
     """
 
-    subject: SubjectFiles
+    subject: SubjectFiles | ScanPair
     indices: Tensor
     values: Tensor | None
     image: Tensor | None
     affine: Tensor
     brain_box: list[list[int]] | None = None
+    scan: Tensor | None = None
+
+    @property
+    def place(self) -> Path:
+        """File on whose grid it lies."""
+        subject = self.subject
+        return subject.target if isinstance(subject, ScanPair) else subject.labels
 
     @property
     def shape(self) -> Size:
@@ -55,7 +65,7 @@ class Entry:
     @property
     def num_bytes(self) -> int:
         """Memory that it takes."""
-        tensors = [self.indices, self.values, self.image]
+        tensors = [self.indices, self.values, self.image, self.scan]
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
     def labels(self) -> Tensor:
@@ -76,7 +86,8 @@ class Entry:
         return self._with_tensors(Tensor.pin_memory)
 
     def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Entry:
-        tensors = {"indices": self.indices, "values": self.values, "image": self.image}
+        names = ("indices", "values", "image", "scan")
+        tensors = {name: getattr(self, name) for name in names}
         changed: Any = {k: None if t is None else change(t) for k, t in tensors.items()}
         return replace(self, **changed)
 
@@ -93,6 +104,7 @@ class Entry:
             indices=F.pad(indices, margins),
             values=values,
             image=None if self.image is None else F.pad(self.image, margins),
+            scan=None if self.scan is None else F.pad(self.scan, margins),
             affine=affine,
         )
 
@@ -124,10 +136,11 @@ def read_bank(
     """
     entries = []
     with threads(min(_READERS, 2 * num_cores())) as pool:
-        for entry in pool.map(lambda subject: read_entry(subject, target=target), subjects):
+        read = pool.map(lambda subject: read_entry(subject, target=target), subjects)
+        for subject, entry in zip(subjects, read, strict=True):
             entries.append(entry)
             if on_subject is not None:
-                on_subject(entry.subject)
+                on_subject(subject)
     return entries
 
 
@@ -135,15 +148,17 @@ def read_entry(files: SubjectFiles, *, target: str) -> Entry:
     """Read one subject, see `read_bank`."""
     subject = read_subject(files, target=target)
     labels = subject.images["labels"]
-    data, values = labels.data.numpy(), values_of(files, labels.data)
     image = subject.images[target].data if target in subject.images else None
     affine = torch.as_tensor(np.asarray(labels.affine.data, dtype=np.float64))
+    packed = packed_labels(labels.data.numpy(), values_of(files, labels.data))
+    return Entry(files, *packed, None if image is None else _packed(image), affine)
+
+
+def packed_labels(data: np.ndarray, values: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    """Indices and values of an `Entry`, of labels and the sorted values that occur."""
     if len(values) > 256:
-        indices, table = torch.from_numpy(data.astype(np.int32)), None
-    else:
-        indices = torch.from_numpy(_positions(data, values))
-        table = torch.from_numpy(values.astype(np.int32))
-    return Entry(files, indices, table, None if image is None else _packed(image), affine)
+        return torch.from_numpy(data.astype(np.int32)), None
+    return torch.from_numpy(_positions(data, values)), torch.from_numpy(values.astype(np.int32))
 
 
 def _positions(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -170,6 +185,7 @@ class Bank:
     Args:
         entries: The subjects, of one shape if batches hold several.
         target: Name that the image of an entry gets.
+        image: Name that the scan of a pair gets.
         device: Device of the batches.
         memory: Device that holds the entries: the same, or the CPU, from where batches are copied.
     """
@@ -179,6 +195,7 @@ class Bank:
         entries: Sequence[Entry],
         *,
         target: str = "target",
+        image: str = "image",
         device: torch.device | str = "cpu",
         memory: torch.device | str | None = None,
     ) -> None:
@@ -187,7 +204,7 @@ class Bank:
         moved = [entry.to(memory) for entry in entries]
         if memory.type == "cpu" and self.device.type == "cuda":
             moved = [entry.pinned() for entry in moved]
-        self.entries, self.target = moved, target
+        self.entries, self.target, self.image = moved, target, image
 
     def __len__(self) -> int:
         """Number of entries."""
@@ -202,9 +219,10 @@ class Bank:
         chosen = [self.entries[number].to(self.device) for number in numbers]
         affines = [entry.affine for entry in chosen]
         images = {"labels": _images([entry.labels() for entry in chosen], affines, LabelMap)}
-        real = [entry.image for entry in chosen if entry.image is not None]
-        if real:
-            images[self.target] = _images([image.float() for image in real], affines, ScalarImage)
+        for name, kind in ((self.image, "scan"), (self.target, "image")):
+            real = [getattr(entry, kind) for entry in chosen if getattr(entry, kind) is not None]
+            if real:
+                images[name] = _images([image.float() for image in real], affines, ScalarImage)
         boxes = [entry.brain_box for entry in chosen if entry.brain_box is not None]
         return SubjectsBatch(images, metadata={BRAIN_BOX: boxes} if boxes else {})
 

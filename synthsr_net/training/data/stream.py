@@ -52,6 +52,39 @@ def plan_batch(seed: int, number: int, num_entries: int, batch_size: int = 1) ->
     return BatchPlan(number, own, tuple(entries.tolist()))
 
 
+class Mixed(NamedTuple):
+    """What makes some of the batches, in place of the generator of the others.
+
+    Attributes:
+        generator: Makes pairs of real scans.
+        bank: The scans.
+        share: Share of the batches.
+    """
+
+    generator: Generator
+    bank: Bank
+    share: float
+
+    def makes(self, seed: int, number: int) -> bool:
+        """Whether the batch of a number is one of them, whatever came before it."""
+        random = torch.Generator().manual_seed(derive_seed(derive_seed(seed, number), 2))
+        return float(torch.rand((), generator=random)) < self.share
+
+
+class Origin(NamedTuple):
+    """A generator, and what it makes pairs of.
+
+    Attributes:
+        generator: Makes the pairs.
+        entries: Label maps, or real scans, of training.
+        held_out: Those of validation.
+    """
+
+    generator: Generator
+    entries: Sequence[Entry]
+    held_out: Sequence[Entry]
+
+
 @dataclass
 class Position:
     """Number of batches that a run has trained on, on each device."""
@@ -71,6 +104,7 @@ class PairStream:
         batch_size: Number of samples in a batch.
         rank: Number of this process.
         num_ranks: Number of processes, each of which makes every `num_ranks`-th batch.
+        mixed: Makes pairs of real scans in a share of the batches, if there are some.
     """
 
     def __init__(
@@ -82,8 +116,9 @@ class PairStream:
         batch_size: int = 1,
         rank: int = 0,
         num_ranks: int = 1,
+        mixed: Mixed | None = None,
     ) -> None:
-        self.generator, self.bank = generator, bank
+        self.generator, self.bank, self.mixed = generator, bank, mixed
         self.seed, self.batch_size = seed, batch_size
         self.rank, self.num_ranks = rank, num_ranks
         cuda = bank.device.type == "cuda"
@@ -92,13 +127,22 @@ class PairStream:
 
     def plan(self, step: int) -> BatchPlan:
         """Return the plan of a step of this process."""
-        number = step * self.num_ranks + self.rank
-        return plan_batch(self.seed, number, len(self.bank), self.batch_size)
+        _, bank = self.maker(step)
+        return plan_batch(self.seed, self._number(step), len(bank), self.batch_size)
+
+    def maker(self, step: int) -> tuple[Generator, Bank]:
+        """Return what makes the pair of a step, and from what."""
+        if self.mixed is not None and self.mixed.makes(self.seed, self._number(step)):
+            return self.mixed.generator, self.mixed.bank
+        return self.generator, self.bank
+
+    def _number(self, step: int) -> int:
+        return step * self.num_ranks + self.rank
 
     def pair(self, step: int) -> Pair:
         """Make the pair of a step now."""
-        plan = self.plan(step)
-        return self.generator.pair(self.bank.batch(plan.entries), seed=plan.seed)
+        plan, (generator, bank) = self.plan(step), self.maker(step)
+        return generator.pair(bank.batch(plan.entries), seed=plan.seed)
 
     def prefetch(self, step: int) -> None:
         """Begin to make the pair of a step on the side stream, if there is one."""
@@ -188,27 +232,25 @@ class PairData(LightningDataModule):
     """Training and validation pairs, as Lightning asks for them.
 
     Args:
-        generator: Makes the pairs.
-        entries: Label maps of training.
-        held_out: Label maps of validation; where there are none, those of training serve.
+        origin: Of the pairs; where nothing is held out, validation takes what is trained on.
         config: Settings.
         position: Counter of batches, shared with the task.
         batches_per_epoch: Number of batches of an epoch.
+        mixed: Of pairs of real scans, which make `pairs.share` of the batches and all validation
+            samples, if there are some.
     """
 
     def __init__(
         self,
-        generator: Generator,
-        entries: Sequence[Entry],
-        held_out: Sequence[Entry],
+        origin: Origin,
         config: TrainingConfig,
         *,
         position: Position,
         batches_per_epoch: int,
+        mixed: Origin | None = None,
     ) -> None:
         super().__init__()
-        self.generator, self.config = generator, config
-        self.entries, self.held_out = list(entries), list(held_out)
+        self.origin, self.mixed, self.config = origin, mixed, config
         self.position, self.batches_per_epoch = position, batches_per_epoch
 
     def setup(self, stage: str) -> None:
@@ -227,25 +269,40 @@ class PairData(LightningDataModule):
             num_ranks: Number of processes.
         """
         run = self.config.run
-        memory = place_of([*self.entries, *self.held_out], device, run.label_map_memory)
+        origins = [self.origin] if self.mixed is None else [self.origin, self.mixed]
+        every = [entry for origin in origins for entry in (*origin.entries, *origin.held_out)]
+        memory = place_of(every, device, run.label_map_memory)
+        banks = [self._bank(origin, origin.entries, device, memory) for origin in origins]
+        mixed = None
+        if self.mixed is not None:
+            mixed = Mixed(self.mixed.generator, banks[-1], self.config.pairs.share)
         self.stream = PairStream(
-            self.generator,
-            self._bank(self.entries, device, memory),
+            self.origin.generator,
+            banks[0],
             seed=run.seed,
             batch_size=run.batch_size,
             rank=rank,
             num_ranks=num_ranks,
+            mixed=mixed,
         )
-        held_out = self._bank(self.held_out, device, memory) if self.held_out else self.stream.bank
+        validated = origins[-1]
+        held_out = banks[-1]
+        if validated.held_out:
+            held_out = self._bank(validated, validated.held_out, device, memory)
         self.fixed = FixedPairs(
-            PairStream(self.generator, held_out, seed=self.config.validation.seed),
+            PairStream(validated.generator, held_out, seed=self.config.validation.seed),
             self.config.validation.samples,
             rank,
             num_ranks,
         )
 
-    def _bank(self, entries: Sequence[Entry], device: torch.device, memory: torch.device) -> Bank:
-        return Bank(entries, target=self.generator.config.target, device=device, memory=memory)
+    @staticmethod
+    def _bank(
+        origin: Origin, entries: Sequence[Entry], device: torch.device, memory: torch.device
+    ) -> Bank:
+        config = origin.generator.config
+        names = {"image": config.image, "target": config.target}
+        return Bank(entries, **names, device=device, memory=memory)
 
     def train_dataloader(self) -> PairLoader:
         """Batches of an epoch, from where the run is."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,9 +21,11 @@ from synthsr_net.training.config import (
     ValidationConfig,
 )
 from synthsr_transforms.generator.config import make_config, read_settings
+from synthsr_transforms.generator.on_scans import config_on_scans
 from synthsr_transforms.job.job import check_buildable, check_images, choose_subjects
 from synthsr_transforms.labels.files import read_integers
 from synthsr_transforms.subjects.files import Match, SubjectFiles, restore_subject
+from synthsr_transforms.subjects.pairs import ScanPair, find_pairs, restore_pair
 from synthsr_transforms.support.messages import SynthSRError, listed, naming
 
 
@@ -49,7 +51,9 @@ def load_experiment(source: str | os.PathLike[str], assignments: Sequence[str] =
     return _experiment(read_settings(source), assignments, str(source))
 
 
-_OF_THE_DATA = ("in_channels", "out_channels", "softmax", "pool_scans", "scale_features")
+Held = TypeVar("Held", SubjectFiles, ScanPair)
+
+_OF_THE_DATA = ("in_channels", "out_channels", "softmax", "scale_features")
 """Settings of the network that the generator and the loss decide, whatever it starts from."""
 SCALE_FEATURES = 16
 """Features of the second head of a network that gets one."""
@@ -95,6 +99,17 @@ class RunPlan:
     """Label maps of training, with their images."""
     held_out: Sequence[SubjectFiles]
     """Label maps of validation."""
+    pairs: Sequence[ScanPair] = ()
+    """Pairs of real scans of training. If there are some, all validation is on such."""
+    held_out_pairs: Sequence[ScanPair] = ()
+    """Those of validation."""
+    notes: Sequence[str] = ()
+    """What the user may not expect, in sentences."""
+
+    @property
+    def sources(self) -> list[SubjectFiles | ScanPair]:
+        """All that is read."""
+        return [*self.subjects, *self.held_out, *self.pairs, *self.held_out_pairs]
 
     @classmethod
     def from_source(
@@ -104,6 +119,8 @@ class RunPlan:
         *,
         labels: str | os.PathLike[str] | None = None,
         images: str | os.PathLike[str] | None = None,
+        inputs: str | os.PathLike[str] | None = None,
+        targets: str | os.PathLike[str] | None = None,
         match: Match = "names",
         recursive: bool = False,
     ) -> RunPlan:
@@ -116,6 +133,9 @@ class RunPlan:
             labels: Folder of label maps, or one; None means those of the earlier run, or else the
                 built-in head phantom.
             images: Folder of real targets, see `find_subjects`.
+            inputs: Folder of real scans to predict from, see `find_pairs`; label maps then are
+                those of their targets as well, and only that if no other batches are made.
+            targets: Folder of their targets.
             match: See `find_subjects`.
             recursive: See `find_subjects`.
 
@@ -124,11 +144,39 @@ class RunPlan:
         """
         settings = read_settings(source)
         experiment = _experiment(settings, assignments, str(source))
+        how: dict[str, Any] = {"match": match, "recursive": recursive}
+        pairs, held_out_pairs = _pairs_of(settings, experiment, inputs, targets, labels, how)
+        notes: list[str] = []
+        if pairs and experiment.training.pairs.share == 1:
+            if images is not None:
+                raise SynthSRError(
+                    "images serve pairs made from label maps, got pairs of real scans alone. Leave"
+                    " out --images, or mix both with --set pairs.share=0.5."
+                )
+            experiment, notes = _on_scans(experiment, pairs)
+            with naming(source):
+                check_buildable(experiment.generator)
+            return cls(
+                experiment=experiment,
+                subjects=[],
+                held_out=[],
+                pairs=pairs,
+                held_out_pairs=held_out_pairs,
+                notes=notes,
+            )
         training = experiment.training
-        subjects = choose_subjects(experiment, labels, images, match=match, recursive=recursive)
+        if pairs and labels is None and not (experiment.job and experiment.job.sources):
+            raise SynthSRError(
+                f"pairs.share below 1, got {training.pairs.share:g}, needs label maps for the other"
+                " batches. Give them with --labels, or leave it out."
+            )
+        subjects = choose_subjects(experiment, labels, images, **how)
         held_out: list[SubjectFiles] = []
         chosen, seed = training.validation.held_out, training.run.seed
-        if labels is not None:
+        if pairs:
+            kept_apart = {pair.labels for pair in held_out_pairs}
+            subjects = [subject for subject in subjects if subject.labels not in kept_apart]
+        elif labels is not None:
             subjects, held_out = hold_out(subjects, chosen, seed)
         elif experiment.job is not None:
             table = experiment.label_table
@@ -139,7 +187,56 @@ class RunPlan:
         check_images(experiment, [*subjects, *held_out])
         with naming(source):
             check_buildable(experiment.generator)
-        return cls(experiment=experiment, subjects=subjects, held_out=held_out)
+        return cls(
+            experiment=experiment,
+            subjects=subjects,
+            held_out=held_out,
+            pairs=pairs,
+            held_out_pairs=held_out_pairs,
+        )
+
+
+def _pairs_of(
+    settings: dict[str, Any],
+    experiment: Experiment,
+    inputs: str | os.PathLike[str] | None,
+    targets: str | os.PathLike[str] | None,
+    labels: str | os.PathLike[str] | None,
+    how: dict[str, Any],
+) -> tuple[list[ScanPair], list[ScanPair]]:
+    """Pairs of training and of validation: those that are named, or of the earlier run."""
+    if (inputs is None) != (targets is None):
+        raise SynthSRError(
+            "inputs and targets must be given together, got one of them. Add --inputs or --targets."
+        )
+    recorded, training = experiment.training.pairs, experiment.training
+    chosen, seed = training.validation.held_out, training.run.seed
+    if inputs is not None and targets is not None:
+        alone = recorded.share == 1
+        pairs = find_pairs(inputs, targets, labels, **how, labels_for_all=alone)
+        return hold_out(pairs, chosen, seed, "pairs")
+    if recorded.sources and labels is not None:
+        raise SynthSRError(
+            "label maps of a run on pairs of real scans come with them, got --labels alone. Add"
+            " --inputs and --targets, or leave it out."
+        )
+    pairs = [restore_pair(record) for record in recorded.sources]
+    held_out = [restore_pair(record) for record in recorded.validation_sources]
+    if pairs and chosen != _recorded_choice(settings[SECTION]):
+        together = sorted([*pairs, *held_out], key=lambda pair: pair.target)
+        return hold_out(together, chosen, seed, "pairs")
+    return pairs, held_out
+
+
+def _on_scans(experiment: Experiment, pairs: Sequence[ScanPair]) -> tuple[Experiment, list[str]]:
+    """An experiment on pairs of real scans alone, and a note on what was left out."""
+    config, left_out = config_on_scans(experiment, labelled=pairs[0].labels is not None)
+    return config, [note_on_steps(left_out)] if left_out else []
+
+
+def note_on_steps(left_out: Sequence[str]) -> str:
+    """Say which steps pairs of real scans do not take."""
+    return f"pairs of real scans leave out these steps: {', '.join(left_out)}"
 
 
 def _recorded_choice(training: dict[str, Any] | None) -> Any:
@@ -148,14 +245,15 @@ def _recorded_choice(training: dict[str, Any] | None) -> Any:
 
 
 def hold_out(
-    subjects: Sequence[SubjectFiles], chosen: Any, seed: int
-) -> tuple[list[SubjectFiles], list[SubjectFiles]]:
-    """Split label maps into those of training and those of validation.
+    subjects: Sequence[Held], chosen: Any, seed: int, what: str = "label maps"
+) -> tuple[list[Held], list[Held]]:
+    """Split label maps, or pairs of scans, into those of training and those of validation.
 
     Args:
         subjects: All of them.
         chosen: See `ValidationConfig.held_out`.
         seed: Seed of the choice.
+        what: What they are, for messages.
 
     Raises:
         SynthSRError: If none is left for training, or a name is unknown.
@@ -166,42 +264,39 @@ def hold_out(
         [18, 2]
     """
     if isinstance(chosen, (list, tuple)):
-        indices = _named(subjects, [str(name) for name in chosen])
+        indices = _named(subjects, [str(name) for name in chosen], what)
     else:
         order = torch.randperm(len(subjects), generator=torch.Generator().manual_seed(seed))
-        indices = set(order[: _number(chosen, len(subjects))].tolist())
+        indices = set(order[: _number(chosen, len(subjects), what)].tolist())
     rest = [subject for index, subject in enumerate(subjects) if index not in indices]
     if not rest:
         raise SynthSRError(
-            f"validation.held_out must leave label maps for training, got {chosen} of"
-            f" {len(subjects)}."
+            f"validation.held_out must leave {what} for training, got {chosen} of {len(subjects)}."
         )
     return rest, [subjects[index] for index in sorted(indices)]
 
 
-def _number(chosen: Any, count: int) -> int:
+def _number(chosen: Any, count: int, what: str) -> int:
     usable = isinstance(chosen, (int, float)) and not isinstance(chosen, bool) and chosen >= 0
     if not usable or (isinstance(chosen, float) and chosen >= 1 and chosen != int(chosen)):
         raise SynthSRError(
-            "validation.held_out must be a ratio below 1, a number of label maps, or a list of"
+            f"validation.held_out must be a ratio below 1, a number of {what}, or a list of"
             f" their names, got {chosen!r}."
         )
     return int(chosen * count) if chosen < 1 else int(chosen)
 
 
-def _named(subjects: Sequence[SubjectFiles], names: Sequence[str]) -> set[int]:
+def _named(
+    subjects: Sequence[SubjectFiles | ScanPair], names: Sequence[str], what: str
+) -> set[int]:
     chosen = {
-        name: {
-            index
-            for index, subject in enumerate(subjects)
-            if name == subject.name or subject.labels.match(name)
-        }
+        name: {index for index, subject in enumerate(subjects) if subject.is_called(name)}
         for name in names
     }
     unknown = [name for name in names if not chosen[name]]
     if unknown:
         raise SynthSRError(
-            f"validation.held_out must name label maps, got {listed(unknown, 4)}, which is not"
+            f"validation.held_out must name {what}, got {listed(unknown, 4)}, which is not"
             f" among {listed([subject.name for subject in subjects], 4)}."
         )
     return set().union(*chosen.values())

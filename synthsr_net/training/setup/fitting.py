@@ -184,7 +184,7 @@ def _check_reach(name: str, crop: PatchCrop, entry: Entry, margin: Size) -> None
         )
         raise SynthSRError(
             f"{name}.shape must be at most the size of each label map, got {_times(crop.shape)} for"
-            f" {entry.subject.labels} of {_times(whole)} voxels. Use --set"
+            f" {entry.place} of {_times(whole)} voxels. Use --set"
             f" {name}.shape={min(whole)} or less, or pad label maps with zeros by"
             f" --set loss.padding_voxels={missing}."
         )
@@ -246,9 +246,9 @@ def probe(fitted: Fitted, training: TrainingConfig) -> Pair:
         SynthSRError: If sizes are not divided by what the network divides by, differ between input
             and target, or values are not finite.
     """
-    stream = PairStream(
-        fitted.generator, Bank(fitted.entries[:1], target=fitted.generator.config.target)
-    )
+    config = fitted.generator.config
+    bank = Bank(fitted.entries[:1], target=config.target, image=config.image)
+    stream = PairStream(fitted.generator, bank)
     pair = stream.pair(0)
     image, target = pair.image.shape[-3:], pair.target.shape[2:]
     divisor = training.network.divisor

@@ -25,6 +25,7 @@ def model_config(
     spacing_mm: float,
     folder_name: str,
     num_maps: int,
+    num_pairs: int = 0,
     structures: StructureTable | None = None,
 ) -> ModelConfig:
     """Describe the model that a run trains.
@@ -36,6 +37,7 @@ def model_config(
         spacing_mm: Voxel spacing of the label maps.
         folder_name: Name of the model where the settings name none.
         num_maps: Number of label maps that it is trained on.
+        num_pairs: Number of pairs of real scans that it is trained on.
         structures: Those of a segmentation.
 
     Raises:
@@ -43,7 +45,9 @@ def model_config(
     """
     settings, loss = training.model, training.loss
     if training.uncertainty:
-        return _with_scales(training, network, _summary(generator.config, training, num_maps))
+        return _with_scales(
+            training, network, _summary(generator.config, training, num_maps, num_pairs)
+        )
     spacing = _target_spacing_mm(generator, spacing_mm)
     residual = loss.residual_channels
     alone = residual is None or len(residual) != 1
@@ -68,7 +72,7 @@ def model_config(
         structures=[StructureConfig(value=s.value, name=s.name) for s in structures or ()],
         spread=loss.name == "laplace",
         scan=scan,
-        training=_summary(generator.config, training, num_maps),
+        training=_summary(generator.config, training, num_maps, num_pairs),
     )
 
 
@@ -128,12 +132,16 @@ def _inputs(config: GeneratorConfig, settings: ModelSettings, channels: int) -> 
     ]
 
 
-def _summary(config: GeneratorConfig, training: TrainingConfig, num_maps: int) -> dict[str, Any]:
+def _summary(
+    config: GeneratorConfig, training: TrainingConfig, num_maps: int, num_pairs: int
+) -> dict[str, Any]:
+    of_scans = {"pairs": num_pairs, "pairs_share": training.pairs.share} if num_pairs else {}
     return {
         "generator": config.description,
         "steps": list(config.steps),
         "real_target": config.real_target,
         "label_maps": num_maps,
+        **of_scans,
         "loss": training.loss.name,
         "epochs": training.run.epochs,
         "steps_per_epoch": training.run.steps_per_epoch,

@@ -19,8 +19,8 @@ from synthsr_net.networks.critic import Critic, CriticConfig
 from synthsr_net.networks.seeding import seeded
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.training.config import Experiment, TrainingConfig
-from synthsr_net.training.data.bank import Entry, read_bank
-from synthsr_net.training.data.stream import PairData, Position
+from synthsr_net.training.data.bank import Entry
+from synthsr_net.training.data.stream import Origin, PairData, Position
 from synthsr_net.training.task.adversarial import AdversarialTask
 from synthsr_net.training.task.objective import (
     Objective,
@@ -35,6 +35,7 @@ from synthsr_transforms.generator.generator import Pair
 from synthsr_transforms.job.record import JobSettings, job_config
 from synthsr_transforms.labels.structures import StructureTable
 from synthsr_transforms.subjects.files import SubjectFiles
+from synthsr_transforms.subjects.pairs import ScanPair
 from synthsr_transforms.support.memory import available_bytes
 from synthsr_transforms.support.messages import SynthSRError, bytes_in_words
 
@@ -49,6 +50,7 @@ from .fitting import (
     with_structures,
 )
 from .model_config import model_config
+from .scan_pairs import fit_mixed, read_sources, split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,8 @@ class Prepared:
     structures: StructureTable | None
     """Those of a segmentation."""
     num_training: int
-    """Number of label maps for training; the others are for validation."""
+    """Number of label maps for training, or of pairs of real scans if there are such alone; the
+    others are for validation."""
     model: ModelConfig
     """Description in the model files."""
     precision: str
@@ -79,6 +82,8 @@ class Prepared:
     """Notes to the user, in sentences."""
     position: Position
     """Counter of batches."""
+    mixed: Origin | None = None
+    """Pairs of real scans beside those that are made from label maps."""
 
     @property
     def is_adversarial(self) -> bool:
@@ -120,6 +125,11 @@ class Prepared:
         training = replace(
             with_absolute_paths(self.training),
             validation_sources=[subject.record() for subject in plan.held_out],
+            pairs=replace(
+                self.training.pairs,
+                sources=[pair.record() for pair in plan.pairs],
+                validation_sources=[pair.record() for pair in plan.held_out_pairs],
+            ),
         )
         job = job_config(self.fitted.generator, settings)
         return Experiment(**{f.name: getattr(job, f.name) for f in fields(job)}, training=training)
@@ -180,13 +190,13 @@ class Prepared:
 
     def data(self) -> PairData:
         """Make the pairs, as Lightning asks for them."""
+        held_out = self.fitted.entries[self.num_training :]
         return PairData(
-            self.fitted.generator,
-            self.entries,
-            self.fitted.entries[self.num_training :],
+            Origin(self.fitted.generator, self.entries, held_out),
             self.training,
             position=self.position,
             batches_per_epoch=self.batches_per_epoch,
+            mixed=self.mixed,
         )
 
 
@@ -195,7 +205,7 @@ def prepare(
     *,
     device: torch.device,
     folder_name: str,
-    on_subject: Callable[[SubjectFiles], object] | None = None,
+    on_subject: Callable[[SubjectFiles | ScanPair], object] | None = None,
     resumed: bool = False,
 ) -> Prepared:
     """Read label maps, make the first pair and the network, and check that all fit.
@@ -214,8 +224,8 @@ def prepare(
     _check_uncertainty(training)
     if training.loss.name not in SEGMENTATION_LOSSES:
         build_loss(training.loss.name, training.loss.params)  # refuse it before anything is read
-    subjects = [*plan.subjects, *plan.held_out]
-    entries = read_bank(subjects, target=config.target, on_subject=on_subject)
+    read = read_sources(plan, on_subject)
+    entries = read.entries or read.pairs
     spacing = check_spacing(entries)
     fitted = fit(config, training, entries)
     structures = structures_of(fitted.generator)
@@ -224,12 +234,12 @@ def prepare(
     inputs, targets = pair.image.shape[-4], pair.target.shape[1]
     outputs = targets * build_loss(training.loss.name, training.loss.params).outputs_per_target
     architecture = _architecture(training.network, inputs, outputs)
-    if fitted.generator.scans is not None:
-        architecture = replace(architecture, pool_scans=True)
     training = replace(training, network=architecture)
+    mixed = fit_mixed(plan, training, read.pairs, fitted, pair) if read.entries else None
     residual = input_channels(fitted.generator.config, training.loss, inputs, targets)
     _check_pair(training, pair)
-    if training.adversarial.weight and len(output_shapes(fitted)) > 1:
+    shapes = output_shapes(fitted) | (output_shapes(mixed) if mixed else set())
+    if training.adversarial.weight and len(shapes) > 1:
         raise SynthSRError(
             "adversarial training needs patches of one size, got several, as label maps differ."
             " Add a PatchCrop step with a shape to the generator."
@@ -250,11 +260,13 @@ def prepare(
         spacing_mm=spacing,
         folder_name=folder_name,
         num_maps=len(plan.subjects),
+        num_pairs=len(plan.pairs),
         structures=structures,
     )
     with seeded(training.run.seed):
         network = UNet3d(architecture)
-    notes = [*fitted.notes, *_notes(plan, training, targets)]
+    notes = [*plan.notes, *read.doubts, *fitted.notes, *(mixed.notes if mixed else ())]
+    notes += _notes(plan, training, targets)
     if training.initial_weights is not None and not resumed:
         new = start_from(network, training.initial_weights, training.run.seed)
         _refuse_other_new(training, new)
@@ -264,7 +276,8 @@ def prepare(
         training=training,
         fitted=fitted,
         structures=structures,
-        num_training=len(plan.subjects),
+        num_training=len(plan.subjects) or len(plan.pairs),
+        mixed=None if mixed is None else split(mixed, len(plan.pairs)),
         model=model,
         precision=resolve_precision(training.run.precision, device, training=True),
         network=network,
@@ -360,9 +373,10 @@ def _real_pairs(training: TrainingConfig, model: ModelConfig) -> RealPairs | Non
 def _notes(plan: RunPlan, training: TrainingConfig, num_targets: int) -> list[str]:
     """Say what the user may not expect."""
     notes = []
-    if training.validation.every_epochs and not plan.held_out:
+    if training.validation.every_epochs and not (plan.held_out_pairs or plan.held_out):
+        what = "pair" if plan.pairs else "label map"
         notes.append(
-            "no label map is held out: validation samples come from those of training (hold some"
+            f"no {what} is held out: validation samples come from those of training (hold some"
             " out by --set validation.held_out=2)"
         )
     if num_targets > 1:

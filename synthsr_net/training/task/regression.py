@@ -109,16 +109,19 @@ class TrainingTask(LightningModule):
     def _predicted(
         self, forward: Callable[..., Tensor], image: Tensor, present: Tensor | None
     ) -> Tensor:
-        """Prediction of one scan per element, or of several, of which the first is the reference.
+        """Prediction of one scan per element, or mean of the predictions of several.
 
         With one element all of its scans are there, and the device need not be asked which.
         """
         if image.ndim == 5:
             output = forward(image.contiguous(memory_format=torch.channels_last_3d))
             return self.objective.prediction(output, image)
-        if image.shape[1] > 1:  # compiled once for one scan, and once for several
-            torch._dynamo.maybe_mark_dynamic(image, 1)
-        output = forward(image) if len(image) == 1 else forward(image, present)
+        scans, counts = image.flatten(0, 1), [image.shape[1]] * len(image)
+        if present is not None and len(image) > 1:
+            scans, counts = image[present], present.sum(1).tolist()
+        torch._dynamo.maybe_mark_dynamic(scans, 0)
+        output = forward(scans.contiguous(memory_format=torch.channels_last_3d))
+        output = torch.stack([each.mean(0) for each in output.split(counts)])
         return self.objective.prediction(output, image[:, 0])
 
     def training_step(self, batch: Pair, batch_idx: int) -> Tensor:

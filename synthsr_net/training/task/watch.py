@@ -90,7 +90,8 @@ def report_failure(
         The error to raise.
     """
     plan, pair = stream.plan(error.step), stream.pair(error.step)
-    names = [stream.bank.entries[index].subject.name for index in plan.entries]
+    entries = stream.maker(error.step)[1].entries
+    names = [entries[index].subject.name for index in plan.entries]
     record = {"step": error.step, "batch": plan.number, "seed": plan.seed, "label_maps": names}
     place = folder.path / FAILED / f"step_{error.step:06d}"
     try:
