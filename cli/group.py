@@ -14,6 +14,7 @@ COMMANDS = {
     "predict-hyperfine": "The same for pairs of low-field T1 and T2 scans.",
     "mri-synthsr": "FreeSurfer's mri_synthsr, with its options and models.",
     "segment": "Segment brain structures and measure their volumes.",
+    "view": "Look at a scan and its prediction in the browser.",
     "evaluate": "Compare predictions with reference scans.",
     "example": "Write a scan to try predict on.",
     "models": "List, describe and download models.",

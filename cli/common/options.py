@@ -20,6 +20,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
 
 
+convention_option = click.option(
+    "--convention",
+    type=click.Choice(["neurological", "radiological"]),
+    default="neurological",
+    show_default=True,
+    help="Draw the left of the head on the left, or on the right.",
+)
+
+
 def check_output_file(target: Path, ending: str, *, overwrite: bool, advice: str = "") -> None:
     """Refuse a file OUT that has another ending, has no folder, or exists already.
 
@@ -320,13 +329,7 @@ def inference_options(command: Command) -> Command:
             metavar="DIR",
             help="Write pictures, and a report.html that shows all scans of the run.",
         ),
-        click.option(
-            "--convention",
-            type=click.Choice(["neurological", "radiological"]),
-            default="neurological",
-            show_default=True,
-            help="Draw the left of the head on the left, or on the right, in the report.",
-        ),
+        convention_option,
         click.option(
             "--force",
             is_flag=True,

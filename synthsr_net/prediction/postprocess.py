@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import (
     MIN_SHEAR_DEGREES,
     Volume,
+    format_spacing,
     reorient,
     shear_degrees,
     spacing_of,
@@ -32,13 +34,16 @@ from .preprocess import ScanSpace, scan_config
 from .quality import QualityScore
 from .resampling import Grid, as_tensor, orthogonal_grid, reslice
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 GRIDS = ("1mm", "input")
 """Grids of predictions: with the network's spacing, or the grid of the scan."""
 MAX_LOG_SCALE = 20.0
 """Logarithms of scales are cut here, so that their exponential stays finite."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
     """Segmentation of a scan.
 
@@ -59,6 +64,18 @@ class Segmentation:
     quality: QualityScore | None = None
     warnings: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """Show sizes, not voxels."""
+        return f"Segmentation({_about(self.image, self.warnings)}, {len(self.volumes_ml)} volumes)"
+
+    def plot(self, scan: Volume) -> Figure:
+        """Draw the outlines of structures over the scan, in three planes.
+
+        Args:
+            scan: What was segmented, such as `read_scan(path).volume`.
+        """
+        return _figure(scan, None, self.image)
+
     @property
     def segmentation(self) -> Segmentation:
         """Itself, as that of a prediction."""
@@ -70,7 +87,7 @@ class Segmentation:
         return {"posteriors": self.posteriors}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     """Prediction from a scan, or several."""
 
@@ -86,11 +103,44 @@ class Prediction:
     segmentation: Segmentation | None = None
     """Segmentation of the prediction, if it went through a segmentation network as well."""
 
+    def __repr__(self) -> str:
+        """Show sizes, not voxels."""
+        parts = [name for name, volume in self.extra.items() if volume is not None]
+        return f"Prediction({', '.join([_about(self.image, self.warnings), *parts])})"
+
+    def plot(self, scan: Volume | None = None) -> Figure:
+        """Draw the prediction in three planes, with uncertainty and structures if there are any.
+
+        Args:
+            scan: What it was predicted from, such as `read_scan(path).volume`, to be drawn above.
+        """
+        labels = self.extra["segmentation"]
+        if scan is None:
+            return _figure({"prediction": self.image}, None, labels, self.laplace_scale)
+        return _figure(scan, self.image, labels, self.laplace_scale)
+
     @property
     def extra(self) -> dict[str, Volume | None]:
         """Further images that can be written, by the names of `EXTRA_ENDINGS`."""
         labels = None if self.segmentation is None else self.segmentation.image
         return {"laplace_scale": self.laplace_scale, "segmentation": labels}
+
+
+def _about(image: Volume, warnings: Sequence[str]) -> str:
+    shape = " x ".join(map(str, image.data.shape))
+    many = f", {len(warnings)} warning{'s' * (len(warnings) > 1)}" if warnings else ""
+    return f"{shape} voxels of {format_spacing(image.spacing_mm)}{many}"
+
+
+def _figure(
+    scan: Volume | Mapping[str, Volume],
+    prediction: Volume | None,
+    segmentation: Volume | None,
+    uncertainty: Volume | None = None,
+) -> Figure:
+    from .report.picture import drawer
+
+    return drawer(scan, prediction, segmentation, uncertainty=uncertainty)()
 
 
 def pass_finisher(config: ModelConfig, settings: ScanConfig) -> Callable[[Tensor], Tensor]:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,8 +27,11 @@ from synthsr_transforms.transforms.images import find_labels
 from synthsr_transforms.transforms.labels_on_grid import LabelSet, whole_labels
 
 from .config import GeneratorConfig, StepConfig, load_config
-from .scans import RECORD, ExamPair, Scans, exam_pair, heads
+from .scans import RECORD, ExamPair, Scans, exam_pair, heads, pair_figure
 from .stages import Stage, in_stages
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GeneratorInput = Subject | SubjectsBatch | Image | Tensor | str | os.PathLike[str]
 """Input of a generator; all but the first two are label maps."""
@@ -54,6 +57,16 @@ class TrainingPair(NamedTuple):
         """Show shapes, not voxels."""
         parts = (f"{name}={tuple(value.shape)}" for name, value in self._asdict().items())
         return f"TrainingPair({', '.join(parts)})"
+
+    def plot(self, index: int = 0, *, spacing_mm: float = 1.0) -> Figure:
+        """Draw labels, image and target, see `pair_figure`.
+
+        Args:
+            index: Number of the element in the batch.
+            spacing_mm: Voxel spacing of the image.
+        """
+        image = {"image": self.image[index]}
+        return pair_figure(self.labels[index], image, self.target[index], spacing_mm)
 
 
 Pair = TrainingPair | ExamPair

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchio.data.batch import SubjectsBatch
 from torchio.transforms import Transform
 
+from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.seeds import derive_seed
 from synthsr_transforms.support.messages import SynthSRError, suggest
 from synthsr_transforms.transforms.base import SynthTransform, take_elements
 from synthsr_transforms.transforms.images import SCAN
 
 from .config import ScansConfig
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RECORD = "scans"
 """Name of the recorded numbers of scans, among those of the steps."""
@@ -44,6 +49,48 @@ class ExamPair(NamedTuple):
         given = {name: value for name, value in self._asdict().items() if value is not None}
         parts = (f"{name}={tuple(value.shape)}" for name, value in given.items())
         return f"ExamPair({', '.join(parts)})"
+
+    def plot(self, index: int = 0, *, spacing_mm: float = 1.0) -> Figure:
+        """Draw the labels, the scans and the target of a head, see `pair_figure`.
+
+        Args:
+            index: Number of the head in the batch.
+            spacing_mm: Voxel spacing of the image.
+        """
+        present = [True] * self.image.shape[1] if self.present is None else self.present[index]
+        images = {
+            f"image_{number}": image
+            for number, (image, there) in enumerate(
+                zip(self.image[index], present, strict=True), start=1
+            )
+            if there
+        }
+        return pair_figure(self.labels[index], images, self.target[index], spacing_mm)
+
+
+def pair_figure(
+    labels: Tensor, images: Mapping[str, Tensor], target: Tensor, spacing_mm: float
+) -> Figure:
+    """Draw an element of a batch: sagittal, coronal and axial slices of every channel.
+
+    Args:
+        labels: `(1, x, y, z)`, in the same field of view as the image.
+        images: `(C, X, Y, Z)` each, by their names.
+        target: `(Cout, X, Y, Z)`.
+        spacing_mm: Voxel spacing of the images.
+    """
+    from synthsr_transforms.drawing.preview import preview_figure
+
+    shape = next(iter(images.values())).shape[1:]
+    volumes = {}
+    for name, tensor in {"labels": labels, **images, "target": target}.items():
+        size = [spacing_mm * n / m for n, m in zip(shape, tensor.shape[1:], strict=True)]
+        affine = np.diag([*size, 1.0])
+        affine[:3, 3] = [(mm - spacing_mm) / 2 for mm in size]  # one corner, not one centre
+        data = tensor.detach().movedim(0, -1).squeeze(-1).cpu()
+        data = data.float() if data.is_floating_point() else data
+        volumes[name] = Volume(data.numpy(), affine)
+    return preview_figure(volumes)
 
 
 def num_scans(config: ScansConfig | None, seed: int, size: int = 1) -> list[int]:

@@ -360,8 +360,7 @@ class JobFolder:
     def write_preview(self, sample: Sample, volumes: Mapping[str, Volume] | None = None) -> None:
         """Draw the picture of a sample, from its files unless its volumes are given."""
         from synthsr_transforms.drawing.panels import save_figure
-
-        from .preview import preview_figure
+        from synthsr_transforms.drawing.preview import preview_figure
 
         volumes = volumes or self._read_sample(sample)
         title = f"{sample.stem}   from {stem(sample.subject.name)}"
@@ -371,8 +370,7 @@ class JobFolder:
     def write_overview(self, samples: Sequence[Sample]) -> None:
         """Draw one picture of several complete samples, from their files."""
         from synthsr_transforms.drawing.panels import save_figure
-
-        from .preview import overview_figure
+        from synthsr_transforms.drawing.preview import overview_figure
 
         volumes = {sample.stem: self._read_sample(sample) for sample in samples}
         with writing_to(self.path):

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import InitVar, dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -55,6 +55,9 @@ from .rows import (
     valid_rows,
 )
 from .tables import ready_names
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,6 +96,14 @@ class LabelTable:
         number = Counter(self.sides)
         sides = ", ".join(f"{number[side]} {side}" for side in SIDES if number[side])
         return f"LabelTable({len(self)} labels: {sides}; {self.num_classes} classes)"
+
+    def plot(self) -> Figure:
+        """Draw a list of the labels in their colours, see `drawing.colours.label_colours`."""
+        from synthsr_transforms.drawing.legend import legend_figure
+
+        details = (f"{row.side}, {row.tissue}, class {row.label_class}" for row in self.rows)
+        names = [row.name for row in self.rows]
+        return legend_figure(self.values, names, list(details))
 
     def __len__(self) -> int:
         return len(self.rows)

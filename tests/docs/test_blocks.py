@@ -1,23 +1,40 @@
 """Code in the documentation does what it says.
 
-The blocks of a tutorial run as they stand there, on smaller phantoms than a reader's.
+The blocks of tutorials run as they stand there, on smaller phantoms than a reader's, and so do
+blocks of Python on all pages. Other commands are read: their names and options must exist.
+A block that is not run says why in a comment above it, `<!-- not run: REASON -->`.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import click
+import nibabel as nib
+import numpy as np
 import pytest
+import torch
+import yaml
+from helpers import run, save, save_tiny_model
+
+from synthsr_cli.group import synthsr
+from synthsr_net.training.setup.experiment import RunPlan
+from synthsr_transforms.labels.table import LabelTable
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-TUTORIALS = sorted((DOCS / "tutorials").glob("[0-9]*.md"))
+PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md"]
+RUN = [DOCS / "start.md", *sorted((DOCS / "tutorials").glob("[0-9]*.md"))]
+"""Pages whose blocks run in a shell, one after the other."""
+ELSEWHERE = DOCS / "export.md"  # tests/net/test_onnx.py runs its blocks
 SECONDS = 300
 
 _FENCE = re.compile(
@@ -93,8 +110,125 @@ def in_shell(block: Block) -> str:
     return block.code
 
 
-@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
-def test_tutorials_run(page: Path, checkout: Path) -> None:
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_pages_run_in_a_shell(page: Path, checkout: Path) -> None:
     blocks = [block for block in blocks_of(page) if block.language in ("bash", "python")]
     assert blocks
     run_in(checkout, "".join(in_shell(block) for block in blocks if block.why is None))
+
+
+# Python
+
+
+def python_blocks(page: Path) -> list[Block]:
+    """Blocks of Python that are run."""
+    return [block for block in blocks_of(page) if block.language == "python" and not block.why]
+
+
+@pytest.fixture(scope="module")
+def desk(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that blocks read, all small."""
+    folder = tmp_path_factory.mktemp("desk")
+    data = checkout / "tutorial_data"
+    for name, there in {"label_maps": "labels", "T1w": "T1w", "predictions": "T1w"}.items():
+        (folder / name).symlink_to(data / there)
+    image = np.random.default_rng(0).random((16, 18, 17), np.float32)
+    for name in ("scan", "t1", "t2", "flair"):
+        save(folder / f"{name}.nii.gz", image, np.diag([5.5, 5.5, 5.5, 1]))
+    LabelTable.ready("freesurfer_aseg").write(folder / "tumour.tsv")
+    with (folder / "tumour.tsv").open("a") as file:
+        file.write("300\ttumour\tneutral\t16\tlesion\n")
+    synthsr_table = LabelTable.ready("synthsr")
+    np.save(folder / "generation_labels.npy", synthsr_table.values)
+    np.save(folder / "generation_classes.npy", synthsr_table.classes)
+    for name in ("prior_means_t1_hr", "prior_stds_t1_hr"):
+        np.save(folder / f"{name}.npy", np.ones((2, 14)))
+    save_tiny_model(folder / "my_model.safetensors")
+    done = run("generate", "all_purpose", "-n", 4, "--labels", folder / "label_maps",
+               "--set", "crop.shape=32", "--out", folder / "heads")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page not in (*RUN, ELSEWHERE) and python_blocks(page)],
+    ids=lambda page: page.stem,
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the scans show nobody
+def test_blocks_of_python_run(page: Path, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(desk)
+    monkeypatch.syspath_prepend(str(ROOT))
+    image = nib.load("scan.nii.gz")
+    names: dict[str, Any] = {"image": image, "t1": image, "t2": image, "flair": image}
+    names["tensor"] = torch.rand(1, 32, 32, 32)
+    for block in python_blocks(page):
+        exec(compile("\n" * block.line + block.code, str(block.page), "exec"), names)
+
+
+# Commands and settings that are read
+
+
+def commands_of(block: Block) -> Iterator[list[str]]:
+    """Words of the commands of this package in a block, without `synthsr`."""
+    text = re.sub(r"\\\n\s*(?:> )?", " ", block.code)
+    for line in text.splitlines():
+        if block.language == "console":
+            if not line.startswith("$ "):
+                continue
+            line = line[2:]
+        if "synthsr" not in line:
+            continue
+        line = re.sub(r"\$\w+", "1", line).replace(" ... ", " ")  # variables of the shell
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;>")
+        lexer.whitespace_split = True
+        words = [word if word.strip("&|;>") else "&&" for word in lexer]
+        for _, part in itertools.groupby(words, key="&&".__eq__):
+            command = [*part]
+            if "synthsr" in command:
+                yield command[command.index("synthsr") + 1 :]
+
+
+SHOWN = [
+    (block, words)
+    for page in PAGES
+    for block in blocks_of(page)
+    if block.language in ("bash", "console")
+    for words in commands_of(block)
+]
+
+
+@pytest.mark.parametrize(
+    ("block", "words"), SHOWN, ids=[f"{b.name} {' '.join(w[:2])}" for b, w in SHOWN]
+)
+def test_commands_have_such_options(block: Block, words: list[str]) -> None:
+    try:
+        context = synthsr.make_context("synthsr", [words[0]], resilient_parsing=True)
+        command = synthsr.get_command(context, words[0])
+        assert command is not None, f"{block.name}: no command {words[0]}"
+        command.make_context(words[0], words[1:])
+    except click.exceptions.Exit:  # an option such as --list-presets ends it
+        pass
+    except click.ClickException as error:
+        pytest.fail(f"{block.name}: {error.format_message()}")
+
+
+SETTINGS = [block for page in PAGES for block in blocks_of(page) if block.language == "yaml"]
+
+
+@pytest.mark.parametrize("block", SETTINGS, ids=lambda block: block.name)
+def test_settings_are_valid(block: Block, tmp_path: Path) -> None:
+    settings = yaml.safe_load(block.code)
+    if "steps" not in settings:  # a part of a file: a section, or one step
+        part = settings if "training" in settings else {"steps": settings}
+        settings = {"base": "all_purpose", **part}
+    if block.why is None:
+        path = tmp_path / "own.yaml"
+        path.write_text(yaml.safe_dump(settings, sort_keys=False))
+        RunPlan.from_source(path)
+
+
+def test_blocks_say_in_which_language_they_are() -> None:
+    known = {"bash", "console", "python", "yaml", "toml", "text", "{ .python }", "{ .bash }"}
+    unknown = [b.name for page in PAGES for b in blocks_of(page) if b.language not in known]
+    assert unknown == []

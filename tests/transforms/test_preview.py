@@ -12,13 +12,13 @@ import pytest
 
 from synthsr_transforms.drawing.colours import label_colours
 from synthsr_transforms.drawing.panels import save_figure
-from synthsr_transforms.drawing.slices import LETTERS, intensity_window
-from synthsr_transforms.io.grids import Volume
-from synthsr_transforms.job.preview import (
+from synthsr_transforms.drawing.preview import (
     overview_figure,
     preview_figure,
     rows_of,
 )
+from synthsr_transforms.drawing.slices import LETTERS, intensity_window
+from synthsr_transforms.io.grids import Volume
 
 SHAPE = (20, 24, 16)
 AFFINE = np.array([[1.0, 0, 0, -9], [0, 1.5, 0, -17], [0, 0, 2, -13], [0, 0, 0, 1]])

@@ -8,7 +8,7 @@ of a scan look thick, and a scan that is oblique to the prediction is cut obliqu
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -47,10 +47,43 @@ def write_picture(
     windows: Mapping[str, tuple[float, float]] | None = None,
     convention: Convention = "neurological",
 ) -> None:
-    """Write a picture of a scan, and what was made of it below: PNG, about 1000 pixels wide.
+    """Write the picture of `drawer` as PNG, atomically.
 
     Args:
-        path: The picture, written atomically.
+        path: The picture.
+        scan: See `drawer`.
+        prediction: Likewise.
+        segmentation: Likewise.
+        uncertainty: Likewise.
+        title: Likewise.
+        windows: Likewise.
+        convention: Likewise.
+    """
+    draw = drawer(
+        scan,
+        prediction,
+        segmentation,
+        uncertainty=uncertainty,
+        title=title,
+        windows=windows,
+        convention=convention,
+    )
+    save_figure(path, draw, grey=segmentation is None)
+
+
+def drawer(
+    scan: Volume | Mapping[str, Volume],
+    prediction: Volume | None,
+    segmentation: Volume | None = None,
+    *,
+    uncertainty: Volume | None = None,
+    title: str = "",
+    windows: Mapping[str, tuple[float, float]] | None = None,
+    convention: Convention = "neurological",
+) -> Callable[[], Figure]:
+    """Cut a scan, and what was made of it, and return what draws it, about 1000 pixels wide.
+
+    Args:
         scan: `(X, Y, Z)` and affine, in any orientation and resolution; several by their names.
         prediction: The same for the prediction, if there is one.
         segmentation: The same for a label map, whose outlines are drawn over the prediction, or
@@ -98,7 +131,7 @@ def write_picture(
             write_caption(axes, name, details)
         return figure
 
-    save_figure(path, draw, grey=segmentation is None)
+    return draw
 
 
 def write_planes(

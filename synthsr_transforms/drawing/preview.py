@@ -8,14 +8,17 @@ from typing import Any
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from synthsr_transforms.drawing.panels import (
+from synthsr_transforms.io.grids import Volume, reorient
+from synthsr_transforms.io.kinds import looks_like_labels
+
+from .panels import (
     CAPTION_PIXELS,
     FAINT,
     draw_grid,
     write,
     write_caption,
 )
-from synthsr_transforms.drawing.slices import (
+from .slices import (
     PLANES,
     Kind,
     Row,
@@ -24,8 +27,6 @@ from synthsr_transforms.drawing.slices import (
     size_in_words,
     slice_panel,
 )
-from synthsr_transforms.io.grids import Volume, reorient
-from synthsr_transforms.io.kinds import looks_like_labels
 
 _MIN_WIDTH, _NAME = 540, 18  # pixels: all details, name of a sample
 _KINDS: Mapping[str, Kind] = {"labels": "labels", "reliability": "reliability"}
