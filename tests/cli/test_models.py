@@ -173,7 +173,12 @@ class TestPath:
 class TestShipped:
     @pytest.mark.parametrize(
         ("name", "full"),
-        [("synthsr-t1-v2",) * 2, ("synthsr-t1-v1",) * 2, ("synthsr-t1-fast-v1",) * 2, ("fast", "synthsr-t1-fast-v1")],
+        [
+            ("synthsr-t1-v2",) * 2,
+            ("synthsr-t1-v1",) * 2,
+            ("synthsr-t1-fast-v1",) * 2,
+            ("fast", "synthsr-t1-fast-v1"),
+        ],
     )
     def test_what_ships_has_a_path_and_a_description(self, url, name, full):
         path = run("path", name).stdout.strip()
