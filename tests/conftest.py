@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -263,6 +264,16 @@ def process_as_before() -> Iterator[None]:
     if variables != dict(os.environ):
         os.environ.clear()
         os.environ.update(variables)
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the transforms that a test defines from all others."""
+    from synthsr_transforms.transforms import base
+
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    for name in ("own_steps", "examples.own_steps"):  # of another test, which it registered in
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture

@@ -28,6 +28,9 @@ from helpers import run, save, save_tiny_model
 from synthsr_cli.group import synthsr
 from synthsr_net.training.setup.experiment import RunPlan
 from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.support.plugins import import_module
+
+pytestmark = pytest.mark.usefixtures("own_registry")
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -223,6 +226,8 @@ def test_settings_are_valid(block: Block, tmp_path: Path) -> None:
         part = settings if "training" in settings else {"steps": settings}
         settings = {"base": "all_purpose", **part}
     if block.why is None:
+        for file in re.findall(r"--import (examples/\S+\.py)", block.page.read_text()):
+            import_module(str(ROOT / file), "--import")
         path = tmp_path / "own.yaml"
         path.write_text(yaml.safe_dump(settings, sort_keys=False))
         RunPlan.from_source(path)

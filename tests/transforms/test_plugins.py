@@ -15,7 +15,6 @@ from synthsr_net.losses import build_loss
 from synthsr_transforms.support import plugins
 from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.support.plugins import find_class, import_module
-from synthsr_transforms.transforms import base
 from synthsr_transforms.transforms.build import build_transform
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_steps.py"
@@ -37,10 +36,7 @@ class {name}Loss(ImageLoss):
 """
 
 
-@pytest.fixture(autouse=True)
-def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the transforms of these tests from all others."""
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+pytestmark = pytest.mark.usefixtures("own_registry")
 
 
 @pytest.fixture
