@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from synthsr_transforms.support.threads import num_cores, threads
 SHARE_OF_DEVICE = 0.5
 """Share of a GPU's memory that a bank may take."""
 _READERS = 8
+Files = TypeVar("Files", SubjectFiles, ScanPair)
+Read = TypeVar("Read")
 
 Size = tuple[int, int, int]
 
@@ -134,14 +137,28 @@ def read_bank(
     Raises:
         VolumeError: If a file is not what it should be; the message names it.
     """
-    entries = []
+    return read_each(subjects, partial(read_entry, target=target), on_subject)
+
+
+def read_each(
+    files: Sequence[Files],
+    read: Callable[[Files], Read],
+    on_read: Callable[[Files], object] | None = None,
+) -> list[Read]:
+    """What a function reads of each subject or pair, several at a time, in their order.
+
+    Args:
+        files: The subjects or pairs.
+        read: Reads one.
+        on_read: Called with each after it was read.
+    """
+    results = []
     with threads(min(_READERS, 2 * num_cores())) as pool:
-        read = pool.map(lambda subject: read_entry(subject, target=target), subjects)
-        for subject, entry in zip(subjects, read, strict=True):
-            entries.append(entry)
-            if on_subject is not None:
-                on_subject(subject)
-    return entries
+        for each, result in zip(files, pool.map(read, files), strict=True):
+            results.append(result)
+            if on_read is not None:
+                on_read(each)
+    return results
 
 
 def read_entry(files: SubjectFiles, *, target: str) -> Entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -34,9 +35,8 @@ from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.subjects.files import HIGH
 from synthsr_transforms.subjects.pairs import ScanPair
 from synthsr_transforms.support.messages import SynthSRError, listed
-from synthsr_transforms.support.threads import num_cores, threads
 
-from .bank import Entry, packed_labels
+from .bank import Entry, packed_labels, read_each
 
 WHITE_MATTER = 110.0
 """Intensity of white matter in targets, as in those that the presets make."""
@@ -50,7 +50,6 @@ MIN_COVERAGE = 0.5
 FEW_IN_COMMON = 0.5
 """Share of the smaller of two heads that lies in the other, below which they seem displaced."""
 _SAME_SPACING = 0.05  # relative, as for label maps
-_READERS = 8
 Mask = npt.NDArray[np.bool_]
 
 
@@ -129,15 +128,8 @@ def read_pairs(
         VolumeError: If a file is not what it should be, or two do not go together; the message
             names it.
     """
-    entries, doubts = [], []
-    with threads(min(_READERS, 2 * num_cores())) as pool:
-        read = pool.map(lambda pair: read_pair(pair, settings), pairs)
-        for pair, (entry, texts) in zip(pairs, read, strict=True):
-            entries.append(entry)
-            doubts += texts
-            if on_pair is not None:
-                on_pair(pair)
-    return entries, doubts
+    read = read_each(pairs, partial(read_pair, settings=settings), on_pair)
+    return [entry for entry, _ in read], [text for _, doubts in read for text in doubts]
 
 
 def read_pair(pair: ScanPair, settings: PairSettings) -> tuple[Entry, list[str]]:
