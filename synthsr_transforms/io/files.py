@@ -114,7 +114,7 @@ def list_volumes(
     ]
     if not found:
         below = left_below(path, without)
-        advice = "DICOM must be converted first, for example with dcm2niix."
+        advice = "DICOM must be converted first, but for predict and segment."
         if below:
             advice = f"{below}: give one of these, or add --recursive (--bids for a BIDS dataset)."
         raise VolumeError(

@@ -28,6 +28,13 @@ where it fits, without which dcm2niix does not resolve uneven slices; no comment
 _CONVERTED = re.compile(r"Convert (\d+) DICOM as (.+) \(\d+(?:x\d+)+\)\s*$")
 _COUNT = re.compile(r"Converted (\d+) of (\d+) files")
 _RESOLVED = r"(?:_Tilt)?(?:_Eq)?(?:_\d+)?\.nii"
+_NEEDED = {"Modality", "ImageOrientationPatientDICOM"}
+"""Fields of which each image has one; what has none is made of bytes that are no image."""
+_RESOLVED_AS = {
+    "_Tilt": "without gantry tilt",
+    "_Eq": "of even slices",
+    "_Tilt_Eq": "without gantry tilt and of even slices",
+}
 _DAMAGE = re.compile(r"not large enough|corrupt|Illegal DICOM|FileSize <|unable to decode", re.I)
 _NO_MATTER = re.compile(r"protocol name|slice timing|issue 642|Future release", re.I)
 """Warnings about names of files and about times, which nothing here depends on."""
@@ -81,7 +88,7 @@ def convert(source: Path, folder: Path) -> Conversion:
     code, said = _run(arguments)
     said = [_without_paths(line, source, folder) for line in said]
     volumes = tuple(_volumes(folder, _warnings_by_file(said, folder)))
-    if code == 0 or (volumes and code == _PARTLY):
+    if volumes and code in (0, _PARTLY):
         return Conversion(volumes, _failure(said, volumes))
     if volumes:
         return Conversion(volumes, f"dcm2niix failed on some files ({_reason(said)}).")
@@ -183,8 +190,11 @@ def _volumes(folder: Path, warnings: Mapping[str, tuple[str, ...]]) -> Iterator[
         made = sorted((name for name in images if own.fullmatch(name)), key=len)
         with suppress(ValueError):
             facts = json.loads(header.read_bytes().decode("utf-8", "replace"))
-            if made and isinstance(facts, dict):
-                yield Volume(folder / made[-1], facts, warnings.get(stem, ()))
+            if made and isinstance(facts, dict) and _NEEDED & set(facts):
+                said = warnings.get(stem, ())
+                resolved = _RESOLVED_AS.get(made[-1].removeprefix(stem).rpartition("_")[0])
+                said += (f"used is the volume {resolved} that it made.",) if resolved else ()
+                yield Volume(folder / made[-1], facts, said)
 
 
 def _failure(said: Sequence[str], volumes: Sequence[Volume]) -> str | None:

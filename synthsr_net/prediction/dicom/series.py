@@ -167,7 +167,7 @@ def why_no_brain(facts: Mapping[str, Any], image: Any) -> str | None:
     """
     modality, shape = facts.get("Modality"), image.shape
     if modality not in (MR, CT):
-        return f"of modality {plain(str(modality))}, neither MR nor CT"
+        return f"of modality {plain(str(modality or 'unknown'))}, neither MR nor CT"
     if image.get_data_dtype().names:
         return "in colours"
     reason = _by_words(facts)
@@ -186,8 +186,8 @@ def why_no_brain(facts: Mapping[str, Any], image: Any) -> str | None:
 
 def _by_words(facts: Mapping[str, Any]) -> str | None:
     types = _words(facts.get("ImageType") or [])
-    for reason, words in _IMAGE_TYPES.items():
-        if types & set(words.lower().split()):
+    for reason, known in _IMAGE_TYPES.items():
+        if types & set(known.lower().split()):
             return reason
     words = _words([facts.get("SeriesDescription"), facts.get("ProtocolName")])
     for reason, known in _DESCRIPTIONS.items():

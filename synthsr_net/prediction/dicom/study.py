@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from synthsr_transforms.io.files import has_known_extension, is_dicom, is_volume
+from synthsr_transforms.io.files import has_known_extension, is_dicom, is_volume, starts_as_dicom
 from synthsr_transforms.support.atomic import temporary_folder
 from synthsr_transforms.support.messages import SynthSRError, listed
 from synthsr_transforms.support.pointers import refuse_pointer
@@ -69,14 +69,13 @@ def is_study(path: Path, *, recursive: bool = False) -> bool:
         return any(is_dicom(file) for file in islice(_files(path), MOST_FILES))
     searched = list(islice(_files(path), MOST_FILES)) if recursive else here
     volumes = volumes or [file.name for file in searched if is_volume(file)]
-    files = (file for file in searched if not has_known_extension(file))
-    found = next((file for file in files if is_dicom(file)), None)
-    if found is not None and volumes:
+    others = [file for file in searched if not has_known_extension(file)]
+    if volumes and any(starts_as_dicom(file) for file in others):
         raise SynthSRError(
             f"{path} must hold DICOM files or volumes, got both ({listed(volumes, limit=2)} beside"
             " DICOM). Give folders with one kind."
         )
-    return found is not None
+    return not volumes and any(is_dicom(file) for file in others)
 
 
 def _files(top: Path) -> Iterator[Path]:
