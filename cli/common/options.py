@@ -327,6 +327,13 @@ def inference_options(command: Command) -> Command:
             help="Write 1 mm voxels in the directions of the scan, or the scan's own voxels.",
         ),
         click.option(
+            "--dtype",
+            type=click.Choice(["float32", "int16", "uint8"]),
+            default="float32",
+            show_default=True,
+            help="Type of the voxels of images; with uint8, files are about a quarter as large.",
+        ),
+        click.option(
             "--report",
             type=click.Path(path_type=Path),
             metavar="DIR",

@@ -364,8 +364,14 @@ class Inferer(Generic[Made, Kind]):
             volume: What to write.
             description: Text for the header; by default that of the record.
         """
-        legacy = self.settings.legacy is not None
-        write_volume(path, volume, legacy=legacy, description=description or self.record.describe())
+        settings = self.settings
+        write_volume(
+            path,
+            volume,
+            legacy=settings.legacy is not None,
+            description=description or self.record.describe(),
+            dtype=settings.dtype,
+        )
 
     def about_windows(self, plan: Plan | None) -> Iterator[str]:
         """Warnings of results that were put together from windows."""

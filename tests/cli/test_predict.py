@@ -105,7 +105,7 @@ class TestOneScan:
         monkeypatch.setattr(Predictor, "__init__", look)
         options = ("--ct", "--no-flip", "--sharpen", "--precision", "bf16", "--device", "cpu")
         more = ("--max-memory", "3GB", "--window", "128", "--no-data-consistency")
-        more += ("--no-inverse-contrast", "--no-registration")
+        more += ("--no-inverse-contrast", "--no-registration", "--dtype", "int16")
         save(folder / "ct.nii", 80 * voxels() - 5)
         result = run("predict", "ct.nii", "p.nii", *MODEL, *options, *more)
         assert result.exit_code == 0, result.output
@@ -120,10 +120,30 @@ class TestOneScan:
             "force": False,
             "legacy": None,
             "grid": "1mm",
+            "dtype": "int16",
             "max_memory": "3GB",
             "window": 128,
             "registration": False,
         }
+
+    def test_the_type_of_voxels(self, folder):
+        save_tiny_model(folder / "spread.safetensors", spread=True)
+        more = ("--model", "spread.safetensors", "--uncertainty", "s.nii")
+        assert run("predict", "scan.nii.gz", "p.nii", *more).exit_code == 0
+        more = ("--model", "spread.safetensors", "--uncertainty", "s8.nii")
+        result = run("predict", "scan.nii.gz", "p8.nii", *more, "--dtype", "uint8")
+        assert result.exit_code == 0, result.output
+        for name in ("p", "s"):
+            small = nib.load(f"{name}8.nii")
+            assert small.get_data_dtype() == np.uint8
+            half = 0.5001 * small.dataobj.slope
+            assert np.abs(small.get_fdata() - data_of(f"{name}.nii")).max() <= half
+
+    def test_another_type_is_another_prediction_to_resume(self, folder):
+        assert run("predict", "scan.nii.gz", "p.nii", *MODEL).exit_code == 0
+        result = run("predict", "scan.nii.gz", "p.nii", *MODEL, "--dtype", "int16", "--resume")
+        assert result.exit_code == 2
+        assert "with other settings" in result.stderr
 
     def test_legacy(self, folder):
         assert run("predict", "scan.nii.gz", "p.nii", *MODEL, "--legacy", "v1").exit_code == 0
