@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +14,7 @@ from click.shell_completion import CompletionItem
 from synthsr_transforms.support.messages import SynthSRError
 
 from .errors import TRACEBACK
+from .messages import choose_amount, keep, log
 
 ARGUMENTS = "synthsr.arguments"
 """Key of `Context.meta` under which a command keeps its arguments, to start itself again."""
@@ -178,7 +181,7 @@ def warn_of_unread(labels: Sequence[Path], images: Sequence[Path] = (), *, recur
     for path, name in kinds.items():
         others = [other for other in kinds if other != path]
         for text in unread_scans(path, without=others, recursive=recursive, freesurfer=name):
-            click.echo(f"Warning: {text}", err=True)
+            log.warning(text)
 
 
 def warn_of_unread_subjects(options: Mapping[str, Any]) -> None:
@@ -414,7 +417,7 @@ def inference_options(command: Command) -> Command:
             metavar="I/N",
             help="Take only the I-th of N parts of the scans.",
         ),
-        traceback_option,
+        message_options,
     ]
     return _with(options, command)
 
@@ -436,6 +439,37 @@ def traceback_option(command: Command) -> Command:
         callback=_ask_for_traceback,
         help="Show where an error comes from.",
     )(command)
+
+
+def message_options(command: Command) -> Command:
+    """Add `--quiet`, `--verbose`, `--log` and `--traceback`, which need no argument."""
+    common: dict[str, Any] = {"expose_value": False, "is_eager": True}
+    options: list[Option[Any]] = [
+        click.option(
+            "--quiet",
+            is_flag=True,
+            callback=_say_less,
+            help="Say nothing but errors: no progress, no warnings, no summary.",
+            **common,
+        ),
+        click.option(
+            "--verbose",
+            is_flag=True,
+            callback=_say_more,
+            help="Say more of what is done, such as each file that is written.",
+            **common,
+        ),
+        click.option(
+            "--log",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            callback=_keep_messages,
+            help="Append all messages to this file as well; several processes may share it.",
+            **common,
+        ),
+        traceback_option,
+    ]
+    return _with(options, command)
 
 
 class Shard(click.ParamType):
@@ -462,6 +496,21 @@ def _use_threads(ctx: click.Context, param: click.Parameter, value: int | None) 
         import torch
 
         torch.set_num_threads(value)
+
+
+def _say_less(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        choose_amount(-1)
+
+
+def _say_more(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        choose_amount(1)
+
+
+def _keep_messages(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
+    if value is not None and not ctx.resilient_parsing:
+        keep(value, shlex.join(sys.argv))
 
 
 def _ask_for_traceback(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -58,8 +58,9 @@ from synthsr_transforms.support.stopping import on_stop
 
 from .describing import counted
 from .errors import TRACEBACK
+from .messages import failed, log, say
 from .options import ARGUMENTS
-from .progress import clock, pace, progress
+from .progress import lasted, progress
 
 
 def _load_predictor(options: dict[str, Any]) -> Predictor:
@@ -267,7 +268,7 @@ def run_all(
     if renamed:
         doubts = [*doubts, _renamed(predictor.config.name, known, names)]
     for text in doubts if number == 1 and share.rank == 0 else ():
-        click.echo(f"Warning: {text}", err=True)
+        log.warning(text)
     if missing and share.rank == 0 and start is not None:
         start(predictor)
     if number > 1:
@@ -356,8 +357,6 @@ class _Run:
             progress(what, total, done=done, quiet=quiet) as advance,
         ):
             for outcome in outcomes:
-                for text in outcome.warnings:
-                    click.echo(f"Warning: {outcome.task.name}: {text}", err=True)
                 if outcome.error is None:
                     self.predicted += 1
                 else:
@@ -403,22 +402,30 @@ class _Run:
         return {k.replace("_", " "): words.get(str(v), str(v)) for k, v in details.items()}
 
     def _summarise(self, output: Path, seconds: float) -> None:
-        """Print a summary, over all processes where they can communicate."""
-        numbers = [self.predicted, len(self.failed), len(self.complete)]
-        predicted, failed, complete = sum_over_processes(self.share, numbers)
-        if self.share.rank > 0:
-            return
+        """Print a summary of this process, and one of all where they can communicate."""
+        share, own = self.share, [self.predicted, len(self.failed), len(self.complete)]
+        sums = sum_over_processes(share, own)
+        if share.size > 1:
+            tell = log.info if share.launcher == "torchrun" else say
+            tell(f"{share.name}: {self._in_words(own, output, seconds)}")
+        whole = share.size == 1 or share.launcher == "torchrun"
+        if whole and share.rank == 0 and (sums[0] or not sums[1]):  # else the errors say it
+            say(self._in_words(sums, output, seconds))
+
+    def _in_words(self, numbers: Sequence[int], output: Path, seconds: float) -> str:
+        """What was made, in a line."""
+        predicted, failed, complete = numbers
         before = f" ({complete} were complete before)" if complete else ""
         missed = f", {failed} failed" if failed else ""
         where = f"listed in {output}" if output.suffix.lower() == ".txt" else f"in {output}"
         if predicted:
-            each = "" if predicted == 1 else f", {pace(predicted, seconds)}"
-            done = f"{self.kind.verb} {counted(predicted, 'scan')} in {clock(seconds)}{each}"
-            click.echo(f"{done}, {where}{before}{missed}.")
-        elif complete:
-            click.echo(f"Nothing to do: all {complete} scans {where} are complete.")
-        elif not failed:
-            click.echo("Nothing to do: there are no scans for this part.")
+            done = f"{self.kind.verb} {counted(predicted, 'scan')} in {lasted(predicted, seconds)}"
+            return f"{done}, {where}{before}{missed}."
+        if failed:
+            return f"{self.kind.verb} no scan{before}{missed}."
+        if complete:
+            return f"Nothing to do: all {complete} scans {where} are complete."
+        return "Nothing to do: there are no scans for this part."
 
     def _raise_failures(self, alone: bool) -> None:
         """End with an error if there were failures: that of the only scan, or a count."""
@@ -427,7 +434,7 @@ class _Run:
         for outcome in self.failed:
             if outcome.error is not None and click.get_current_context().meta.get(TRACEBACK):
                 traceback.print_exception(outcome.error)
-            click.echo(f"Failed: {outcome.task.name}: {outcome.reason}", err=True)
+            failed(f"{outcome.task.name}: {outcome.reason}")
         if self.failed:
             raise WorkFailedError(
                 f"{len(self.failed)} of {len(self.failed) + self.predicted} scans failed, as listed"
@@ -439,7 +446,7 @@ def _show_plan(task: Task, prepared: Prepared) -> None:
     assert prepared.plan is not None
     size = " x ".join(map(str, prepared.tensor.shape[-3:]))
     memory = bytes_in_words(prepared.plan.num_bytes)
-    click.echo(f"{task.name}: {size} voxels, about {memory} of memory", err=True)
+    log.info(f"{task.name}: {size} voxels, about {memory} of memory")
 
 
 def _common(values: Iterable[bool]) -> bool | str:

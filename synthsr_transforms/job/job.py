@@ -7,6 +7,7 @@ does not depend on the samples before it, so shards and resumed jobs make what o
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import os
 from collections import deque
@@ -66,6 +67,7 @@ from .record import (
     scan_kinds,
 )
 
+log = logging.getLogger("synthsr_transforms")
 CACHED_SUBJECTS = 4
 """Subjects kept in memory; a label map of 256^3 voxels takes 32 MiB."""
 WRITERS, WRITERS_BESIDE_GPU = 2, 8
@@ -484,6 +486,7 @@ class StartedJob:
     ) -> Sample:
         oriented = {kind: reorient(volume, affine) for kind, volume in volumes.items()}
         self.folder.write_sample(sample, oriented, steps, preview=self.job.preview)
+        log.debug("%s: made from %s", sample.stem, sample.subject.paths)
         return sample
 
     def _draw_missing_previews(self) -> None:

@@ -498,6 +498,7 @@ class TestProcesses:
         assert done.returncode == 1, done.stderr
         assert sorted(outputs(folder / "out")) == ["s0_synthsr.nii.gz", "s2_synthsr.nii.gz"]
         assert done.stdout.count("Predicted 2 scans") == 1
+        assert [f"Process {k} of 2 on" in done.stderr for k in (1, 2, 3)] == [True, True, False]
         assert done.stderr.count("Failed: s1.nii.gz") == 1
         assert "Traceback" not in done.stderr
         page = (folder / "report" / "report.html").read_text()
@@ -512,7 +513,9 @@ class TestProcesses:
             more = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
             result = run("predict", "scans", "out", *MODEL, env={**variables, **more})
             assert result.exit_code == 0, result.output
-            assert ("Predicted" in result.stdout) == (rank == "0")
+            number = 2 - int(rank)
+            assert f"Process {int(rank) + 1} of 2 on " in result.stdout
+            assert f": Predicted {number} scan{'s' * (number > 1)} in " in result.stdout
         assert len(outputs(folder / "out")) == 3
 
     def test_a_killed_process_is_told(self, folder, monkeypatch):

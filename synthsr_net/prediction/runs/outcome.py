@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from synthsr_transforms.support.messages import describe
 
 from .tasks import Task
 
+log = logging.getLogger("synthsr_net")
 MADE_BEFORE = "made by an earlier run, of which this report has no record: no picture."
 """Warning in the report for a complete prediction without a record."""
 
@@ -54,6 +56,17 @@ class Outcome:
         if len(self.task.inputs) == 1 and text.startswith(path):
             text = text.removeprefix(path).lstrip(": ")
         return text
+
+
+def announce(outcome: Outcome) -> None:
+    """Log what became of a task: its warnings, and the file or the reason that there is none."""
+    name = outcome.task.name
+    for text in outcome.warnings:
+        log.warning("%s: %s", name, text)
+    if outcome.error is None:
+        log.info("%s: wrote %s in %.2f s", name, outcome.task.output, outcome.seconds)
+    else:
+        log.info("%s: failed: %s", name, outcome.reason)
 
 
 class BatchReport:

@@ -33,7 +33,7 @@ from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, d
 from synthsr_transforms.support.stopping import undoing
 from synthsr_transforms.support.threads import num_cores, threads
 
-from .outcome import BatchReport, Outcome
+from .outcome import BatchReport, Outcome, announce
 from .rows import RowTable
 from .tasks import Task
 
@@ -269,6 +269,7 @@ class Batch:
 
     def _finished(self, writing: Future[Outcome]) -> Iterator[Outcome]:
         outcome = writing.result()
+        announce(outcome)
         yield outcome
         if outcome.error is not None and is_full(outcome.error):
             raise DiskFullError(
