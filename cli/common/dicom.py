@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import click
-
 from synthsr_net.prediction.dicom.series import Series
 from synthsr_net.prediction.dicom.study import Study, chosen, is_study, opened
 from synthsr_net.prediction.runs.studies import plan_study
@@ -20,6 +18,7 @@ from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
 from synthsr_transforms.support.stopping import is_first_process
 
 from .describing import counted
+from .messages import log
 from .prediction import PREDICTION, Kind, extra_images, refuse, run_all
 from .tables import print_table
 
@@ -92,24 +91,24 @@ def _predict(study: Study, output: Path, options: dict[str, Any], kind: Kind) ->
         per_session=bool(options.get("per_session")),
     )
     if is_first_process():
-        for line in _found(study, series):
-            click.echo(line, err=True)
+        _tell(study, series)
     names: tuple[str | None, ...] = () if options.get("per_session") else (None,)
     run_all(tasks, options, kind, names=names, output=output)
 
 
-def _found(study: Study, wanted: Sequence[Series]) -> Iterator[str]:
-    """A line for each series: what it is, or why it is left out, and what dcm2niix said."""
+def _tell(study: Study, wanted: Sequence[Series]) -> None:
+    """Say of each series what it is, or why it is left out, and what dcm2niix said."""
     number = len(study.exams)
     exams = f" of {counted(number, 'exam')}" if number > 1 else ""
-    yield f"DICOM: {len(study.series)} series{exams}, {len(wanted)} to be used."
+    log.info(f"DICOM: {len(study.series)} series{exams}, {len(wanted)} to be used.")
     for each in study.series:
         name = f"{each.exam}/{each.name}" if number > 1 else each.name
         if each in wanted:
-            yield f"  {name}: {_in_words(each)}"
-            yield from (f"Warning: {name}: dcm2niix: {text}" for text in each.warnings)
+            log.info(f"  {name}: {_in_words(each)}")
+            for text in each.warnings:
+                log.warning(f"{name}: dcm2niix: {text}")
         else:
-            yield f"  {name}: left out: {each.left_out or 'not asked for'}"
+            log.info(f"  {name}: left out: {each.left_out or 'not asked for'}")
 
 
 def _in_words(series: Series) -> str:
