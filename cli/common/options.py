@@ -219,6 +219,13 @@ def overwrite_option(command: Command) -> Command:
     return click.option("--overwrite", is_flag=True, help="Replace output that exists.")(command)
 
 
+def dry_run_option(command: Command) -> Command:
+    """Add `--dry-run`."""
+    return click.option(
+        "--dry-run", is_flag=True, help="Check the input and say what would be made; write nothing."
+    )(command)
+
+
 def threads_option(command: Command) -> Command:
     """Add `--threads`, which needs no argument of the command."""
     return click.option(
@@ -387,6 +394,13 @@ def inference_options(command: Command) -> Command:
         recursive_option,
         click.option("--resume", is_flag=True, help="Keep complete output, and make the rest."),
         overwrite_option,
+        click.option(
+            "--only-failed",
+            type=click.Path(path_type=Path),
+            metavar="SUMMARY.tsv",
+            help="Take only the scans that failed, by the summary of an earlier run.",
+        ),
+        dry_run_option,
         device_option,
         click.option(
             "--precision",
