@@ -16,6 +16,7 @@ from synthsr_net.inference.slabs import Box
 from synthsr_net.models.checkpoint import Model, StructureConfig
 from synthsr_net.prediction.refinement.brain_mask import brain_box
 from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.labels.structures import BACKGROUND, FLUID, REST_OF_HEAD
 from synthsr_transforms.support.messages import SynthSRError
 
 from .files import EXTRA_ENDINGS
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from .inferer import AnyPath
     from .settings import SegmenterOptions
 
-BACKGROUND, REST_OF_HEAD, FLUID = 0, 258, 24
-"""Values of structures: what is no tissue, tissue outside the skull's inside, and fluid between
-brain and skull. FreeSurfer's, but for the second."""
 AROUND_BRAIN_MM = 12.0
 """Structures are looked for up to this far from the brain that a prediction shows."""
 INTRACRANIAL = "intracranial"
