@@ -72,13 +72,18 @@ class Segmenter(Inferer[Segmentation, "LabelMap"]):
 
     @classmethod
     def from_file(
-        cls, path: AnyPath | None = None, **settings: Unpack[SegmenterOptions]
+        cls,
+        path: AnyPath | None = None,
+        *,
+        trainable: bool = False,
+        **settings: Unpack[SegmenterOptions],
     ) -> Segmenter:
         """Load a segmentation network.
 
         Args:
             path: Model file (`.safetensors`), or the name of a known model (see `synthsr models`).
                 None: the network that ships with the package.
+            trainable: See `Predictor.from_file`. The network gives probabilities.
             settings: Fields of `PredictorSettings` that apply.
 
         Raises:
@@ -86,7 +91,7 @@ class Segmenter(Inferer[Segmentation, "LabelMap"]):
         """
         from synthsr_net.models.zoo.files import SEGMENTATION_MODEL
 
-        return cls._load(path or SEGMENTATION_MODEL, settings)
+        return cls._load(path or SEGMENTATION_MODEL, settings, trainable=trainable)
 
     def passes(self) -> dict[str, Any]:
         """Further arguments of `predict_volume`, for what is done in and between its passes."""
