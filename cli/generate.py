@@ -13,6 +13,7 @@ from synthsr_cli.common.options import (
     Shard,
     complete_presets,
     device_option,
+    dry_run_option,
     format_option,
     import_option,
     message_options,
@@ -25,6 +26,7 @@ from synthsr_cli.common.options import (
     warn_of_unread_subjects,
 )
 from synthsr_cli.common.progress import lasted, progress
+from synthsr_cli.common.tables import print_table
 from synthsr_transforms.support.stopping import on_stop
 
 if TYPE_CHECKING:
@@ -75,10 +77,11 @@ list_presets_option = click.option(
     help="Make only the I-th of N parts of the job, for several processes or machines.",
 )
 @overwrite_option
+@dry_run_option
 @device_option
 @threads_option
 @message_options
-def generate(source: str, assignments: tuple[str, ...], **options: Any) -> None:
+def generate(source: str, assignments: tuple[str, ...], dry_run: bool, **options: Any) -> None:
     """Make training pairs from label maps: image, target and labels of each sample.
 
     PRESET is a published setting (see --list-presets); CONFIG.yaml is one of your own, or the
@@ -105,7 +108,10 @@ def generate(source: str, assignments: tuple[str, ...], **options: Any) -> None:
         started = job.start(
             on_subject=lambda subject: advance(),
             on_phantom=lambda: log.info("making the built-in head phantom"),
+            dry_run=dry_run,
         )
+    if dry_run:
+        return _show_samples(started)
     number, made, begin = len(started.samples), 0, time.perf_counter()
     how = "The same command goes on where it stopped."
     with (
@@ -116,6 +122,18 @@ def generate(source: str, assignments: tuple[str, ...], **options: Any) -> None:
             made += 1
             advance()
     _summarise(started, time.perf_counter() - begin)
+
+
+def _show_samples(started: StartedJob) -> None:
+    """Print which samples would be made of which label maps."""
+    names = ("sample", "label_map")
+    rows = [(sample.stem, str(sample.subject.labels)) for sample in started.samples]
+    print_table(names, rows, left=names)
+    kept = f" {counted(started.num_complete, 'sample')} would be kept."
+    log.info(
+        f"Nothing was written: {counted(len(rows), 'sample')} to make in {started.folder.path}."
+        f"{kept if started.num_complete else ''}"
+    )
 
 
 def _summarise(started: StartedJob, seconds: float) -> None:

@@ -219,6 +219,13 @@ def overwrite_option(command: Command) -> Command:
     return click.option("--overwrite", is_flag=True, help="Replace output that exists.")(command)
 
 
+def dry_run_option(command: Command) -> Command:
+    """Add `--dry-run`."""
+    return click.option(
+        "--dry-run", is_flag=True, help="Check the input and say what would be made; write nothing."
+    )(command)
+
+
 def threads_option(command: Command) -> Command:
     """Add `--threads`, which needs no argument of the command."""
     return click.option(
@@ -316,6 +323,45 @@ def scan_options(command: Command) -> Command:
     return _with(options, command)
 
 
+def output_argument(command: Command) -> Command:
+    """Add OUTPUT, which is needed but with `--list-series`."""
+    return click.argument(
+        "output",
+        metavar="OUTPUT",
+        required=False,
+        type=click.Path(path_type=Path),
+        callback=_need_output,
+    )(command)
+
+
+def _need_output(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    if value is None and not ctx.resilient_parsing and not ctx.params.get("list_series"):
+        raise click.MissingParameter(ctx=ctx, param=param)
+    return value
+
+
+def dicom_options(command: Command) -> Command:
+    """Add the options of commands that take DICOM."""
+    options: list[Option[Any]] = [
+        click.option(
+            "--series",
+            multiple=True,
+            metavar="N|TEXT",
+            help="Of DICOM, take the series of this number, or with this text in its description."
+            " May be repeated.  [default: all that can be brains]",
+        ),
+        click.option(
+            "--list-series", is_flag=True, is_eager=True, help="List the series of DICOM, and end."
+        ),
+        click.option(
+            "--keep-names",
+            is_flag=True,
+            help="Let names of patients in DICOM appear in messages, reports and file names.",
+        ),
+    ]
+    return _with(options, command)
+
+
 def inference_options(command: Command) -> Command:
     """Add the options of all commands that apply a network to scans, but for `--model`."""
     options: list[Option[Any]] = [
@@ -348,6 +394,13 @@ def inference_options(command: Command) -> Command:
         recursive_option,
         click.option("--resume", is_flag=True, help="Keep complete output, and make the rest."),
         overwrite_option,
+        click.option(
+            "--only-failed",
+            type=click.Path(path_type=Path),
+            metavar="SUMMARY.tsv",
+            help="Take only the scans that failed, by the summary of an earlier run.",
+        ),
+        dry_run_option,
         device_option,
         click.option(
             "--precision",

@@ -193,12 +193,15 @@ class GenerationJob:
         self,
         on_subject: Callable[[SubjectFiles], object] = lambda subject: None,
         on_phantom: Callable[[], object] = lambda: None,
+        *,
+        dry_run: bool = False,
     ) -> StartedJob:
         """Check everything, then write the records of the job.
 
         Args:
             on_subject: Called with each subject after it was read and checked.
             on_phantom: Called once before the built-in head phantom is made.
+            dry_run: Whether to write nothing, for a job that is not run.
 
         Returns:
             The job, ready to run.
@@ -224,7 +227,8 @@ class GenerationJob:
         if phantom and checked is not None and missing:
             on_phantom()
         check_space(self.folder, self._expected_bytes(generator, missing))
-        folder.open(samples, self.shard, overwrite=self.overwrite)
+        if not dry_run:
+            folder.open(samples, self.shard, overwrite=self.overwrite)
         return StartedJob(self, generator, folder, missing)
 
     def run(self) -> Iterator[Sample]:

@@ -38,18 +38,23 @@ class Outcome:
         seconds: Time that reading, computing and writing took, waiting not counted.
         warnings: Doubts about the scan.
         error: Why there is no prediction; None if there is one.
+        score: Quality score, 0 to 1, if there is one.
     """
 
     task: Task
     seconds: float
     warnings: tuple[str, ...] = ()
     error: Exception | None = None
+    score: float | None = None
 
     @property
     def reason(self) -> str:
         """The error in one line, without the path of a single scan in front."""
         text = describe(self.error) if self.error else ""
         path = str(self.task.inputs[0])
+        if self.task.source:  # of a file that is temporary
+            text = text.replace(path, self.task.source)
+            path = self.task.source
         if len(self.task.inputs) == 1 and text.startswith(path):
             text = text.removeprefix(path).lstrip(": ")
         return text
@@ -145,7 +150,6 @@ def _entry(
     result: Result | None = None,
 ) -> ReportEntry:
     image = None if result is None else result.image
-    quality = None if result is None or result.segmentation is None else result.segmentation.quality
     return ReportEntry(
         name=outcome.task.name,
         input=outcome.task.scan,
@@ -155,7 +159,7 @@ def _entry(
         output_shape=None if image is None else image.data.shape,
         output_spacing_mm=None if image is None else image.spacing_mm,
         seconds=outcome.seconds,
-        score=None if quality is None else quality.overall,
+        score=outcome.score,
         warnings=outcome.warnings,
         error=outcome.reason or None,
     )
