@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from evaluation.contrasts import CONTRASTS, TARGET_PRESET
 from evaluation.heads import find_label_maps
 from evaluation.network import HeadNetwork
