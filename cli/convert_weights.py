@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from synthsr_cli.common.describing import network_in_words, use_in_words
-from synthsr_cli.common.options import check_output_file, overwrite_option, traceback_option
+from synthsr_cli.common.messages import say
+from synthsr_cli.common.options import check_output_file, message_options, overwrite_option
 from synthsr_transforms.support.messages import SynthSRError
 
 ABOUT = ("name", "description", "licence", "citation")
@@ -57,7 +58,7 @@ ABOUT = ("name", "description", "licence", "citation")
     help="Activation, such as relu.  [default: what the file says, else elu]",
 )
 @overwrite_option
-@traceback_option
+@message_options
 def convert_weights(
     source: Path, target: Path, to_keras: bool, overwrite: bool, **options: Any
 ) -> None:
@@ -99,7 +100,7 @@ def convert_weights(
         _again(source, target, given)
     else:
         _from_keras(source, target, given)
-    click.echo(f"Wrote {target}.")
+    say(f"Wrote {target}.")
 
 
 def _from_keras(source: Path, target: Path, options: dict[str, Any]) -> None:
@@ -118,9 +119,9 @@ def _from_keras(source: Path, target: Path, options: dict[str, Any]) -> None:
     words = network_in_words(network.config) | use_in_words(config)
     _describe(f"{source}: {network.layout} of Keras, {network.precision}", words)
     if network.config.out_channels > 1 and not config.spread:
-        click.echo("Note: if the network was trained with the laplace loss, add --spread.")
+        say("Note: if the network was trained with the laplace loss, add --spread.")
     for note in network.notes:
-        click.echo(f"Note: {note}.")
+        say(f"Note: {note}.")
 
 
 def _again(source: Path, target: Path, options: dict[str, Any]) -> None:
@@ -149,10 +150,10 @@ def _to_keras(source: Path, target: Path) -> None:
     model = read_model(source)
     write_keras(target, model.config.network, model.network.state_dict())
     _describe(f"{source}: model {model.config.name}", network_in_words(model.config.network))
-    click.echo("Note: a Keras file holds the weights alone, not how scans become inputs.")
+    say("Note: a Keras file holds the weights alone, not how scans become inputs.")
 
 
 def _describe(title: str, words: dict[str, str]) -> None:
-    click.echo(title)
+    say(title)
     for label, text in words.items():
-        click.echo(f"  {label}: {text}")
+        say(f"  {label}: {text}")

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from synthsr_cli.common.describing import counted
+from synthsr_cli.common.messages import log
 from synthsr_cli.common.options import (
     match_option,
+    message_options,
     out_option,
     overwrite_option,
     recursive_option,
-    traceback_option,
     warn_of_unread,
 )
 from synthsr_cli.common.progress import progress
@@ -88,7 +89,7 @@ COLUMNS = ("channel", "class", "name", "mean", "+-", "std", "+-", "scans", "voxe
     help="Processes, each of which holds one scan in memory.",
 )
 @overwrite_option
-@traceback_option
+@message_options
 def estimate_priors(folder: Path, plot: bool, overwrite: bool, **options: Any) -> None:
     """Estimate tissue priors, so that training images look like your scans.
 
@@ -114,9 +115,9 @@ def estimate_priors(folder: Path, plot: bool, overwrite: bool, **options: Any) -
     files = write_estimate(estimate, folder, plot=plot, overwrite=overwrite)
     _print_table(estimate)
     for warning in estimate.warnings():
-        click.echo(f"Warning: {warning}", err=True)
+        log.warning(warning)
     names = ", ".join(path.name for path in files)
-    click.echo(f"Wrote {names} to {folder}.", err=True)
+    log.info(f"Wrote {names} to {folder}.")
 
 
 def _job(plot: bool, options: dict[str, Any]) -> PriorEstimation:

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from synthsr_cli.common.describing import counted
+from synthsr_cli.common.messages import log
 from synthsr_cli.common.options import (
+    message_options,
     out_option,
     overwrite_option,
     recursive_option,
     threads_option,
-    traceback_option,
     warn_of_unread,
 )
 from synthsr_cli.common.progress import progress
@@ -42,7 +43,7 @@ from synthsr_transforms.support.messages import SynthSRError
 @recursive_option
 @overwrite_option
 @threads_option
-@traceback_option
+@message_options
 def evaluate(
     predictions: Path,
     references: Path,
@@ -104,6 +105,6 @@ def evaluate(
     )
     for score in scores:
         for warning in score.warnings:
-            click.echo(f"Warning: {score.pair.name}: {warning}", err=True)
+            log.warning(f"{score.pair.name}: {warning}")
     if folder is not None:
-        click.echo(f"Wrote {CSV_NAME} and {PAGE_NAME} to {folder}.", err=True)
+        log.info(f"Wrote {CSV_NAME} and {PAGE_NAME} to {folder}.")

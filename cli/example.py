@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from synthsr_cli.common.messages import say
 from synthsr_cli.common.options import overwrite_option, traceback_option
 
 
@@ -29,4 +30,4 @@ def example(target: Path, overwrite: bool) -> None:
     from synthsr_net.example import write_example
 
     write_example(target, overwrite=overwrite)
-    click.echo(f"Wrote {target}. Next: synthsr predict {shlex.quote(str(target))} t1.nii.gz")
+    say(f"Wrote {target}. Next: synthsr predict {shlex.quote(str(target))} t1.nii.gz")

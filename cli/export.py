@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from synthsr_cli.common.messages import say
 from synthsr_cli.common.options import (
     check_output_file,
     complete_models,
+    message_options,
     overwrite_option,
     threads_option,
-    traceback_option,
 )
 from synthsr_transforms.support.messages import bytes_in_words
 
@@ -21,7 +22,7 @@ from synthsr_transforms.support.messages import bytes_in_words
 @click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
 @overwrite_option
 @threads_option
-@traceback_option
+@message_options
 def export(models: tuple[str, ...], target: Path, overwrite: bool) -> None:
     """Write a model as an ONNX file (OUT.onnx), for programs without PyTorch.
 
@@ -49,7 +50,7 @@ def export(models: tuple[str, ...], target: Path, overwrite: bool) -> None:
     from synthsr_net.models.zoo.files import default_model
 
     difference = export_onnx(load_model(models[0] if models else default_model()), target)
-    click.echo(
+    say(
         f"Wrote {target} ({bytes_in_words(target.stat().st_size)}): onnxruntime differs from"
         f" PyTorch by at most {difference:.1e} of the range."
     )

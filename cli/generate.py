@@ -8,22 +8,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from synthsr_cli.common.describing import counted
+from synthsr_cli.common.messages import log, say
 from synthsr_cli.common.options import (
     Shard,
     complete_presets,
     device_option,
+    dry_run_option,
     format_option,
     import_option,
+    message_options,
     out_option,
     overwrite_option,
     seed_option,
     set_option,
     subject_options,
     threads_option,
-    traceback_option,
     warn_of_unread_subjects,
 )
-from synthsr_cli.common.progress import clock, pace, progress
+from synthsr_cli.common.progress import lasted, progress
+from synthsr_cli.common.tables import print_table
 from synthsr_transforms.support.stopping import on_stop
 
 if TYPE_CHECKING:
@@ -74,10 +77,11 @@ list_presets_option = click.option(
     help="Make only the I-th of N parts of the job, for several processes or machines.",
 )
 @overwrite_option
+@dry_run_option
 @device_option
 @threads_option
-@traceback_option
-def generate(source: str, assignments: tuple[str, ...], **options: Any) -> None:
+@message_options
+def generate(source: str, assignments: tuple[str, ...], dry_run: bool, **options: Any) -> None:
     """Make training pairs from label maps: image, target and labels of each sample.
 
     PRESET is a published setting (see --list-presets); CONFIG.yaml is one of your own, or the
@@ -103,8 +107,11 @@ def generate(source: str, assignments: tuple[str, ...], **options: Any) -> None:
     with progress("label maps checked", len(job.subjects)) as advance:
         started = job.start(
             on_subject=lambda subject: advance(),
-            on_phantom=lambda: click.echo("making the built-in head phantom", err=True),
+            on_phantom=lambda: log.info("making the built-in head phantom"),
+            dry_run=dry_run,
         )
+    if dry_run:
+        return _show_samples(started)
     number, made, begin = len(started.samples), 0, time.perf_counter()
     how = "The same command goes on where it stopped."
     with (
@@ -117,18 +124,25 @@ def generate(source: str, assignments: tuple[str, ...], **options: Any) -> None:
     _summarise(started, time.perf_counter() - begin)
 
 
+def _show_samples(started: StartedJob) -> None:
+    """Print which samples would be made of which label maps."""
+    names = ("sample", "label_map")
+    rows = [(sample.stem, str(sample.subject.labels)) for sample in started.samples]
+    print_table(names, rows, left=names)
+    kept = f" {counted(started.num_complete, 'sample')} would be kept."
+    log.info(
+        f"Nothing was written: {counted(len(rows), 'sample')} to make in {started.folder.path}."
+        f"{kept if started.num_complete else ''}"
+    )
+
+
 def _summarise(started: StartedJob, seconds: float) -> None:
     number, folder = len(started.samples), started.folder.path
     kept = f" ({started.num_complete} were complete before)" if started.num_complete else ""
     if number:
-        click.echo(
-            f"Made {counted(number, 'sample')} in {clock(seconds)}, {pace(number, seconds)}, in"
-            f" {folder}{kept}."
-        )
+        say(f"Made {counted(number, 'sample')} in {lasted(number, seconds)}, in {folder}{kept}.")
     elif not started.num_complete:
         part, parts = started.job.shard
-        click.echo(
-            f"Nothing to make: shard {part}/{parts} of {started.job.num_samples} samples is empty."
-        )
+        say(f"Nothing to make: shard {part}/{parts} of {started.job.num_samples} samples is empty.")
     else:
-        click.echo(f"Nothing to make: all {started.num_complete} samples in {folder} are complete.")
+        say(f"Nothing to make: all {started.num_complete} samples in {folder} are complete.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from synthsr_cli.common.describing import counted
+from synthsr_cli.common.messages import log
 from synthsr_cli.common.options import recursive_option, warn_of_unread
 from synthsr_cli.common.tables import print_table
 from synthsr_transforms.labels.tables import ready_names
@@ -80,7 +81,7 @@ def _print_report(report: LabelReport) -> None:
     )
     print_table(COLUMNS, _rows(report), title=title, left=("name", "side", "tissue"))
     for warning in report.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        log.warning(warning)
 
 
 def _rows(report: LabelReport) -> Iterator[tuple[str, ...]]:
@@ -100,11 +101,10 @@ def _rows(report: LabelReport) -> Iterator[tuple[str, ...]]:
 
 
 def _print_written(report: LabelReport, path: Path) -> None:
-    click.echo(f"Wrote {len(report.present_table)} labels to {path}.", err=True)
+    log.info(f"Wrote {len(report.present_table)} labels to {path}.")
     if report.dropped_classes:
-        click.echo(
-            f"Warning: classes {listed(report.dropped_classes)} of {report.table_name} have no "
+        log.warning(
+            f"classes {listed(report.dropped_classes)} of {report.table_name} have no "
             "labels here, so classes were renumbered. Estimate priors again, or select the classes "
-            "that remain.",
-            err=True,
+            "that remain."
         )

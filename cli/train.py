@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from synthsr_cli.common.describing import counted
+from synthsr_cli.common.messages import log, say
 from synthsr_cli.common.options import (
     complete_presets,
     device_option,
     import_option,
+    message_options,
     out_option,
     overwrite_option,
     set_option,
     subject_options,
     threads_option,
-    traceback_option,
     warn_of_unread_subjects,
 )
 from synthsr_cli.common.progress import Counter, clock, progress
@@ -82,7 +83,7 @@ SHOWN = ("train/loss", "validation/brain/l1", "validation/brain/psnr", "validati
     "--compile", "compiled", is_flag=True, help="Compile the network: a slow start, then fast."
 )
 @threads_option
-@traceback_option
+@message_options
 def train(source: str | None, assignments: tuple[str, ...], **options: Any) -> None:
     """Train a network on pairs generated on the fly from label maps.
 
@@ -118,11 +119,14 @@ def train(source: str | None, assignments: tuple[str, ...], **options: Any) -> N
     how = f"Stopped. `synthsr train --out {run.folder.path} --resume` goes on."
     begin = time.perf_counter()
     with on_stop(lambda: how), progress("batches", done=None, quiet=quiet) as shown:
-        run.fit(on_step=partial(show_step, shown), on_epoch=partial(show_epoch, shown))
+        done = run.fit(on_step=partial(show_step, shown), on_epoch=partial(show_epoch, shown))
+    seconds = time.perf_counter() - begin
+    if done.size > 1:
+        log.info(f"{done}, in {clock(seconds)}.")
     if not quiet:
-        epochs, seconds = counted(run.config.run.epochs, "epoch"), time.perf_counter() - begin
+        epochs = counted(run.config.run.epochs, "epoch")
         best = run.folder.model_path("best")
-        click.echo(f"Trained {epochs} in {clock(seconds)}. The best model is {best}.")
+        say(f"Trained {epochs} in {clock(seconds)}. The best model is {best}.")
 
 
 def show_step(shown: Counter, now: Progress) -> None:
@@ -191,16 +195,15 @@ def _announce(run: TrainingRun) -> None:
         share = prepared.training.pairs.share
         sources = f"{_counted(prepared.mixed, 'pair')} in {share:.0%} of batches, else {sources}"
     patch = " x ".join(str(n) for n in prepared.patch)
-    click.echo(
+    log.info(
         f"Training a network of {_in_words(weights)} weights ({network.in_channels} in,"
         f" {network.out_channels} out, {network.normalisation} normalisation) on {sources},"
-        f" patches of {patch}, in {prepared.precision}.",
-        err=True,
+        f" patches of {patch}, in {prepared.precision}."
     )
     for note in prepared.notes:
-        click.echo(f"Note: {note}.", err=True)
+        log.info(f"Note: {note}.")
     if run.resume:
-        click.echo(f"Going on from {run.folder.state_path}.", err=True)
+        log.info(f"Going on from {run.folder.state_path}.")
 
 
 def _counted(origin: Origin, what: str) -> str:

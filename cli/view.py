@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from synthsr_cli.common.messages import say
 from synthsr_cli.common.options import convention_option, traceback_option
 
 
@@ -49,11 +50,11 @@ def view(scan: Path, prediction: Path, no_browser: bool, **options: Any) -> None
     from synthsr_net.prediction.viewer import open_viewer
 
     server = open_viewer(scan, prediction, **options)
-    click.echo(f"Showing {prediction} at {server.address} until Ctrl-C.")
+    say(f"Showing {prediction} at {server.address} until Ctrl-C.")
     if not no_browser and _has_screen():
         threading.Thread(target=webbrowser.open, args=(server.address,), daemon=True).start()
     server.run()
-    click.echo("The page was closed.")
+    say("The page was closed.")
 
 
 def _has_screen() -> bool:

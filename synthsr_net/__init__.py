@@ -3,6 +3,7 @@
 Importing the package loads neither TorchIO nor the generator: names are imported when used.
 """
 
+import logging
 from typing import TYPE_CHECKING
 
 from synthsr_transforms.support.lazy import lazy_exports
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from .prediction.predictor import Predictor as Predictor
     from .prediction.segmenter import Segmenter as Segmenter
     from .prediction.settings import PredictorSettings as PredictorSettings
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # programs choose what is shown
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

@@ -3,6 +3,7 @@
 Importing the package loads neither TorchIO nor the generator: names are imported when used.
 """
 
+import logging
 from typing import TYPE_CHECKING
 
 from synthsr_transforms.support.lazy import lazy_exports
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from .labels.table import LabelTable as LabelTable
     from .priors.tissue_priors import TissuePriors as TissuePriors
     from .transforms import *  # noqa: F403
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # programs choose what is shown
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from synthsr_net.models.checkpoint import (
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support import atomic
 
+PROGRESS = re.compile(r"\d+/\d+ ")
+
 
 def run(*arguments: object, **options: Any) -> Result:
     """Run the command `synthsr` with these arguments, in this process."""
@@ -39,7 +42,7 @@ def one_error(result: Result, code: int = 2, *, warned: bool = False) -> str:
     """
     assert result.exit_code == code, result.output
     assert result.stdout == ""
-    lines = [line for line in result.stderr.splitlines() if not line.endswith(" left")]
+    lines = [line for line in result.stderr.splitlines() if not PROGRESS.match(line)]
     lines = [line for line in lines if not (warned and line.startswith("Warning: "))]
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("Error: ")

@@ -20,6 +20,8 @@ import click
 
 from synthsr_transforms.support.messages import describe, is_full, shortened
 
+from .messages import log, record, shown
+
 LONGEST_LINE = 490
 """Most letters of an error, without the word Error."""
 TRACEBACK = "SYNTHSR_TRACEBACK"
@@ -44,20 +46,22 @@ class ReportingGroup(click.Group):
         """Parse and run, see `click.Group.main`; on errors, print one line and exit."""
         standalone = kwargs.pop("standalone_mode", True)
         run: Callable[..., Any] = super().main
-        if not standalone:
-            return run(*args, standalone_mode=False, **kwargs)
-        try:
-            code = run(*args, standalone_mode=False, **kwargs)
-        except click.exceptions.NoArgsIsHelpError as error:
-            error.show()
-            code = error.exit_code
-        except click.ClickException as error:
-            click.echo(f"Error: {_one_line(error)}", err=True)
-            code = error.exit_code
-        except click.Abort:
-            click.echo("Stopped.", err=True)
-            code = 130
-        sys.exit(code if isinstance(code, int) else 0)
+        with shown():
+            if not standalone:
+                return run(*args, standalone_mode=False, **kwargs)
+            try:
+                code = run(*args, standalone_mode=False, **kwargs)
+            except click.exceptions.NoArgsIsHelpError as error:
+                error.show()
+                code = error.exit_code
+            except click.ClickException as error:
+                log.error(_one_line(error))
+                code = error.exit_code
+            except click.Abort:
+                log.error("Stopped.", extra={"word": ""})
+                code = 130
+            record(f"exit code {code if isinstance(code, int) else 0}")
+            sys.exit(code if isinstance(code, int) else 0)
 
 
 def as_click_error(error: Exception) -> click.ClickException:

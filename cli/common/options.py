@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +14,7 @@ from click.shell_completion import CompletionItem
 from synthsr_transforms.support.messages import SynthSRError
 
 from .errors import TRACEBACK
+from .messages import choose_amount, keep, log
 
 ARGUMENTS = "synthsr.arguments"
 """Key of `Context.meta` under which a command keeps its arguments, to start itself again."""
@@ -178,7 +181,7 @@ def warn_of_unread(labels: Sequence[Path], images: Sequence[Path] = (), *, recur
     for path, name in kinds.items():
         others = [other for other in kinds if other != path]
         for text in unread_scans(path, without=others, recursive=recursive, freesurfer=name):
-            click.echo(f"Warning: {text}", err=True)
+            log.warning(text)
 
 
 def warn_of_unread_subjects(options: Mapping[str, Any]) -> None:
@@ -214,6 +217,13 @@ def out_option(text: str, **settings: Any) -> Option[Any]:
 def overwrite_option(command: Command) -> Command:
     """Add `--overwrite`."""
     return click.option("--overwrite", is_flag=True, help="Replace output that exists.")(command)
+
+
+def dry_run_option(command: Command) -> Command:
+    """Add `--dry-run`."""
+    return click.option(
+        "--dry-run", is_flag=True, help="Check the input and say what would be made; write nothing."
+    )(command)
 
 
 def threads_option(command: Command) -> Command:
@@ -313,6 +323,45 @@ def scan_options(command: Command) -> Command:
     return _with(options, command)
 
 
+def output_argument(command: Command) -> Command:
+    """Add OUTPUT, which is needed but with `--list-series`."""
+    return click.argument(
+        "output",
+        metavar="OUTPUT",
+        required=False,
+        type=click.Path(path_type=Path),
+        callback=_need_output,
+    )(command)
+
+
+def _need_output(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    if value is None and not ctx.resilient_parsing and not ctx.params.get("list_series"):
+        raise click.MissingParameter(ctx=ctx, param=param)
+    return value
+
+
+def dicom_options(command: Command) -> Command:
+    """Add the options of commands that take DICOM."""
+    options: list[Option[Any]] = [
+        click.option(
+            "--series",
+            multiple=True,
+            metavar="N|TEXT",
+            help="Of DICOM, take the series of this number, or with this text in its description."
+            " May be repeated.  [default: all that can be brains]",
+        ),
+        click.option(
+            "--list-series", is_flag=True, is_eager=True, help="List the series of DICOM, and end."
+        ),
+        click.option(
+            "--keep-names",
+            is_flag=True,
+            help="Let names of patients in DICOM appear in messages, reports and file names.",
+        ),
+    ]
+    return _with(options, command)
+
+
 def inference_options(command: Command) -> Command:
     """Add the options of all commands that apply a network to scans, but for `--model`."""
     options: list[Option[Any]] = [
@@ -322,6 +371,13 @@ def inference_options(command: Command) -> Command:
             default="1mm",
             show_default=True,
             help="Write 1 mm voxels in the directions of the scan, or the scan's own voxels.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["float32", "int16", "uint8"]),
+            default="float32",
+            show_default=True,
+            help="Type of the voxels of images; with uint8, files are about a quarter as large.",
         ),
         click.option(
             "--report",
@@ -338,6 +394,13 @@ def inference_options(command: Command) -> Command:
         recursive_option,
         click.option("--resume", is_flag=True, help="Keep complete output, and make the rest."),
         overwrite_option,
+        click.option(
+            "--only-failed",
+            type=click.Path(path_type=Path),
+            metavar="SUMMARY.tsv",
+            help="Take only the scans that failed, by the summary of an earlier run.",
+        ),
+        dry_run_option,
         device_option,
         click.option(
             "--precision",
@@ -368,7 +431,7 @@ def inference_options(command: Command) -> Command:
             metavar="I/N",
             help="Take only the I-th of N parts of the scans.",
         ),
-        traceback_option,
+        message_options,
     ]
     return _with(options, command)
 
@@ -390,6 +453,37 @@ def traceback_option(command: Command) -> Command:
         callback=_ask_for_traceback,
         help="Show where an error comes from.",
     )(command)
+
+
+def message_options(command: Command) -> Command:
+    """Add `--quiet`, `--verbose`, `--log` and `--traceback`, which need no argument."""
+    common: dict[str, Any] = {"expose_value": False, "is_eager": True}
+    options: list[Option[Any]] = [
+        click.option(
+            "--quiet",
+            is_flag=True,
+            callback=_say_less,
+            help="Say nothing but errors: no progress, no warnings, no summary.",
+            **common,
+        ),
+        click.option(
+            "--verbose",
+            is_flag=True,
+            callback=_say_more,
+            help="Say more of what is done, such as each file that is written.",
+            **common,
+        ),
+        click.option(
+            "--log",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            callback=_keep_messages,
+            help="Append all messages to this file as well; several processes may share it.",
+            **common,
+        ),
+        traceback_option,
+    ]
+    return _with(options, command)
 
 
 class Shard(click.ParamType):
@@ -416,6 +510,21 @@ def _use_threads(ctx: click.Context, param: click.Parameter, value: int | None) 
         import torch
 
         torch.set_num_threads(value)
+
+
+def _say_less(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        choose_amount(-1)
+
+
+def _say_more(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        choose_amount(1)
+
+
+def _keep_messages(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
+    if value is not None and not ctx.resilient_parsing:
+        keep(value, shlex.join(sys.argv))
 
 
 def _ask_for_traceback(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -42,6 +42,7 @@ from synthsr_net.prediction.runs.runner import (
     check_same_maker,
     check_tasks,
 )
+from synthsr_net.prediction.runs.summary import SUMMARY, Summary, failed_tasks
 from synthsr_net.prediction.runs.tasks import (
     Task,
     is_complete,
@@ -58,8 +59,10 @@ from synthsr_transforms.support.stopping import on_stop
 
 from .describing import counted
 from .errors import TRACEBACK
+from .messages import failed, log, say
 from .options import ARGUMENTS
-from .progress import clock, pace, progress
+from .progress import lasted, progress
+from .tables import print_table
 
 
 def _load_predictor(options: dict[str, Any]) -> Predictor:
@@ -133,7 +136,7 @@ def run_scans(
     _refuse_options_of_bids(options)
     more: dict[str, Any] = {
         "lesion_mask": options.get("lesion_mask"),
-        "extra": _extra(options),
+        "extra": extra_images(options),
         "recursive": options["recursive"],
     }
     tasks = plan_tasks(inputs, output, ending=kind.ending, **more)
@@ -145,10 +148,10 @@ def run_scans(
 
 def _refuse_options_of_bids(options: Mapping[str, Any]) -> None:
     refused = {"participants": "--participant-label", "per_session": "--per-session"}
-    _refuse(options, refused, "needs --bids. Add it, or give a folder.")
+    refuse(options, refused, "needs --bids. Add it, or give a folder.")
 
 
-def _refuse(options: Mapping[str, Any], refused: Mapping[str, str], why: str) -> None:
+def refuse(options: Mapping[str, Any], refused: Mapping[str, str], why: str) -> None:
     """Refuse options, by their names in Python and on the command line, if they are given."""
     for name, option in refused.items():
         if options.get(name):
@@ -159,8 +162,8 @@ def run_table(table: Path, output: Path, options: dict[str, Any]) -> None:
     """Apply a model to the exams of a table; see `run_all`."""
     _refuse_options_of_bids(options)
     refused = {"lesion_mask": "--lesion-mask", "recursive": "--recursive"}
-    _refuse(options, refused, "does not go with a table of exams. Leave it out.")
-    tasks = plan_exams(table, output, extra=_extra(options))
+    refuse(options, refused, "does not go with a table of exams. Leave it out.")
+    tasks = plan_exams(table, output, extra=extra_images(options))
     run_all(tasks, options, PREDICTION, names=(), output=output)
 
 
@@ -170,10 +173,10 @@ def run_bids(
     """Apply a model to the scans of a BIDS dataset; see `run_all`."""
     refused = {"others": "--with", "lesion_mask": "--lesion-mask", "recursive": "--recursive"}
     refused |= {"also": "--also", "transforms": "--registration"}
-    _refuse(options, refused, "does not go with --bids. Give scans by path instead.")
+    refuse(options, refused, "does not go with --bids. Give scans by path instead.")
     if options["ct"]:
         raise SynthSRError("--ct does not go with --bids, where the suffix says what CT is.")
-    extra, participants = _extra(options), options["participants"]
+    extra, participants = extra_images(options), options["participants"]
     names: tuple[str | None, ...] = (None,)
     if options.get("per_session"):
         tasks = plan_sessions(source, output, participants=participants, extra=extra)
@@ -191,7 +194,8 @@ def run_bids(
     run_all(tasks, options, kind, doubts=doubts, names=names, output=output, start=start)
 
 
-def _extra(options: dict[str, Any]) -> dict[str, Path]:
+def extra_images(options: Mapping[str, Any]) -> dict[str, Path]:
+    """Where further images go, by the names of `EXTRA_ENDINGS`."""
     return {name: options[key] for key, name in EXTRA.items() if options.get(key) is not None}
 
 
@@ -208,11 +212,20 @@ def _tables(
     if options["volumes"] is not None:
         tables.append(volumes_table(options["volumes"], _segmenter(model)))
     if options["qc"]:
-        alone = any(task.output == output for task in tasks)
-        folder = output.parent if alone or output.suffix.lower() == ".txt" else output
+        folder = output.parent if _is_alone(tasks, output) else _folder(output)
         tables.append(quality_table(folder / QUALITY_TABLE, _segmenter(model)))
     check_writable([table.path.parent for table in tables])
     return tables
+
+
+def _is_alone(tasks: Sequence[Task], output: Path) -> bool:
+    """Whether the output is a file for one scan."""
+    return any(task.output == output for task in tasks)
+
+
+def _folder(output: Path) -> Path:
+    """The folder of outputs, or that of a list of outputs."""
+    return output.parent if output.suffix.lower() == ".txt" else output
 
 
 def run_all(
@@ -241,23 +254,23 @@ def run_all(
         WorkFailedError: If some scans failed.
         SystemExit: If the user stopped it, or other processes did the work.
     """
-    share, num_gpus = find_share(), torch.cuda.device_count()
+    share = find_share()
     mine = share.of(_shard(tasks, options["shard"]))
+    if options["only_failed"] is not None:
+        mine = failed_tasks(mine, options["only_failed"])
+        options = {**options, "resume": not options["overwrite"]}
+        doubts = ()
+        if not mine:
+            return say(f"Nothing to do: no scan of this run failed in {options['only_failed']}.")
     if options["report"] is not None:
         check_writable([options["report"]])
-    device, number = options["device"] or "auto", 1
-    if share.launcher is None and options["devices"] is not None:
-        number = num_processes(options["devices"], device, num_gpus)
-        number = min(number, max(len(mine), 1))
-    device = "cpu" if number > 1 else share.device(device, num_gpus)
+    number, device = _devices(options, share, len(mine))
     predictor = kind.load({**options, "device": device})
     check_tasks(mine, predictor)
     tables = _tables(options, output, tasks, predictor)
-    resume, overwrite = options["resume"], options["overwrite"]
-    missing = missing_tasks(mine, tables=tables, resume=resume, overwrite=overwrite)
-    outputs = {task.output for task in missing}
-    complete = [task for task in mine if task.output not in outputs]
-    check_same_maker(complete, predictor)
+    alone = _is_alone(tasks, output)
+    summary = None if alone else Summary(_folder(output) / SUMMARY, predictor.record)
+    missing, complete = _split(mine, tables, options, predictor)
     known = [image.name for image in predictor.config.inputs]
     renamed = bool(names) and None not in names and not set(names) <= set(known)
     # A model with other names for its inputs takes them in the order given.
@@ -266,12 +279,51 @@ def run_all(
     if renamed:
         doubts = [*doubts, _renamed(predictor.config.name, known, names)]
     for text in doubts if number == 1 and share.rank == 0 else ():
-        click.echo(f"Warning: {text}", err=True)
+        log.warning(text)
+    if options["dry_run"]:
+        return _show_tasks(missing, complete, kind)
     if missing and share.rank == 0 and start is not None:
         start(predictor)
     if number > 1:
-        _start_again(number, overwrite=overwrite)
-    _Run(missing, complete, predictor, share, options, kind, tables).run(output)
+        _start_again(number, overwrite=options["overwrite"])
+    _Run(missing, complete, predictor, share, options, kind, tables, summary).run(output)
+
+
+def _devices(options: Mapping[str, Any], share: Share, num_tasks: int) -> tuple[int, str]:
+    """Number of processes to start, and the device of this one."""
+    device, num_gpus = options["device"] or "auto", torch.cuda.device_count()
+    if share.launcher is not None or options["devices"] is None:
+        return 1, share.device(device, num_gpus)
+    number = min(num_processes(options["devices"], device, num_gpus), max(num_tasks, 1))
+    return number, "cpu" if number > 1 else share.device(device, num_gpus)
+
+
+def _split(
+    tasks: Sequence[Task],
+    tables: Sequence[RowTable],
+    options: Mapping[str, Any],
+    predictor: Inferer[Any, Any],
+) -> tuple[list[Task], list[Task]]:
+    """Tasks to do, and those that are complete, by the model and settings of this run."""
+    settings = {name: options[name] for name in ("resume", "overwrite")}
+    missing = missing_tasks(tasks, tables=tables, **settings)
+    outputs = {task.output for task in missing}
+    complete = [task for task in tasks if task.output not in outputs]
+    check_same_maker(complete, predictor)
+    return missing, complete
+
+
+def _show_tasks(missing: Sequence[Task], complete: Sequence[Task], kind: Kind) -> None:
+    """Print what would be made of which scans."""
+    rows = [
+        (task.scan, str(path), "replace" if path.exists() else "make")
+        for task in missing
+        for path in task.outputs
+    ]
+    print_table(("scan", "output", "would"), rows, left=("scan", "output", "would"))
+    kept = f" {counted(len(complete), 'scan')} would be kept." if complete else ""
+    number = counted(len(missing), "scan")
+    log.info(f"Nothing was written: {kind.plural} of {number} to make.{kept}")
 
 
 def _shard(tasks: Sequence[Task], shard: tuple[int, int] | None) -> Sequence[Task]:
@@ -318,6 +370,7 @@ class _Run:
     options: dict[str, Any]
     kind: Kind
     tables: list[RowTable]
+    summary: Summary | None = None
     predicted: int = 0
     failed: list[Outcome] = field(default_factory=list)
 
@@ -328,7 +381,11 @@ class _Run:
         on_plan = _show_plan if alone and sys.stderr.isatty() else None
         folder, convention = self.options["report"], self.options["convention"]
         report = None if folder is None else BatchReport(folder, convention)
-        batch = Batch(self.tasks, self.predictor, report, self.tables, on_plan=on_plan)
+        batch = Batch(
+            self.tasks, self.predictor, report, self.tables, self.summary, on_plan=on_plan
+        )
+        if self.summary is not None:
+            self.summary.add_complete(self.complete)
         begin, full = time.perf_counter(), None
         try:
             with on_stop(lambda: self._how_far(batch)):
@@ -355,8 +412,6 @@ class _Run:
             progress(what, total, done=done, quiet=quiet) as advance,
         ):
             for outcome in outcomes:
-                for text in outcome.warnings:
-                    click.echo(f"Warning: {outcome.task.name}: {text}", err=True)
                 if outcome.error is None:
                     self.predicted += 1
                 else:
@@ -402,22 +457,30 @@ class _Run:
         return {k.replace("_", " "): words.get(str(v), str(v)) for k, v in details.items()}
 
     def _summarise(self, output: Path, seconds: float) -> None:
-        """Print a summary, over all processes where they can communicate."""
-        numbers = [self.predicted, len(self.failed), len(self.complete)]
-        predicted, failed, complete = sum_over_processes(self.share, numbers)
-        if self.share.rank > 0:
-            return
+        """Print a summary of this process, and one of all where they can communicate."""
+        share, own = self.share, [self.predicted, len(self.failed), len(self.complete)]
+        sums = sum_over_processes(share, own)
+        if share.size > 1:
+            tell = log.info if share.launcher == "torchrun" else say
+            tell(f"{share.name}: {self._in_words(own, output, seconds)}")
+        whole = share.size == 1 or share.launcher == "torchrun"
+        if whole and share.rank == 0 and (sums[0] or not sums[1]):  # else the errors say it
+            say(self._in_words(sums, output, seconds))
+
+    def _in_words(self, numbers: Sequence[int], output: Path, seconds: float) -> str:
+        """What was made, in a line."""
+        predicted, failed, complete = numbers
         before = f" ({complete} were complete before)" if complete else ""
         missed = f", {failed} failed" if failed else ""
         where = f"listed in {output}" if output.suffix.lower() == ".txt" else f"in {output}"
         if predicted:
-            each = "" if predicted == 1 else f", {pace(predicted, seconds)}"
-            done = f"{self.kind.verb} {counted(predicted, 'scan')} in {clock(seconds)}{each}"
-            click.echo(f"{done}, {where}{before}{missed}.")
-        elif complete:
-            click.echo(f"Nothing to do: all {complete} scans {where} are complete.")
-        elif not failed:
-            click.echo("Nothing to do: there are no scans for this part.")
+            done = f"{self.kind.verb} {counted(predicted, 'scan')} in {lasted(predicted, seconds)}"
+            return f"{done}, {where}{before}{missed}."
+        if failed:
+            return f"{self.kind.verb} no scan{before}{missed}."
+        if complete:
+            return f"Nothing to do: all {complete} scans {where} are complete."
+        return "Nothing to do: there are no scans for this part."
 
     def _raise_failures(self, alone: bool) -> None:
         """End with an error if there were failures: that of the only scan, or a count."""
@@ -426,7 +489,7 @@ class _Run:
         for outcome in self.failed:
             if outcome.error is not None and click.get_current_context().meta.get(TRACEBACK):
                 traceback.print_exception(outcome.error)
-            click.echo(f"Failed: {outcome.task.name}: {outcome.reason}", err=True)
+            failed(f"{outcome.task.name}: {outcome.reason}")
         if self.failed:
             raise WorkFailedError(
                 f"{len(self.failed)} of {len(self.failed) + self.predicted} scans failed, as listed"
@@ -438,7 +501,7 @@ def _show_plan(task: Task, prepared: Prepared) -> None:
     assert prepared.plan is not None
     size = " x ".join(map(str, prepared.tensor.shape[-3:]))
     memory = bytes_in_words(prepared.plan.num_bytes)
-    click.echo(f"{task.name}: {size} voxels, about {memory} of memory", err=True)
+    log.info(f"{task.name}: {size} voxels, about {memory} of memory")
 
 
 def _common(values: Iterable[bool]) -> bool | str:

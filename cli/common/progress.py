@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import click
+from .messages import log, terminal
 
 SECONDS_BETWEEN_LINES = 10
 """Without a terminal, a line is written for the first, for the last, and at this interval."""
@@ -49,20 +49,19 @@ class Counter:
         if self._first is None:
             self._first, self._begin = done, now
         made, seconds = max(done - self._first, 1), now - self._begin
-        left = clock((total - done) * seconds / made)
-        words = ", ".join(filter(None, (text, pace(made, seconds), f"{left} left")))
+        left = (total - done) * seconds / made
+        rest = f"{clock(left)} left" if seconds and done < total else ""
+        words = ", ".join(filter(None, (text, pace(made, seconds), rest)))
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, text=words)
         elif done == total or now - self._last > SECONDS_BETWEEN_LINES:
             self._last = now
-            self.say(f"{done}/{total} {self._what}, {words}")
+            self.say(", ".join(filter(None, (f"{done}/{total} {self._what}", words))))
 
     def say(self, line: str) -> None:
         """Write a line, above the bar if there is one."""
-        if self._bar is not None:
-            self._bar.console.print(line, highlight=False)
-        elif not self._quiet:
-            click.echo(line, err=True)
+        if not self._quiet:
+            log.info(line)
 
 
 @contextmanager
@@ -74,7 +73,8 @@ def progress(
     Yields:
         Function to call after each.
     """
-    if quiet or not sys.stderr.isatty():
+    shows = terminal()
+    if quiet or shows.amount < 0 or not sys.stderr.isatty():
         yield Counter(what, total, done, None, quiet)
         return
     from rich.console import Console
@@ -88,26 +88,45 @@ def progress(
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield Counter(what, total, done, bar, quiet)
+        shows.bar = bar
+        try:
+            yield Counter(what, total, done, bar, quiet)
+        finally:
+            shows.bar = None
 
 
 def pace(number: int, seconds: float) -> str:
-    """Seconds for one, in words.
+    """Seconds for one, in words; none if they cannot be told.
 
     Examples:
-        >>> pace(4, 2.0)
-        '0.50 s each'
+        >>> pace(4, 2.0), pace(1000, 3.2), pace(1, 0.0)
+        ('0.50 s each', '3.2 ms each', '')
     """
-    return f"{seconds / max(number, 1):.2f} s each"
+    each = seconds / max(number, 1)
+    if each < 0.01:
+        return f"{1000 * each:.1f} ms each" if each >= 0.0001 else ""
+    return f"{each:.2f} s each"
+
+
+def lasted(number: int, seconds: float) -> str:
+    """Seconds that several things took, and each of them.
+
+    Examples:
+        >>> lasted(1, 3.0), lasted(4, 3.0)
+        ('3 s', '3 s, 0.75 s each')
+    """
+    return ", ".join(filter(None, (clock(seconds), pace(number, seconds) if number > 1 else "")))
 
 
 def clock(seconds: float) -> str:
     """Seconds as minutes or hours.
 
     Examples:
-        >>> clock(7.6), clock(75), clock(7322)
-        ('8 s', '1 min 15 s', '2 h 2 min')
+        >>> clock(0.02), clock(0.6), clock(7.6), clock(75), clock(7322)
+        ('less than 0.1 s', '0.6 s', '8 s', '1 min 15 s', '2 h 2 min')
     """
+    if seconds < 0.95:
+        return f"{seconds:.1f} s" if seconds >= 0.1 else "less than 0.1 s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -7,6 +7,7 @@ intensities are then mapped to those of the reference (`synthsr_net.metrics.comp
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -39,6 +40,7 @@ from synthsr_transforms.support.messages import check_choice
 
 from .report import PathLike, draw_pair, write_evaluation
 
+log = logging.getLogger("synthsr_net")
 WORDS = (
     *(*CONTRASTS, *MASK_WORDS, ENDING.strip("_")),
     *("labels", "seg", "dseg", "aseg", "aparc", "synthseg", "norm", "brain", "reference"),
@@ -151,6 +153,7 @@ def evaluate(
         for number, pair in enumerate(pairs):
             picture = None if pictures is None else pictures / f"{number}.png"
             scores.append(score_pair(pair, mapping, picture))
+            log.debug("%s: compared with %s", pair.prediction, pair.reference)
             if on_pair is not None:
                 on_pair()
         if folder is not None and pictures is not None:

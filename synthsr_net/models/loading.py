@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from .checkpoint import Model, ModelConfig, network_of, read_config, read_model
 from .keras.converted import config_of_keras
 from .keras.weights import read_keras
 
+log = logging.getLogger("synthsr_net")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -34,6 +36,7 @@ def load_model(
         SynthSRError: If there is no such model, or its file cannot be used.
     """
     path = resolve_model(name_or_path, root=root)
+    log.debug("model %s: reading %s", name_or_path, path)
     if not _is_hdf5(path):
         return read_model(path)
     network = read_keras(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from .postprocess import Segmentation
 
     AnyPath = str | os.PathLike[str]
+
+log = logging.getLogger("synthsr_net")
 
 
 class Result(Protocol):
@@ -305,6 +308,8 @@ class Inferer(Generic[Made, Kind]):
             max_bytes=None if limit is None else left_within(limit, self.device),
             window=self.settings.window,
         )
+        size = " x ".join(map(str, prepared.tensor.shape[-3:]))
+        log.debug("%s voxels in %s on %s: %s", size, self.precision, self.device, plan)
         return prepared._replace(plan=plan)
 
     def infer(self, prepared: Prepared, *, flip: bool | None = None) -> Tensor:
@@ -359,8 +364,14 @@ class Inferer(Generic[Made, Kind]):
             volume: What to write.
             description: Text for the header; by default that of the record.
         """
-        legacy = self.settings.legacy is not None
-        write_volume(path, volume, legacy=legacy, description=description or self.record.describe())
+        settings = self.settings
+        write_volume(
+            path,
+            volume,
+            legacy=settings.legacy is not None,
+            description=description or self.record.describe(),
+            dtype=settings.dtype,
+        )
 
     def about_windows(self, plan: Plan | None) -> Iterator[str]:
         """Warnings of results that were put together from windows."""

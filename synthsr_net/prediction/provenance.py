@@ -60,7 +60,8 @@ class PredictionRecord:
         """
         settings = self._settings
         exam = num_scans > 1 and self._model.config.takes_exams
-        more = {"scans": num_scans, "registration": settings.registration} if exam else {}
+        more: dict[str, Any] = {} if settings.dtype == "float32" else {"dtype": settings.dtype}
+        more |= {"scans": num_scans, "registration": settings.registration} if exam else {}
         return {
             "model": self._model.config.name,
             "model_sha256": self.sha256,

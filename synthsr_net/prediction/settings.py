@@ -7,6 +7,7 @@ from typing import TypedDict
 
 from synthsr_net.inference.precision import PRECISIONS
 from synthsr_net.models.checkpoint import ModelConfig
+from synthsr_transforms.io.volumes import DTYPES
 from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.memory import parse_size
 from synthsr_transforms.support.messages import SynthSRError, check_choice
@@ -46,6 +47,9 @@ class PredictorSettings:
     """One of `LEGACY`, to do exactly what that program does, grid and header included."""
     grid: str = "1mm"
     """One of `GRIDS`."""
+    dtype: str = "float32"
+    """Type of the voxels of files, one of `synthsr_transforms.io.volumes.DTYPES`; label maps keep
+    theirs."""
     max_memory: int | str | None = None
     """Bytes to stay below, or text such as 4GB. None: what the device has."""
     window: int | None = None
@@ -57,6 +61,7 @@ class PredictorSettings:
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("grid", self.grid, GRIDS)
+        check_choice("dtype", self.dtype, DTYPES)
         if self.legacy is not None:
             check_choice("legacy", self.legacy, LEGACY)
         if self.legacy is not None and self.grid != "1mm":
@@ -76,6 +81,7 @@ class _Options(TypedDict, total=False):
     ct: bool | None
     force: bool
     grid: str
+    dtype: str
     max_memory: int | str | None
     window: int | None
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import platform
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import Trainer
@@ -129,6 +130,27 @@ def start(  # noqa: PLR0913 - the one way in, with the options of the command
     return TrainingRun(prepared, place, hardware, resume=resumed)
 
 
+class Done(NamedTuple):
+    """What a process did for a run.
+
+    Attributes:
+        rank: Number of the process, from 0.
+        size: Number of processes.
+        device: Where it computed.
+        batches: Number of batches of its own.
+    """
+
+    rank: int
+    size: int
+    device: str
+    batches: int
+
+    def __str__(self) -> str:
+        """In words."""
+        who = f"Process {self.rank + 1} of {self.size} on {platform.node()}"
+        return f"{who}: trained {self.batches} batches of its own on {self.device}"
+
+
 class TrainingRun:
     """A run whose input was checked and whose records are written.
 
@@ -156,12 +178,15 @@ class TrainingRun:
         *,
         on_step: Callable[[Progress], object] | None = None,
         on_epoch: Callable[[EpochResults], object] | None = None,
-    ) -> None:
+    ) -> Done:
         """Train until the last epoch is complete.
 
         Args:
             on_step: Called after each batch.
             on_epoch: Called after each epoch.
+
+        Returns:
+            What this process did.
 
         Raises:
             WorkFailedError: If the loss is not finite or the run cannot be saved; what was
@@ -183,8 +208,10 @@ class TrainingRun:
                 _start_while_held(trainer.strategy.launcher)
                 with undoing(lambda: kill(signal.SIGKILL)):  # others would wait for this process
                     trainer.fit(task, datamodule=data, ckpt_path=state, **safe)
+                done = Done(trainer.global_rank, trainer.world_size, str(task.device), log.batches)
                 if stop.made:
                     raise KeyboardInterrupt
+                return done
         except NonFiniteLossError as error:
             spacing = self.prepared.model.scan.spacing_mm
             raise report_failure(error, data.stream, self.folder, spacing) from error

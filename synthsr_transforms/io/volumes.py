@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -33,6 +33,24 @@ from .files import (
 from .grids import MIN_SHEAR_DEGREES, Affine, Volume, shear_degrees, upright
 from .headers import Header, check_header, scan_affine, spatial_shape
 from .kinds import looks_like_image
+
+DTYPES = ("float32", "int16", "uint8")
+"""Types that images of real numbers are written in."""
+
+
+class Quantised(NamedTuple):
+    """Whole numbers that stand for real ones.
+
+    Attributes:
+        whole: The numbers.
+        slope: What one step stands for.
+        intercept: What zero stands for.
+    """
+
+    whole: npt.NDArray[Any]
+    slope: float
+    intercept: float
+
 
 # Headers -----------------------------------------------------------------------------------------
 
@@ -241,7 +259,50 @@ def read_image(path: str | os.PathLike[str], *, max_axes: int = 3) -> Volume:
 # Writing -----------------------------------------------------------------------------------------
 
 
-def nifti_of(volume: Volume, *, legacy: bool = False, description: str = "") -> nib.Nifti1Image:
+def quantised(data: npt.NDArray[Any], dtype: str, *, scaled: bool = True) -> Quantised:
+    """Real numbers as whole numbers of a type; other data as they are.
+
+    From the lowest to the highest value, steps are equal and as small as the type allows. A lowest
+    value of zero, as of a background, stays exactly zero.
+
+    Args:
+        data: Voxels. Whole numbers, such as labels, stay as they are.
+        dtype: One of `DTYPES`.
+        scaled: Whether the file can hold a slope; else values are rounded to whole numbers.
+
+    Returns:
+        Whole numbers, slope and intercept: `slope * whole + intercept` is half a step from `data`
+        at most.
+
+    Raises:
+        VolumeError: If the file can hold no slope and the values do not fit into the type.
+
+    Examples:
+        >>> whole, slope, intercept = quantised(np.array([0.0, 20.4, 51.0]), "uint8")
+        >>> whole.tolist(), round(slope, 6), intercept
+        ([0, 102, 255], 0.2, 0.0)
+    """
+    if dtype == "float32" or not np.issubdtype(data.dtype, np.floating):
+        return Quantised(data, 1.0, 0.0)
+    kind = np.iinfo(dtype)
+    low, high = float(data.min()), float(data.max())
+    if not scaled:
+        if round(low) < kind.min or round(high) > kind.max:
+            raise VolumeError(
+                f"values must fit into {dtype} in files without a scale (.mgz, .npz), got"
+                f" {low:g} to {high:g}. Write .nii.gz, which has one, or choose float32."
+            )
+        return Quantised(np.rint(data).astype(dtype), 1.0, 0.0)
+    base = 0 if low == 0 else kind.min
+    slope = float(np.float32((high - low) / (kind.max - base))) or 1.0
+    intercept = float(np.float32(low - slope * base))
+    whole = np.rint((data.astype(np.float64) - intercept) / slope)
+    return Quantised(whole.clip(kind.min, kind.max).astype(dtype), slope, intercept)
+
+
+def nifti_of(
+    volume: Volume, *, legacy: bool = False, description: str = "", dtype: str = "float32"
+) -> nib.Nifti1Image:
     """A NIfTI image of a volume.
 
     Args:
@@ -251,11 +312,16 @@ def nifti_of(volume: Volume, *, legacy: bool = False, description: str = "") -> 
             shear: below `MIN_SHEAR_DEGREES`, axes are made `upright`; an affine of more shear goes
             into the sform alone, which ITK refuses.
         description: Text for the header; cut at 79 bytes.
+        dtype: Type of real numbers, see `quantised`. Once written, the file has the slope; the
+            image in memory has whole numbers.
     """
     sheared = shear_degrees(volume.affine) >= MIN_SHEAR_DEGREES
     affine = volume.affine if legacy or sheared else upright(volume.affine, volume.data.shape)
-    image = nib.Nifti1Image(volume.data, affine)
+    data, slope, intercept = quantised(volume.data, dtype)
+    image = nib.Nifti1Image(data, affine)
     header: Any = image.header
+    if data is not volume.data:
+        header.set_slope_inter(slope, intercept)
     header["descrip"] = description.encode("ascii", "replace")[:79]
     if legacy:
         return image
@@ -266,7 +332,12 @@ def nifti_of(volume: Volume, *, legacy: bool = False, description: str = "") -> 
 
 
 def write_volume(
-    path: str | os.PathLike[str], volume: Volume, *, legacy: bool = False, description: str = ""
+    path: str | os.PathLike[str],
+    volume: Volume,
+    *,
+    legacy: bool = False,
+    description: str = "",
+    dtype: str = "float32",
 ) -> None:
     """Write a volume atomically; folders that are missing are made.
 
@@ -279,6 +350,7 @@ def write_volume(
         volume: Voxels and affine.
         legacy: See `nifti_of`.
         description: See `nifti_of`.
+        dtype: Type of real numbers, see `quantised`.
 
     Raises:
         VolumeError: If the ending is another.
@@ -290,9 +362,12 @@ def write_volume(
         raise VolumeError(f"{path} must end in .nii, .nii.gz, .mgz or .npz. Choose one of these.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
+        if name.endswith((".nii", ".nii.gz")):
+            image = nifti_of(volume, legacy=legacy, description=description, dtype=dtype)
+            nib.save(image, temporary)
+            return
+        data = quantised(volume.data, dtype, scaled=False).whole
         if name.endswith(".npz"):
-            np.savez_compressed(temporary, vol_data=volume.data)
-        elif name.endswith(".mgz"):
-            nib.save(nib.MGHImage(volume.data, volume.affine.astype(np.float32)), temporary)
+            np.savez_compressed(temporary, vol_data=data)
         else:
-            nib.save(nifti_of(volume, legacy=legacy, description=description), temporary)
+            nib.save(nib.MGHImage(data, volume.affine.astype(np.float32)), temporary)

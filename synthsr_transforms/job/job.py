@@ -7,6 +7,7 @@ does not depend on the samples before it, so shards and resumed jobs make what o
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import os
 from collections import deque
@@ -66,6 +67,7 @@ from .record import (
     scan_kinds,
 )
 
+log = logging.getLogger("synthsr_transforms")
 CACHED_SUBJECTS = 4
 """Subjects kept in memory; a label map of 256^3 voxels takes 32 MiB."""
 WRITERS, WRITERS_BESIDE_GPU = 2, 8
@@ -191,12 +193,15 @@ class GenerationJob:
         self,
         on_subject: Callable[[SubjectFiles], object] = lambda subject: None,
         on_phantom: Callable[[], object] = lambda: None,
+        *,
+        dry_run: bool = False,
     ) -> StartedJob:
         """Check everything, then write the records of the job.
 
         Args:
             on_subject: Called with each subject after it was read and checked.
             on_phantom: Called once before the built-in head phantom is made.
+            dry_run: Whether to write nothing, for a job that is not run.
 
         Returns:
             The job, ready to run.
@@ -222,7 +227,8 @@ class GenerationJob:
         if phantom and checked is not None and missing:
             on_phantom()
         check_space(self.folder, self._expected_bytes(generator, missing))
-        folder.open(samples, self.shard, overwrite=self.overwrite)
+        if not dry_run:
+            folder.open(samples, self.shard, overwrite=self.overwrite)
         return StartedJob(self, generator, folder, missing)
 
     def run(self) -> Iterator[Sample]:
@@ -484,6 +490,7 @@ class StartedJob:
     ) -> Sample:
         oriented = {kind: reorient(volume, affine) for kind, volume in volumes.items()}
         self.folder.write_sample(sample, oriented, steps, preview=self.job.preview)
+        log.debug("%s: made from %s", sample.stem, sample.subject.paths)
         return sample
 
     def _draw_missing_previews(self) -> None:

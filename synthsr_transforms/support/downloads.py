@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pooch
 
 from synthsr_transforms.support.messages import WorkFailedError
 
+log = logging.getLogger("synthsr_transforms")
 ROOT_VARIABLE = "SYNTHSR_DATA"
 """Environment variable that names the folder in which data sets and models are kept."""
 RETRIES = 1
@@ -78,6 +80,7 @@ def fetch(file: WebFile, *, progressbar: bool = False) -> Path:
         urls={name: file.url},
         retry_if_failed=RETRIES,
     )
+    log.info("downloading %s to %s", file.url, folder)
     download = pooch.HTTPDownloader(progressbar=progressbar, timeout=TIMEOUT_SECONDS)
 
     def download_bounded(url: str, output: str, pup: pooch.Pooch) -> None:

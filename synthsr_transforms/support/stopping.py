@@ -30,6 +30,7 @@ _ending = _undoing = False
 _holding: list[int] = []
 _came_while_held: list[int] = []
 _messages: list[Callable[[], str]] = [lambda: "Stopped."]
+_copied_to: list[Callable[[str], object]] = []
 
 
 @contextmanager
@@ -69,6 +70,16 @@ def on_stop(message: Callable[[], str]) -> Iterator[None]:
         sys.exit(EXIT_CODE)
     finally:
         _messages.remove(message)
+
+
+def line_copied_to(write: Callable[[str], object] | None) -> None:
+    """Give the line of a program that is stopped to a function as well, such as that of a log.
+
+    Args:
+        write: The function, which takes no lock, as it may run in the middle of anything; None for
+            none.
+    """
+    _copied_to[:] = [] if write is None else [write]
 
 
 @contextmanager
@@ -144,6 +155,9 @@ def end(number: int, frame: object = None) -> None:
         tidy = "\r\x1b[K\x1b[?25h" if sys.stderr.isatty() else ""  # of a bar, and its hidden cursor
         with suppress(OSError):
             os.write(2, f"{tidy}{line}\n".encode())
+        for write in _copied_to:
+            with suppress(Exception):
+                write(line)
     _undoing = True
     for _, action in reversed(list(_undo.values())):
         with suppress(Exception):

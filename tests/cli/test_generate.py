@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +26,7 @@ from click.testing import CliRunner
 from helpers import one_error, run, save
 
 from synthsr_cli.common.errors import as_click_error
+from synthsr_cli.common.messages import shown
 from synthsr_cli.common.progress import progress
 from synthsr_cli.group import COMMANDS, synthsr
 from synthsr_transforms.generator.config import preset_names
@@ -567,23 +570,37 @@ class TestCommandLine:
 
 class TestProgress:
     def test_off_a_terminal_the_first_and_the_last_are_lines(self, capsys):
-        with progress("things", 5, done=2) as advance:
+        with shown(), progress("things", 5, done=2) as advance:
             for _ in range(3):
                 advance()
         lines = capsys.readouterr().err.splitlines()
         assert [line.split(",")[0] for line in lines] == ["3/5 things", "5/5 things"]
-        assert lines[-1].endswith("0 s left")
+        assert " left" not in lines[-1]
+
+    @pytest.mark.parametrize("seconds", [0.0, 1e-6, 0.004, 0.4, 40.0])
+    def test_no_line_says_that_things_take_no_time(self, seconds, capsys, monkeypatch):
+        """Neither the first of unknown begin, nor quick ones, nor the last, which leaves none."""
+        monkeypatch.setattr("synthsr_cli.common.progress.SECONDS_BETWEEN_LINES", -1)
+        times = itertools.count(100.0, seconds)
+        monkeypatch.setattr("time.perf_counter", lambda: next(times))
+        with shown(), progress("things", done=None) as counter:
+            for done in range(3, 8):
+                counter.reach(done, 7)
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 5
+        assert not [line for line in lines if re.search(r", 0(\.0+)? m?s\b", line)]
+        assert ("each" in lines[1]) == (seconds >= 1e-4)
 
     def test_a_long_job_writes_lines_in_between(self, capsys, monkeypatch):
         monkeypatch.setattr("synthsr_cli.common.progress.SECONDS_BETWEEN_LINES", -1)
-        with progress("things", 5) as advance:
+        with shown(), progress("things", 5) as advance:
             for _ in range(5):
                 advance()
         assert len(capsys.readouterr().err.splitlines()) == 5
 
     def test_on_a_terminal_there_is_a_bar(self, capsys, monkeypatch):
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-        with progress("things", 2) as advance:
+        with shown(), progress("things", 2) as advance:
             advance()
             advance()
         assert "2/2" in capsys.readouterr().err

@@ -62,7 +62,9 @@ def hidden(folder: Path) -> list[Path]:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Files of a folder, but for the summary, which `test_summary.py` reads."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.name != "summary.tsv"]
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 
 def data_of(path: Path | str) -> np.ndarray:
@@ -87,7 +89,7 @@ class TestOneScan:
         small = ("--force",) if ending == ".npz" else ()  # without an affine: voxels of 1 mm
         result = run("predict", f"x{ending}", "out", *MODEL, *small)
         assert result.exit_code == 0, result.output
-        assert [path.name for path in (folder / "out").iterdir()] == [f"x_synthsr{ending}"]
+        assert list(outputs(folder / "out")) == [f"x_synthsr{ending}"]
 
     def test_the_grid_of_the_input(self, folder):
         run("predict", "scan.nii.gz", "p.nii", *MODEL, "--grid", "input")
@@ -105,7 +107,7 @@ class TestOneScan:
         monkeypatch.setattr(Predictor, "__init__", look)
         options = ("--ct", "--no-flip", "--sharpen", "--precision", "bf16", "--device", "cpu")
         more = ("--max-memory", "3GB", "--window", "128", "--no-data-consistency")
-        more += ("--no-inverse-contrast", "--no-registration")
+        more += ("--no-inverse-contrast", "--no-registration", "--dtype", "int16")
         save(folder / "ct.nii", 80 * voxels() - 5)
         result = run("predict", "ct.nii", "p.nii", *MODEL, *options, *more)
         assert result.exit_code == 0, result.output
@@ -120,10 +122,30 @@ class TestOneScan:
             "force": False,
             "legacy": None,
             "grid": "1mm",
+            "dtype": "int16",
             "max_memory": "3GB",
             "window": 128,
             "registration": False,
         }
+
+    def test_the_type_of_voxels(self, folder):
+        save_tiny_model(folder / "spread.safetensors", spread=True)
+        more = ("--model", "spread.safetensors", "--uncertainty", "s.nii")
+        assert run("predict", "scan.nii.gz", "p.nii", *more).exit_code == 0
+        more = ("--model", "spread.safetensors", "--uncertainty", "s8.nii")
+        result = run("predict", "scan.nii.gz", "p8.nii", *more, "--dtype", "uint8")
+        assert result.exit_code == 0, result.output
+        for name in ("p", "s"):
+            small = nib.load(f"{name}8.nii")
+            assert small.get_data_dtype() == np.uint8
+            half = 0.5001 * small.dataobj.slope
+            assert np.abs(small.get_fdata() - data_of(f"{name}.nii")).max() <= half
+
+    def test_another_type_is_another_prediction_to_resume(self, folder):
+        assert run("predict", "scan.nii.gz", "p.nii", *MODEL).exit_code == 0
+        result = run("predict", "scan.nii.gz", "p.nii", *MODEL, "--dtype", "int16", "--resume")
+        assert result.exit_code == 2
+        assert "with other settings" in result.stderr
 
     def test_legacy(self, folder):
         assert run("predict", "scan.nii.gz", "p.nii", *MODEL, "--legacy", "v1").exit_code == 0
@@ -375,7 +397,7 @@ class TestGoingOn:
         last = f"Stopped after {made} of 10 scans. The same command with --resume goes on."
         assert errors.splitlines()[-1] == last
         assert not hidden(folder)
-        for path in (folder / "out").iterdir():
+        for path in (folder / "out").glob("*.nii*"):
             data_of(path)
         result = run("predict", "scans", "out", *MODEL, "--resume")
         assert result.exit_code == 0
@@ -478,6 +500,7 @@ class TestProcesses:
         assert done.returncode == 1, done.stderr
         assert sorted(outputs(folder / "out")) == ["s0_synthsr.nii.gz", "s2_synthsr.nii.gz"]
         assert done.stdout.count("Predicted 2 scans") == 1
+        assert [f"Process {k} of 2 on" in done.stderr for k in (1, 2, 3)] == [True, True, False]
         assert done.stderr.count("Failed: s1.nii.gz") == 1
         assert "Traceback" not in done.stderr
         page = (folder / "report" / "report.html").read_text()
@@ -492,7 +515,9 @@ class TestProcesses:
             more = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
             result = run("predict", "scans", "out", *MODEL, env={**variables, **more})
             assert result.exit_code == 0, result.output
-            assert ("Predicted" in result.stdout) == (rank == "0")
+            number = 2 - int(rank)
+            assert f"Process {int(rank) + 1} of 2 on " in result.stdout
+            assert f": Predicted {number} scan{'s' * (number > 1)} in " in result.stdout
         assert len(outputs(folder / "out")) == 3
 
     def test_a_killed_process_is_told(self, folder, monkeypatch):
@@ -662,7 +687,7 @@ class TestBadInput:
         lines = [line for line in result.stderr.splitlines() if " left" not in line]
         assert lines[-1].startswith("Error: the disk of out is full. Free some space")
         assert len(lines) == 1
-        assert not list((folder / "out").iterdir())
+        assert not outputs(folder / "out")
 
     def test_a_bug_is_told_as_one(self, folder, monkeypatch):
         def fail(*_: Any) -> None:

@@ -67,6 +67,7 @@ def test_a_folder_with_everything_and_going_on(folder):
     assert {path.name for path in Path("out").iterdir()} == {
         *(f"s{k}_synthsr_seg.nii.gz" for k in range(3)),
         "qc.tsv",
+        "summary.tsv",
     }
     posteriors = nib.load("post/s1_synthsr_posteriors.nii.gz").get_fdata()
     values = np.array(list(STRUCTURES))[posteriors.argmax(-1)]
@@ -79,11 +80,11 @@ def test_a_folder_with_everything_and_going_on(folder):
     assert one_error(run("segment", "scans", "out", *more)).count("--resume") == 1
     lines = before.splitlines(keepends=True)
     Path("v.csv").write_text("".join(lines[:-1]))
-    written = [path.stat().st_mtime_ns for path in sorted(Path("out").glob("s*"))]
+    written = [path.stat().st_mtime_ns for path in sorted(Path("out").glob("s?_*"))]
     again = run("segment", "scans", "out", *more, "--resume")
     assert again.stdout.startswith("Segmented 1 scan in ")
     assert Path("v.csv").read_text() == before
-    now = [path.stat().st_mtime_ns for path in sorted(Path("out").glob("s*"))]
+    now = [path.stat().st_mtime_ns for path in sorted(Path("out").glob("s?_*"))]
     assert [a == b for a, b in zip(written, now, strict=True)] == [True, True, False]
 
 

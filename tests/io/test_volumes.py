@@ -279,3 +279,54 @@ def test_reading_loads_neither_torch_nor_torchio():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+class TestTypes:
+    """Real numbers in types of whole ones."""
+
+    @pytest.mark.parametrize("dtype", ["int16", "uint8"])
+    @pytest.mark.parametrize(("low", "high"), [(0, 130), (-1024, 2000), (1e-7, 3e-7), (5, 5.001)])
+    @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+    def test_read_back_within_half_a_step(self, tmp_path: Path, affine, dtype, low, high, name):
+        data = np.random.default_rng(2).uniform(low, high, SHAPE).astype(np.float32)
+        data.flat[:2] = low, high
+        write_volume(tmp_path / name, Volume(data, affine), dtype=dtype)
+        image = nib.load(tmp_path / name)
+        assert image.get_data_dtype() == dtype
+        kind = np.iinfo(dtype)
+        step = (high - low) / (kind.max - (kind.min if low else 0))
+        rounding = 4 * np.finfo(np.float32).eps * max(abs(low), abs(high))
+        assert np.abs(image.get_fdata() - data).max() <= 0.5 * step + rounding
+        np.testing.assert_allclose(read_scan(tmp_path / name).data, image.get_fdata(), rtol=1e-6)
+
+    def test_a_background_of_zero_stays_zero(self, tmp_path: Path, voxels, affine):
+        data = np.where(voxels < 50, np.float32(0), voxels)
+        write_volume(tmp_path / "a.nii", Volume(data, affine), dtype="uint8")
+        assert np.array_equal(nib.load(tmp_path / "a.nii").get_fdata() == 0, data == 0)
+
+    def test_mgh_has_no_scale_so_that_numbers_are_rounded(self, tmp_path: Path, voxels, affine):
+        write_volume(tmp_path / "a.mgz", Volume(voxels, affine), dtype="uint8")
+        image = nib.load(tmp_path / "a.mgz")
+        assert image.get_data_dtype() == np.uint8
+        assert np.array_equal(image.get_fdata(), np.rint(voxels))
+        with gzip.open(tmp_path / "a.mgz") as file:
+            assert file.read(4) == b"\0\0\0\1"
+
+    @pytest.mark.parametrize("name", ["a.mgz", "a.npz"])
+    def test_what_does_not_fit_without_a_scale_is_refused(self, tmp_path: Path, affine, name):
+        data = np.full(SHAPE, 300, np.float32)
+        with pytest.raises(VolumeError, match=r"fit into uint8 .* Write .nii.gz"):
+            write_volume(tmp_path / name, Volume(data, affine), dtype="uint8")
+        assert not list(tmp_path.iterdir())
+
+    def test_labels_keep_their_type(self, tmp_path: Path, labels, affine):
+        write_volume(tmp_path / "a.nii", Volume(labels, affine), dtype="uint8")
+        image = nib.load(tmp_path / "a.nii")
+        assert image.get_data_dtype() == np.int16
+        assert np.array_equal(np.asanyarray(image.dataobj), labels)
+
+    def test_constant_images(self, tmp_path: Path, affine):
+        for value in (0.0, 7.0, -7.0):
+            data = np.full(SHAPE, value, np.float32)
+            write_volume(tmp_path / "a.nii", Volume(data, affine), dtype="int16")
+            assert np.allclose(nib.load(tmp_path / "a.nii").get_fdata(), value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import signal
 import time
 import warnings
@@ -54,6 +55,16 @@ class Share:
                 f"the number of a process must be below {self.size}, got {self.rank}. Correct"
                 " the variables that the launcher sets."
             )
+
+    @property
+    def name(self) -> str:
+        """The process in messages.
+
+        Examples:
+            >>> Share(1, 4).name.partition(" on ")[0]
+            'Process 2 of 4'
+        """
+        return f"Process {self.rank + 1} of {self.size} on {platform.node()}"
 
     def of(self, items: Sequence[Item]) -> list[Item]:
         """Every n-th item.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from synthsr_transforms.support.messages import describe
 
 from .tasks import Task
 
+log = logging.getLogger("synthsr_net")
 MADE_BEFORE = "made by an earlier run, of which this report has no record: no picture."
 """Warning in the report for a complete prediction without a record."""
 
@@ -36,21 +38,37 @@ class Outcome:
         seconds: Time that reading, computing and writing took, waiting not counted.
         warnings: Doubts about the scan.
         error: Why there is no prediction; None if there is one.
+        score: Quality score, 0 to 1, if there is one.
     """
 
     task: Task
     seconds: float
     warnings: tuple[str, ...] = ()
     error: Exception | None = None
+    score: float | None = None
 
     @property
     def reason(self) -> str:
         """The error in one line, without the path of a single scan in front."""
         text = describe(self.error) if self.error else ""
         path = str(self.task.inputs[0])
+        if self.task.source:  # of a file that is temporary
+            text = text.replace(path, self.task.source)
+            path = self.task.source
         if len(self.task.inputs) == 1 and text.startswith(path):
             text = text.removeprefix(path).lstrip(": ")
         return text
+
+
+def announce(outcome: Outcome) -> None:
+    """Log what became of a task: its warnings, and the file or the reason that there is none."""
+    name = outcome.task.name
+    for text in outcome.warnings:
+        log.warning("%s: %s", name, text)
+    if outcome.error is None:
+        log.info("%s: wrote %s in %.2f s", name, outcome.task.output, outcome.seconds)
+    else:
+        log.info("%s: failed: %s", name, outcome.reason)
 
 
 class BatchReport:
@@ -132,7 +150,6 @@ def _entry(
     result: Result | None = None,
 ) -> ReportEntry:
     image = None if result is None else result.image
-    quality = None if result is None or result.segmentation is None else result.segmentation.quality
     return ReportEntry(
         name=outcome.task.name,
         input=outcome.task.scan,
@@ -142,7 +159,7 @@ def _entry(
         output_shape=None if image is None else image.data.shape,
         output_spacing_mm=None if image is None else image.spacing_mm,
         seconds=outcome.seconds,
-        score=None if quality is None else quality.overall,
+        score=outcome.score,
         warnings=outcome.warnings,
         error=outcome.reason or None,
     )

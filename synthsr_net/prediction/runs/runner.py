@@ -33,8 +33,9 @@ from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, d
 from synthsr_transforms.support.stopping import undoing
 from synthsr_transforms.support.threads import num_cores, threads
 
-from .outcome import BatchReport, Outcome
+from .outcome import BatchReport, Outcome, announce
 from .rows import RowTable
+from .summary import Summary
 from .tasks import Task
 
 READERS_BESIDE_GPU, WRITERS_BESIDE_GPU = 6, 12
@@ -107,6 +108,7 @@ class Batch:
         report: Pictures and the record of each scan, from which `write_report` makes a page, or
             the folder for them; None: no report.
         tables: Tables that get a row of each scan.
+        summary: Table of what becomes of each scan; None: none.
         on_plan: Called before a scan is computed, when its size and its need of memory are known.
 
     Raises:
@@ -119,6 +121,7 @@ class Batch:
         predictor: Inferer[Any, Any],
         report: BatchReport | str | os.PathLike[str] | None = None,
         tables: Iterable[RowTable] = (),
+        summary: Summary | None = None,
         on_plan: Callable[[Task, Prepared], object] | None = None,
     ) -> None:
         check_tasks(tasks, predictor)
@@ -126,7 +129,7 @@ class Batch:
         if report is not None and not isinstance(report, BatchReport):
             report = BatchReport(report)
         self.report = report
-        self.tables = list(tables)
+        self.tables, self.summary = list(tables), summary
 
     def run(self) -> Generator[Outcome, None, None]:
         """Do the tasks.
@@ -199,10 +202,15 @@ class Batch:
             result = self.predictor.finish(loaded.prepared, output, lesion_mask=loaded.mask)
             self._write_files(task, result, loaded.prepared)
             seconds = loaded.seconds + time.perf_counter() - begin
-            outcome = Outcome(task, seconds, result.warnings)
+            outcome = Outcome(task, seconds, result.warnings, score=_score(result))
         except Exception as error:
             return self._failed(Outcome(task, loaded.seconds, error=error))
-        return self._reported(outcome, loaded.prepared, result)
+        return self._summed_up(self._reported(outcome, loaded.prepared, result))
+
+    def _summed_up(self, outcome: Outcome) -> Outcome:
+        if self.summary is not None:
+            self.summary.add(outcome)
+        return outcome
 
     def _reported(self, outcome: Outcome, prepared: Prepared, result: Result) -> Outcome:
         """Add a prediction to the report; without a place in it, it is still a prediction."""
@@ -231,7 +239,7 @@ class Batch:
         if self.report is not None:
             with suppress(OSError):
                 self.report.add_failure(outcome)
-        return outcome
+        return self._summed_up(outcome)
 
     def _write_files(self, task: Task, result: Result, prepared: Prepared) -> None:
         """Write the prediction last, so that where it is, the others are."""
@@ -269,6 +277,7 @@ class Batch:
 
     def _finished(self, writing: Future[Outcome]) -> Iterator[Outcome]:
         outcome = writing.result()
+        announce(outcome)
         yield outcome
         if outcome.error is not None and is_full(outcome.error):
             raise DiskFullError(
@@ -298,6 +307,12 @@ def _volumes(result: Result) -> dict[str, Any]:
             **{name: round(dice, 4) for name, dice in quality.groups.items()},
         }
     return found
+
+
+def _score(result: Result) -> float | None:
+    """The quality score, where there is one."""
+    quality = None if result.segmentation is None else result.segmentation.quality
+    return None if quality is None else quality.overall
 
 
 def _free_memory(error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from .metrics_file import MetricsFile
 from .previews import preview_figure
 from .saving import saving, write_models
 
+log = logging.getLogger("synthsr_net")
 STEPS_BETWEEN_EVENTS = 50
 """Steps between the losses that TensorBoard shows, which are means over them."""
 _LOSSES = "losses_of_epoch"
@@ -66,6 +68,9 @@ class RunLog(Callback):
         prepared: The run.
         on_step: Called after each batch.
         on_epoch: Called after each epoch.
+
+    Attributes:
+        batches: Batches that this process has trained.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class RunLog(Callback):
         self._begin, self._first_step = time.perf_counter(), 0
         self._losses: list[float] = []
         self._recent = math.nan
+        self.batches = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Drop the rows of epochs that are trained again."""
@@ -119,6 +125,7 @@ class RunLog(Callback):
         batch_idx: int,
     ) -> None:
         """Collect the losses that have arrived."""
+        self.batches += 1
         last = self._take_losses(pl_module)
         done = batch_idx + 1 + trainer.current_epoch * self.batches_per_epoch
         if last:
@@ -146,6 +153,7 @@ class RunLog(Callback):
                 self.metrics.append(row)
                 save_figure(self.folder.curve_path, partial(curve_figure, self.metrics.rows()))
                 self._write_events(trainer, pl_module, row, epoch)
+            log.info("epoch %d: %s", epoch, row)
             if self.on_epoch is not None:
                 self.on_epoch(EpochResults(epoch, row, best))
         pl_module.results = {}
