@@ -67,8 +67,10 @@ class StreamedUNet:
             return self._outputs(self.encoder[0], whole, None, shape, slab_elements)[inner]
         skips, small = self._descended(source, slab_elements, keep_first_skip)
         for stage in self.decoder[:-1]:
-            result = self._decoded(stage, skips.pop(), small, source, slab_elements)
-            small = self._kept(stage, _doubled(small.data.shape), result)
+            place = skips.pop()
+            assert place is not None
+            result = self._decoded(stage, place, small, source, slab_elements)
+            small = self._kept(stage, place, result)  # planes are read before they are overwritten
         stage, skip = self.decoder[-1], skips.pop()
         if box and not stage.measures:
             reach = (1 if skip is not None else 2) * sum(conv.radius for conv in stage.convs) + 1
@@ -112,12 +114,13 @@ class StreamedUNet:
             skips.append(self._room(small.data.shape, stage) if keeps else None)
             small = _descend(stage, small, skips[-1], slab_elements)
         last = self.encoder[-1]
-        return skips, self._kept(last, small.data.shape, _encoded(last, small, slab_elements))
+        place = self._room(small.data.shape, last)
+        return skips, self._kept(last, place, _encoded(last, small, slab_elements))
 
-    def _kept(self, stage: Stage, shape: torch.Size, slabs: Slabs) -> Volume:
-        """The result of a level, from its slabs before the normalisation."""
+    def _kept(self, stage: Stage, place: Tensor, slabs: Slabs) -> Volume:
+        """The result of a level in a place, from its slabs before the normalisation."""
         statistics = Statistics()
-        result = fill(self._room(shape, stage), _measured(stage, slabs, statistics))
+        result = fill(place, _measured(stage, slabs, statistics))
         return Volume(result, stage.normaliser(statistics))
 
     def _room(self, shape: torch.Size, stage: Stage) -> Tensor:

@@ -256,24 +256,26 @@ def from_network_space(
         )
     laplace_scale = None
     if config.spread:
-        scales = laplace_scales(inside[images], _unit(space, settings))
+        unit = _unit(space, settings)
+        scales = laplace_scales(inside[images], unit, config.smallest_scale)
         laplace_scale = place(scales, space, grid)
     return Prediction(place(image, space, grid), image, laplace_scale, tuple(doubts))
 
 
-def laplace_scales(log_scale: Tensor, unit: float) -> Tensor:
+def laplace_scales(log_scale: Tensor, unit: float, smallest: float = SMALLEST_SCALE) -> Tensor:
     """Scales of Laplace distributions in intensities, finite whatever the network gave.
 
     Args:
         log_scale: Output S of the network, any shape.
         unit: Intensities per unit of the output.
+        smallest: The scale where S is far below 0, in units of the output.
 
     Examples:
         >>> laplace_scales(torch.tensor([0.0, -100.0]), 100.0)
         tensor([2.0010e+00, 1.0000e-03])
     """
     log_scale = torch.nan_to_num(log_scale, nan=MAX_LOG_SCALE).clamp(max=MAX_LOG_SCALE)
-    return unit * (SMALLEST_SCALE + UNIT_SCALE * torch.exp(log_scale))
+    return unit * (smallest + UNIT_SCALE * torch.exp(log_scale))
 
 
 def _num_images(config: ModelConfig) -> int:

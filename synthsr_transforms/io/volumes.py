@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from isal.igzip import IGzipFile
 from nibabel.imageglobals import logger
 
 from synthsr_transforms.support.atomic import replacing
@@ -36,6 +37,7 @@ from .headers import Header, check_header, scan_affine, spatial_shape
 from .kinds import looks_like_image
 from .other_formats import ITK_FORMATS, check_minc, pair_of, read_itk_header
 
+_LEVEL = 1  # of compression: higher ones take longer and save next to nothing
 DTYPES = ("float32", "int16", "uint8")
 """Types that images of real numbers are written in."""
 
@@ -382,8 +384,8 @@ def write_volume(
 ) -> None:
     """Write a volume atomically; folders that are missing are made.
 
-    `.nii.gz` files are compressed at level 1, as nibabel does by default: higher levels take
-    several times as long and save a few percent. `.npz` files hold an array `vol_data` and no
+    `.nii.gz` and `.mgz` files are compressed by Intel's ISA-L, which takes a tenth of the time of
+    zlib and makes files of the same size. `.npz` files hold an array `vol_data` and no
     affine, as those of the original.
 
     Args:
@@ -405,10 +407,19 @@ def write_volume(
     with replacing(path) as temporary:
         if name.endswith((".nii", ".nii.gz")):
             image = nifti_of(volume, legacy=legacy, description=description, dtype=dtype)
-            nib.save(image, temporary)
+            _save(image, temporary)
             return
         data = quantised(volume.data, dtype, scaled=False).whole
         if name.endswith(".npz"):
             np.savez_compressed(temporary, vol_data=data)
         else:
-            nib.save(nib.MGHImage(data, volume.affine.astype(np.float32)), temporary)
+            _save(nib.MGHImage(data, volume.affine.astype(np.float32)), temporary)
+
+
+def _save(image: Any, path: Path) -> None:
+    """Write a NiBabel image; nothing in the file tells when or under which name."""
+    if not is_gzipped(path):
+        nib.save(image, path)
+        return
+    with path.open("wb") as file, IGzipFile("", "wb", _LEVEL, file, mtime=0) as zipped:
+        image.to_stream(zipped)
