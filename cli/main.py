@@ -13,6 +13,12 @@ def mri_synthsr() -> None:
     main()
 
 
+def synthsr_bids() -> None:
+    """Run `synthsr-bids`, which is `synthsr bids-app`."""
+    sys.argv[1:1] = ["bids-app"]
+    main()
+
+
 def main() -> None:
     """Run `synthsr`. Little is imported before signals are taken, and nothing at the top."""
     for number in (signal.SIGINT, signal.SIGTERM):

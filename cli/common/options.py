@@ -319,8 +319,28 @@ def scan_options(command: Command) -> Command:
             metavar="LABEL",
             help="Take only this participant of the BIDS dataset. May be repeated.",
         ),
+        click.option(
+            "--session-label",
+            "sessions",
+            multiple=True,
+            metavar="LABEL",
+            help="Take only this session of the BIDS dataset. May be repeated.",
+        ),
+        filter_file_option,
     ]
     return _with(options, command)
+
+
+def filter_file_option(command: Command) -> Command:
+    """Add `--bids-filter-file`, as `filter_file`."""
+    return click.option(
+        "--bids-filter-file",
+        "--bids_filter_file",
+        "filter_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help='Take only scans with these entities, such as {"t1w": {"acquisition": "mprage"}}.',
+    )(command)
 
 
 def inference_options(command: Command) -> Command:

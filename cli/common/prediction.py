@@ -42,6 +42,7 @@ from synthsr_net.prediction.runs.runner import (
     check_same_maker,
     check_tasks,
 )
+from synthsr_net.prediction.runs.selection import Selection, read_filters
 from synthsr_net.prediction.runs.summary import SUMMARY, Summary, failed_tasks
 from synthsr_net.prediction.runs.tasks import (
     Task,
@@ -148,6 +149,7 @@ def run_scans(
 
 def _refuse_options_of_bids(options: Mapping[str, Any]) -> None:
     refused = {"participants": "--participant-label", "per_session": "--per-session"}
+    refused |= {"sessions": "--session-label", "filter_file": "--bids-filter-file"}
     _refuse(options, refused, "needs --bids. Add it, or give a folder.")
 
 
@@ -177,12 +179,18 @@ def run_bids(
     if options["ct"]:
         raise SynthSRError("--ct does not go with --bids, where the suffix says what CT is.")
     extra, participants = _extra(options), options["participants"]
+    filters = read_filters(options["filter_file"]) if options.get("filter_file") else {}
+    chosen: dict[str, Any] = {
+        "participants": participants,
+        "selection": Selection(options["sessions"], filters),
+        "extra": extra,
+    }
     names: tuple[str | None, ...] = (None,)
     if options.get("per_session"):
-        tasks = plan_sessions(source, output, participants=participants, extra=extra)
+        tasks = plan_sessions(source, output, **chosen)
         names = ()
     else:
-        tasks = plan_bids(source, output, participants=participants, extra=extra, kind=kind.name)
+        tasks = plan_bids(source, output, **chosen, kind=kind.name)
     folder = {kind.name: output, **extra}.get("segmentation")
 
     def start(model: Inferer[Any, Any]) -> None:
