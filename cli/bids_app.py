@@ -110,8 +110,8 @@ def repeated(arguments: Sequence[str]) -> list[str]:
 def bids_app(dataset: Path, output: Path, level: str, **options: Any) -> None:
     """Turn the scans of a BIDS dataset into T1-weighted scans of 1 mm: a BIDS App.
 
-    DATASET is the root of the dataset, OUT the derivative dataset, new or of an earlier run: what is
-    complete in it is kept, so the same command goes on after an interruption.
+    DATASET is the root of the dataset, OUT the derivative dataset, new or of an earlier run. What
+    is complete in it is kept, so the same command goes on after an interruption.
 
     \b
     Examples:

@@ -10,7 +10,9 @@ import click
 
 from synthsr_cli.common.options import (
     PredictionCommand,
+    dicom_options,
     model_option,
+    output_argument,
     prediction_options,
     scan_options,
 )
@@ -19,8 +21,9 @@ from synthsr_transforms.support.messages import SynthSRError
 
 @click.command(cls=PredictionCommand)
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
-@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))
+@output_argument
 @scan_options
+@dicom_options
 @click.option(
     "--inverse-contrast/--no-inverse-contrast",
     default=None,
@@ -75,17 +78,17 @@ from synthsr_transforms.support.messages import SynthSRError
 @click.option(
     "--per-session",
     is_flag=True,
-    help="With --bids: one prediction from all scans of each session.",
+    help="With --bids or DICOM: one prediction from all scans of each session or study.",
 )
 @model_option("synthsr-t1-v2, which ships with the package")
 @prediction_options
 def predict(source: Path, output: Path, **options: Any) -> None:
     """Turn scans of any MRI contrast, or CT, into T1-weighted scans of 1 mm.
 
-    INPUT is a scan (.nii, .nii.gz, .mgz, .npz), a folder of scans, a .txt list with one path per
-    line, a table of exams (.tsv with the columns exam and scan), or a BIDS dataset. OUTPUT is a
-    file for one scan, a .txt list for a list, or a folder, in which scan.nii.gz becomes
-    scan_synthsr.nii.gz, below the same subfolders with --recursive.
+    INPUT is a scan (.nii, .nii.gz, .mgz, .npz), a folder of scans, a DICOM file, folder or .zip, a
+    .txt list with one path per line, a table of exams (.tsv with the columns exam and scan), or a
+    BIDS dataset. OUTPUT is a file for one scan, a .txt list for a list, or a folder, in which
+    scan.nii.gz becomes scan_synthsr.nii.gz, below the same subfolders with --recursive.
 
     \b
     Examples:
@@ -97,6 +100,9 @@ def predict(source: Path, output: Path, **options: Any) -> None:
         synthsr predict scans/ predictions/ --report report/
       With segmentations of the predictions, and volumes of brain structures:
         synthsr predict scans/ predictions/ --segmentation labels/ --volumes volumes.csv
+      A DICOM study: what it holds, and one of its series:
+        synthsr predict study/ --list-series
+        synthsr predict study/ t1.nii.gz --series flair
       CT, and nothing else; among MRI, CT in Hounsfield units is recognised:
         synthsr predict ct/ predictions/ --ct
       An exam, several scans of one person, with a model that takes them:
@@ -108,13 +114,16 @@ def predict(source: Path, output: Path, **options: Any) -> None:
       Just as FreeSurfer does it, after synthsr models download synthsr-v2:
         synthsr predict scan.nii.gz t1.nii.gz --model synthsr-v2 --legacy v2
     """  # noqa: D301 - click reads the character itself
+    from synthsr_cli.common.dicom import is_dicom, run_dicom
     from synthsr_cli.common.prediction import run_bids, run_scans, run_table
     from synthsr_net.prediction.runs.exams import is_table
 
     options["registration"] = not options["trusts_headers"]
     also = list(options["also"])
     _check(also, options)
-    if options["bids"]:
+    if is_dicom(source, options):
+        run_dicom(source, output, options)
+    elif options["bids"]:
         run_bids(source, output, options)
     elif is_table(source):
         if also or options["others"] or options["transforms"]:

@@ -9,8 +9,10 @@ import click
 
 from synthsr_cli.common.options import (
     PredictionCommand,
+    dicom_options,
     inference_options,
     model_option,
+    output_argument,
     scan_options,
     structure_options,
 )
@@ -18,7 +20,7 @@ from synthsr_cli.common.options import (
 
 @click.command(cls=PredictionCommand)
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
-@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))
+@output_argument
 @structure_options
 @click.option(
     "--posteriors",
@@ -27,15 +29,17 @@ from synthsr_cli.common.options import (
     help="Write the probabilities of all structures as well, one volume per structure.",
 )
 @scan_options
+@dicom_options
 @model_option("synthsr-seg-v1, which ships with the package")
 @inference_options
 def segment(source: Path, output: Path, **options: Any) -> None:
     """Segment brain structures in scans of any MRI contrast, or CT.
 
-    INPUT is a scan (.nii, .nii.gz, .mgz, .npz), a folder of scans, a .txt list with one path per
-    line, or a BIDS dataset. OUTPUT is a file for one scan, a .txt list for a list, or a folder, in
-    which scan.nii.gz becomes scan_synthsr_seg.nii.gz. Values are those of FreeSurfer, and 258 for
-    the rest of the head. Volumes are sums of probabilities on a grid of 1 mm.
+    INPUT is a scan (.nii, .nii.gz, .mgz, .npz), a folder of scans, a DICOM file, folder or .zip, a
+    .txt list with one path per line, or a BIDS dataset. OUTPUT is a file for one scan, a .txt list
+    for a list, or a folder, in which scan.nii.gz becomes scan_synthsr_seg.nii.gz. Values are those
+    of FreeSurfer, and 258 for the rest of the head. Volumes are sums of probabilities on a grid of
+    1 mm.
 
     \b
     Examples:
@@ -48,9 +52,12 @@ def segment(source: Path, output: Path, **options: Any) -> None:
       A BIDS dataset:
         synthsr segment dataset/ dataset/derivatives/synthsr --bids
     """  # noqa: D301 - click reads the character itself
+    from synthsr_cli.common.dicom import is_dicom, run_dicom
     from synthsr_cli.common.prediction import SEGMENTATION, run_bids, run_scans
 
-    if options["bids"]:
+    if is_dicom(source, options):
+        run_dicom(source, output, options, kind=SEGMENTATION)
+    elif options["bids"]:
         run_bids(source, output, options, kind=SEGMENTATION)
     else:
         run_scans([source], output, options, kind=SEGMENTATION)

@@ -343,6 +343,45 @@ def filter_file_option(command: Command) -> Command:
     )(command)
 
 
+def output_argument(command: Command) -> Command:
+    """Add OUTPUT, which is needed but with `--list-series`."""
+    return click.argument(
+        "output",
+        metavar="OUTPUT",
+        required=False,
+        type=click.Path(path_type=Path),
+        callback=_need_output,
+    )(command)
+
+
+def _need_output(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    if value is None and not ctx.resilient_parsing and not ctx.params.get("list_series"):
+        raise click.MissingParameter(ctx=ctx, param=param)
+    return value
+
+
+def dicom_options(command: Command) -> Command:
+    """Add the options of commands that take DICOM."""
+    options: list[Option[Any]] = [
+        click.option(
+            "--series",
+            multiple=True,
+            metavar="N|TEXT",
+            help="Of DICOM, take the series of this number, or with this text in its description."
+            " May be repeated.  [default: all that can be brains]",
+        ),
+        click.option(
+            "--list-series", is_flag=True, is_eager=True, help="List the series of DICOM, and end."
+        ),
+        click.option(
+            "--keep-names",
+            is_flag=True,
+            help="Let names of patients in DICOM appear in messages, reports and file names.",
+        ),
+    ]
+    return _with(options, command)
+
+
 def inference_options(command: Command) -> Command:
     """Add the options of all commands that apply a network to scans, but for `--model`."""
     options: list[Option[Any]] = [

@@ -137,7 +137,7 @@ def run_scans(
     _refuse_options_of_bids(options)
     more: dict[str, Any] = {
         "lesion_mask": options.get("lesion_mask"),
-        "extra": _extra(options),
+        "extra": extra_images(options),
         "recursive": options["recursive"],
     }
     tasks = plan_tasks(inputs, output, ending=kind.ending, **more)
@@ -150,10 +150,10 @@ def run_scans(
 def _refuse_options_of_bids(options: Mapping[str, Any]) -> None:
     refused = {"participants": "--participant-label", "per_session": "--per-session"}
     refused |= {"sessions": "--session-label", "filter_file": "--bids-filter-file"}
-    _refuse(options, refused, "needs --bids. Add it, or give a folder.")
+    refuse(options, refused, "needs --bids. Add it, or give a folder.")
 
 
-def _refuse(options: Mapping[str, Any], refused: Mapping[str, str], why: str) -> None:
+def refuse(options: Mapping[str, Any], refused: Mapping[str, str], why: str) -> None:
     """Refuse options, by their names in Python and on the command line, if they are given."""
     for name, option in refused.items():
         if options.get(name):
@@ -164,8 +164,8 @@ def run_table(table: Path, output: Path, options: dict[str, Any]) -> None:
     """Apply a model to the exams of a table; see `run_all`."""
     _refuse_options_of_bids(options)
     refused = {"lesion_mask": "--lesion-mask", "recursive": "--recursive"}
-    _refuse(options, refused, "does not go with a table of exams. Leave it out.")
-    tasks = plan_exams(table, output, extra=_extra(options))
+    refuse(options, refused, "does not go with a table of exams. Leave it out.")
+    tasks = plan_exams(table, output, extra=extra_images(options))
     run_all(tasks, options, PREDICTION, names=(), output=output)
 
 
@@ -175,10 +175,10 @@ def run_bids(
     """Apply a model to the scans of a BIDS dataset; see `run_all`."""
     refused = {"others": "--with", "lesion_mask": "--lesion-mask", "recursive": "--recursive"}
     refused |= {"also": "--also", "transforms": "--registration"}
-    _refuse(options, refused, "does not go with --bids. Give scans by path instead.")
+    refuse(options, refused, "does not go with --bids. Give scans by path instead.")
     if options["ct"]:
         raise SynthSRError("--ct does not go with --bids, where the suffix says what CT is.")
-    extra, participants = _extra(options), options["participants"]
+    extra, participants = extra_images(options), options["participants"]
     filters = read_filters(options["filter_file"]) if options.get("filter_file") else {}
     chosen: dict[str, Any] = {
         "participants": participants,
@@ -202,7 +202,8 @@ def run_bids(
     run_all(tasks, options, kind, doubts=doubts, names=names, output=output, start=start)
 
 
-def _extra(options: dict[str, Any]) -> dict[str, Path]:
+def extra_images(options: Mapping[str, Any]) -> dict[str, Path]:
+    """Where further images go, by the names of `EXTRA_ENDINGS`."""
     return {name: options[key] for key, name in EXTRA.items() if options.get(key) is not None}
 
 

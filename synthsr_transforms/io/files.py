@@ -31,12 +31,12 @@ _SURFACES = (".gii", ".gii.gz", ".annot", ".label", ".dscalar.nii", ".dlabel.nii
 """Endings of values on surfaces: GIFTI, FreeSurfer, CIFTI."""
 _OTHER_SCANS = (".mgh", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima")
 """Endings of files that are scans, but of kinds that are not read."""
-_DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
+DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
 FREESURFER_LABELS, FREESURFER_SCAN = "aparc+aseg.mgz", "orig.mgz"
 """Files in `mri` of a subject: its labels, and the scan on their grid, intensities as measured."""
 _AVERAGES = re.compile(r"fsaverage.*|[lr]h\.EC_average|V1_average|cvs_avg35.*")
 """Average heads that FreeSurfer puts beside the subjects."""
-_DCM2NIIX = "Convert it with dcm2niix, and give the .nii.gz file that it writes."
+_DCM2NIIX = "Give it to synthsr predict, or convert it with dcm2niix."
 
 
 class VolumeError(SynthSRError):
@@ -114,7 +114,7 @@ def list_volumes(
     ]
     if not found:
         below = left_below(path, without)
-        advice = "DICOM must be converted first, for example with dcm2niix."
+        advice = "DICOM must be converted first, but for predict and segment."
         if below:
             advice = f"{below}: give one of these, or add --recursive (--bids for a BIDS dataset)."
         raise VolumeError(
@@ -274,14 +274,14 @@ def check_file(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     refuse_pointer(path)
     if path.is_dir():
-        if any(_is_dicom(p) for p in sorted(path.iterdir())[:20]):
+        if any(is_dicom(p) for p in sorted(path.iterdir())[:20]):
             raise VolumeError(f"{path} must be NIfTI or MGH, got a folder of DICOM. {_DCM2NIIX}")
         raise VolumeError(f"{path} must be a file, got a folder. Give the file in it.")
     if not path.is_file():
         raise VolumeError(f"{path} does not exist. Check the path.")
     if path.stat().st_size == 0:
         raise VolumeError(f"{path} must be a volume, got an empty file (0 bytes). Copy it again.")
-    if _is_dicom(path):
+    if is_dicom(path):
         raise VolumeError(f"{path} must be a NIfTI or MGH file, got DICOM. {_DCM2NIIX}")
     if path.name.lower().endswith(_SURFACES):
         raise VolumeError(f"{path} must be a volume, got values on a surface. Give the volume.")
@@ -291,11 +291,15 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise VolumeError(f"{path} is a gzip file. Name it {stem(path)}.nii.gz.")
 
 
-def _is_dicom(path: Path) -> bool:
-    if path.name.lower().endswith(_DICOM_ENDINGS) or path.name.upper() == "DICOMDIR":
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its name or its content."""
+    if path.name.lower().endswith(DICOM_ENDINGS) or path.name.upper() == "DICOMDIR":
         return True
-    if not path.is_file():
-        return False
+    return path.is_file() and starts_as_dicom(path)
+
+
+def starts_as_dicom(path: Path) -> bool:
+    """Whether the content of a file is DICOM: four letters after a preamble."""
     return _starts_with(path, b"DICM", 128)
 
 

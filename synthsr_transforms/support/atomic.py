@@ -65,8 +65,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def temporary_folder() -> Iterator[Path]:
     """A folder for a while, where the system keeps such things."""
     folder = _temporary(Path(tempfile.gettempdir()), "synthsr")
-    folder.mkdir(mode=0o700)
     with undoing(lambda: shutil.rmtree(folder, ignore_errors=True)):
+        folder.mkdir(mode=0o700)
         yield folder
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -50,7 +50,7 @@ KINDS = {
 PIPELINE = "SynthSR for PyTorch"
 CONTAINER = "SYNTHSR_CONTAINER"
 """Environment variable that container images set to their name and tag."""
-IGNORED = ("summary.tsv", "qc.tsv", "*.lock", "*.html", "entries/", "pictures/")
+IGNORED = ("summary.tsv", "qc.tsv", "*.lock", "report")
 """Files of a derivative dataset that the specification does not know."""
 LINK = "raw"
 """Name of the source dataset in BIDS URIs."""

@@ -52,6 +52,9 @@ class Outcome:
         """The error in one line, without the path of a single scan in front."""
         text = describe(self.error) if self.error else ""
         path = str(self.task.inputs[0])
+        if self.task.source:  # of a file that is temporary
+            text = text.replace(path, self.task.source)
+            path = self.task.source
         if len(self.task.inputs) == 1 and text.startswith(path):
             text = text.removeprefix(path).lstrip(": ")
         return text

@@ -60,6 +60,8 @@ class Task:
     """The same for each scan of an exam; empty: all as `ct`."""
     transforms: tuple[Affine | None, ...] = field(default=(), compare=False)
     """Of an exam, see `Inferer.prepare`; empty: to be found."""
+    source: str = ""
+    """What reports and tables call a scan whose file is temporary; empty: its path."""
     sidecars: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
     """JSON files beside the images, and what they say besides spacing, settings and warnings."""
 
@@ -71,7 +73,7 @@ class Task:
     @property
     def scan(self) -> str:
         """Path of the scan, or of several joined by commas: its name in reports and tables."""
-        return ", ".join(map(str, self.inputs))
+        return self.source or ", ".join(map(str, self.inputs))
 
 
 def plan_tasks(
