@@ -219,6 +219,15 @@ def overwrite_option(command: Command) -> Command:
     return click.option("--overwrite", is_flag=True, help="Replace output that exists.")(command)
 
 
+def dask_option(command: Command) -> Command:
+    """Add `--dask`."""
+    return click.option(
+        "--dask",
+        metavar="ADDRESS|FILE",
+        help="Let the workers of a Dask cluster do it: its scheduler's address, or its file.",
+    )(command)
+
+
 def dry_run_option(command: Command) -> Command:
     """Add `--dry-run`."""
     return click.option(
@@ -451,6 +460,7 @@ def inference_options(command: Command) -> Command:
             metavar="I/N",
             help="Take only the I-th of N parts of the scans.",
         ),
+        dask_option,
         message_options,
     ]
     return _with(options, command)
