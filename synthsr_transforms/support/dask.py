@@ -81,7 +81,8 @@ def each_done(
     from distributed import CancelledError, KilledWorker, as_completed
 
     run = os.urandom(4).hex()
-    names, futures = list(items), []
+    names: list[str] = list(items)
+    futures: list[Any] = []
     for name in names:
         key = f"synthsr-{run}-{len(futures)}"
         futures.append(client.submit(function, items[name], key=key, pure=False, retries=RETRIES))

@@ -86,8 +86,8 @@ def test_a_killed_worker_loses_nothing_and_nothing_is_made_twice(cluster, folder
 
 def test_samples_are_those_of_one_process(cluster, folder):
     Path("maps").mkdir()
-    head_phantom(spacing_mm=6).save("maps/head.nii.gz")
-    words = ("generate", "all_purpose", "--labels", "maps", "--set", "crop.shape=16", "-n", 5)
+    head_phantom(spacing_mm=5).save("maps/head.nii.gz")
+    words = ("generate", "all_purpose", "--labels", "maps", "--set", "crop.shape=32", "-n", 5)
     result = run(*words, "--out", "many", "--dask", cluster.scheduler_address)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("Made 5 samples in ")

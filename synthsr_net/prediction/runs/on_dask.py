@@ -79,8 +79,10 @@ class DaskBatch:
         with connected(self.address) as client:
             work = partial(do_task, self.recipe)
             for name, made in each_done(client, work, items, self.address):
-                lost = isinstance(made, Exception)
-                outcome = Outcome(items[name], 0.0, error=made) if lost else made
+                if isinstance(made, Exception):
+                    outcome = Outcome(items[name], 0.0, error=made)
+                else:
+                    outcome = made
                 announce(outcome)
                 if self.summary is not None:
                     self.summary.add(outcome)
