@@ -82,8 +82,8 @@ def test_both_images_hold_the_same(dockerfile, definition):
     given = {rest for word, rest in dockerfile if word == "ARG" and "=" in rest}
     assert set(definition["arguments"]) == given
     (variables,) = (rest.split() for word, rest in dockerfile if word == "ENV")
-    exported = " ".join(definition["environment"]).replace("export ", "").split()
-    assert {v.replace("=docker", "=apptainer") for v in variables} == set(exported)
+    exported = " ".join(definition["environment"]).replace("export ", "")
+    assert exported.replace("{{ TAG }}", "${TAG}").split() == variables
     runs = [rest for word, rest in dockerfile if word == "RUN"]
     for line in definition["post"][1:3]:
         assert line.replace("{{ COMPUTE }}", '"${COMPUTE}"') in runs
@@ -92,6 +92,10 @@ def test_both_images_hold_the_same(dockerfile, definition):
 def test_the_python_of_the_images_is_one_that_the_project_takes(dockerfile, project):
     (version,) = (rest.partition("=")[2] for word, rest in dockerfile if rest.startswith("PYTHON="))
     assert f"Programming Language :: Python :: {version}" in project["project"]["classifiers"]
+
+
+def test_the_tag_names_the_version(definition, project):
+    assert f"TAG=synthsr:{project['project']['version']}" in definition["arguments"]
 
 
 def test_images_do_not_run_as_root(dockerfile):

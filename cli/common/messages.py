@@ -12,7 +12,6 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +145,8 @@ def keep(path: Path, command: str) -> None:
     Raises:
         SynthSRError: If it cannot be written.
     """
+    from importlib.metadata import version
+
     try:
         handler = logging.FileHandler(path, mode="a", encoding="utf-8")
     except OSError as error:

@@ -72,6 +72,7 @@ from .tables import print_table
 def _load_predictor(options: dict[str, Any]) -> Predictor:
     settings: Any = {k: v for k, v in options.items() if k in PredictorOptions.__annotations__}
     name = options["model"] or options.get("default_model") or default_model()
+    settings["uncertainty"] = bool(options.get("uncertainty") or options.get("report"))
     predictor = Predictor.from_file(name, **settings)
     if any(options[name] for name in ("segmentation", "volumes", "qc")):
         settings = {name: options[name] for name in ("device", "precision", "max_memory")}

@@ -5,9 +5,10 @@ Usage: python calibrate_uncertainty.py MODEL OUTPUT --fit LABEL_MAP ... --held-o
 
 Scans are simulated of label maps as for `evaluate.py`, predicted as `synthsr predict` does, with
 test-time augmentation and data consistency, and compared with the standard T1 within the head. Of
-the label maps to fit, the factor a and the power c are found by which the scales b would be most
-likely as a * b^c. They go into the weights of the last convolution: OUTPUT gets the corrected model
-(model.safetensors, in the precision of MODEL), whose images are the same, bit for bit.
+the label maps to fit, the factor a and the smallest scale c are found by which the scales b would
+be most likely as a b + c. The factor goes into the weights of the last convolution, the smallest
+scale into the description of the model: OUTPUT gets the corrected model (model.safetensors, in the
+precision of MODEL), whose images are the same, bit for bit.
 
 The label maps held out, which the network was never trained on, then say how mean absolute errors
 compare with mean predicted scales in each tenth of the predicted scales, before and after:
@@ -25,6 +26,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from evaluation.contrasts import CONTRASTS, TARGET_PRESET
 from evaluation.heads import find_label_maps
@@ -32,31 +35,30 @@ from evaluation.network import HeadNetwork
 from evaluation.slices import AXES, linear, operators
 from evaluation.tables import table
 from evaluation.truth import Setting, SimulationPlan, head_for, scans_of
+from scipy.optimize import minimize
 from torch import Tensor
 
-from synthsr_net.losses.intensity import UNIT_SCALE
-from synthsr_net.metrics.calibration import HIGHEST, LOWEST, TenthsOfScales
-from synthsr_net.models.checkpoint import save_model
+from synthsr_net.metrics.calibration import TenthsOfScales
+from synthsr_net.models.checkpoint import Model, save_model
 from synthsr_net.models.packing import PRECISIONS, in_precision, stored_precision
 from synthsr_net.models.zoo.files import resolve_model
+from synthsr_net.networks.unet import UNet3d
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_transforms.support.messages import SynthSRError
 
-POWERS = torch.linspace(0.4, 2.5, 211, dtype=torch.float64)
-"""Powers that are tried."""
 ALLOWED = 0.2
 """Deviation of a tenth that counts as calibrated."""
 
 
 class Correction(NamedTuple):
-    """Scales b become `factor * b ** power`, in units of the output of the network."""
+    """Scales b become `factor * b + smallest`, in units of the output of the network."""
 
     factor: float = 1.0
-    power: float = 1.0
+    smallest: float = 0.0
 
     def of(self, scales: Tensor) -> Tensor:
         """Corrected scales."""
-        return self.factor * scales**self.power
+        return self.factor * scales + self.smallest
 
 
 class Errors(NamedTuple):
@@ -85,27 +87,34 @@ def errors_of(
 def fit(tenths: TenthsOfScales) -> Correction:
     """The most likely correction of counted scales.
 
-    With factor a and power c, the negative log-likelihood of errors e is the mean of
-    log(a b^c) + e / (a b^c); for each power, the best factor is the mean of e / b^c.
+    The negative log-likelihood of errors e with scales b is the mean of log(b) + e / b.
     """
-    width = (HIGHEST - LOWEST) / len(tenths.counts)
-    log_b = LOWEST + width * (torch.arange(len(tenths.counts), dtype=torch.float64) + 0.5)
-    counts, errors = tenths.counts.cpu(), tenths.errors.cpu()
-    best, found = math.inf, Correction()
-    for power in POWERS.tolist():
-        factor = float((errors * (-power * log_b).exp()).sum() / counts.sum())
-        loss = math.log(factor) + power * float((counts * log_b).sum() / counts.sum())
-        if loss < best:
-            best, found = loss, Correction(factor, power)
-    return found
+    counts, errors, scales = (
+        values.double().cpu().numpy() for values in (tenths.counts, tenths.errors, tenths.scales)
+    )
+    counts, errors, scales = (values[counts > 0] for values in (counts, errors, scales))
+    means = scales / counts
+
+    def loss(logarithms: npt.NDArray[np.float64]) -> float:
+        factor, smallest = np.exp(logarithms)
+        corrected = factor * means + smallest
+        return float((counts * np.log(corrected) + errors / corrected).sum() / counts.sum())
+
+    start = np.log([errors.sum() / scales.sum(), 0.1 * errors.sum() / counts.sum()])
+    found = minimize(loss, start, method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-9})
+    factor, smallest = np.exp(found.x).tolist()
+    return Correction(factor, smallest)
 
 
-def corrected(state: dict[str, Tensor], correction: Correction) -> dict[str, Tensor]:
-    """Weights whose outputs S, with scales 0.02 exp(S), give the corrected scales."""
-    factor, power = correction
-    shift = math.log(factor) + (power - 1) * math.log(UNIT_SCALE)
-    weight, bias = state["scales.1.weight"], state["scales.1.bias"]
-    return {**state, "scales.1.weight": power * weight, "scales.1.bias": power * bias + shift}
+def corrected(model: Model, correction: Correction) -> Model:
+    """The model whose scales `smallest_scale + 0.02 exp(S)` are the corrected ones."""
+    factor, smallest = correction
+    state = {name: tensor.cpu() for name, tensor in model.network.state_dict().items()}
+    state["scales.1.bias"] = state["scales.1.bias"] + math.log(factor)
+    config = replace(model.config, smallest_scale=factor * model.config.smallest_scale + smallest)
+    network = UNet3d(config.network).eval()
+    network.load_state_dict(state)
+    return Model(config, network)
 
 
 def report(rows: Sequence[dict[str, Any]], before: Tensor, after: Tensor, means: Tensor) -> str:
@@ -186,10 +195,10 @@ def write(out: Path, source: Path, predictor: Predictor, found: Measured, own: C
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(text + "\n", encoding="utf-8")
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    state = corrected({n: t.cpu() for n, t in predictor.network.state_dict().items()}, own)
-    kind = stored_precision(source)
+    model = corrected(Model(predictor.config, predictor.network), own)
+    state, kind = model.network.state_dict(), stored_precision(source)
     state = in_precision(state, kind) if kind in PRECISIONS else state
-    save_model(out / "model.safetensors", predictor.config, state)
+    save_model(out / "model.safetensors", model.config, state)
     return text
 
 
@@ -213,7 +222,7 @@ def calibrate(options: argparse.Namespace) -> float:
     for each in errors_of(network, options.fit, replace(plan, seed=1)):
         fitted.update(each.scales.log(), each.errors)
     correction = fit(fitted)
-    print(f"factor {correction.factor:.4f}, power {correction.power:.2f}", flush=True)
+    print(f"factor {correction.factor:.4f}, smallest {correction.smallest:.6f}", flush=True)
     found = measure(network, options.held_out, plan, correction)
     print(write(options.out, source, predictor, found, correction))
     return float((found.after.compute() - 1).abs().nan_to_num(0).max())  # NaN: no voxel

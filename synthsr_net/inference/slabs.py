@@ -182,14 +182,9 @@ def measured(slabs: Slabs, statistics: Statistics) -> Iterator[Tensor]:
 
 def copied(slabs: Slabs, into: Tensor) -> Iterator[Tensor]:
     """Pass slabs on, and copy them into a whole volume `(X, Y, Z, C)`."""
-    return beside(slabs, lambda slab: slab, into)
-
-
-def beside(slabs: Slabs, function: Callable[[Tensor], Tensor], into: Tensor) -> Iterator[Tensor]:
-    """Pass slabs on, and write a function of each voxel into a whole volume `(X, Y, Z, C)`."""
     at = 0
     for slab in slabs:
-        into[at : at + slab.shape[0]] = function(slab)
+        into[at : at + slab.shape[0]] = slab
         at += slab.shape[0]
         yield slab
 

@@ -170,9 +170,9 @@ def stage_of(level: nn.Module, dtype: torch.dtype, activation: str, *, joins: bo
     first, *others = [weights(conv) for conv in level.convs]
     low = None
     if joins:
-        features = first.weight.shape[0]
-        low = _cast(_of_upsampled(first.weight[:, features:]), dtype)
-        first = Convolution(first.weight[:, :features], first.bias)
+        own = level.skip_channels
+        low = _cast(_of_upsampled(first.weight[:, own:]), dtype)
+        first = Convolution(first.weight[:, :own], first.bias)
     convolutions = tuple(_cast(convolution, dtype) for convolution in (first, *others))
     norm, signs = None, None
     if not isinstance(level.norm, nn.Identity):
@@ -201,11 +201,6 @@ def weights(conv: nn.Module) -> Convolution:
     assert isinstance(conv, nn.Conv3d)
     assert conv.bias is not None
     return Convolution(conv.weight.detach().float(), conv.bias.detach().float())
-
-
-def packed_weights(conv: nn.Module) -> Convolution:
-    """The same, the kernel with channels last in memory."""
-    return _cast(weights(conv), torch.float32)
 
 
 def _cast(convolution: Convolution, dtype: torch.dtype) -> Convolution:

@@ -21,8 +21,8 @@ from torch import Tensor
 from synthsr_net.networks.normalisation import Statistics
 from synthsr_net.networks.unet import UNet3d
 
-from .slabs import Box, Convolution, Slabs, beside, convolved, copied, cut, fill, mapped, measured
-from .stage import Stage, Volume, exact_at_the_end, packed_weights, stage_of, weights
+from .slabs import Box, Convolution, Slabs, copied, cut, fill, mapped, measured
+from .stage import Stage, Volume, exact_at_the_end, stage_of, weights
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StreamedUNet:
     encoder: tuple[Stage, ...]
     decoder: tuple[Stage, ...]
     head: Convolution
-    scales: tuple[Convolution, ...]  # the two of the second head, if there is one
+    scales: tuple[Stage, Convolution] | None  # last level and last layer of a second head
     softmax: bool
     dtype: torch.dtype
 
@@ -63,17 +63,17 @@ class StreamedUNet:
         shape = source.data.shape
         inner: tuple[slice, ...] = (slice(None), *box) if box else ()
         if not self.decoder:
-            stage = self.encoder[0]
-            whole = partial(_encoded, stage, source, slab_elements)
-            return self._headed(stage, whole, None, shape, slab_elements)[inner]
+            whole = partial(_encoded, volume=source, slab_elements=slab_elements)
+            return self._outputs(self.encoder[0], whole, None, shape, slab_elements)[inner]
         skips, small = self._descended(source, slab_elements, keep_first_skip)
         for stage in self.decoder[:-1]:
-            result = self._decoded(stage, skips.pop(), small, source, slab_elements)
-            small = self._kept(stage, _doubled(small.data.shape), result)
+            place = skips.pop()
+            assert place is not None
+            result = self._decoded(stage, place, small, source, slab_elements)
+            small = self._kept(stage, place, result)  # planes are read before they are overwritten
         stage, skip = self.decoder[-1], skips.pop()
         if box and not stage.measures:
             reach = (1 if skip is not None else 2) * sum(conv.radius for conv in stage.convs) + 1
-            reach += sum(conv.radius for conv in self.scales)
             around = [_around(part, reach, size) for part, size in zip(box, shape, strict=False)]
             inner = (slice(None), *map(_within, box, around))
             skip = None if skip is None else skip[tuple(around)]
@@ -81,8 +81,27 @@ class StreamedUNet:
             small = small._replace(data=small.data[halves])
             source = source._replace(data=source.data[tuple(around)])
             shape = source.data.shape
-        slabs = partial(self._decoded, stage, skip, small, source, slab_elements)
-        return self._headed(stage, slabs, skip, shape, slab_elements)[inner]
+        reads, ends = (skip, small, source, slab_elements), (skip, shape, slab_elements)
+        return self._outputs(stage, lambda level: self._decoded(level, *reads), *ends)[inner]
+
+    def _outputs(
+        self,
+        stage: Stage,
+        slabs: Callable[[Stage], Slabs],
+        skip: Tensor | None,
+        shape: torch.Size,
+        slab_elements: int,
+    ) -> Tensor:
+        """The output of all heads, see `_headed`; `slabs` makes the result of a last level.
+
+        The scales come first, while the skip connection is still there.
+        """
+        scales = None
+        if self.scales:
+            own, last = self.scales
+            scales = self._headed(own, partial(slabs, own), last, None, shape, slab_elements)
+        output = self._headed(stage, partial(slabs, stage), self.head, skip, shape, slab_elements)
+        return output if scales is None else torch.cat([output, scales])
 
     def _descended(
         self, source: Volume, slab_elements: int, keep_first_skip: bool
@@ -95,12 +114,13 @@ class StreamedUNet:
             skips.append(self._room(small.data.shape, stage) if keeps else None)
             small = _descend(stage, small, skips[-1], slab_elements)
         last = self.encoder[-1]
-        return skips, self._kept(last, small.data.shape, _encoded(last, small, slab_elements))
+        place = self._room(small.data.shape, last)
+        return skips, self._kept(last, place, _encoded(last, small, slab_elements))
 
-    def _kept(self, stage: Stage, shape: torch.Size, slabs: Slabs) -> Volume:
-        """The result of a level, from its slabs before the normalisation."""
+    def _kept(self, stage: Stage, place: Tensor, slabs: Slabs) -> Volume:
+        """The result of a level in a place, from its slabs before the normalisation."""
         statistics = Statistics()
-        result = fill(self._room(shape, stage), _measured(stage, slabs, statistics))
+        result = fill(place, _measured(stage, slabs, statistics))
         return Volume(result, stage.normaliser(statistics))
 
     def _room(self, shape: torch.Size, stage: Stage) -> Tensor:
@@ -127,15 +147,17 @@ class StreamedUNet:
         self,
         stage: Stage,
         slabs: Callable[[], Slabs],
+        head: Convolution,
         skip: Tensor | None,
         shape: torch.Size,
         slab_elements: int,
     ) -> Tensor:
-        """The output, from the result of the last level, which can be computed repeatedly.
+        """The output of a head, from the result of a last level, which can be computed repeatedly.
 
         Args:
             stage: The last level.
             slabs: Makes its result.
+            head: The last layer.
             skip: Its skip connection, if stored. Its place is taken by the result, where that is
                 needed twice: planes are read before they are overwritten.
             shape: `(X, Y, Z, C)` of the input.
@@ -154,28 +176,12 @@ class StreamedUNet:
             fits = partial(torch.clamp_, max=torch.finfo(place.dtype).max)
             fill(place, mapped(fits, measured(slabs(), statistics)))
             result = cut(place, _thickness(place.shape, stage, slab_elements))
-        head = stage.folded(self.head, statistics)
+        head = stage.folded(head, statistics)
         weight, bias = head.weight[:, :, 0, 0, 0], head.bias
-        count = len(weight)
-        output = weight.new_empty(2 * count if self.scales else count, *shape[:3])
+        output = weight.new_empty(len(weight), *shape[:3])
         make = partial(_probabilities if self.softmax else F.linear, weight=weight, bias=bias)
-        planes = output.permute(1, 2, 3, 0)
-        slabs_seen = beside(mapped(torch.Tensor.float, result), make, planes[..., :count])
-        if self.scales:
-            normalise = stage.normaliser(statistics)
-            read = slabs_seen if normalise is None else mapped(normalise, slabs_seen)
-            fill(planes[..., count:], self._scales_of(read, stage))
-        else:
-            for _ in slabs_seen:
-                pass
+        fill(output.permute(1, 2, 3, 0), mapped(make, mapped(torch.Tensor.float, result)))
         return output
-
-    def _scales_of(self, slabs: Slabs, stage: Stage) -> Slabs:
-        """What the second head makes of the normalised result of the last level."""
-        first, last = self.scales
-        weight, bias = last.weight[:, :, 0, 0, 0], last.bias
-        middle = mapped(stage.activation, convolved(slabs, first))
-        return mapped(partial(F.linear, weight=weight, bias=bias), middle)
 
 
 def _probabilities(slab: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -242,7 +248,16 @@ def prepare(network: UNet3d, dtype: torch.dtype) -> StreamedUNet:
         encoder=tuple(encoder),
         decoder=tuple(decoder),
         head=weights(network.head),
-        scales=tuple(packed_weights(conv) for conv in network.scales),
+        scales=_second_head(network, dtype),
         softmax=network.config.softmax,
         dtype=dtype,
     )
+
+
+def _second_head(network: UNet3d, dtype: torch.dtype) -> tuple[Stage, Convolution] | None:
+    if not network.scales:
+        return None
+    level, last = network.scales
+    joins = len(network.decoder) > 0
+    stage = stage_of(level, dtype, network.config.activation, joins=joins)
+    return exact_at_the_end(stage, level), weights(last)

@@ -6,6 +6,7 @@ Nothing in a model file is ever executed.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from synthsr_net.losses.intensity import SMALLEST_SCALE
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.config import from_mapping
@@ -218,7 +220,9 @@ class ModelConfig:
     """Of a segmentation: how its quality is estimated; None: not calibrated."""
     spread: bool = False
     """Whether the last half of the output channels are logarithms S of the scale of a Laplace
-    distribution, whose scale is 1e-5 + 0.02 exp(S)."""
+    distribution, whose scale is `smallest_scale` + 0.02 exp(S)."""
+    smallest_scale: float = SMALLEST_SCALE
+    """The scale where S is far below 0, in units of the output of the network."""
     scan: ScanConfig = field(default_factory=ScanConfig)
     training: dict[str, Any] = field(default_factory=dict)
     """Summary of the training: preset, steps, data, losses."""
@@ -246,6 +250,8 @@ class ModelConfig:
             raise ValueError(
                 "a network with scale_features predicts spreads, got spread false. Set it to true."
             )
+        if not 0 < self.smallest_scale <= 1:
+            raise ValueError(f"smallest_scale must be in (0, 1], got {self.smallest_scale}.")
         if self.spread and self.network.out_channels % 2:
             raise ValueError(
                 "a network that predicts spreads must have an even number of output channels,"
@@ -275,6 +281,19 @@ class Model:
 
     config: ModelConfig
     network: UNet3d
+
+    def without_scales(self) -> Model:
+        """The same without the second head, whose scales take time; weights are shared."""
+        there = self.config.network
+        if not there.scale_features:
+            return self
+        network = dataclasses.replace(there, scale_features=0, out_channels=there.head_channels)
+        with torch.device("meta"):
+            alone = UNet3d(network)
+        state = self.network.state_dict()
+        alone.load_state_dict({name: state[name] for name in alone.state_dict()}, assign=True)
+        alone.train(self.network.training).requires_grad_(False)
+        return Model(dataclasses.replace(self.config, network=network, spread=False), alone)
 
 
 def save_model(
@@ -309,6 +328,8 @@ def header_text(config: ModelConfig) -> str:
     for name, value in _LATER.items():
         if network[name] == value:
             del network[name]
+    if config.smallest_scale == SMALLEST_SCALE:
+        del settings["smallest_scale"]
     return json.dumps(settings)
 
 

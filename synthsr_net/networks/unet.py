@@ -73,7 +73,8 @@ class UNetConfig:
     """Whether the output is converted to probabilities, as a segmentation network does."""
     scale_features: int = 0
     """Number of features of a second head, which makes the last half of the output channels, the
-    scales of the errors of the first half; 0: one head makes all channels."""
+    scales of the errors of the first half, from a last level of its own; 0: one head makes all
+    channels."""
 
     def __post_init__(self) -> None:
         convs, size = self.convs_per_level, self.kernel_size
@@ -117,13 +118,20 @@ class UNetConfig:
         return self.out_channels // 2 if self.scale_features else self.out_channels
 
     @property
+    def last_inputs(self) -> int:
+        """Number of channels that the last level reads."""
+        return sum(self.features[:2]) if self.num_levels > 1 else self.in_channels
+
+    @property
     def num_weights(self) -> int:
         """Number of weights of all convolutions."""
         up = self.features
         down = zip((self.in_channels, *up), up, strict=False)
         joined = zip(map(sum, itertools.pairwise(up)), up, strict=False)
         pairs = sum(n * m + (self.convs_per_level - 1) * m * m for n, m in [*down, *joined])
-        pairs += self.scale_features * up[0]
+        if self.scale_features:
+            n, m = self.last_inputs, self.scale_features
+            pairs += n * m + (self.convs_per_level - 1) * m * m
         heads = self.head_channels * (up[0] + self.scale_features)
         return self.kernel_size**3 * pairs + heads
 
@@ -149,10 +157,20 @@ class Level(nn.Module):
         in_channels: Number of channels of the input.
         features: Number of channels of the output.
         config: Architecture.
+        skip_channels: How many channels of the input are those of a skip connection, in a level of
+            the decoder; as many as the output has, if None.
     """
 
-    def __init__(self, in_channels: int, features: int, config: UNetConfig) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        features: int,
+        config: UNetConfig,
+        *,
+        skip_channels: int | None = None,
+    ) -> None:
         super().__init__()
+        self.skip_channels = features if skip_channels is None else skip_channels
         size = config.kernel_size
         self.convs = nn.ModuleList(
             nn.Conv3d(features if i else in_channels, features, size, padding=size // 2)
@@ -200,13 +218,21 @@ class Level(nn.Module):
         weight, bias = conv.weight, conv.bias
         if multiple == 1:
             return weight, bias
-        own = conv.out_channels if small is not None else conv.in_channels
+        own = self.skip_channels if small is not None else conv.in_channels
         parts = [_zero_padded(weight[:, :own], 1, x.shape[1])]
         if small is not None:
             parts.append(_zero_padded(weight[:, own:], 1, small.shape[1]))
         channels = -(-conv.out_channels // multiple) * multiple
         weight = _zero_padded(torch.cat(parts, 1) if len(parts) > 1 else parts[0], 0, channels)
         return weight, None if bias is None else _zero_padded(bias, 0, channels)
+
+
+def _applied(head: nn.Module, x: Tensor) -> Tensor:
+    """A head applied to features, behind which there may be channels of zeros."""
+    assert isinstance(head, nn.Conv3d)
+    if x.shape[1] == head.in_channels:
+        return head(x)
+    return F.conv3d(x, _zero_padded(head.weight, 1, x.shape[1]), head.bias)
 
 
 def _zero_padded(weight: Tensor, axis: int, size: int) -> Tensor:
@@ -230,8 +256,8 @@ class UNet3d(nn.Module):
     Each level is a few convolutions with activation, then a normalisation. On the way down,
     levels are joined by max pooling, on the way up by repeating each voxel twice per axis and
     concatenating the skip connection in front. A 1x1x1 convolution makes the output. With
-    `scale_features`, two convolutions with the activation between them make its last half, of the
-    same features: the second begins with 0.
+    `scale_features`, another last level, which reads what the last level reads and is not
+    normalised, and a 1x1x1 convolution, which begins with 0, make its last half.
 
     Kernels start from the uniform distribution of Glorot and Bengio (2010), biases from 0, as in
     Keras.
@@ -279,9 +305,11 @@ class UNet3d(nn.Module):
         self.head = nn.Conv3d(features[0], config.head_channels, 1)
         self.scales = nn.ModuleList()
         if config.scale_features:
-            size, middle = config.kernel_size, config.scale_features
-            self.scales.append(nn.Conv3d(features[0], middle, size, padding=size // 2))
-            self.scales.append(nn.Conv3d(middle, config.head_channels, 1))
+            count = config.scale_features
+            own = Level(config.last_inputs, count, config, skip_channels=features[0])
+            own.norm = nn.Identity()
+            self.scales.append(own)
+            self.scales.append(nn.Conv3d(config.scale_features, config.head_channels, 1))
         self.apply(_initialise)
         if self.scales:
             nn.init.zeros_(self.get_parameter("scales.1.weight"))
@@ -305,6 +333,7 @@ class UNet3d(nn.Module):
             )
         multiple = self.multiple if self._can_widen(x) else 1
         skips: list[Tensor] = []
+        read: tuple[Tensor, ...] = (x,)
         for depth, level in enumerate(self.encoder):
             if depth:
                 x = F.max_pool3d(x, 2, ceil_mode=True)
@@ -312,22 +341,15 @@ class UNet3d(nn.Module):
             skips.append(skip)
         for level, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
             if self.phased and can_join(skip, x, self.config.kernel_size):
-                x, _ = level(skip, x, multiple=multiple)
+                read = (skip, x)
             else:
-                x, _ = level(torch.cat([skip, upsample(x, skip.shape[2:])], dim=1))
-        if multiple > 1:
-            output = F.conv3d(x, _zero_padded(self.head.weight, 1, x.shape[1]), self.head.bias)
-        else:
-            output = self.head(x)
+                read = (torch.cat([skip, upsample(x, skip.shape[2:])], dim=1),)
+            x, _ = level(*read, multiple=multiple)
+        output = _applied(self.head, x)
         if self.config.scale_features:
-            return torch.cat([output, self.scales_of(x[:, : self.config.features[0]])], 1)
+            own, last = self.scales
+            return torch.cat([output, _applied(last, own(*read, multiple=multiple)[0])], 1)
         return output.softmax(1) if self.config.softmax else output
-
-    def scales_of(self, features: Tensor) -> Tensor:
-        """What the second head makes of the features `(B, C, X, Y, Z)` that the first reads."""
-        first, last = self.scales
-        scales: Tensor = last(ACTIVATIONS[self.config.activation](first(features)))
-        return scales
 
     def _can_widen(self, x: Tensor) -> bool:
         """Whether features can be padded: not if they are concatenated or batch statistics kept."""

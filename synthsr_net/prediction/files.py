@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synthsr_transforms.io.files import (
-    EXTENSIONS,
+    WRITTEN,
     check_file,
-    has_known_extension,
+    is_written,
     list_volumes,
     stem,
 )
@@ -27,7 +27,7 @@ MASK_WORDS = ("mask", "lesion", "lesions", "lesionmask", "label", "roi")
 CONTRASTS = ("t1", "t1w", "t2", "t2w", "flair", "pd", "pdw")
 """Words in which the names of scans of one session differ."""
 
-_FILES = ", ".join(EXTENSIONS)
+_FILES = ", ".join(WRITTEN)
 _OTHER_FILES = (
     *(".gz", ".img", ".hdr", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima"),
     *(".txt", ".csv", ".json", ".png", ".jpg", ".tif", ".tiff", ".zip", ".npy", ".h5", ".mat"),
@@ -133,13 +133,16 @@ def _in_folder(path: Path, without: Sequence[Path], recursive: bool) -> list[Pat
 
 
 def extension(path: Path) -> str:
-    """Ending of a volume's name, in lower case.
+    """Ending of a volume made from another: that of its name in lower case, if it is written.
 
     Examples:
-        >>> extension(Path("folder/scan.T1.NII.GZ"))
-        '.nii.gz'
+        >>> extension(Path("folder/scan.T1.NII")), extension(Path("scan.nrrd"))
+        ('.nii', '.nii.gz')
+        >>> extension(Path("scan.mgh"))
+        '.mgz'
     """
-    return path.name[len(stem(path)) :].lower()
+    own = path.name[len(stem(path)) :].lower()
+    return own if own in WRITTEN else ".mgz" if own == ".mgh" else ".nii.gz"
 
 
 def plan_outputs(
@@ -166,9 +169,9 @@ def plan_outputs(
                 f" {len(source.scans)} scans in {source.path}."
             )
         for path in outputs:
-            if not has_known_extension(path):
+            if not is_written(path):
                 raise SynthSRError(f"{output}: {path} must end in one of {_FILES}.")
-    elif has_known_extension(output) and not output.is_dir():
+    elif is_written(output) and not output.is_dir():
         if source.kind != "file":
             raise SynthSRError(
                 f"output must be a folder for {len(source.scans)} scans of {source.path}, got"

@@ -117,6 +117,8 @@ class Inferer(Generic[Made, Kind]):
         self.settings = settings
         self.device = torch.device(available_device(settings.device))
         self.precision = resolve_precision(settings.precision, self.device)
+        if not settings.uncertainty:
+            model = model.without_scales()
         self.config = model.config
         self.network = model.network.to(self.device)
         self.scan_config = scan_config(self.config, settings.legacy)

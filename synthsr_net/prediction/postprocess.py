@@ -35,6 +35,7 @@ from .quality import QualityScore
 from .resampling import Grid, as_tensor, orthogonal_grid, reslice
 
 if TYPE_CHECKING:
+    from ipywidgets import VBox
     from matplotlib.figure import Figure
 
 GRIDS = ("1mm", "input")
@@ -75,6 +76,14 @@ class Segmentation:
             scan: What was segmented, such as `read_scan(path).volume`.
         """
         return _figure(scan, None, self.image)
+
+    def view(self, scan: Volume) -> VBox:
+        """Show structures over the scan in a notebook, see `Prediction.view`.
+
+        Args:
+            scan: What was segmented, such as `read_scan(path).volume`.
+        """
+        return _widget({"scan": scan, "segmentation": self.image})
 
     @property
     def segmentation(self) -> Segmentation:
@@ -119,6 +128,24 @@ class Prediction:
             return _figure({"prediction": self.image}, None, labels, self.laplace_scale)
         return _figure(scan, self.image, labels, self.laplace_scale)
 
+    def view(self, scan: Volume | None = None) -> VBox:
+        """Show the prediction in a notebook: planes that follow the mouse, in NiiVue.
+
+        What else there is lies above it, each with a slider for its opacity: the scan, structures
+        and uncertainty.
+
+        Args:
+            scan: What it was predicted from, such as `read_scan(path).volume`.
+
+        Returns:
+            A widget, whose first child is the `ipyniivue.NiiVue`.
+
+        Raises:
+            SynthSRError: If ipyniivue is not installed.
+        """
+        layers = {"prediction": self.image, "scan": scan, **self.extra}
+        return _widget({name: volume for name, volume in layers.items() if volume is not None})
+
     @property
     def extra(self) -> dict[str, Volume | None]:
         """Further images that can be written, by the names of `EXTRA_ENDINGS`."""
@@ -141,6 +168,12 @@ def _figure(
     from .report.picture import drawer
 
     return drawer(scan, prediction, segmentation, uncertainty=uncertainty)()
+
+
+def _widget(layers: Mapping[str, Volume]) -> VBox:
+    from .viewer.widget import widget_of
+
+    return widget_of(layers)
 
 
 def pass_finisher(config: ModelConfig, settings: ScanConfig) -> Callable[[Tensor], Tensor]:
@@ -223,24 +256,26 @@ def from_network_space(
         )
     laplace_scale = None
     if config.spread:
-        scales = laplace_scales(inside[images], _unit(space, settings))
+        unit = _unit(space, settings)
+        scales = laplace_scales(inside[images], unit, config.smallest_scale)
         laplace_scale = place(scales, space, grid)
     return Prediction(place(image, space, grid), image, laplace_scale, tuple(doubts))
 
 
-def laplace_scales(log_scale: Tensor, unit: float) -> Tensor:
+def laplace_scales(log_scale: Tensor, unit: float, smallest: float = SMALLEST_SCALE) -> Tensor:
     """Scales of Laplace distributions in intensities, finite whatever the network gave.
 
     Args:
         log_scale: Output S of the network, any shape.
         unit: Intensities per unit of the output.
+        smallest: The scale where S is far below 0, in units of the output.
 
     Examples:
         >>> laplace_scales(torch.tensor([0.0, -100.0]), 100.0)
         tensor([2.0010e+00, 1.0000e-03])
     """
     log_scale = torch.nan_to_num(log_scale, nan=MAX_LOG_SCALE).clamp(max=MAX_LOG_SCALE)
-    return unit * (SMALLEST_SCALE + UNIT_SCALE * torch.exp(log_scale))
+    return unit * (smallest + UNIT_SCALE * torch.exp(log_scale))
 
 
 def _num_images(config: ModelConfig) -> int:

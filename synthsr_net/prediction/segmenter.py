@@ -16,6 +16,7 @@ from synthsr_net.inference.slabs import Box
 from synthsr_net.models.checkpoint import Model, StructureConfig
 from synthsr_net.prediction.refinement.brain_mask import brain_box
 from synthsr_transforms.io.grids import Volume
+from synthsr_transforms.labels.structures import BACKGROUND, FLUID, REST_OF_HEAD
 from synthsr_transforms.support.messages import SynthSRError
 
 from .files import EXTRA_ENDINGS
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from .inferer import AnyPath
     from .settings import SegmenterOptions
 
-BACKGROUND, REST_OF_HEAD, FLUID = 0, 258, 24
-"""Values of structures: what is no tissue, tissue outside the skull's inside, and fluid between
-brain and skull. FreeSurfer's, but for the second."""
 AROUND_BRAIN_MM = 12.0
 """Structures are looked for up to this far from the brain that a prediction shows."""
 INTRACRANIAL = "intracranial"
@@ -74,13 +72,18 @@ class Segmenter(Inferer[Segmentation, "LabelMap"]):
 
     @classmethod
     def from_file(
-        cls, path: AnyPath | None = None, **settings: Unpack[SegmenterOptions]
+        cls,
+        path: AnyPath | None = None,
+        *,
+        trainable: bool = False,
+        **settings: Unpack[SegmenterOptions],
     ) -> Segmenter:
         """Load a segmentation network.
 
         Args:
             path: Model file (`.safetensors`), or the name of a known model (see `synthsr models`).
                 None: the network that ships with the package.
+            trainable: See `Predictor.from_file`. The network gives probabilities.
             settings: Fields of `PredictorSettings` that apply.
 
         Raises:
@@ -88,7 +91,7 @@ class Segmenter(Inferer[Segmentation, "LabelMap"]):
         """
         from synthsr_net.models.zoo.files import SEGMENTATION_MODEL
 
-        return cls._load(path or SEGMENTATION_MODEL, settings)
+        return cls._load(path or SEGMENTATION_MODEL, settings, trainable=trainable)
 
     def passes(self) -> dict[str, Any]:
         """Further arguments of `predict_volume`, for what is done in and between its passes."""

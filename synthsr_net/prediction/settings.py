@@ -58,6 +58,10 @@ class PredictorSettings:
     """Whether scans of an exam are registered to the first, or their headers trusted, see
     `synthsr_net.prediction.exams`."""
 
+    uncertainty: bool = True
+    """Whether to compute the scale of the error too, where the model predicts it; it takes a tenth
+    of the time."""
+
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("grid", self.grid, GRIDS)
@@ -94,6 +98,7 @@ class PredictorOptions(_Options, total=False):
     data_consistency: bool | None
     legacy: str | None
     registration: bool
+    uncertainty: bool
 
 
 class SegmenterOptions(_Options, total=False):

@@ -17,7 +17,10 @@ import numpy as np
 from synthsr_transforms.support.messages import SynthSRError, listed
 from synthsr_transforms.support.pointers import refuse_pointer
 
-EXTENSIONS = (".nii.gz", ".nii", ".mgz", ".npz")
+WRITTEN = (".nii.gz", ".nii", ".mgz", ".npz")
+"""Endings of the files that are written."""
+_READ_ONLY = (".mgh", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc")
+EXTENSIONS = (*WRITTEN, *_READ_ONLY)
 """Endings of the files that are read, in lower or upper case."""
 MAX_RATIO = 1032
 """Most bytes that one byte of a file compressed by deflate can become."""
@@ -29,7 +32,7 @@ _NIFTI = (b"n+1\0", b"ni1\0")
 _MOST_FOLDERS = 1000
 _SURFACES = (".gii", ".gii.gz", ".annot", ".label", ".dscalar.nii", ".dlabel.nii", ".dtseries.nii")
 """Endings of values on surfaces: GIFTI, FreeSurfer, CIFTI."""
-_OTHER_SCANS = (".mgh", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima")
+_OTHER_SCANS = (".par", ".rec", ".head", ".brik", ".dcm", ".ima")
 """Endings of files that are scans, but of kinds that are not read."""
 DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
 FREESURFER_LABELS, FREESURFER_SCAN = "aparc+aseg.mgz", "orig.mgz"
@@ -53,9 +56,18 @@ def has_known_extension(path: str | os.PathLike[str]) -> bool:
     return Path(path).name.lower().endswith(EXTENSIONS)
 
 
+def is_written(path: str | os.PathLike[str]) -> bool:
+    """Whether a file name ends as those of volumes that can be written."""
+    return Path(path).name.lower().endswith(WRITTEN)
+
+
 def is_volume(path: str | os.PathLike[str]) -> bool:
-    """Whether a file name is that of a volume, and not of a hidden file such as `._scan.nii`."""
-    return has_known_extension(path) and not Path(path).name.startswith(".")
+    """Whether a file name is that of a volume, and not of a hidden file such as `._scan.nii`.
+
+    Of a pair, the header counts.
+    """
+    name = Path(path).name
+    return has_known_extension(path) and not name.startswith(".") and name[-4:].lower() != ".img"
 
 
 def stem(path: str | os.PathLike[str]) -> str:
@@ -320,7 +332,7 @@ def check_holds(num_bytes: int, path: Path) -> None:
         VolumeError: If the file is too small, even if compressed very tightly.
     """
     size = path.stat().st_size
-    compressed = not path.name.lower().endswith(".nii")
+    compressed = not path.name.lower().endswith((".nii", ".mgh", ".img"))
     ratio = LARGE_RATIO if num_bytes > LARGE_BYTES else MAX_RATIO
     if num_bytes > size * (ratio if compressed else 1):
         raise VolumeError(

@@ -27,6 +27,7 @@ from .grids import (
     shear_degrees,
     spacing_of,
 )
+from .other_formats import has_orientation
 
 MAX_VOXELS = 10**9
 """Most voxels after resampling: a cube of 1 m at 1 mm."""
@@ -251,10 +252,11 @@ def scan_affine(header: Header) -> tuple[Affine, list[str]]:
     affine, zooms = header.affine, _zooms(header)
     qform = _qform(header.fields) if codes is not None and min(codes) > 0 else None
     unit_spacing = np.allclose(spacing_of(affine), 1, atol=1e-3)
-    if codes == (0, 0):
-        why = "goodRASFlag is" if "goodRASFlag" in header.fields else "qform and sform codes are"
+    if codes == (0, 0) or not has_orientation(header.fields):
+        why = " (qform and sform codes are 0)" if codes is not None else ""
+        why = " (goodRASFlag is 0)" if codes and "goodRASFlag" in header.fields else why
         warnings = [
-            f"no orientation in the header ({why} 0): {_directions(affine)} Check left and right of"
+            f"no orientation in the header{why}: {_directions(affine)} Check left and right of"
             " the prediction."
         ]
     elif qform is not None and unit_spacing and not np.allclose(zooms, 1, atol=1e-3):

@@ -48,7 +48,7 @@ def read_scan(path: str | os.PathLike[str]) -> Scan:
     """Read a scan and check it.
 
     Args:
-        path: File ending in `.nii`, `.nii.gz`, `.mgz` or `.npz` (an array `vol_data`).
+        path: File ending in one of `EXTENSIONS`; `.npz` files hold an array `vol_data`.
 
     Returns:
         The scan, or its first volume if it has several, as float32.

@@ -21,7 +21,9 @@ FOLDER = Path(__file__).with_name("structure_tables")
 COLUMNS = ("value", "name", "labels")
 """Columns of a structure table file."""
 AUTO, EACH = "auto", "each"
-BACKGROUND = 0
+BACKGROUND, REST_OF_HEAD, FLUID = 0, 258, 24
+"""Values of structures: what is no tissue, tissue outside the skull's inside, and fluid between
+brain and skull. FreeSurfer's, but for the second."""
 LARGEST = 99_999
 """Largest label, so that look-up tables stay small."""
 

@@ -213,6 +213,7 @@ def match_names(
     *,
     words: tuple[str, str] = ("label map", "image"),
     all_or_none: bool = False,
+    partial: bool = False,
 ) -> dict[Path, Path]:
     """Find the partner of each file by their names, see `find_subjects`.
 
@@ -222,6 +223,7 @@ def match_names(
         where: Where both were found.
         words: What both are, for messages.
         all_or_none: Whether it is well if no file has a partner, so that the result is empty.
+        partial: Whether it is well if some have none; the result is without them.
 
     Raises:
         PairingError: If a file has no partner or several, or two files have the same.
@@ -236,7 +238,7 @@ def match_names(
     lonely = [file_name(path) for path, found in chosen.items() if not found]
     if all_or_none and len(lonely) == len(files):
         return {}
-    if lonely:
+    if lonely and not (partial and len(lonely) < len(files)):
         article = "an" if other[0] in "aeiou" else "a"
         raise PairingError(
             f"each {one} must have {article} {other} in {where[1]}, got none for"
@@ -251,7 +253,8 @@ def match_names(
                 f" one of them, name it exactly like the {one}, or choose by a pattern in quotes,"
                 f" such as '{where[1]}/*_0000.nii.gz'."
             )
-        partner_of[path] = found[0]
+        if found:
+            partner_of[path] = found[0]
     file_of: dict[Path, Path] = {}
     for path, partner in partner_of.items():
         if file_of.setdefault(partner, path) != path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from synthsr_transforms.io.files import FREESURFER_LABELS, VolumeError, file_name, list_volumes
 from synthsr_transforms.support.config import check_literal
-from synthsr_transforms.support.messages import SynthSRError, check_choice, listed
+from synthsr_transforms.support.messages import SynthSRError, check_choice
 
 from .files import MATCHES, Match, PairingError, PathSpec, SubjectRecord, match_names
 
@@ -72,7 +72,8 @@ def find_pairs(
 ) -> list[ScanPair]:
     """List pairs of scans, each with its label map if label maps are given.
 
-    Names are matched as in `find_subjects`. A scan may be its own partner, to be degraded.
+    Names are matched as in `find_subjects`. A scan may be its own partner, to be degraded. Scans
+    without a partner are left out, see `unused`.
 
     Args:
         inputs: Folder of scans of any contrast, or one, or a pattern.
@@ -86,11 +87,13 @@ def find_pairs(
         Pairs, sorted by the name of the target.
 
     Raises:
-        VolumeError: If a folder is missing or empty, or a file has no partner or several.
+        VolumeError: If a folder is missing or empty, no scan has a partner, a target lacks its
+            label map, or a file has several partners.
     """
     check_choice("match", match, MATCHES)
-    own, others = (list_volumes(path, recursive=recursive) for path in (targets, inputs))
-    input_of = _input_of(own, others, (targets, inputs), match)
+    found, others = (list_volumes(path, recursive=recursive) for path in (targets, inputs))
+    input_of = _input_of(found, others, (targets, inputs), match)
+    own = [path for path in found if path in input_of]
     label_map_of: dict[Path, Path] = {}
     if labels is not None:
         label_maps = list_volumes(labels, recursive=recursive, freesurfer=FREESURFER_LABELS)
@@ -99,6 +102,26 @@ def find_pairs(
     for path in (path for pair in pairs for path in pair.paths):
         check_literal(os.path.abspath(path), str(targets), "the path of a file")
     return pairs
+
+
+def unused(
+    pairs: Sequence[ScanPair], *folders: PathSpec | None, recursive: bool = False
+) -> list[Path]:
+    """List volumes that belong to no pair.
+
+    Args:
+        pairs: From `find_pairs`.
+        folders: Where they were found; None is no folder.
+        recursive: Likewise.
+    """
+    used = {path for pair in pairs for path in pair.paths}
+    return [
+        path
+        for folder in folders
+        if folder is not None
+        for path in list_volumes(folder, recursive=recursive, freesurfer=FREESURFER_LABELS)
+        if path not in used
+    ]
 
 
 def _input_of(
@@ -116,16 +139,9 @@ def _input_of(
             )
         return dict(zip(targets, inputs, strict=True))
     try:
-        found = match_names(targets, inputs, where, words=("target", "input"))
+        return match_names(targets, inputs, where, words=("target", "input"), partial=True)
     except PairingError as error:
         raise PairingError(f"{error} Or pair sorted names with --match order.") from error
-    left = [file_name(path) for path in inputs if path not in found.values()]
-    if left:
-        raise PairingError(
-            f"each input must have a target in {where[0]}, got none for {listed(left, 4)}. Name it"
-            " like its target, with the same sub- and ses- or leading name, or move it away."
-        )
-    return found
 
 
 def _label_map_of(

@@ -83,6 +83,15 @@ class TestOneScan:
         np.testing.assert_allclose(nib.load("new/p.nii.gz").affine, expected.affine, atol=1e-5)
         assert not hidden(folder)
 
+    def test_other_formats_become_nifti(self, folder):
+        for name, kind in (("a.mgh", nib.MGHImage), ("b.hdr", nib.Nifti1Pair)):
+            (folder / "more").mkdir(exist_ok=True)
+            nib.save(kind(voxels(), AFFINE.astype(np.float32)), folder / "more" / name)
+        result = run("predict", "more", "out", *MODEL)
+        assert result.exit_code == 0, result.output
+        assert sorted(os.listdir("out")) == ["a_synthsr.mgz", "b_synthsr.nii.gz", "summary.tsv"]
+        assert np.array_equal(data_of("out/a_synthsr.mgz"), data_of("out/b_synthsr.nii.gz"))
+
     @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".mgz", ".npz"])
     def test_endings_are_kept_in_folders(self, folder, ending):
         save(folder / f"x{ending}")
@@ -260,13 +269,13 @@ class TestManyScans:
         assert "3/3 scans" in result.stderr
 
     def test_scans_of_a_folder_that_are_not_read_are_told(self, folder):
-        for name in ("a.mgh", "b.NRRD", "c.dcm", "d.json"):
+        for name in ("a.par", "b.REC", "c.dcm", "d.json"):
             (folder / "scans" / name).write_bytes(b"1")
         result = run("predict", "scans", "out", *MODEL)
         assert result.exit_code == 0, result.output
         first = result.stderr.splitlines()[0]
         assert first.startswith("Warning: scans also holds scans of kinds that are not read: ")
-        assert "a.mgh, b.NRRD, c.dcm." in first
+        assert "a.par, b.REC, c.dcm." in first
 
     def test_a_folder_can_hold_its_own_predictions(self, folder):
         for _ in range(2):
@@ -579,7 +588,7 @@ BAD_SCANS: dict[str, tuple[Make, str]] = {
     ),
     "colours": (lambda f: (save(f / "a.nii", RGB),), "a.nii must hold"),
     "DICOM": (lambda f: (write(f / "a.dcm", b"x"),), "DICOM"),
-    "other format": (lambda f: (write(f / "a.nrrd", b"x"),), "must end in one of .nii.gz, .nii"),
+    "other format": (lambda f: (write(f / "a.par", b"x"),), "must end in one of .nii.gz, .nii"),
     "CT with an offset": (
         lambda f: (save(f / "a.nii", 100 * voxels() - 2000), "--ct"),
         "within 0 and 80 HU",

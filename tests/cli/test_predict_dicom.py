@@ -52,7 +52,10 @@ class TestStudies:
         assert "  002_t1_mprage_xxx: T1, 24 slices, voxels of 6 x 6 x 7 mm\n" in result.stderr
         assert result.stdout.startswith("Predicted 2 scans in ")
         names = ["002_t1_mprage_xxx_synthsr", "003_ct_synthsr"]
-        assert sorted(os.listdir("out")) == [f"{n}{e}" for n in names for e in (".json", ".nii.gz")]
+        files = [f"{name}{ending}" for name in names for ending in (".json", ".nii.gz")]
+        assert sorted(os.listdir("out")) == [*files, "summary.tsv"]
+        rows = [line.split("\t") for line in Path("out/summary.tsv").read_text().splitlines()]
+        assert [row[0].partition("/")[2] for row in rows[1:]] == ["002_t1_mprage_xxx", "003_ct"]
         assert tidy(folder)
 
     def test_as_the_library_predicts_from_the_same_voxels(self, folder):
@@ -139,7 +142,9 @@ class TestNames:
             result = run("predict", "DICOM", f"out{number}", *MODEL, *options[:number])
             assert result.exit_code == 0, result.output
             written = [p for top in (f"out{number}", "report") for p in Path(top).rglob("*")]
-            texts = [p.read_text("latin-1") for p in written if p.suffix in (".json", ".html")]
+            texts = [
+                p.read_text("latin-1") for p in written if p.suffix in (".json", ".html", ".tsv")
+            ]
             text = "\n".join([result.stdout, result.stderr, *map(str, written), *texts]).lower()
             found = [
                 word for word in PERSONAL if re.search(rf"(?<![a-z0-9]){word}(?![a-z0-9])", text)
@@ -193,7 +198,8 @@ class TestFaults:
         assert tidy(folder)
 
     @pytest.mark.skipif(not hasattr(os, "setsid"), reason="needs signals")
-    def test_a_signal_leaves_nothing(self, folder):
+    @pytest.mark.parametrize("seconds", [0, 0.02, 0.1])
+    def test_a_signal_leaves_nothing(self, folder, seconds):
         environment = {**os.environ, "TMPDIR": str(folder / "temporary")}
         program = "from synthsr_cli.main import main; main()"
         process = subprocess.Popen(
@@ -203,6 +209,7 @@ class TestFaults:
         until = time.monotonic() + 60
         while tidy(folder) and time.monotonic() < until:
             time.sleep(0.002)
+        time.sleep(seconds)
         process.send_signal(signal.SIGTERM)
         assert "Stopped" in process.communicate(timeout=60)[1]
         assert process.returncode == 130

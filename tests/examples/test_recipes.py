@@ -17,7 +17,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from nibabel.processing import resample_from_to
 
+from synthsr_net import Predictor
 from synthsr_net.training.callbacks.metrics_file import MetricsFile
 from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.transforms.base import registered_transforms
@@ -239,6 +241,58 @@ def test_the_transform_for_batchgenerators_takes_and_gives_its_dictionary(nnunet
     made = transform.apply(given)
     assert made["image"].shape == made["segmentation"].shape == (1, 16, 12, 20)
     assert made["name"] == "head"
+
+
+# Registration ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ants(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """Stand-in for antspyx, whose registrations leave everything where it is."""
+    module = types.ModuleType("ants")
+    module.calls = []
+
+    def registration(fixed: Any, moving: Any, **settings: Any) -> dict[str, Any]:
+        module.calls.append((fixed.get_filename(), moving.get_filename(), settings))
+        return {"fwdtransforms": []}
+
+    def apply_transforms(grid: Any, labels: Any, transforms: Any, interpolator: str) -> Any:
+        assert interpolator == "nearestNeighbor"
+        moved = resample_from_to(labels, grid, order=0)
+        moved.numpy = lambda: np.asarray(moved.dataobj)
+        return moved
+
+    module.image_read, module.image_write = nib.load, nib.save
+    module.registration, module.apply_transforms = registration, apply_transforms
+    monkeypatch.setitem(sys.modules, "ants", module)
+    return module
+
+
+def test_labels_are_carried_to_the_scan_its_prediction_and_its_interpolation(
+    recipe, ants, tmp_path, monkeypatch
+):
+    fast = Predictor.from_file("fast", device="cpu", flip=False)
+    monkeypatch.setattr(Predictor, "from_file", lambda device: fast)
+    head = head_phantom(shape=(84, 90, 82), seed=1)
+    labels = nib.Nifti1Image(head.data[0].numpy().astype(np.int16), head.affine.data.numpy())
+    scan = nib.Nifti1Image(labels.get_fdata(dtype=np.float32).clip(0, 60), labels.affine)
+    for name, image in {"labels": labels, "scan": scan}.items():
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+    own = ("scan.nii.gz", "labels.nii.gz")
+    printed = recipe("register_with_ants", "out", *own, *own)
+    head, *rows = (line.split("\t") for line in printed.splitlines())
+    assert [row[0] for row in rows] == ["scan", "prediction", "interpolation"]
+    assert {value for row in rows for value in row[1:]} == {"1.000"}
+    assert len(head) == len(rows[0])
+    fixed = [Path(fixed).name for fixed, _, _ in ants.calls]
+    assert fixed == ["scan.nii.gz", "prediction.nii.gz", "interpolation.nii.gz"]
+    made = {name: nib.load(f"out/{name}.nii.gz") for name in ("scan", "slices", "prediction")}
+    assert made["slices"].header.get_zooms() == (1, 1, 5)
+    thick, fine = (made[name].get_fdata() for name in ("slices", "scan"))
+    np.testing.assert_allclose(thick[:, :, 3], fine[:, :, 15:20].mean(-1), rtol=1e-5)
+    middle = [np.array([*(np.array(image.shape) / 2 - 0.5), 1]) for image in made.values()]
+    world = [image.affine @ point for image, point in zip(made.values(), middle, strict=True)]
+    np.testing.assert_allclose(world, [world[0]] * 3, atol=0.51)
 
 
 # Several nodes -----------------------------------------------------------------------------------

@@ -139,6 +139,22 @@ class TestFiles:
         assert model.config.network.scale_features == 3
         assert torch.equal(model.network(x), network_of()(x))
 
+    def test_it_can_be_left_out(self, path):
+        model, x = read_model(path), volume_of(1, 1, 8, 8, 8)
+        alone = model.without_scales()
+        assert not alone.config.spread
+        assert not any(name.startswith("scales.") for name in alone.network.state_dict())
+        assert torch.equal(alone.network(x), model.network(x)[:, :1])
+        assert alone.without_scales() is alone
+
+    def test_the_smallest_scale_is_kept(self, path, tmp_path):
+        model = read_model(path)
+        config = replace(model.config, smallest_scale=0.003)
+        save_model(tmp_path / "n.safetensors", config, model.network.state_dict())
+        assert read_model(tmp_path / "n.safetensors").config.smallest_scale == 0.003
+        with pytest.raises(ValueError, match="smallest_scale must be in"):
+            replace(model.config, smallest_scale=0)
+
     def test_readers_of_the_first_format_refuse_it(self, path, monkeypatch):
         monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 1)
         with pytest.raises(ValueError, match=r"has format 2, this version .* Update synthsr"):

@@ -180,6 +180,9 @@ class TestModels:
         assert np.isfinite(prediction.laplace_scale.data).all()
         assert prediction.laplace_scale.data.std() > 0
         assert expected.laplace_scale is None
+        without = Predictor(model, device="cpu", uncertainty=False).predict(scans)
+        np.testing.assert_array_equal(without.image.data, expected.image.data)
+        assert without.laplace_scale is None
 
     def test_weights_have_a_checksum_where_there_is_no_file(self, model):
         first = Predictor(model).record.sha256

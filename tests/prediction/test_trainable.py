@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import SCAN_MM, SCAN_SHAPE, run, save, save_tiny_model
 
-from synthsr_net import Predictor, load_model
+from synthsr_net import Predictor, Segmenter, load_model
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.support.messages import SynthSRError
 
@@ -77,3 +77,26 @@ def test_a_model_file_has_one_ending(model, tmp_path):
     predictor = Predictor.from_file(model, device="cpu")
     with pytest.raises(SynthSRError, match=r"must end in .safetensors"):
         predictor.save(tmp_path / "tuned.pt")
+
+
+def test_a_segmentation_network_learns_in_a_loop_of_ones_own(scan, tmp_path):
+    segmenter = Segmenter.from_file(trainable=True, device="cpu", flip=False, force=True)
+    prepared = segmenter.prepare([read_scan(scan)])
+    network, x = segmenter.network, prepared.tensor[None, :, :16, :16, :16]
+    target = torch.zeros(1, 16, 16, 16, dtype=torch.long)
+    optimiser = torch.optim.SGD(network.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(3):
+        optimiser.zero_grad()
+        probabilities = network(x)
+        loss = torch.nn.functional.nll_loss(probabilities.clamp_min(1e-6).log(), target)
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert torch.allclose(probabilities.sum(1), torch.ones(()), atol=1e-4)
+    assert losses[-1] < losses[0]
+    segmenter.save(tmp_path / "tuned.safetensors")
+    again = Segmenter.from_file(tmp_path / "tuned.safetensors", device="cpu", flip=False)
+    assert not any(weight.requires_grad for weight in again.network.parameters())
+    with torch.no_grad():
+        assert torch.equal(again.network(x), network(x))

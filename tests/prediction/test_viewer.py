@@ -19,13 +19,17 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from devtools import BROWSERS, Page, find_browser
 from helpers import one_error, run
 from PIL import Image
 
+from synthsr_net.prediction.postprocess import Prediction, Segmentation
 from synthsr_net.prediction.viewer import LocalServer, Served, open_viewer
+from synthsr_transforms.drawing.colours import label_colours
 from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.volumes import write_volume
+from synthsr_transforms.support.messages import SynthSRError
 
 SHAPE = (41, 45, 43)
 MARKER = (slice(6, 10), slice(6, 39), slice(6, 37))
@@ -367,3 +371,53 @@ class TestBrowser:
             )
             colourful.append((np.ptp(pixels[150:550], axis=-1) > 60).mean())
         assert colourful[1] > colourful[0] + 0.005
+
+
+# In a notebook -----------------------------------------------------------------------------------
+
+
+def layers() -> Prediction:
+    """A prediction with structures 0, 17 and 258, and its uncertainty."""
+    noise = np.random.default_rng(0).random((10, 12, 14), np.float32)
+    labels = np.where(noise > 0.7, 258, np.where(noise > 0.4, 17, 0)).astype(np.int16)
+    segmentation = Segmentation(Volume(labels, np.eye(4)), {})
+    scale = Volume(noise / 10, np.eye(4))
+    return Prediction(Volume(noise, np.eye(4)), torch.zeros(1), scale, segmentation=segmentation)
+
+
+def test_a_notebook_shows_a_prediction_with_all_that_lies_above_it():
+    ipyniivue = pytest.importorskip("ipyniivue")
+    prediction = layers()
+    scan = Volume(np.arange(60.0).reshape(3, 4, 5), np.diag([3.0, 3, 3, 1]))
+    planes, sliders = prediction.view(scan).children
+    assert isinstance(planes, ipyniivue.NiiVue)
+    names = [volume.name for volume in planes.volumes]
+    assert names == ["prediction.nii", "scan.nii", "laplace_scale.nii", "segmentation.nii"]
+    assert planes.volumes[0].opacity == 1
+    assert [s.value for s in sliders.children] == [v.opacity for v in planes.volumes[1:]]
+    sent = [nib.Nifti1Image.from_bytes(bytes(volume.data)) for volume in planes.volumes]
+    for image, volume in zip(
+        sent, [prediction.image, scan, prediction.laplace_scale], strict=False
+    ):
+        np.testing.assert_array_equal(image.get_fdata(dtype=np.float32), volume.data)
+        np.testing.assert_array_equal(image.affine, volume.affine)
+    values = np.array([0, 17, 258])[np.asarray(sent[-1].dataobj)]
+    np.testing.assert_array_equal(values, prediction.segmentation.image.data)
+
+
+def test_structures_have_their_names_and_colours_in_a_notebook():
+    pytest.importorskip("ipyniivue")
+    prediction = layers()
+    planes, _ = prediction.segmentation.view(prediction.image).children
+    assert [volume.name for volume in planes.volumes] == ["scan.nii", "segmentation.nii"]
+    colours = planes.volumes[1].colormap_label
+    assert colours.labels[1] == "left hippocampus"
+    rows = np.array(colours.lut).reshape(-1, 4)
+    np.testing.assert_array_equal(rows[:3, 3], [0, 255, 0])  # background and the rest: hidden
+    np.testing.assert_array_equal(rows[1, :3], label_colours(np.array(17)))
+
+
+def test_without_its_package_a_notebook_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipyniivue", None)
+    with pytest.raises(SynthSRError, match=r"ipyniivue cannot be .* pip install 'synthsr\[note"):
+        layers().view()

@@ -23,6 +23,7 @@ from synthsr_net.training.data.pairs import (
     settings_of_pairs,
 )
 from synthsr_net.training.run import TrainingRun, start
+from synthsr_net.training.setup.experiment import RunPlan
 from synthsr_transforms.generator.config import GeneratorConfig, load_config, preset_names
 from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.generator.on_scans import config_on_scans
@@ -30,7 +31,7 @@ from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
-from synthsr_transforms.subjects.pairs import ScanPair, find_pairs
+from synthsr_transforms.subjects.pairs import ScanPair, find_pairs, unused
 from synthsr_transforms.support.messages import SynthSRError
 
 MM = 6.0
@@ -109,19 +110,51 @@ class TestFinding:
         pairs = find_pairs(folder / "t2", folder / "t1", folder / "maps")
         assert [p.labels.name for p in pairs] == [f"sub-0{k}_dseg.nii.gz" for k in range(3)]
 
-    @pytest.mark.parametrize(("lacking", "told"), [
-        ("t1", r"each input must have a target in .*t1, got none for sub-01_T2w.nii.gz\."),
-        ("t2", r"each target must have an input in .*t2, got none for sub-01_T1w.nii.gz\."),
-        ("maps", r"each target must have a label map in .*maps, got none for sub-01_T1w.nii.gz\."),
-    ])  # fmt: skip
-    def test_missing_partners_are_named(self, folder, tmp_path, lacking, told):
+    @staticmethod
+    def copied(folder, tmp_path, **lacking):
+        """The folders, each without the people whose names are given."""
         for place in ("t1", "t2", "maps"):
             (tmp_path / place).mkdir()
             for path in (folder / place).iterdir():
-                if place != lacking or "sub-01" not in path.name:
+                if not any(name in path.name for name in lacking.get(place, ())):
                     (tmp_path / place / path.name).symlink_to(path)
+        return [tmp_path / place for place in ("t2", "t1", "maps")]
+
+    @pytest.mark.parametrize("lacking", ["t1", "t2"])
+    def test_scans_without_a_partner_are_left_out(self, folder, tmp_path, lacking):
+        places = self.copied(folder, tmp_path, **{lacking: ["sub-01"]})
+        pairs = find_pairs(*places)
+        assert [p.name for p in pairs] == ["sub-00_T1w.nii.gz", "sub-02_T1w.nii.gz"]
+        other = {"t1": "sub-01_T2w.nii.gz", "t2": "sub-01_T1w.nii.gz"}[lacking]
+        left = [path.name for path in unused(pairs, *places)]
+        assert left == [other, "sub-01_dseg.nii.gz"]
+        assert unused(find_pairs(*places[:2]), *places[:2], None) != []
+
+    def test_a_target_without_its_label_map_is_named(self, folder, tmp_path):
+        told = r"each target must have a label map in .*maps, got none for sub-01_T1w.nii.gz\."
         with pytest.raises(VolumeError, match=told):
-            find_pairs(tmp_path / "t2", tmp_path / "t1", tmp_path / "maps")
+            find_pairs(*self.copied(folder, tmp_path, maps=["sub-01"]))
+
+    def test_strangers_are_no_pairs(self, folder, tmp_path):
+        places = self.copied(folder, tmp_path, t1=["sub-00"], t2=["sub-01", "sub-02"])
+        told = r"each target must have an input in .*t2, got none for sub-01_T1w.nii.gz, sub-02"
+        with pytest.raises(VolumeError, match=told):
+            find_pairs(*places)
+
+    def test_a_run_names_the_files_that_it_does_not_use(self, folder, tmp_path):
+        inputs, targets, maps = self.copied(folder, tmp_path, t2=["sub-01"])
+        (inputs / "other.nii.gz").symlink_to(folder / "t2/sub-01_T2w.nii.gz")
+        given = {"inputs": inputs, "targets": targets, "labels": maps}
+        notes = RunPlan.from_source(folder / "own.yaml", **given).notes
+        why = "that are not used, as no pair has such a name"
+        assert notes[:3] == [
+            f"inputs {why}: other.nii.gz",
+            f"targets {why}: sub-01_T1w.nii.gz",
+            f"label maps {why}: sub-01_dseg.nii.gz",
+        ]
+        mixed = RunPlan.from_source(folder / "own.yaml", ["pairs.share=0.5"], **given)
+        assert [note.split()[0] for note in mixed.notes] == ["inputs", "targets"]
+        assert maps / "sub-01_dseg.nii.gz" in [subject.labels for subject in mixed.subjects]
 
     def test_two_inputs_of_one_target_are_named(self, folder, tmp_path):
         for path in (folder / "t2").iterdir():

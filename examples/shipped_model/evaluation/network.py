@@ -63,7 +63,8 @@ class HeadNetwork:
     ) -> tuple[Tensor, Tensor]:
         """Prediction, and the scales of its errors in the same intensities; see a call."""
         x, output = self._output(volume, None)
-        scales = laplace_scales(output[1], self.config.scan.output_scale)
+        unit, smallest = self.config.scan.output_scale, self.config.smallest_scale
+        scales = laplace_scales(output[1], unit, smallest)
         return self._refined(x, output[0], slices), scales
 
     def _output(self, volume: Tensor, flip: bool | None) -> tuple[Tensor, Tensor]:

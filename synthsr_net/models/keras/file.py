@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +17,7 @@ from typing import Any
 
 import h5py
 
-from synthsr_transforms.io.files import MAX_RATIO
-from synthsr_transforms.support.messages import bytes_in_words
+from synthsr_transforms.io.hdf5 import fault_in
 from synthsr_transforms.support.pointers import refuse_pointer
 
 from .layout import PREFIX, KerasWeightsError, roles_of
@@ -46,7 +44,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
         raise KerasWeightsError(f"{path} must be a Keras weight file, but there is no such file.")
     try:
         with h5py.File(path, "r") as file:
-            _check_own(file, path.stat().st_size)
+            if fault := fault_in(file, path.stat().st_size, MAX_BYTES):
+                raise KerasWeightsError(fault)
             yield file
     except KerasWeightsError as error:
         reason = " ".join(str(error).split())
@@ -60,33 +59,6 @@ def opened(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
             f"{path} must be an HDF5 file of Keras (.h5), but cannot be read ({reason}). Get the"
             " file again."
         ) from error
-
-
-def _check_own(file: h5py.File, size: int) -> None:
-    """Refuse links, which may lead to any file of this machine, and arrays that are not there.
-
-    Args:
-        file: The open file.
-        size: Its size in bytes.
-    """
-
-    def fault_of_link(name: str, link: Any) -> str | None:
-        return None if isinstance(link, h5py.HardLink) else f"{name[:80]!r} is a link"
-
-    def fault_of_array(name: str, item: Any) -> str | None:
-        if not isinstance(item, h5py.Dataset):
-            return None
-        if item.external or item.is_virtual:
-            return f"array {name[:80]!r} lies in another file"
-        claimed = math.prod(item.shape or ()) * item.dtype.itemsize
-        stored = item.id.get_storage_size()
-        if claimed > min(MAX_RATIO * size, MAX_BYTES) or (claimed and not stored):
-            there = f"of which the file holds {bytes_in_words(stored)}"
-            return f"array {name[:80]!r} takes {bytes_in_words(claimed)}, {there}"
-        return None
-
-    if fault := file.visititems_links(fault_of_link) or file.visititems(fault_of_array):
-        raise KerasWeightsError(fault)
 
 
 @dataclass(frozen=True)

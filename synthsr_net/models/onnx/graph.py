@@ -87,23 +87,23 @@ class _Writer:
 
 def _write_network(writer: _Writer, network: UNet3d) -> None:
     """As `UNet3d.forward`."""
-    x, skips = INPUT, []
+    x = read = INPUT
+    skips = []
     for index, level in enumerate(network.encoder):
         if index:
             x = writer.add("MaxPool", x, kernel_shape=[2, 2, 2], strides=[2, 2, 2], ceil_mode=1)
         x, skip = _level(writer, x, level, network, f"encoder.{index}")
         skips.append(skip)
     for index, (level, skip) in enumerate(zip(network.decoder, skips[-2::-1], strict=True)):
-        x = writer.add("Concat", skip, _upsampled(writer, x, skip), axis=1)
-        x, _ = _level(writer, x, level, network, f"decoder.{index}")
+        read = writer.add("Concat", skip, _upsampled(writer, x, skip), axis=1)
+        x, _ = _level(writer, read, level, network, f"decoder.{index}")
     softmax = network.config.softmax
     single = not softmax and not network.scales
     output = _convolution(writer, x, network.head, "head", name=OUTPUT if single else None)
     if softmax:
         writer.add("Softmax", output, axis=1, name=OUTPUT)
     if network.scales:
-        x = _convolution(writer, x, network.scales[0], "scales.0")
-        x = _ACTIVATIONS[network.config.activation](writer, x)
+        x, _ = _level(writer, read, network.scales[0], network, "scales.0")
         x = _convolution(writer, x, network.scales[1], "scales.1")
         writer.add("Concat", output, x, axis=1, name=OUTPUT)
 

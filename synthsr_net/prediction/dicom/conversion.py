@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, bytes_in_words
-from synthsr_transforms.support.stopping import undoing
+from synthsr_transforms.support.stopping import signals_held, undoing
 
 DEPTH = 9
 """Levels of subfolders that are searched, the most that dcm2niix allows."""
@@ -126,26 +126,30 @@ def _run(arguments: Sequence[str]) -> tuple[int, list[str]]:
     """Exit code and lines of dcm2niix, which ends with this program."""
     import dcm2niix
 
+    started: list[subprocess.Popen[bytes]] = []
+
+    def end() -> None:
+        for process in started:
+            with suppress(Exception):
+                os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+                os.waitpid(process.pid, 0)  # writes no more once its folder is removed
+
     try:
-        process = subprocess.Popen(
-            [dcm2niix.bin, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        with undoing(end):
+            with signals_held():
+                process = subprocess.Popen(
+                    [dcm2niix.bin, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                )
+                started.append(process)
+            said = process.communicate()[0].decode("utf-8", "replace")
     except OSError as error:
         raise WorkFailedError(
             f"dcm2niix, which converts DICOM, cannot be run ({error.strerror}). Install the package"
             " dcm2niix again."
         ) from error
-
-    def end() -> None:
-        with suppress(Exception):
-            os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-            os.waitpid(process.pid, 0)  # writes no more once its folder is removed
-
-    with undoing(end):
-        said = process.communicate()[0].decode("utf-8", "replace")
     return process.returncode, said.splitlines()
 
 

@@ -17,7 +17,7 @@ from synthsr_net.prediction.files import (
     EXTRA_ENDINGS,
     find_scans,
 )
-from synthsr_transforms.io.files import has_known_extension
+from synthsr_transforms.io.files import is_written
 from synthsr_transforms.support.messages import SynthSRError, suggest
 from synthsr_transforms.support.pointers import refuse_pointer
 from synthsr_transforms.support.texts import read_text
@@ -112,7 +112,7 @@ def plan_exams(
     """
     table, output = Path(table), Path(output)
     for place in (output, *(p for p in extra.values() if p is not None)):
-        if has_known_extension(Path(place)) or Path(place).is_file():
+        if is_written(Path(place)) or Path(place).is_file():
             raise SynthSRError(f"output of a table of exams must be a folder, got {place}.")
     exams: dict[str, list[dict[str, str]]] = {}
     for row in _rows(table):
@@ -139,7 +139,7 @@ def _exam_of_table(
     files = {"": f"{name}{ENDING}.nii.gz"}
     files |= {kind: f"{name}{EXTRA_ENDINGS[kind]}.nii.gz" for kind in extra}
     made = output / Path(*named).expanduser() if named else output / files[""]
-    if not has_known_extension(made):
+    if not is_written(made):
         raise SynthSRError(
             f"{table}: output of exam {name} must be a file such as {name}.nii.gz, got {made.name}."
         )

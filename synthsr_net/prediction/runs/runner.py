@@ -39,8 +39,9 @@ from .summary import Summary
 from .tasks import Task
 
 READERS_BESIDE_GPU, WRITERS_BESIDE_GPU = 6, 12
-"""Threads beside a GPU, at most; beside a network on the CPU there is one of each. Compressing a
-head takes about a second of one core, ten times what a GPU needs to predict it."""
+"""Threads beside a GPU, at most; beside a network on the CPU there is one of each. Reading and
+checking a scan, and finishing and writing its prediction, take several times as long as a GPU needs
+to predict it."""
 
 
 class DiskFullError(WorkFailedError):

@@ -9,7 +9,7 @@ from typing import Any
 
 from synthsr_net.prediction.dicom.series import CONTRASTS, Series
 from synthsr_net.prediction.files import ENDING, EXTRA_ENDINGS
-from synthsr_transforms.io.files import has_known_extension
+from synthsr_transforms.io.files import is_written
 from synthsr_transforms.support.messages import SynthSRError, listed
 
 from .bids import KINDS, PIPELINE, PREDICTION
@@ -65,7 +65,7 @@ def _leading(series: Series) -> tuple[int, float]:
 
 def _file(place: Path, name: str, groups: Mapping[str, object]) -> Path:
     """File of a result: the one given for a single result, or one in the folder given."""
-    if place.is_dir() or not has_known_extension(place):
+    if place.is_dir() or not is_written(place):
         if place.is_file():
             raise SynthSRError(f"output must be a folder, or end in .nii.gz, {place} is a file.")
         return place / f"{name}.nii.gz"

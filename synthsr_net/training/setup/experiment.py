@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,11 @@ from synthsr_net.training.config import (
 )
 from synthsr_transforms.generator.config import make_config, read_settings
 from synthsr_transforms.generator.on_scans import config_on_scans
+from synthsr_transforms.io.files import file_name
 from synthsr_transforms.job.job import check_buildable, check_images, choose_subjects
 from synthsr_transforms.labels.files import read_integers
 from synthsr_transforms.subjects.files import Match, SubjectFiles, restore_subject
-from synthsr_transforms.subjects.pairs import ScanPair, find_pairs, restore_pair
+from synthsr_transforms.subjects.pairs import ScanPair, find_pairs, restore_pair, unused
 from synthsr_transforms.support.messages import SynthSRError, listed, naming
 
 
@@ -146,14 +147,19 @@ class RunPlan:
         experiment = _experiment(settings, assignments, str(source))
         how: dict[str, Any] = {"match": match, "recursive": recursive}
         pairs, held_out_pairs = _pairs_of(settings, experiment, inputs, targets, labels, how)
-        notes: list[str] = []
+        notes = list(
+            _notes_on_files(
+                [*pairs, *held_out_pairs], experiment, inputs, targets, labels, recursive=recursive
+            )
+        )
         if pairs and experiment.training.pairs.share == 1:
             if images is not None:
                 raise SynthSRError(
                     "images serve pairs made from label maps, got pairs of real scans alone. Leave"
                     " out --images, or mix both with --set pairs.share=0.5."
                 )
-            experiment, notes = _on_scans(experiment, pairs)
+            experiment, more = _on_scans(experiment, pairs)
+            notes += more
             with naming(source):
                 check_buildable(experiment.generator)
             return cls(
@@ -193,6 +199,7 @@ class RunPlan:
             held_out=held_out,
             pairs=pairs,
             held_out_pairs=held_out_pairs,
+            notes=notes,
         )
 
 
@@ -226,6 +233,27 @@ def _pairs_of(
         together = sorted([*pairs, *held_out], key=lambda pair: pair.target)
         return hold_out(together, chosen, seed, "pairs")
     return pairs, held_out
+
+
+def _notes_on_files(
+    pairs: Sequence[ScanPair],
+    experiment: Experiment,
+    inputs: str | os.PathLike[str] | None,
+    targets: str | os.PathLike[str] | None,
+    labels: str | os.PathLike[str] | None,
+    *,
+    recursive: bool,
+) -> Iterator[str]:
+    """Name the files given that are part of no pair; label maps may serve other batches."""
+    if inputs is None:
+        return
+    alone = experiment.training.pairs.share == 1
+    folders = {"inputs": inputs, "targets": targets, "label maps": labels if alone else None}
+    for what, folder in folders.items():
+        left = unused(pairs, folder, recursive=recursive)
+        if left:
+            names = listed([file_name(path) for path in left])
+            yield f"{what} that are not used, as no pair has such a name: {names}"
 
 
 def _on_scans(experiment: Experiment, pairs: Sequence[ScanPair]) -> tuple[Experiment, list[str]]:

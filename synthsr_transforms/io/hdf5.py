@@ -1,0 +1,44 @@
+"""HDF5 files that others wrote: nothing in them may lead out of them or grow beyond them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from synthsr_transforms.support.messages import bytes_in_words
+
+from .files import MAX_RATIO
+
+if TYPE_CHECKING:
+    import h5py
+
+
+def fault_in(file: h5py.File, size: int, max_bytes: int) -> str | None:
+    """Why an open file cannot be trusted; None if it can.
+
+    Links may lead to any file of this machine, and arrays may not be there.
+
+    Args:
+        file: The open file.
+        size: Its size in bytes.
+        max_bytes: Largest array that is read.
+    """
+    import h5py
+
+    def fault_of_link(name: str, link: Any) -> str | None:
+        return None if isinstance(link, h5py.HardLink) else f"{name[:80]!r} is a link"
+
+    def fault_of_array(name: str, item: Any) -> str | None:
+        if not isinstance(item, h5py.Dataset):
+            return None
+        if item.external or item.is_virtual:
+            return f"array {name[:80]!r} lies in another file"
+        claimed = math.prod(item.shape or ()) * item.dtype.itemsize
+        stored = item.id.get_storage_size()
+        if claimed > min(MAX_RATIO * size, max_bytes) or (claimed and not stored):
+            there = f"of which the file holds {bytes_in_words(stored)}"
+            return f"array {name[:80]!r} takes {bytes_in_words(claimed)}, {there}"
+        return None
+
+    fault: str | None = file.visititems_links(fault_of_link) or file.visititems(fault_of_array)
+    return fault
