@@ -47,6 +47,8 @@ def widget_of(layers: Mapping[str, Volume], convention: Convention = "neurologic
         is_radiological_convention=convention == "radiological",
         multiplanar_show_render=ipyniivue.ShowRender.NEVER,
         show_all_orientation_markers=True,
+        tile_margin=4.0,
+        crosshair_color=(0.4, 0.75, 1.0, 0.8),
         drag_and_drop_enabled=False,
         show_legend=False,
     )
