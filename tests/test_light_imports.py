@@ -57,6 +57,8 @@ def test_predicting_loads_neither_torchio_nor_the_generator(tmp_path) -> None:
     assert (tmp_path / "t1.nii.gz").exists()
     assert "synthsr_net.prediction.predictor" in loaded
     assert not loaded & GENERATOR
+    command = "predict scan.nii.gz quiet.nii.gz --model tiny.safetensors"
+    assert "matplotlib" not in loaded_by(COMMAND.format(commands=[command]), tmp_path)
     command = "predict scan.nii.gz again.nii.gz --report report --model tiny.safetensors"
     loaded = loaded_by(COMMAND.format(commands=[command]), tmp_path)
     assert (tmp_path / "again.nii.gz").exists()

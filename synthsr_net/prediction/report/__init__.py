@@ -20,7 +20,6 @@ from pathlib import Path
 from synthsr_transforms.support.atomic import replacing
 
 from .entries import ReportEntry, entry_key, entry_path, picture_path, read_entries, save_entry
-from .picture import write_picture
 
 __all__ = [
     "EMBEDDED_BYTES",
@@ -29,7 +28,6 @@ __all__ = [
     "picture_path",
     "read_entries",
     "save_entry",
-    "write_picture",
     "write_report",
 ]
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from synthsr_net.prediction.inferer import Result
 from synthsr_net.prediction.report.entries import (
@@ -16,13 +17,13 @@ from synthsr_net.prediction.report.entries import (
     picture_path,
     save_entry,
 )
-from synthsr_net.prediction.report.layers import write_layers
-from synthsr_net.prediction.report.picture import write_picture
-from synthsr_transforms.drawing.slices import Convention
 from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.support.messages import describe
 
 from .tasks import Task
+
+if TYPE_CHECKING:
+    from synthsr_transforms.drawing.slices import Convention
 
 log = logging.getLogger("synthsr_net")
 MADE_BEFORE = "made by an earlier run, of which this report has no record: no picture."
@@ -99,6 +100,9 @@ class BatchReport:
             result: What was made of them.
             windows: See `write_picture`.
         """
+        from synthsr_net.prediction.report.layers import write_layers
+        from synthsr_net.prediction.report.picture import write_picture
+
         picture, title = picture_path(self.folder, outcome.task.scan), outcome.task.name
         labels = None if result.segmentation is None else result.segmentation.image
         image = None if result is result.segmentation else result.image
