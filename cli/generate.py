@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ from synthsr_cli.common.messages import log, say
 from synthsr_cli.common.options import (
     Shard,
     complete_presets,
+    dask_option,
     device_option,
     dry_run_option,
     format_option,
@@ -76,12 +78,15 @@ list_presets_option = click.option(
     metavar="I/N",
     help="Make only the I-th of N parts of the job, for several processes or machines.",
 )
+@dask_option
 @overwrite_option
 @dry_run_option
 @device_option
 @threads_option
 @message_options
-def generate(source: str, assignments: tuple[str, ...], dry_run: bool, **options: Any) -> None:
+def generate(
+    source: str, assignments: tuple[str, ...], dry_run: bool, dask: str | None, **options: Any
+) -> None:
     """Make training pairs from label maps: image, target and labels of each sample.
 
     PRESET is a published setting (see --list-presets); CONFIG.yaml is one of your own, or the
@@ -118,10 +123,16 @@ def generate(source: str, assignments: tuple[str, ...], dry_run: bool, **options
         on_stop(lambda: f"Stopped after {made} of {number} samples. {how}"),
         progress("samples", number) as advance,
     ):
-        for _ in started.run():
+        for _ in started.run() if dask is None else _run_on_workers(started, dask):
             made += 1
             advance()
     _summarise(started, time.perf_counter() - begin)
+
+
+def _run_on_workers(started: StartedJob, address: str) -> Iterator[Any]:
+    from synthsr_transforms.job.on_dask import run_on_workers
+
+    return run_on_workers(started, address)
 
 
 def _show_samples(started: StartedJob) -> None:

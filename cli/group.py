@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": "Turn clinical brain scans into 1 mm T1-weighted scans.",
     "predict-hyperfine": "The same for pairs of low-field T1 and T2 scans.",
     "mri-synthsr": "FreeSurfer's mri_synthsr, with its options and models.",
+    "bids-app": "Predict the scans of a BIDS dataset, as a BIDS App.",
     "segment": "Segment brain structures and measure their volumes.",
     "view": "Look at a scan and its prediction in the browser.",
     "evaluate": "Compare predictions with reference scans.",

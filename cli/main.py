@@ -9,7 +9,13 @@ import sys
 
 def mri_synthsr() -> None:
     """Run `mri-synthsr`, which is `synthsr mri-synthsr`."""
-    sys.argv[1:1] = ["mri-synthsr"]
+    sys.argv = ["synthsr", "mri-synthsr", *sys.argv[1:]]
+    main()
+
+
+def synthsr_bids() -> None:
+    """Run `synthsr-bids`, which is `synthsr bids-app`."""
+    sys.argv = ["synthsr", "bids-app", *sys.argv[1:]]
     main()
 
 

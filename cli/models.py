@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from synthsr_cli.common.describing import network_in_words, outline, use_in_words
+from synthsr_cli.common.messages import log
 from synthsr_cli.common.options import complete_models, traceback_option
 from synthsr_cli.common.tables import print_table
 from synthsr_transforms.support.messages import WorkFailedError
@@ -89,7 +90,7 @@ def download(names: tuple[str, ...], url: str | None) -> None:
             continue
         click.echo(path)
         if name in PUBLISHED_MODELS:
-            click.echo(f"{name}: {PUBLISHED_MODELS[name].config.licence}", err=True)
+            log.info(f"{name}: {PUBLISHED_MODELS[name].config.licence}")
     if failures:
         raise WorkFailedError(" ".join(failures))
 

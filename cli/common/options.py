@@ -219,6 +219,15 @@ def overwrite_option(command: Command) -> Command:
     return click.option("--overwrite", is_flag=True, help="Replace output that exists.")(command)
 
 
+def dask_option(command: Command) -> Command:
+    """Add `--dask`."""
+    return click.option(
+        "--dask",
+        metavar="ADDRESS|FILE",
+        help="Let the workers of a Dask cluster do it: its scheduler's address, or its file.",
+    )(command)
+
+
 def dry_run_option(command: Command) -> Command:
     """Add `--dry-run`."""
     return click.option(
@@ -319,8 +328,28 @@ def scan_options(command: Command) -> Command:
             metavar="LABEL",
             help="Take only this participant of the BIDS dataset. May be repeated.",
         ),
+        click.option(
+            "--session-label",
+            "sessions",
+            multiple=True,
+            metavar="LABEL",
+            help="Take only this session of the BIDS dataset. May be repeated.",
+        ),
+        filter_file_option,
     ]
     return _with(options, command)
+
+
+def filter_file_option(command: Command) -> Command:
+    """Add `--bids-filter-file`, as `filter_file`."""
+    return click.option(
+        "--bids-filter-file",
+        "--bids_filter_file",
+        "filter_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help='Take only scans with these entities, such as {"t1w": {"acquisition": "mprage"}}.',
+    )(command)
 
 
 def output_argument(command: Command) -> Command:
@@ -431,6 +460,7 @@ def inference_options(command: Command) -> Command:
             metavar="I/N",
             help="Take only the I-th of N parts of the scans.",
         ),
+        dask_option,
         message_options,
     ]
     return _with(options, command)

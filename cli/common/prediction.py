@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
+from uuid import uuid4
 
 import click
 import torch
@@ -34,6 +36,7 @@ from synthsr_net.prediction.runs.distribution import (
     sum_over_processes,
 )
 from synthsr_net.prediction.runs.exams import as_exams, plan_exams, plan_sessions
+from synthsr_net.prediction.runs.on_dask import DaskBatch, Recipe, absolute
 from synthsr_net.prediction.runs.outcome import BatchReport, Outcome
 from synthsr_net.prediction.runs.rows import RowTable, quality_table, volumes_table
 from synthsr_net.prediction.runs.runner import (
@@ -42,6 +45,7 @@ from synthsr_net.prediction.runs.runner import (
     check_same_maker,
     check_tasks,
 )
+from synthsr_net.prediction.runs.selection import Selection, read_filters
 from synthsr_net.prediction.runs.summary import SUMMARY, Summary, failed_tasks
 from synthsr_net.prediction.runs.tasks import (
     Task,
@@ -149,6 +153,7 @@ def run_scans(
 
 def _refuse_options_of_bids(options: Mapping[str, Any]) -> None:
     refused = {"participants": "--participant-label", "per_session": "--per-session"}
+    refused |= {"sessions": "--session-label", "filter_file": "--bids-filter-file"}
     refuse(options, refused, "needs --bids. Add it, or give a folder.")
 
 
@@ -178,12 +183,18 @@ def run_bids(
     if options["ct"]:
         raise SynthSRError("--ct does not go with --bids, where the suffix says what CT is.")
     extra, participants = extra_images(options), options["participants"]
+    filters = read_filters(options["filter_file"]) if options.get("filter_file") else {}
+    chosen: dict[str, Any] = {
+        "participants": participants,
+        "selection": Selection(options["sessions"], filters),
+        "extra": extra,
+    }
     names: tuple[str | None, ...] = (None,)
     if options.get("per_session"):
-        tasks = plan_sessions(source, output, participants=participants, extra=extra)
+        tasks = plan_sessions(source, output, **chosen)
         names = ()
     else:
-        tasks = plan_bids(source, output, participants=participants, extra=extra, kind=kind.name)
+        tasks = plan_bids(source, output, **chosen, kind=kind.name)
     folder = {kind.name: output, **extra}.get("segmentation")
 
     def start(model: Inferer[Any, Any]) -> None:
@@ -255,14 +266,15 @@ def run_all(
         WorkFailedError: If some scans failed.
         SystemExit: If the user stopped it, or other processes did the work.
     """
+    if options["dask"] is not None:
+        tasks, options, output = _for_workers(tasks, options, output)
     share = find_share()
     mine = share.of(_shard(tasks, options["shard"]))
-    if options["only_failed"] is not None:
-        mine = failed_tasks(mine, options["only_failed"])
+    if (path := options["only_failed"]) is not None:
+        mine, doubts = failed_tasks(mine, path), ()
         options = {**options, "resume": not options["overwrite"]}
-        doubts = ()
         if not mine:
-            return say(f"Nothing to do: no scan of this run failed in {options['only_failed']}.")
+            return say(f"Nothing to do: no scan of this run failed in {path}.")
     if options["report"] is not None:
         check_writable([options["report"]])
     number, device = _devices(options, share, len(mine))
@@ -272,15 +284,10 @@ def run_all(
     alone = _is_alone(tasks, output)
     summary = None if alone else Summary(_folder(output) / SUMMARY, predictor.record)
     missing, complete = _split(mine, tables, options, predictor)
-    known = [image.name for image in predictor.config.inputs]
-    renamed = bool(names) and None not in names and not set(names) <= set(known)
-    # A model with other names for its inputs takes them in the order given.
-    if names and not renamed:
-        missing, complete = (order_inputs(part, names, known) for part in (missing, complete))
-    if renamed:
-        doubts = [*doubts, _renamed(predictor.config.name, known, names)]
-    for text in doubts if number == 1 and share.rank == 0 else ():
-        log.warning(text)
+    missing, complete, renamed = _ordered(missing, complete, names, predictor)
+    doubts = [*doubts, *renamed]
+    if number == 1 and share.rank == 0:
+        _warn(doubts)
     if options["dry_run"]:
         return _show_tasks(missing, complete, kind)
     if missing and share.rank == 0 and start is not None:
@@ -288,6 +295,24 @@ def run_all(
     if number > 1:
         _start_again(number, overwrite=options["overwrite"])
     _Run(missing, complete, predictor, share, options, kind, tables, summary).run(output)
+
+
+def _warn(doubts: Iterable[str]) -> None:
+    for text in doubts:
+        log.warning(text)
+
+
+def _for_workers(
+    tasks: Sequence[Task], options: dict[str, Any], output: Path
+) -> tuple[list[Task], dict[str, Any], Path]:
+    """Tasks, options and output with absolute paths, as workers need them."""
+    refuse(options, {"devices": "--devices"}, "does not go with --dask, whose workers share scans.")
+    paths = {name: options[name] for name in ("report", "volumes") if options[name] is not None}
+    absolute_paths: dict[str, Any] = {name: path.absolute() for name, path in paths.items()}
+    if options["model"] is not None and Path(options["model"]).is_file():
+        absolute_paths["model"] = str(Path(options["model"]).absolute())
+    absolute_paths["device"] = options["device"] or "auto"
+    return list(map(absolute, tasks)), {**options, **absolute_paths}, output.absolute()
 
 
 def _devices(options: Mapping[str, Any], share: Share, num_tasks: int) -> tuple[int, str]:
@@ -312,6 +337,24 @@ def _split(
     complete = [task for task in tasks if task.output not in outputs]
     check_same_maker(complete, predictor)
     return missing, complete
+
+
+def _ordered(
+    missing: list[Task],
+    complete: list[Task],
+    names: Sequence[str | None],
+    predictor: Inferer[Any, Any],
+) -> tuple[list[Task], list[Task], list[str]]:
+    """Tasks with inputs in the order of the model, and a warning if it has other names for them.
+
+    Such a model takes them in the order given.
+    """
+    known = [image.name for image in predictor.config.inputs]
+    if names and None not in names and not set(names) <= set(known):
+        return missing, complete, [_renamed(predictor.config.name, known, names)]
+    if names:
+        missing, complete = (order_inputs(part, names, known) for part in (missing, complete))
+    return missing, complete, []
 
 
 def _show_tasks(missing: Sequence[Task], complete: Sequence[Task], kind: Kind) -> None:
@@ -382,8 +425,10 @@ class _Run:
         on_plan = _show_plan if alone and sys.stderr.isatty() else None
         folder, convention = self.options["report"], self.options["convention"]
         report = None if folder is None else BatchReport(folder, convention)
-        batch = Batch(
-            self.tasks, self.predictor, report, self.tables, self.summary, on_plan=on_plan
+        batch = (
+            Batch(self.tasks, self.predictor, report, self.tables, self.summary, on_plan)
+            if self.options["dask"] is None
+            else self._on_workers(output)
         )
         if self.summary is not None:
             self.summary.add_complete(self.complete)
@@ -404,7 +449,19 @@ class _Run:
         if fault is not None:
             raise WorkFailedError(f"{fault} The {self.kind.plural} are complete.")
 
-    def _predict(self, batch: Batch, total: int, *, quiet: bool) -> None:
+    def _on_workers(self, output: Path) -> DaskBatch:
+        """The tasks, for the workers of a cluster."""
+        recipe = Recipe(
+            run=uuid4().hex,
+            load=partial(self.kind.load, self.options),
+            tables=partial(_tables, self.options, output),
+            report=self.options["report"],
+            convention=self.options["convention"],
+            overwrite=self.options["overwrite"],
+        )
+        return DaskBatch(self.options["dask"], self.tasks, recipe, self.summary)
+
+    def _predict(self, batch: Batch | DaskBatch, total: int, *, quiet: bool) -> None:
         """Run the tasks, with warnings and progress as they come."""
         size, done = self.share.size, len(self.complete)
         what = "scans" if size == 1 else f"scans of the first of {size} processes"
@@ -419,7 +476,7 @@ class _Run:
                     self.failed.append(outcome)
                 advance()
 
-    def _how_far(self, batch: Batch) -> str:
+    def _how_far(self, batch: Batch | DaskBatch) -> str:
         """Write the report of what was done until now, and return how far it got."""
         self._write_report(batch)
         overwrite, tasks = self.options["overwrite"], self.tasks
@@ -427,7 +484,7 @@ class _Run:
         how_far = f" after {made} of {len(tasks)} scans" if self.share.size == 1 else ""
         return f"Stopped{how_far}. {_how_to_go_on(overwrite)}"
 
-    def _write_report(self, batch: Batch) -> str | None:
+    def _write_report(self, batch: Batch | DaskBatch) -> str | None:
         """Write the page of the report, if one is asked for; the reason if it cannot be written."""
         if batch.report is None:
             return None

@@ -218,7 +218,7 @@ class GenerationJob:
         generator = checked or Generator.for_labels(
             self.config, check_subjects(self.subjects, on_subject)
         )
-        folder = self._folder(generator)
+        folder = self.recorded(generator)
         if not self.overwrite:
             folder.refuse_other_job()
         samples = [self.sample(number) for number in range(self.num_samples)]
@@ -235,7 +235,8 @@ class GenerationJob:
         """Start, then make every missing sample; see `StartedJob.run`."""
         return self.start().run()
 
-    def _folder(self, generator: Generator) -> JobFolder:
+    def recorded(self, generator: Generator) -> JobFolder:
+        """The output folder, with the records of the job."""
         settings = JobSettings(
             synthsr_version=version("synthsr"),
             seed=self.seed,
@@ -258,7 +259,7 @@ class GenerationJob:
         try:
             named = read_yaml(record)["label_table"] if table == "auto" else table
             generator = Generator(dataclasses.replace(self.config, label_table=named))
-            folder = self._folder(generator)
+            folder = self.recorded(generator)
             stats = [path.stat() for subject in self.subjects for path in subject.paths]
         except (KeyError, OSError, ValueError):
             return None

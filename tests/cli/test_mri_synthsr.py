@@ -74,4 +74,4 @@ def test_the_program_is_the_command(monkeypatch):
     monkeypatch.setattr(entry, "main", lambda: seen.extend(sys.argv))
     monkeypatch.setattr(sys, "argv", ["mri-synthsr", "--i", "a"])
     entry.mri_synthsr()
-    assert seen == ["mri-synthsr", "mri-synthsr", "--i", "a"]
+    assert seen == ["synthsr", "mri-synthsr", "--i", "a"]

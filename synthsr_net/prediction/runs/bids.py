@@ -27,6 +27,8 @@ from synthsr_transforms.support.messages import SynthSRError, listed
 from synthsr_transforms.support.pointers import refuse_pointer
 from synthsr_transforms.support.texts import read_json
 
+from .selection import Selection
+
 BIDS_VERSION = "1.10.0"
 """Version of the specification that derivative datasets follow."""
 DESCRIPTION = "dataset_description.json"
@@ -46,6 +48,10 @@ KINDS = {
 }
 """Beginning of the `desc` label, suffix and description of each kind of derived image."""
 PIPELINE = "SynthSR for PyTorch"
+CONTAINER = "SYNTHSR_CONTAINER"
+"""Environment variable that container images set to their name and tag."""
+IGNORED = ("summary.tsv", "qc.tsv", "*.lock", "report")
+"""Files of a derivative dataset that the specification does not know."""
 LINK = "raw"
 """Name of the source dataset in BIDS URIs."""
 
@@ -101,7 +107,9 @@ class BidsScan:
 
 
 def find_bids_scans(
-    root: str | os.PathLike[str], participants: Sequence[str] = ()
+    root: str | os.PathLike[str],
+    participants: Sequence[str] = (),
+    selection: Selection | None = None,
 ) -> list[BidsScan]:
     """Scans in the `anat` and `ct` folders of a dataset, sorted by path.
 
@@ -110,6 +118,7 @@ def find_bids_scans(
     Args:
         root: The dataset: the folder of `dataset_description.json`.
         participants: Labels of participants, with or without `sub-`. None given means all.
+        selection: What is wanted of their scans; None means all.
 
     Raises:
         SynthSRError: If it is no dataset, a participant is not there, or there is no scan.
@@ -125,7 +134,7 @@ def find_bids_scans(
             f"{root} must hold scans such as sub-01/anat/sub-01_T1w.nii.gz, but holds none of the"
             f" kinds {kinds}.{f' Names that are not of BIDS: {odd}.' if odd else ''}"
         )
-    return scans
+    return scans if selection is None else selection.of(scans)
 
 
 def left_out(root: str | os.PathLike[str], participants: Sequence[str] = ()) -> list[str]:
@@ -239,10 +248,19 @@ def derivative_description(root: Path, output: Path) -> dict[str, Any]:
         "Name": f"{source.get('Name') or root.name}: derivatives of {PIPELINE}",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": PIPELINE, "Version": version("synthsr")}],
+        "GeneratedBy": [{"Name": PIPELINE, "Version": version("synthsr"), **container()}],
         "SourceDatasets": [{key: value for key, value in dataset.items() if value}],
         "DatasetLinks": {LINK: Path(os.path.relpath(root, output)).as_posix()},
     }
+
+
+def container() -> dict[str, dict[str, str]]:
+    """`Container` of `GeneratedBy`, if this program runs in a container image that says so."""
+    tag = os.environ.get(CONTAINER)
+    if not tag:
+        return {}
+    apptainer = any(name in os.environ for name in ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"))
+    return {"Container": {"Type": "singularity" if apptainer else "docker", "Tag": tag}}
 
 
 def write_descriptions(
@@ -256,6 +274,8 @@ def write_descriptions(
     """
     for output in map(Path, dict.fromkeys(path for path in outputs if path is not None)):
         write_json(output / DESCRIPTION, derivative_description(Path(root), output))
+        if not (output / ".bidsignore").exists():
+            write_text(output / ".bidsignore", "".join(f"{name}\n" for name in IGNORED))
 
 
 def write_structures(folder: Path, structures: Iterable[StructureConfig]) -> None:

@@ -34,6 +34,7 @@ from .bids import (
     sidecar,
 )
 from .rows import ENDINGS
+from .selection import Selection
 from .tasks import NOTHING, AnyPath, Task, beside, check_files
 
 EXAM, SCAN, OUTPUT, CT, REGISTRATION = "exam", "scan", "output", "ct", "registration"
@@ -223,6 +224,7 @@ def plan_sessions(
     output: AnyPath,
     *,
     participants: Sequence[str] = (),
+    selection: Selection | None = None,
     extra: Mapping[str, AnyPath | None] = NOTHING,
 ) -> list[Task]:
     """Tasks for the sessions of a BIDS dataset: all scans of each make one prediction.
@@ -233,6 +235,7 @@ def plan_sessions(
         root: The dataset.
         output: Folder of the derivative dataset.
         participants: Labels of participants; none given means all.
+        selection: What is wanted of their scans; None means all.
         extra: Folders for further images, laid out alike, by the names of `EXTRA_ENDINGS`.
 
     Raises:
@@ -240,7 +243,7 @@ def plan_sessions(
     """
     root, output = Path(root), Path(output)
     sessions: dict[tuple[str, str], list[BidsScan]] = {}
-    for scan in find_bids_scans(root, participants):
+    for scan in find_bids_scans(root, participants, selection):
         key = scan.entities["sub"], scan.entities.get("ses", "")
         sessions.setdefault(key, []).append(scan)
     places = {PREDICTION: output}

@@ -34,6 +34,7 @@ from .bids import (
     sidecar,
 )
 from .rows import RowTable
+from .selection import Selection
 
 AnyPath: TypeAlias = "str | os.PathLike[str]"
 NOTHING: Mapping[str, AnyPath | None] = {}
@@ -163,6 +164,7 @@ def plan_bids(
     output: str | os.PathLike[str],
     *,
     participants: Sequence[str] = (),
+    selection: Selection | None = None,
     extra: Mapping[str, AnyPath | None] = NOTHING,
     kind: str = PREDICTION,
 ) -> list[Task]:
@@ -172,6 +174,7 @@ def plan_bids(
         root: The dataset.
         output: Folder of the derivative dataset.
         participants: Labels of participants; none given means all.
+        selection: What is wanted of their scans; None means all.
         extra: Folders for further images, laid out alike, by the names of `EXTRA_ENDINGS`; they
             may be `output`.
         kind: What `output` is for: a key of `bids.KINDS`.
@@ -180,7 +183,7 @@ def plan_bids(
         ValueError: If something is missing or cannot be written.
     """
     root, output = Path(root), Path(output)
-    scans = find_bids_scans(root, participants)
+    scans = find_bids_scans(root, participants, selection)
     places = {kind: output, **{k: Path(place) for k, place in extra.items() if place is not None}}
     for folder in places.values():
         check_derivative(root, folder)
