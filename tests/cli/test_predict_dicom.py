@@ -18,8 +18,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicoms import head, write_enhanced, write_series
-from helpers import one_error, run, save_tiny_model
+from helpers import one_error, run, save_tiny_model, segmentation_model
 
+from synthsr_net.models.checkpoint import save_model
 from synthsr_net.prediction.predictor import Predictor
 
 MODEL = ("--model", "tiny.safetensors")
@@ -88,7 +89,17 @@ class TestStudies:
         assert content["Sources"] == [f"{exam}/002_t1_mprage_xxx", f"{exam}/003_t2_tse"]
         assert [scan["Source"] for scan in content["Scans"]] == content["Sources"]
 
-    def test_an_enhanced_file_an_archive_and_segment(self, folder):
+    def test_segment_takes_it_as_well(self, folder):
+        model = segmentation_model()
+        save_model(folder / "seg.safetensors", model.config, model.network.state_dict())
+        options = ("--model", "seg.safetensors", "--volumes", "volumes.csv", "--series", "2")
+        result = run("segment", "study", "labels", *options)
+        assert result.exit_code == 0, result.output
+        assert Path("labels/002_t1_mprage_xxx_synthsr_seg.nii.gz").is_file()
+        row = Path("volumes.csv").read_text().splitlines()[1]
+        assert re.match(r"exam-[0-9a-f]{8}/002_t1_mprage_xxx,", row)
+
+    def test_an_enhanced_file_and_an_archive(self, folder):
         write_enhanced(folder / "e.dcm")
         assert run("predict", "e.dcm", "e.nii", *MODEL).exit_code == 0
         with zipfile.ZipFile("study.zip", "w") as made:
