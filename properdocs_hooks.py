@@ -49,7 +49,7 @@ def _commands(context: click.Context, group: click.Group) -> Iterator[str]:
                 if not text:  # an argument, which stands in the line of usage
                     continue
                 shown = " ".join(text.split()).replace("  [", " [")
-                yield f"| `{_cell(option)}` | {html.escape(_cell(shown), quote=False)} |"
+                yield f"| `{_cell(option)}` | {_words(shown)} |"
             if isinstance(command, click.Group):
                 yield from _commands(inner, command)
 
@@ -57,6 +57,11 @@ def _commands(context: click.Context, group: click.Group) -> Iterator[str]:
 def _cell(text: str) -> str:
     """A text that fits into a cell of a table."""
     return text.replace("|", "\\|")
+
+
+def _words(text: str) -> str:
+    """A text in which Markdown sees nothing but words."""
+    return re.sub(r"([*_\[\]])", r"\\\1", html.escape(_cell(text), quote=False))
 
 
 def on_page_content(content: str, **_: Any) -> str:
