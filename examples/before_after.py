@@ -1,6 +1,6 @@
-"""Draw scans and their predictions: a column for each scan, the prediction below it.
+"""Draw scans, their predictions and the uncertainty of these, a column for each scan.
 
-Usage: python examples/before_after.py OUTPUT.png SCAN PREDICTION TITLE [SCAN PREDICTION TITLE ...]
+Usage: python examples/before_after.py OUTPUT.png SCAN PREDICTION UNCERTAINTY TITLE [...]
 
 Sagittal planes for scans in axial slices, else axial ones, through the centre of the head.
 """
@@ -22,6 +22,7 @@ from synthsr_transforms.io.volumes import read_volume
 
 SAGITTAL, AXIAL = 0, 2
 PIXELS_PER_MM = 1.4
+WORDS = "SCAN PREDICTION UNCERTAINTY TITLE"
 THICK = 2.0  # slices whose spacing is at least so many times that of the other axes
 
 
@@ -31,9 +32,9 @@ def plane_of(scan: Volume) -> int:
     return SAGITTAL if spacing[2] >= THICK * min(spacing) else AXIAL
 
 
-def column(scan: Volume, prediction: Volume) -> list[Panel]:
-    """Panels of a scan and its prediction in one plane."""
-    turned = [reorient(volume) for volume in (scan, prediction)]
+def column(*volumes: Volume) -> list[Panel]:
+    """Panels of a scan, its prediction and the uncertainty of that in one plane."""
+    turned = [reorient(volume) for volume in volumes]
     view, plane = view_of(turned[:1], turned[1]), plane_of(turned[0])
     return [
         panel
@@ -43,14 +44,13 @@ def column(scan: Volume, prediction: Volume) -> list[Panel]:
 
 
 def draw(columns: Sequence[list[Panel]], titles: Sequence[str]) -> Figure:
-    """Scans above, predictions below."""
+    """Scans above, predictions and uncertainty below."""
     rows = [list(row) for row in zip(*columns, strict=True)]
     figure = draw_grid(rows, pixels_per_mm=PIXELS_PER_MM)
-    above, below = figure.axes[: len(columns)], figure.axes[len(columns) :]
-    for axes, title in zip(above, titles, strict=True):
+    count = len(columns)
+    words = [*titles, *["prediction, 1 mm"] * count, *["expected error"] * count]
+    for axes, title in zip(figure.axes, words, strict=True):
         write(axes, title)
-    for axes in below:
-        write(axes, "prediction, 1 mm")
     return figure
 
 
@@ -58,14 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Read, draw, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", help="picture (.png)")
-    parser.add_argument("columns", nargs="+", metavar="SCAN PREDICTION TITLE")
+    parser.add_argument("columns", nargs="+", metavar=WORDS)
     given = parser.parse_args(arguments)
-    if len(given.columns) % 3:
-        parser.error(f"each column needs SCAN PREDICTION TITLE, got {len(given.columns)} words.")
-    scans, predictions, titles = (given.columns[k::3] for k in range(3))
-    pairs = zip(scans, predictions, strict=True)
+    if len(given.columns) % 4:
+        parser.error(f"each column needs {WORDS}, got {len(given.columns)} words.")
+    *files, titles = (given.columns[k::4] for k in range(4))
     try:
-        columns = [column(read_volume(scan), read_volume(made)) for scan, made in pairs]
+        columns = [column(*map(read_volume, paths)) for paths in zip(*files, strict=True)]
     except VolumeError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

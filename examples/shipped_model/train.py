@@ -166,8 +166,14 @@ RECIPES = {
             "loss.name": "laplace",
             "validation.metric": "calibration/l1",
             "deformation.velocity_std_mm": "[0, 4]",
+            "scans.probabilities": "[1.0, 0.0, 0.0, 0.0]",
+            "optimiser.ema_decay": 0.99,
         },
-        [stage(192, 1, 2000, 2e-3, optimiser__warmup_steps=50, run__batch_size=1, **WIDER)],
+        [
+            stage(160, 1, 2600, 2e-3, optimiser__warmup_steps=50, run__batch_size=1, **WIDER)
+            | {"optimiser.final_learning_rate_ratio": 0.0, "run.seed": 12},
+        ],
+        "exam",
     ),
 }
 

@@ -179,20 +179,29 @@ def plan_outputs(
             )
         outputs = [output]
     else:
-        _refuse_file(output, source)
+        refuse_file(output, source.kind)
         outputs = [
             output / f"{source.name_of(scan)}{ending}{extension(scan)}" for scan in source.scans
         ]
     return outputs
 
 
-def _refuse_file(output: Path, source: Source) -> None:
+def refuse_file(output: Path, kind: str = "folder") -> None:
+    """Refuse an output that cannot be a folder: a file, or a name that ends as files do.
+
+    Args:
+        output: The output.
+        kind: What the input is, see `Source`.
+
+    Raises:
+        SynthSRError: If so.
+    """
     if output.is_file():
         raise SynthSRError(
             f"output must be a folder or end in one of {_FILES}, {output} is a file."
         )
     if output.suffix.lower() in _OTHER_FILES and not output.is_dir():
-        lists = " or .txt list" if source.kind == "list" else ""
+        lists = " or .txt list" if kind == "list" else ""
         raise SynthSRError(
             f"output must be a folder{lists}, or a file ending in one of {_FILES}, got {output}."
         )

@@ -126,7 +126,7 @@ def list_volumes(
     ]
     if not found:
         below = left_below(path, without)
-        advice = "DICOM must be converted first, but for predict and segment."
+        advice = "Only synthsr predict and segment read DICOM."
         if below:
             advice = f"{below}: give one of these, or add --recursive (--bids for a BIDS dataset)."
         raise VolumeError(

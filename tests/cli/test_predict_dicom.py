@@ -180,6 +180,7 @@ class TestFaults:
         ("arguments", "message"),
         [
             (("study",), "Missing argument 'OUTPUT'"),
+            (("study", "p.nrrd"), "output must be a folder, or a file ending in"),
             (("study", "p.nii"), "output must be a folder for 2 results"),
             (("study", "out", "--series", "pet"), "got 'pet'. There are: 001_localizer"),
             (("study", "out", "--also", "x.nii"), "--also does not go with DICOM"),

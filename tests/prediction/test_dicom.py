@@ -169,7 +169,7 @@ class TestSeries:
             (series,) = study.series
             assert reason in str(series.left_out)
             assert chosen(study.series, ["1"]) == [series]  # who asks for it gets it
-            with pytest.raises(SynthSRError, match="able to be a brain, got none"):
+            with pytest.raises(SynthSRError, match="can be a brain, got none"):
                 chosen(study.series)
 
     def test_several_volumes_are_left_out(self):

@@ -85,7 +85,7 @@ class TestSources:
         [
             (lambda p: p / "absent.nii", "absent.nii must be a scan, folder or list, but does not"),
             (lambda p: p / "absent.txt", "absent.txt must be a list of paths, but does not exist"),
-            (lambda p: touch(p / "x", "a.doc"), r"must hold scans .* DICOM must be converted"),
+            (lambda p: touch(p / "x", "a.doc"), r"must hold scans .* read DICOM"),
             (
                 lambda p: touch(p / "x", "y/a.nii"),
                 r"1 file is in subfolders \(y\): .*--recursive \(--bids",

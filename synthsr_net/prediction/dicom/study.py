@@ -147,8 +147,8 @@ def chosen(series: Sequence[Series], wanted: Sequence[str] = ()) -> list[Series]
         if not found:
             reasons = listed([f"{each.name}: {each.left_out}" for each in series], limit=3)
             raise SynthSRError(
-                f"a series must be able to be a brain, got none ({reasons}). Choose one by"
-                " --series if that is wrong."
+                f"DICOM must hold a series that can be a brain, got none ({reasons}). If one is a"
+                " brain, choose it by --series."
             )
         return found
     found = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from synthsr_net.prediction.dicom.series import CONTRASTS, Series
-from synthsr_net.prediction.files import ENDING, EXTRA_ENDINGS
+from synthsr_net.prediction.files import ENDING, EXTRA_ENDINGS, refuse_file
 from synthsr_transforms.io.files import is_written
 from synthsr_transforms.support.messages import SynthSRError, listed
 
@@ -66,8 +66,7 @@ def _leading(series: Series) -> tuple[int, float]:
 def _file(place: Path, name: str, groups: Mapping[str, object]) -> Path:
     """File of a result: the one given for a single result, or one in the folder given."""
     if place.is_dir() or not is_written(place):
-        if place.is_file():
-            raise SynthSRError(f"output must be a folder, or end in .nii.gz, {place} is a file.")
+        refuse_file(place)
         return place / f"{name}.nii.gz"
     if len(groups) > 1:
         raise SynthSRError(
