@@ -404,7 +404,8 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        name = f"{platform.machine()} CPU, {threads} thread{'s' * (threads != 1)}"
     python = platform.python_version()
     return f"{name}, {date.today()}, Python {python}, PyTorch {torch.__version__}"
 

@@ -292,15 +292,23 @@ def plot(folder: Path, files: Sequence[Path]) -> None:
             x = [point["x"] for point in points]
             left.plot(x, [p["seconds"] for p in points], "o-", ms=3, label=words, color=f"C{index}")
             right.plot(x, [p["mib"] for p in points], "o-", ms=3, color=f"C{index}")
-        left.set(ylabel="seconds per sample", yscale="log")
+        left.set(ylabel="seconds per sample")
         right.set(ylabel="MiB taken on top", ylim=(0, None))
+        seconds = [p["seconds"] for _, points in shown for p in points]
+        if max(seconds) > 5 * min(seconds):
+            left.set_yscale("log")
+        else:
+            left.set_ylim(0, None)
+        sizes = sorted({p["x"] for _, points in shown for p in points})
         for axes in (left, right):
-            axes.set(xlabel=series.x)
-            axes.grid(alpha=0.3)
-            if name in ("labels", "threads", "folder", "batch", "channels"):
+            if max(sizes) > 5 * min(sizes):
                 axes.set_xscale("log")
+            axes.set_xticks(sizes, [f"{size:g}" for size in sizes], minor=False)
+            axes.set_xticks([], minor=True)
+            axes.set_xlabel(series.x)
+            axes.grid(alpha=0.3)
         figure.suptitle(series.title.replace("`", ""), fontsize=9)
-        figure.supxlabel("\n".join(f"{w}" for w, _ in shown), fontsize=5)
+        figure.supxlabel("\n".join(words for words, _ in shown), fontsize=7, color="0.4")
         figure.savefig(folder / f"growth_{name}.png", dpi=90)
         pyplot.close(figure)
 

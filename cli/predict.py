@@ -85,7 +85,7 @@ from synthsr_transforms.support.messages import SynthSRError
 def predict(source: Path, output: Path, **options: Any) -> None:
     """Turn scans of any MRI contrast, or CT, into T1-weighted scans of 1 mm.
 
-    INPUT is a scan (NIfTI, MGH, NRRD, MetaImage, MINC, Analyze, .npz), a folder of scans, a DICOM
+    INPUT is a scan (NIfTI, MGH, NRRD, MINC, Analyze, .npz), a folder of scans, a DICOM
     file, folder or .zip, a .txt list with one path per line, a table of exams (.tsv with the
     columns exam and scan), or a BIDS dataset. OUTPUT is a file for one scan, a .txt list for a
     list, or a folder, in which scan.nii.gz becomes scan_synthsr.nii.gz, below the same subfolders

@@ -35,7 +35,7 @@ from synthsr_cli.common.options import (
 def segment(source: Path, output: Path, **options: Any) -> None:
     """Segment brain structures in scans of any MRI contrast, or CT.
 
-    INPUT is a scan (NIfTI, MGH, NRRD, MetaImage, MINC, Analyze, .npz), a folder of scans, a DICOM
+    INPUT is a scan (NIfTI, MGH, NRRD, MINC, Analyze, .npz), a folder of scans, a DICOM
     file, folder or .zip, a .txt list with one path per line, or a BIDS dataset. OUTPUT is a file
     for one scan, a .txt list for a list, or a folder, in which scan.nii.gz becomes
     scan_synthsr_seg.nii.gz. Values are those of FreeSurfer, and 258 for the rest of the head.

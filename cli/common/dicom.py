@@ -5,6 +5,7 @@ Commands import this module when they run, since it loads PyTorch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from synthsr_net.prediction.dicom.study import Study, chosen, is_study, opened
 from synthsr_net.prediction.runs.studies import plan_study
 from synthsr_transforms.io.grids import format_spacing
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
-from synthsr_transforms.support.stopping import is_first_process
+from synthsr_transforms.support.stopping import LAUNCHED, is_first_process
 
 from .describing import counted
 from .messages import log
@@ -90,7 +91,7 @@ def _predict(study: Study, output: Path, options: dict[str, Any], kind: Kind) ->
         ending=kind.ending,
         per_session=bool(options.get("per_session")),
     )
-    if is_first_process():
+    if is_first_process() and LAUNCHED not in os.environ:
         _tell(study, series)
     names: tuple[str | None, ...] = () if options.get("per_session") else (None,)
     run_all(tasks, options, kind, names=names, output=output)

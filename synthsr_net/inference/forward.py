@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from synthsr_net.networks.unet import UNet3d
+from synthsr_transforms.support.memory import return_freed
 
 from .memory import HALO, Plan, plan_memory, slab_bytes
 from .precision import DTYPES, resolve_precision
@@ -67,6 +68,8 @@ def predict_volume(
     dtype = DTYPES[precision]
     if plan is None:
         plan = plan_memory(config, x.shape[-3:], device=x.device, precision=precision)
+    if x.device.type == "cpu":
+        return_freed()
     with torch.no_grad(), _products(x.device, tf32=precision != "fp32"):
         forward = _forward(network, x, plan, dtype)
         result = finish(forward(x, box))

@@ -135,11 +135,10 @@ def estimate_bytes(
     tensors = [size * v * f for v, f in zip(voxels, config.features, strict=True)]
     skips = [0 if strategy == "recompute" and not level else n for level, n in enumerate(tensors)]
     peak = 0
-    for level, tensor in enumerate(tensors):  # what lives while a level is computed
+    for level in range(len(tensors)):  # what lives while a level is computed
         above = sum(skips[:level])
         below = tensors[level + 1] if level + 1 < len(tensors) else 0
-        here = (skips[level] + below) if level == 0 else (tensor + skips[level] + below)
-        peak = max(peak, above + here)
+        peak = max(peak, above + skips[level] + below)  # the result takes the place of the skip
     if strategy == "whole":  # nothing is streamed: upsampled, concatenated and convolved volumes
         peak = sum(tensors) + 4 * tensors[0] + (2 * tensors[1] if len(tensors) > 1 else 0)
     slab = min(slab_bytes(device), tensors[0])

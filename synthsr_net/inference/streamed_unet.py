@@ -20,6 +20,7 @@ from torch import Tensor
 
 from synthsr_net.networks.normalisation import Statistics
 from synthsr_net.networks.unet import UNet3d
+from synthsr_transforms.support.memory import return_freed
 
 from .slabs import Box, Convolution, Slabs, copied, cut, fill, mapped, measured
 from .stage import Stage, Volume, exact_at_the_end, stage_of, weights
@@ -72,6 +73,8 @@ class StreamedUNet:
             result = self._decoded(stage, place, small, source, slab_elements)
             small = self._kept(stage, place, result)  # planes are read before they are overwritten
         stage, skip = self.decoder[-1], skips.pop()
+        if x.device.type == "cpu":  # the last level takes most
+            return_freed()
         if box and not stage.measures:
             reach = (1 if skip is not None else 2) * sum(conv.radius for conv in stage.convs) + 1
             around = [_around(part, reach, size) for part, size in zip(box, shape, strict=False)]

@@ -94,7 +94,7 @@ def is_ct(scan: Volume) -> bool:
 
 
 def _sample(scan: Volume) -> _Sample:
-    steps = np.array([max(1, n // 100) for n in scan.data.shape])
+    steps = np.array([-(-n // 100) for n in scan.data.shape])
     values = np.asarray(scan.data[tuple(slice(None, None, step) for step in steps)])
     return _Sample(values.astype(np.float32), steps * scan.spacing_mm)
 

@@ -19,7 +19,7 @@ from synthsr_transforms.support.pointers import refuse_pointer
 
 WRITTEN = (".nii.gz", ".nii", ".mgz", ".npz")
 """Endings of the files that are written."""
-_READ_ONLY = (".mgh", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc")
+_READ_ONLY = (".mgh", ".hdr", ".img", ".nrrd", ".nhdr", ".mnc")
 EXTENSIONS = (*WRITTEN, *_READ_ONLY)
 """Endings of the files that are read, in lower or upper case."""
 MAX_RATIO = 1032
@@ -32,7 +32,7 @@ _NIFTI = (b"n+1\0", b"ni1\0")
 _MOST_FOLDERS = 1000
 _SURFACES = (".gii", ".gii.gz", ".annot", ".label", ".dscalar.nii", ".dlabel.nii", ".dtseries.nii")
 """Endings of values on surfaces: GIFTI, FreeSurfer, CIFTI."""
-_OTHER_SCANS = (".par", ".rec", ".head", ".brik", ".dcm", ".ima")
+_OTHER_SCANS = (".mha", ".mhd", ".par", ".rec", ".head", ".brik", ".dcm", ".ima")
 """Endings of files that are scans, but of kinds that are not read."""
 DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
 FREESURFER_LABELS, FREESURFER_SCAN = "aparc+aseg.mgz", "orig.mgz"

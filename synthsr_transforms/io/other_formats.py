@@ -1,12 +1,13 @@
-"""Formats beside NIfTI, MGH and NumPy: NRRD and MetaImage, MINC, and Analyze pairs.
+"""Formats beside NIfTI, MGH and NumPy: NRRD, MINC, and Analyze pairs.
 
-ITK reads the first two, in whose world x runs to the left and y to the back; NiBabel reads the
-others. A header that names the file of its voxels may name one beside it, and no other.
+ITK reads the first, in whose world x runs to the left and y to the back; NiBabel reads the others.
+A header that names the file of its voxels may name one beside it, and no other. MetaImage, which
+ITK reads as well, is left out: damaged files end the program.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,11 @@ import numpy.typing as npt
 from .files import VolumeError
 from .grids import Affine
 
-ITK_FORMATS = {
-    ".nrrd": "NrrdImageIO",
-    ".nhdr": "NrrdImageIO",
-    ".mha": "MetaImageIO",
-    ".mhd": "MetaImageIO",
-}
-"""Endings of files that ITK reads, and the reader for each."""
+NRRD = (".nrrd", ".nhdr")
+"""Endings of files that ITK reads."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_DATA_FILE = ("data file", "datafile", "elementdatafile")
-_SPACE = ("space", "space dimension", "transformmatrix", "orientation", "rotation")
+_DATA_FILE = ("data file", "datafile")
+_SPACE = ("space", "space dimension")
 _TYPES = {
     **{f"sitk{name}Int{bits}": f"{kind}{bits // 8}" for name, kind in (("U", "u"), ("", "i"))
        for bits in (8, 16, 32, 64)},
@@ -37,7 +33,7 @@ _TYPES = {
 _MAX_LINES = 1000
 
 
-class ItkFields:
+class NrrdFields:
     """What a header says beside shape and affine.
 
     Attributes:
@@ -53,8 +49,8 @@ class ItkFields:
         return self.spacing
 
 
-class ItkVoxels:
-    """Voxels of a file that ITK reads, read when they are asked for.
+class NrrdVoxels:
+    """Voxels of a NRRD file, read when they are asked for.
 
     Attributes:
         shape: Sizes; several values of a voxel come last.
@@ -85,15 +81,15 @@ class ItkVoxels:
         return np.asarray(self)[index]
 
 
-def read_itk_header(path: Path) -> tuple[ItkVoxels, Affine, ItkFields]:
-    """Voxels, voxel-to-world matrix (RAS) and further fields of a NRRD or MetaImage file.
+def read_nrrd_header(path: Path) -> tuple[NrrdVoxels, Affine, NrrdFields]:
+    """Voxels, voxel-to-world matrix (RAS) and further fields of a NRRD file.
 
     Raises:
         VolumeError: If it names another file than one beside it, or voxels are vectors.
         ValueError: If ITK cannot read it.
     """
-    lines = list(_header_lines(path))
-    _check_data_file(path, lines)
+    fields = _header_fields(path)
+    _check_data_file(path, fields)
     reader = _reader(path)
     with _short_errors():
         reader.ReadImageInformation()
@@ -110,22 +106,21 @@ def read_itk_header(path: Path) -> tuple[ItkVoxels, Affine, ItkFields]:
             " picture or field made from it."
         )
     shape = (*reader.GetSize(), *((several,) * (several > 1)))
-    voxels = ItkVoxels(path, shape, np.dtype(kind))
+    voxels = NrrdVoxels(path, shape, np.dtype(kind))
     axes = min(number, 3)
     matrix = np.array(reader.GetDirection()).reshape(number, number)[:axes, :axes]
     lps = np.eye(4)
     lps[:axes, :axes] = matrix * np.array(reader.GetSpacing()[:axes])
     lps[:axes, 3] = reader.GetOrigin()[:axes]
-    oriented = any(line.partition(sign)[0].strip().lower() in _SPACE
-                   for line in lines for sign in (":", "="))  # fmt: skip
-    return voxels, _LPS_TO_RAS @ lps, ItkFields(oriented, reader.GetSpacing())
+    oriented = any(key in fields for key in _SPACE)
+    return voxels, _LPS_TO_RAS @ lps, NrrdFields(oriented, reader.GetSpacing())
 
 
 def _reader(path: Path) -> Any:
     import SimpleITK as sitk  # noqa: N813 - the customary name
 
     reader = sitk.ImageFileReader()
-    reader.SetImageIO(ITK_FORMATS[path.suffix.lower()])
+    reader.SetImageIO("NrrdImageIO")
     reader.SetFileName(str(path))
     return reader
 
@@ -143,32 +138,31 @@ class _short_errors:  # noqa: N801 - used as a function
             ) from error
 
 
-def _header_lines(path: Path) -> Iterator[str]:
-    """Lines of a header of text, which voxels follow after an empty line or the last field."""
+def _header_fields(path: Path) -> dict[str, str]:
+    """Fields of a header of text, which an empty line ends."""
+    fields = {}
     with path.open("rb") as file:
         for line in islice(iter(lambda: file.readline(10_000), b""), _MAX_LINES):
             text = line.decode("utf-8", "replace").strip()
             if not text:
-                return
-            yield text
-            if text.lower().startswith("elementdatafile"):
-                return
+                break
+            key, _, value = text.partition(":")
+            fields[key.strip().lower()] = value.lstrip("=").strip()
+    return fields
 
 
-def _check_data_file(path: Path, lines: list[str]) -> None:
-    for line in lines:
-        for sign in (":", "="):
-            key, _, value = line.partition(sign)
-            name = value.lstrip("=").strip()
-            if key.strip().lower() not in _DATA_FILE or name == "LOCAL":
-                continue
-            if not name or {*name} & set("/\\%") or name.split()[0].upper() == "LIST":
-                raise VolumeError(
-                    f"{path} must hold its voxels, or name one file beside it, got {name[:60]!r}."
-                    " Convert it to a single .nrrd or .nii.gz file."
-                )
-            if not (path.parent / name).is_file():
-                raise VolumeError(f"{path} needs {name[:60]} beside it. Copy both files.")
+def _check_data_file(path: Path, fields: Mapping[str, str]) -> None:
+    for key in _DATA_FILE:
+        name = fields.get(key)
+        if name is None:
+            continue
+        if not name or {*name} & set("/\\%") or name.split()[0].upper() == "LIST":
+            raise VolumeError(
+                f"{path} must hold its voxels, or name one file beside it, got {name[:60]!r}."
+                " Convert it to a single .nrrd or .nii.gz file."
+            )
+        if not (path.parent / name).is_file():
+            raise VolumeError(f"{path} needs {name[:60]} beside it. Copy both files.")
 
 
 # Pairs and MINC ----------------------------------------------------------------------------------
@@ -191,13 +185,13 @@ def pair_of(path: Path) -> tuple[Path, Path]:
 
 def has_orientation(fields: Any) -> bool:
     """Whether a header of another format than NIfTI and MGH says how axes run in the world."""
-    if isinstance(fields, ItkFields):
+    if isinstance(fields, NrrdFields):
         return fields.oriented
     return not isinstance(fields, nib.AnalyzeHeader) or hasattr(fields, "get_sform")
 
 
 def check_minc(path: Path, max_bytes: int) -> None:
-    """Refuse a MINC file that leads to other files; see `fault_in`.
+    """Refuse a MINC file that leads to other files; see `fault_along`.
 
     Raises:
         ValueError: If it does.
@@ -207,9 +201,14 @@ def check_minc(path: Path, max_bytes: int) -> None:
             return  # MINC1, which is NetCDF
     import h5py
 
-    from .hdf5 import fault_in
+    from .hdf5 import fault_along
 
+    image, size = "minc-2.0/image/0/image", path.stat().st_size
     with h5py.File(path, "r") as opened:
-        fault = fault_in(opened, path.stat().st_size, max_bytes)
+        fault = fault_along(opened, (image, f"{image}-min", f"{image}-max"), size, max_bytes)
+        if not fault:
+            order = bytes(opened[image].attrs["dimorder"]).decode("ascii").split(",")
+            dimensions = [f"minc-2.0/dimensions/{name}" for name in order]
+            fault = fault_along(opened, dimensions, size, max_bytes)
     if fault:
         raise ValueError(fault)

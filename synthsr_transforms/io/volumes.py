@@ -35,7 +35,7 @@ from .files import (
 from .grids import MIN_SHEAR_DEGREES, Affine, Volume, shear_degrees, upright
 from .headers import Header, check_header, scan_affine, spatial_shape
 from .kinds import looks_like_image
-from .other_formats import ITK_FORMATS, check_minc, pair_of, read_itk_header
+from .other_formats import NRRD, check_minc, pair_of, read_nrrd_header
 
 _LEVEL = 1  # of compression: higher ones take longer and save next to nothing
 DTYPES = ("float32", "int16", "uint8")
@@ -79,8 +79,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 def _reader_of(path: Path) -> Callable[[Path], Header]:
     """Reader of the header of a file, by its ending."""
     ending = path.suffix.lower()
-    if ending in ITK_FORMATS:
-        return _header_of_itk
+    if ending in NRRD:
+        return _header_of_nrrd
     return {".npz": _header_of_array, ".hdr": _header_of_pair, ".img": _header_of_pair}.get(
         ending, _header_of_nibabel
     )
@@ -92,8 +92,8 @@ def _header_of_array(path: Path) -> Header:
     return Header(str(path), spatial_shape(shape), dtype, np.eye(4), path=path)
 
 
-def _header_of_itk(path: Path) -> Header:
-    voxels, affine, fields = read_itk_header(path)
+def _header_of_nrrd(path: Path) -> Header:
+    voxels, affine, fields = read_nrrd_header(path)
     shape = spatial_shape(voxels.shape)
     return Header(str(path), shape, voxels.dtype, affine, fields, path, voxels)
 

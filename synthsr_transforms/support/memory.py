@@ -1,8 +1,11 @@
-"""Memory of this machine: how much there is, and sizes in words."""
+"""Memory of this machine: how much there is, what is given back, and sizes in words."""
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +14,8 @@ import psutil
 from synthsr_transforms.support.messages import SynthSRError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -25,6 +30,18 @@ def available_bytes(device: str | torch.device = "cpu") -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return min(psutil.virtual_memory().available, *_limits())
+
+
+def return_freed() -> None:
+    """Give memory that was freed back to the system, where the C library of Linux keeps it."""
+    trim = _trimmer()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trimmer() -> Callable[[int], object] | None:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def left_within(limit: int, device: str | torch.device = "cpu") -> int:

@@ -396,7 +396,7 @@ HEAD = (192, 256, 160)
 def test_exact_strategies_come_before_tiles() -> None:
     config = UNetConfig()
     kinds, sizes = [], []
-    for budget in (10**10, 1_100_000_000, 700_000_000):
+    for budget in (10**10, 1_100_000_000, 600_000_000):
         plan = plan_memory(config, HEAD, max_bytes=budget)
         kinds.append(plan.strategy)
         sizes.append(plan.num_bytes)

@@ -8,10 +8,9 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from synthsr_net.prediction.inferer import Inferer
-from synthsr_transforms.drawing.slices import Convention
 from synthsr_transforms.support.dask import connected, each_done
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, describe
 
@@ -20,6 +19,9 @@ from .rows import RowTable
 from .runner import Batch
 from .summary import Summary
 from .tasks import Task, missing_tasks
+
+if TYPE_CHECKING:
+    from synthsr_transforms.drawing.slices import Convention
 
 MADE_BY_LOST_WORKER = "made by a worker that died before it could say so: no time."
 """Warning for a result that was complete when its task came again."""
