@@ -240,6 +240,7 @@ def threads_option(command: Command) -> Command:
     return click.option(
         "--threads",
         type=click.IntRange(min=1, max=1024),
+        metavar="N",
         expose_value=False,
         callback=_use_threads,
         help="Threads to compute with on the CPU.  [default: all cores]",

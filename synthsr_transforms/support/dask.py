@@ -87,23 +87,19 @@ def each_done(
         key = f"synthsr-{run}-{len(futures)}"
         futures.append(client.submit(function, items[name], key=key, pure=False, retries=RETRIES))
     by_key = {future.key: name for future, name in zip(futures, names, strict=True)}
-    waiting = as_completed(futures, loop=client.loop)
-    del futures  # what is done is forgotten, so that no worker that dies takes it along
-    for future in waiting:
+    waiting = as_completed(futures, loop=client.loop, with_results=True, raise_errors=False)
+    del futures  # results are fetched and forgotten, so that no worker that dies takes them along
+    for future, result in waiting:
         name = by_key.pop(future.key)
-        try:
-            yield name, future.result()
-        except CancelledError as error:
-            raise WorkFailedError(_lost(address)) from error
-        except KilledWorker as error:
-            yield (
-                name,
-                WorkFailedError(
-                    f"{1 + error.allowed_failures} workers died of it, perhaps for want of memory."
-                ),
-            )
-        except Exception as error:
-            yield name, error
+        if isinstance(result, CancelledError):
+            raise WorkFailedError(_lost(address))
+        if future.status != "error":
+            yield name, result
+            continue
+        error: Exception = result[1]
+        if isinstance(error, KilledWorker):
+            error = WorkFailedError("several workers died of it, perhaps for want of memory.")
+        yield name, error
 
 
 def _lost(address: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import socket
 import subprocess
@@ -317,7 +318,7 @@ SMALL = (
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="scripts of bash")
-@pytest.mark.parametrize("script", ["train_slurm.sh", "train_torchrun.sh"])
+@pytest.mark.parametrize("script", ["cluster/train.sh", "recipes/train_torchrun.sh"])
 def test_two_nodes_share_a_training(script, tmp_path):
     """The scripts, with a scheduler that starts both processes here."""
     tools = tmp_path / "bin"
@@ -328,7 +329,7 @@ def test_two_nodes_share_a_training(script, tmp_path):
     (tmp_path / "maps").mkdir()
     head_phantom(spacing_mm=5).save(tmp_path / "maps" / "head.nii.gz")
     sets = [word for setting in SMALL for word in ("--set", setting)]
-    words = ["bash", str(RECIPES / script), "maps", "run", "--device", "cpu", *sets]
+    words = ["bash", str(RECIPES.parent / script), "maps", "run", "--device", "cpu", *sets]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -346,7 +347,7 @@ def test_two_nodes_share_a_training(script, tmp_path):
     }
     nodes = (
         [slurm]
-        if "slurm" in script
+        if "cluster" in script
         else [{"NODES": "2", "NODE_RANK": str(rank), "GPUS": "1"} for rank in (0, 1)]
     )
     started = [
@@ -362,6 +363,9 @@ def test_two_nodes_share_a_training(script, tmp_path):
     ]
     printed = [process.communicate(timeout=300)[0] for process in started]
     assert [process.returncode for process in started] == [0] * len(nodes), "\n".join(printed)
+    for rank in (1, 2):
+        said = rf"Process {rank} of 2 on \S+: trained 1 batches of its own on cpu, in "
+        assert len(re.findall(said, "".join(printed))) == 1, printed
     (row,) = MetricsFile(tmp_path / "run" / "metrics.csv").rows()
     assert row["global_step"] == 1
     assert (tmp_path / "run" / "models" / "last.safetensors").exists()

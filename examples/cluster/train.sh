@@ -1,6 +1,6 @@
 #!/bin/bash
 # Train on several nodes with SLURM, one task per GPU.
-# Usage: sbatch examples/recipes/train_slurm.sh LABEL_MAPS RUN_FOLDER [OPTIONS OF synthsr train]
+# Usage: sbatch examples/cluster/train.sh LABEL_MAPS RUN_FOLDER [OPTIONS OF synthsr train]
 #SBATCH --job-name=synthsr
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
