@@ -123,6 +123,7 @@ class TestOneScan:
         assert seen == {
             "device": "cpu",
             "precision": "bf16",
+            "uncertainty": False,
             "flip": False,
             "inverse_contrast": False,
             "sharpen": True,
@@ -690,7 +691,7 @@ class TestBadInput:
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(nib, "save", fill)
+        monkeypatch.setattr("synthsr_transforms.io.volumes._save", fill)
         result = run("predict", source, "out", *MODEL)
         assert result.exit_code == 1
         lines = [line for line in result.stderr.splitlines() if " left" not in line]
