@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ from .files import MAX_RATIO
 
 if TYPE_CHECKING:
     import h5py
+
+MAX_ITEMS = 5_000
+"""More groups and arrays than this are not looked through."""
 
 
 def fault_in(file: h5py.File, size: int, max_bytes: int) -> str | None:
@@ -24,11 +28,17 @@ def fault_in(file: h5py.File, size: int, max_bytes: int) -> str | None:
         size: Its size in bytes.
         max_bytes: Largest array that is read.
     """
+    seen = itertools.count(1)
+
+    def fault_of_link(name: str, link: Any) -> str | None:
+        if next(seen) > MAX_ITEMS:  # of a damaged file there may be no end
+            return f"it holds more than {MAX_ITEMS} groups and arrays"
+        return _fault_of_link(name, link)
 
     def fault_of_item(name: str, item: Any) -> str | None:
         return _fault_of_array(name, item, min(MAX_RATIO * size, max_bytes))
 
-    fault: str | None = file.visititems_links(_fault_of_link) or file.visititems(fault_of_item)
+    fault: str | None = file.visititems_links(fault_of_link) or file.visititems(fault_of_item)
     return fault
 
 

@@ -622,6 +622,10 @@ FAULTS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
         elsewhere(external=[("/etc/passwd", 0, 12)]),
         "lies in another file",
     ),
+    "groups without end": (
+        lambda file: [file.create_group(f"more/{number}") for number in range(5_001)],
+        "it holds more than 5000 groups and arrays",
+    ),
     "a virtual array": (virtual, "lies in another file"),
     "a link to another file": (linked(h5py.ExternalLink("/etc/passwd", "/")), "is a link"),
     "a link within the file": (linked(h5py.SoftLink("/unet_conv_downarm_0_1")), "is a link"),
