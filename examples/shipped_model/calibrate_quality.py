@@ -68,11 +68,11 @@ from synthsr_net.models.checkpoint import (
     read_model,
     save_model,
 )
-from synthsr_net.prediction.limits import limited
+from synthsr_net.prediction.checks.limits import limited
 from synthsr_net.prediction.predictor import Predictor
-from synthsr_net.prediction.preprocess import to_network_space
-from synthsr_net.prediction.quality import Evidence, evidence_of
 from synthsr_net.prediction.resampling import Grid
+from synthsr_net.prediction.segmentation.quality import Evidence, evidence_of
+from synthsr_net.prediction.space.preprocess import to_network_space
 from synthsr_transforms.io.files import list_volumes, stem
 from synthsr_transforms.io.grids import reorient
 from synthsr_transforms.io.scans import Scan

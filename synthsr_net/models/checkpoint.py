@@ -85,7 +85,7 @@ class PopulationStructure:
 class QualityWeights:
     """Weights, at least 0, of what lowers a Dice coefficient.
 
-    See `synthsr_net.prediction.quality`.
+    See `synthsr_net.prediction.segmentation.quality`.
     """
 
     constant: float = 0.0

@@ -27,22 +27,22 @@ from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.memory import left_within, parse_size
 from synthsr_transforms.support.messages import SynthSRError
 
-from .ct import is_ct
+from .checks.ct import is_ct
+from .checks.limits import limited
+from .checks.plausibility import check_plausible
 from .exams.alignment import Exam, Placement, aligned_as_told
 from .exams.network_space import exam_to_network_space, shares_of_scans
 from .files import find_scans, plan_outputs, refuse_inputs
-from .limits import limited
-from .plausibility import check_plausible
-from .preprocess import ScanSpace, check_number, scan_config, to_network_space
 from .provenance import PredictionRecord
 from .settings import PredictorSettings
+from .space.preprocess import ScanSpace, check_number, scan_config, to_network_space
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
     from torchio import ScalarImage
     from typing_extensions import Self
 
-    from .postprocess import Segmentation
+    from .space.postprocess import Segmentation
 
     AnyPath = str | os.PathLike[str]
 

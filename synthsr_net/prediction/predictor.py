@@ -20,8 +20,8 @@ from synthsr_transforms.support.messages import SynthSRError
 from .exams.alignment import Exam, registered
 from .files import ENDING
 from .inferer import Inferer, Prepared
-from .postprocess import Prediction, from_network_space, pass_finisher
 from .settings import PredictorSettings, check_inverse_contrast
+from .space.postprocess import Prediction, from_network_space, pass_finisher
 
 if TYPE_CHECKING:
     from torchio import ScalarImage  # noqa: F401 - named in a string

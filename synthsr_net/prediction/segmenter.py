@@ -22,11 +22,11 @@ from synthsr_transforms.support.messages import SynthSRError
 from .files import EXTRA_ENDINGS
 from .inferer import Inferer, Prepared
 from .intensities import network_input_, padding
-from .posteriors import Summary, summary_of
-from .postprocess import Segmentation, place
-from .preprocess import ScanSpace
-from .quality import quality_score
+from .segmentation.posteriors import Summary, summary_of
+from .segmentation.quality import quality_score
 from .settings import PredictorSettings
+from .space.postprocess import Segmentation, place
+from .space.preprocess import ScanSpace
 
 if TYPE_CHECKING:
     from torchio import LabelMap  # noqa: F401 - named in a string

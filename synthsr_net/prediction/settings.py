@@ -12,8 +12,8 @@ from synthsr_transforms.support.devices import available_device
 from synthsr_transforms.support.memory import parse_size
 from synthsr_transforms.support.messages import SynthSRError, check_choice
 
-from .postprocess import GRIDS
-from .preprocess import LEGACY
+from .space.postprocess import GRIDS
+from .space.preprocess import LEGACY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class PredictorSettings:
     `synthsr_net.prediction.refinement.data_consistency`."""
     ct: bool | None = None
     """Whether scans are CT, to be clipped to [0, 80] HU. None: decide for each scan, see
-    `synthsr_net.prediction.ct`; with `legacy`, no."""
+    `synthsr_net.prediction.checks.ct`; with `legacy`, no."""
     force: bool = False
     """Whether to predict from volumes that do not look like scans of heads, with a warning."""
     legacy: str | None = None

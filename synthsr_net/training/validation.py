@@ -18,8 +18,8 @@ from torchio import ScalarImage, Subject
 
 from synthsr_net.metrics.comparison import Reference, compare, mean_of, reference_of, tissue_map
 from synthsr_net.models.checkpoint import ModelConfig
-from synthsr_net.prediction.preprocess import to_network_space
 from synthsr_net.prediction.resampling import resample
+from synthsr_net.prediction.space.preprocess import to_network_space
 from synthsr_transforms.io.files import stem
 from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan

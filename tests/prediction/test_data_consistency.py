@@ -15,9 +15,7 @@ from torch import Tensor
 
 from synthsr_net.models.checkpoint import Model, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNet3d, UNetConfig
-from synthsr_net.prediction.postprocess import from_network_space
 from synthsr_net.prediction.predictor import Predictor
-from synthsr_net.prediction.preprocess import to_network_space
 from synthsr_net.prediction.refinement.data_consistency import (
     LARGEST,
     Comparison,
@@ -25,6 +23,8 @@ from synthsr_net.prediction.refinement.data_consistency import (
     slices_between,
     with_wider_slices,
 )
+from synthsr_net.prediction.space.postprocess import from_network_space
+from synthsr_net.prediction.space.preprocess import to_network_space
 from synthsr_transforms.functional.acquisition import slice_operator
 from synthsr_transforms.functional.operators import along_axes
 from synthsr_transforms.io.grids import reorient

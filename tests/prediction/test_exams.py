@@ -20,7 +20,7 @@ from synthsr_net.prediction.exams.network_space import (
     shares_of_scans,
 )
 from synthsr_net.prediction.predictor import Predictor
-from synthsr_net.prediction.preprocess import to_network_space
+from synthsr_net.prediction.space.preprocess import to_network_space
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.support.messages import SynthSRError

@@ -9,8 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from synthsr_net.prediction.ct import decide_ct, is_ct
-from synthsr_net.prediction.intensities import Rescaling, normalise_, replace_nonfinite, sharpened
+from synthsr_net.prediction.checks.ct import decide_ct, is_ct
+from synthsr_net.prediction.intensities import (
+    Rescaling,
+    normalise_,
+    replace_nonfinite,
+    sharpened,
+)
 from synthsr_transforms.io.grids import Volume
 
 

@@ -16,7 +16,7 @@ from scipy import ndimage
 from synthsr_net.example import EXAMPLE_SCAN
 from synthsr_net.models.checkpoint import Model, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNet3d, UNetConfig
-from synthsr_net.prediction.limits import limited
+from synthsr_net.prediction.checks.limits import limited
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_transforms.io.scans import Scan, read_scan
 

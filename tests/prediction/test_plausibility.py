@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, save_model
 from synthsr_net.networks.unet import UNet3d, UNetConfig
-from synthsr_net.prediction.plausibility import check_plausible
+from synthsr_net.prediction.checks.plausibility import check_plausible
 from synthsr_net.prediction.report.entries import read_entries
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.scans import Scan

@@ -22,8 +22,13 @@ from synthsr_net.models.checkpoint import (
     header_text,
 )
 from synthsr_net.networks.unet import UNetConfig
-from synthsr_net.prediction.posteriors import summary_of
-from synthsr_net.prediction.quality import QualityScore, align, evidence_of, quality_score
+from synthsr_net.prediction.segmentation.posteriors import summary_of
+from synthsr_net.prediction.segmentation.quality import (
+    QualityScore,
+    align,
+    evidence_of,
+    quality_score,
+)
 from synthsr_transforms.support.messages import SynthSRError
 
 SHAPE = (40, 44, 36)

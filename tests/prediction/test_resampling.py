@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from synthsr_net.prediction.reliability import reliability
 from synthsr_net.prediction.resampling import (
     antialiased,
     as_tensor,
@@ -21,6 +20,7 @@ from synthsr_net.prediction.resampling import (
     resample,
     reslice,
 )
+from synthsr_net.prediction.space.reliability import reliability
 from synthsr_transforms.functional.operators import along_axes, axis_operator
 from synthsr_transforms.io.grids import Volume
 

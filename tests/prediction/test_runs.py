@@ -443,7 +443,7 @@ class TestRun:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         tasks = make_tasks(9)
-        monkeypatch.setattr(nib, "save", fill)
+        monkeypatch.setattr(nib.Nifti1Image, "to_stream", fill)
         run = Batch(tasks, predictor).run()
         assert next(run).error is not None
         with pytest.raises(DiskFullError, match=r"is full. Free some space .* --resume"):

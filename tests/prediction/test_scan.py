@@ -18,8 +18,8 @@ from scipy.spatial.transform import Rotation
 
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNetConfig
-from synthsr_net.prediction.postprocess import Prediction, from_network_space, pass_finisher
-from synthsr_net.prediction.preprocess import ScanSpace, scan_config, to_network_space
+from synthsr_net.prediction.space.postprocess import Prediction, from_network_space, pass_finisher
+from synthsr_net.prediction.space.preprocess import ScanSpace, scan_config, to_network_space
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import Volume, affine_difference, reorient, same_grid
 from synthsr_transforms.io.scans import Scan, read_scan

@@ -24,7 +24,7 @@ from devtools import BROWSERS, Page, find_browser
 from helpers import one_error, run
 from PIL import Image
 
-from synthsr_net.prediction.postprocess import Prediction, Segmentation
+from synthsr_net.prediction.space.postprocess import Prediction, Segmentation
 from synthsr_net.prediction.viewer import LocalServer, Served, open_viewer
 from synthsr_transforms.drawing.colours import label_colours
 from synthsr_transforms.io.grids import Volume

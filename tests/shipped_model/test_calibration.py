@@ -32,7 +32,7 @@ from train_segmentation import HEAD, NETWORK, VALUES
 
 from synthsr_net.models.checkpoint import ModelConfig, StructureConfig, read_config, save_model
 from synthsr_net.networks.unet import UNet3d
-from synthsr_net.prediction.quality import Evidence, evidence_of, score
+from synthsr_net.prediction.segmentation.quality import Evidence, evidence_of, score
 
 SHAPE = (26, 30, 24)
 

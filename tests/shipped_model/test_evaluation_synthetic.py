@@ -22,7 +22,7 @@ from synthsr_net.models.checkpoint import InputConfig, Model, ModelConfig, ScanC
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.intensities import percentile
 from synthsr_net.prediction.predictor import Predictor, Prepared
-from synthsr_net.prediction.preprocess import to_network_space
+from synthsr_net.prediction.space.preprocess import to_network_space
 from synthsr_transforms.generator.config import load_config
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.scans import Scan

@@ -15,7 +15,7 @@ from synthsr_net.metrics.calibration import TenthsOfScales
 from synthsr_net.models.checkpoint import Model, ModelConfig, ScanConfig, read_model, save_model
 from synthsr_net.models.packing import in_precision
 from synthsr_net.networks.unet import UNet3d, UNetConfig
-from synthsr_net.prediction.postprocess import laplace_scales
+from synthsr_net.prediction.space.postprocess import laplace_scales
 from synthsr_transforms.phantom import head_phantom
 
 SPACING = 4.0

@@ -17,7 +17,7 @@ from train_segmentation import CENTRAL, NETWORK, SIDED, STRUCTURES
 
 from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, StructureConfig, save_model
 from synthsr_net.networks.unet import UNet3d, UNetConfig
-from synthsr_net.prediction.postprocess import Segmentation
+from synthsr_net.prediction.space.postprocess import Segmentation
 from synthsr_transforms.io.grids import Volume
 
 NAMES = [name for parts in COMPARED.values() for name in parts]

@@ -16,7 +16,7 @@ from synthsr_net.metrics.comparison import fit_polynomial
 from synthsr_net.metrics.volumes import MEASURES, measure
 from synthsr_net.models.checkpoint import InputConfig, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNetConfig
-from synthsr_net.prediction.preprocess import to_network_space
+from synthsr_net.prediction.space.preprocess import to_network_space
 from synthsr_net.training import validation as real_pairs
 from synthsr_net.training.validation import RealPair, RealPairs, read_real_pairs
 from synthsr_transforms.io.grids import Volume

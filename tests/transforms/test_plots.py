@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from synthsr_net.prediction.postprocess import Prediction, Segmentation
+from synthsr_net.prediction.space.postprocess import Prediction, Segmentation
 from synthsr_transforms import LabelTable, TrainingPair
 from synthsr_transforms.drawing.colours import label_colours
 from synthsr_transforms.generator.scans import ExamPair

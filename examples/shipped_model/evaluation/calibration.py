@@ -20,7 +20,7 @@ from synthsr_net.models.checkpoint import (
     QualityGroup,
     QualityWeights,
 )
-from synthsr_net.prediction.quality import Evidence, align, features_of
+from synthsr_net.prediction.segmentation.quality import Evidence, align, features_of
 
 Array = npt.NDArray[np.float64]
 
@@ -75,7 +75,7 @@ class Sample:
     dice: list[float | None]
     """Dice coefficient of each structure; None if neither truth nor segmentation has it."""
     soft_dice: list[float]
-    """This and what follows: see `synthsr_net.prediction.quality.Evidence`."""
+    """This and what follows: see `synthsr_net.prediction.segmentation.quality.Evidence`."""
     volume_ml: list[float]
     centre: list[list[float]]
     border: list[float]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from synthsr_net.models.checkpoint import ModelConfig
 from synthsr_net.prediction.intensities import network_input_, padding, scaled
-from synthsr_net.prediction.postprocess import laplace_scales, refined
 from synthsr_net.prediction.predictor import Predictor, Prepared
 from synthsr_net.prediction.refinement.data_consistency import Operators
+from synthsr_net.prediction.space.postprocess import laplace_scales, refined
 from synthsr_transforms.support.messages import SynthSRError
 
 

@@ -11,15 +11,8 @@ import torch
 from torch import Tensor
 
 from synthsr_net.models.checkpoint import ModelConfig, ScanConfig
-from synthsr_net.prediction.ct import decide_ct
+from synthsr_net.prediction.checks.ct import decide_ct
 from synthsr_net.prediction.intensities import Rescaling, normalise_, padded, padding
-from synthsr_net.prediction.preprocess import (
-    ScanSpace,
-    clipped,
-    doubts_of_contrast,
-    to_network_space,
-)
-from synthsr_net.prediction.reliability import reliability
 from synthsr_net.prediction.resampling import (
     SIZE_TOLERANCE,
     Grid,
@@ -27,6 +20,13 @@ from synthsr_net.prediction.resampling import (
     as_tensor,
     reslice,
 )
+from synthsr_net.prediction.space.preprocess import (
+    ScanSpace,
+    clipped,
+    doubts_of_contrast,
+    to_network_space,
+)
+from synthsr_net.prediction.space.reliability import reliability
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.io.scans import Scan

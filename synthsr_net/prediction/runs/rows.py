@@ -18,8 +18,8 @@ from synthsr_transforms.support.stopping import undoing
 from synthsr_transforms.support.texts import read_text
 
 if TYPE_CHECKING:
-    from synthsr_net.prediction.postprocess import Segmentation
     from synthsr_net.prediction.segmenter import Segmenter
+    from synthsr_net.prediction.space.postprocess import Segmentation
 
 SCAN = "scan"
 """Column that rows are known by."""

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from synthsr_net.prediction.inferer import Inferer, Prepared, Result
 from synthsr_net.prediction.intensities import CT_WINDOW_HU
-from synthsr_net.prediction.preprocess import check_number
 from synthsr_net.prediction.provenance import read_description
+from synthsr_net.prediction.space.preprocess import check_number
 from synthsr_transforms.io.files import stem
 from synthsr_transforms.io.grids import Volume, format_spacing
 from synthsr_transforms.io.scans import read_scan

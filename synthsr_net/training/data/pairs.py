@@ -14,10 +14,10 @@ from torch import Tensor
 
 from synthsr_net.metrics.comparison import DICE_TISSUES, tissue_map
 from synthsr_net.models.checkpoint import ScanConfig
-from synthsr_net.prediction.ct import decide_ct
+from synthsr_net.prediction.checks.ct import decide_ct
 from synthsr_net.prediction.intensities import normalise_
-from synthsr_net.prediction.preprocess import clipped, on_own_grid
 from synthsr_net.prediction.resampling import Grid, antialiased, as_tensor, reslice
+from synthsr_net.prediction.space.preprocess import clipped, on_own_grid
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import (
     MIN_SHEAR_DEGREES,

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from synthsr_net.models.checkpoint import Model, ModelConfig
 from synthsr_net.models.loading import load_model
 from synthsr_net.networks.unet import UNet3d
-from synthsr_net.prediction.postprocess import Prediction, from_network_space, pass_finisher
-from synthsr_net.prediction.preprocess import ScanSpace, scan_config, to_network_space
 from synthsr_net.prediction.resampling import resample, reslice
+from synthsr_net.prediction.space.postprocess import Prediction, from_network_space, pass_finisher
+from synthsr_net.prediction.space.preprocess import ScanSpace, scan_config, to_network_space
 from synthsr_transforms.io.grids import Volume, ras_axes, reorient
 from synthsr_transforms.io.scans import Scan
 

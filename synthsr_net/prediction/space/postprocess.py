@@ -29,10 +29,10 @@ from synthsr_transforms.io.grids import (
 )
 from synthsr_transforms.support.messages import check_choice
 
-from .intensities import clip_, replace_nonfinite, scaled, sharpened
+from ..intensities import clip_, replace_nonfinite, scaled, sharpened
+from ..resampling import Grid, as_tensor, orthogonal_grid, reslice
+from ..segmentation.quality import QualityScore
 from .preprocess import ScanSpace, scan_config
-from .quality import QualityScore
-from .resampling import Grid, as_tensor, orthogonal_grid, reslice
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -165,13 +165,13 @@ def _figure(
     segmentation: Volume | None,
     uncertainty: Volume | None = None,
 ) -> Figure:
-    from .report.picture import drawer
+    from ..report.picture import drawer
 
     return drawer(scan, prediction, segmentation, uncertainty=uncertainty)()
 
 
 def _widget(layers: Mapping[str, Volume]) -> VBox:
-    from .viewer.widget import widget_of
+    from ..viewer.widget import widget_of
 
     return widget_of(layers)
 

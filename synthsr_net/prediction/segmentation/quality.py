@@ -25,8 +25,8 @@ from synthsr_net.models.checkpoint import (
 )
 from synthsr_transforms.support.messages import SynthSRError
 
+from ..resampling import Grid
 from .posteriors import Summary, summary_of
-from .resampling import Grid
 
 ABSENT = 0.1
 """A structure with less than this share of its usual volume counts as absent, unless it is within

@@ -24,10 +24,10 @@ from synthsr_transforms.io.grids import (
 from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.support.messages import SynthSRError, check_choice
 
-from .ct import decide_ct
-from .intensities import CT_WINDOW_HU, Rescaling, network_input_, padded, padding
+from ..checks.ct import decide_ct
+from ..intensities import CT_WINDOW_HU, Rescaling, network_input_, padded, padding
+from ..resampling import Grid, antialiased, as_tensor, orthogonal_grid, resample, reslice
 from .reliability import reliability
-from .resampling import Grid, antialiased, as_tensor, orthogonal_grid, resample, reslice
 
 LEGACY = ("v1", "v2")
 """Programs that can be followed exactly: the original repository, and FreeSurfer's script."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.kinds import commonest
 
-from .intensities import CT_WINDOW_HU
+from ..intensities import CT_WINDOW_HU
 
 AIR_HU, HEAD_HU, BONE_HU = -500.0, -200.0, 200.0
 """Air lies below, the head above, and bone above."""

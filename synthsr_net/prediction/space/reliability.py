@@ -9,7 +9,7 @@ import torch
 from synthsr_transforms.functional.reliability import slice_nearness
 from synthsr_transforms.io.grids import Volume
 
-from .resampling import FACTOR_TOLERANCE, Grid
+from ..resampling import FACTOR_TOLERANCE, Grid
 
 
 def reliability(scan: Volume, grid: Grid, spacing_mm: float) -> npt.NDArray[np.float32]:

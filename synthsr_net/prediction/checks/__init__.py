@@ -1,0 +1,1 @@
+"""Whether a volume is a scan of a head, and values that no tissue has."""

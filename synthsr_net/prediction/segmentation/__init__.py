@@ -1,0 +1,1 @@
+"""Volumes and a quality score, from posteriors of structures."""

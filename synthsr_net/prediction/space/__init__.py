@@ -1,0 +1,1 @@
+"""From the space of a scan to that of the network and back: grids, intensities, doubts."""
