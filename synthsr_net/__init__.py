@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 from synthsr_transforms.support.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from synthsr_net.prediction.segmenter import Segmenter as Segmenter
-
     from .models.checkpoint import save_model as save_model
     from .models.loading import load_model as load_model
     from .networks.unet import UNet3d as UNet3d
     from .networks.unet import UNetConfig as UNetConfig
     from .prediction.predictor import Predictor as Predictor
+    from .prediction.segmenter import Segmenter as Segmenter
     from .prediction.settings import PredictorSettings as PredictorSettings
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # programs choose what is shown
