@@ -293,12 +293,15 @@ def plot(folder: Path, files: Sequence[Path]) -> None:
             left.plot(x, [p["seconds"] for p in points], "o-", ms=3, label=words, color=f"C{index}")
             right.plot(x, [p["mib"] for p in points], "o-", ms=3, color=f"C{index}")
         left.set(ylabel="seconds per sample")
-        right.set(ylabel="MiB taken on top", ylim=(0, None))
+        memory = max(p["mib"] for _, points in shown for p in points)
+        right.set(ylabel="MiB taken on top", ylim=(0, 1.1 * memory))
         seconds = [p["seconds"] for _, points in shown for p in points]
         if max(seconds) > 5 * min(seconds):
             left.set_yscale("log")
+            left.yaxis.set_major_formatter("{x:g}")
+            left.yaxis.set_minor_formatter("{x:g}")
         else:
-            left.set_ylim(0, None)
+            left.set_ylim(0, 1.1 * max(seconds))
         sizes = sorted({p["x"] for _, points in shown for p in points})
         for axes in (left, right):
             if max(sizes) > 5 * min(sizes):
