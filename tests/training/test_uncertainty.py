@@ -62,7 +62,7 @@ def test_all_weights_but_those_of_the_second_head_stay(begin, weights):
     for name, tensor in before.network.state_dict().items():
         assert torch.equal(tensor, state[name]), name
     own = [tensor for name, tensor in state.items() if name.startswith("scales.")]
-    assert len(own) == 4
+    assert len(own) == 6  # of two convolutions and the last layer
     assert all(tensor.any() for tensor in own)
     x = torch.rand(1, 1, 8, 8, 8)
     assert torch.equal(after.network(x)[:, :1], before.network(x))
