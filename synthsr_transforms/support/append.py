@@ -58,13 +58,15 @@ def read_rows(path: str | os.PathLike[str], columns: Sequence[str]) -> list[dict
     """Whole rows of a table, in the order in which they were appended.
 
     Args:
-        path: The table.
+        path: The table; an empty file has no rows.
         columns: Names of its columns.
 
     Raises:
         SynthSRError: If the file is another table.
     """
     text = read_text(Path(path))
+    if not text:  # a process ended between making the file and its first row
+        return []
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t"))
     except csv.Error:

@@ -410,7 +410,7 @@ class TestGoingOn:
         for path in (folder / "out").glob("*.nii*"):
             data_of(path)
         result = run("predict", "scans", "out", *MODEL, "--resume")
-        assert result.exit_code == 0
+        assert result.exit_code == 0, result.output
         assert len(outputs(folder / "out")) == 10
 
 

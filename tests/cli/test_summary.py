@@ -238,6 +238,13 @@ class TestTable:
         with pytest.raises(SynthSRError, match="must be a table with the columns c"):
             read_rows(path, ("c",))
 
+    def test_a_file_that_a_stop_left_empty_has_no_rows(self, tmp_path):
+        path = tmp_path / "t.tsv"
+        path.touch()
+        assert read_rows(path, ("a",)) == []
+        append_row(path, ("a",), (1,))
+        assert path.read_text() == "a\n1\n"
+
     def test_names_that_are_no_characters_are_written_out(self, tmp_path):
         append_row(tmp_path / "t.tsv", ("a",), (os.fsdecode(b"\xff"),))
         assert read_rows(tmp_path / "t.tsv", ("a",)) == [{"a": "\\udcff"}]

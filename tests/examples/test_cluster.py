@@ -108,7 +108,8 @@ def test_a_scheduler_and_workers_are_started_and_stopped(tools):
     """With stand-ins for Dask and `srun`; `tests/cli/test_dask.py` runs a real cluster."""
     program(tools / "dask", DASK)
     program(tools / "srun", '#!/bin/bash\nexec "$@"\n')
-    program(tools / "synthsr", '#!/bin/bash\necho "$@" > synthsr.txt\nexit 3\n')
+    both = "until [ $(wc -l < dask.txt) = 2 ]; do sleep 0.05; done"
+    program(tools / "synthsr", f'#!/bin/bash\necho "$@" > synthsr.txt\n{both}\nexit 3\n')
     variables = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4"}
     done = subprocess.run(
         ["bash", str(SCRIPTS / "dask.sh"), "scans", "out", "--model", "fast"],
