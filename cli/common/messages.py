@@ -23,6 +23,7 @@ from synthsr_transforms.support.stopping import line_copied_to
 PACKAGES = ("synthsr_transforms", "synthsr_net", "synthsr_cli")
 """Packages, each with the logger of its name."""
 log = logging.getLogger("synthsr_cli")
+log.addHandler(logging.NullHandler())  # programs choose what is shown
 WORDS = {logging.WARNING: "Warning: ", logging.ERROR: "Error: ", logging.CRITICAL: "Error: "}
 """What lines on the terminal begin with; others are what they are."""
 RESULT, RECORD = "result", "record"

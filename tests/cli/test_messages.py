@@ -118,9 +118,9 @@ def test_several_processes_share_a_log(folder):
 
 def test_a_library_without_a_program_says_nothing(folder):
     code = (
-        "import logging, synthsr_net, synthsr_transforms, synthsr_cli\n"
+        "import logging, synthsr_net, synthsr_transforms, synthsr_cli.common.messages\n"
         "for name in ('synthsr_net', 'synthsr_transforms', 'synthsr_cli'):\n"
-        "    logging.getLogger(name).warning('loud')\n"
+        "    logging.getLogger(name).warning(name)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
