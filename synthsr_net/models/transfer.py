@@ -36,8 +36,7 @@ def start_from(network: UNet3d, source: str | os.PathLike[str], seed: int = 0) -
     The first convolution takes the channels that both have, the output layer the channels that
     both have if neither network predicts labels, and the rest stays as it was initialised. Of
     another kind of normalisation, only scales and shifts are taken. A network with fewer features
-    is widened first, see `widened`. What weighs several scans stays at 0, the plain mean, if the
-    other network takes one.
+    is widened first, see `widened`.
 
     Args:
         network: Changed in place.
