@@ -167,14 +167,12 @@ class TestDataset:
         result = app("--segment", "--qc", "--report", "out/report")
         assert result.exit_code == 0, result.output
         assert len(list(Path("out").rglob("*_dseg.nii.gz"))) == len(FILES)
+        shutil.copy("out/summary.tsv", "out/odd.tsv")  # the one file that nobody excused
         command = [VALIDATOR, "--json", "out"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         issues = json.loads(done.stdout)["issues"]["issues"]
-        assert not [issue for issue in issues if issue.get("severity") == "error"]
-        shutil.move("out/summary.tsv", "out/odd.tsv")  # which nobody excused
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        issues = json.loads(done.stdout)["issues"]["issues"]
-        assert [issue["location"] for issue in issues if issue.get("severity") == "error"]
+        errors = {issue["location"] for issue in issues if issue.get("severity") == "error"}
+        assert errors == {"/odd.tsv"}
 
     def test_it_starts_under_its_own_name(self):
         code = "from synthsr_cli.main import synthsr_bids; synthsr_bids()"

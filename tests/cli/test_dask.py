@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning"),
 ]
 MODEL = ("--model", "tiny.safetensors")
-NUMBER = 24
+NUMBER = 10
 
 
 @pytest.fixture(scope="module")

@@ -25,16 +25,24 @@ MODEL = ("--model", "tiny.safetensors")
 PERSONAL = ("doe", "jonathan", "quincy", "mrn-4711-0815", "19700102", "house", "acc99", "infirmary")
 
 
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of one patient."""
+    place: Path = tmp_path_factory.mktemp("study")
+    write_series(place / "A", head((30, 36, 3)), number=1, description="localizer")
+    write_series(place / "B", number=2, description="t1_mprage Doe", suffix="")
+    write_series(place / "C", head() + 1000, number=3, description="ct", modality="CT")
+    return place
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Working folder with a model and a study of one patient."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     save_tiny_model(tmp_path / "tiny.safetensors")
-    write_series(tmp_path / "study/A", head((30, 36, 3)), number=1, description="localizer")
-    write_series(tmp_path / "study/B", number=2, description="t1_mprage Doe", suffix="")
-    write_series(tmp_path / "study/C", head() + 1000, number=3, description="ct", modality="CT")
+    shutil.copytree(study, tmp_path / "study")
     return tmp_path
 
 

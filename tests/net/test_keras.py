@@ -97,7 +97,7 @@ class TestRoundTrip:
         assert plain(found) == plain(config)
         assert_same(read, state)
 
-    @settings(max_examples=200)
+    @settings(max_examples=60)
     @given(
         first=st.integers(1, 64),
         multiplier=st.one_of(st.floats(0.5, 4), st.sampled_from([0.5, 1.25, 1.5, 2.5, 3.5])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,21 @@ def read(study: Study, number: int) -> tuple[np.ndarray, np.ndarray]:
     return image.get_fdata(), image.affine
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of one patient as hospitals export them: some series are no brains."""
-    folder = tmp_path / "DOE JONATHAN"
+    folder: Path = tmp_path_factory.mktemp("exported")
     write_series(folder / "A", head((30, 36, 3)), number=1, description="AAHead_Scout")
     write_series(folder / "B", number=2, description="t1_mprage Doe", suffix="")
     write_series(folder / "C", number=3, description="t2_tse", EchoTime=90.0, RepetitionTime=4000.0)
     write_enhanced(folder / "D" / "IM5", number=5, description="FLAIR")
     return folder
+
+
+@pytest.fixture
+def study(exported: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(exported, tmp_path / "DOE JONATHAN"))
 
 
 class TestConversion:

@@ -23,8 +23,6 @@ from synthsr_transforms.labels.structures import StructureTable
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.messages import SynthSRError
 
-pytestmark = pytest.mark.usefixtures("without_curves")
-
 OWN = """
 label_table: freesurfer_aseg
 steps:

@@ -138,7 +138,7 @@ class TestMapping:
             optional={name: WILD for name in ("title", "rate", "loud", "parts", "pair", "extra")},
         )
     )
-    @settings(max_examples=200)
+    @settings(max_examples=60)
     def test_any_value_is_used_or_refused(self, values: dict[str, Any]) -> None:
         with suppress(SynthSRError):
             assert isinstance(from_mapping(Outer, values), Outer)

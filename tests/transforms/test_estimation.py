@@ -34,9 +34,10 @@ from synthsr_transforms.estimation.statistics import (
     t2_cropping_stats,
     t2_extent,
 )
+from synthsr_transforms.io.volumes import read_volume
 from synthsr_transforms.priors.tissue_priors import read_prior_file
 from synthsr_transforms.support.config import read_yaml
-from synthsr_transforms.support.messages import WorkFailedError
+from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
 from synthsr_transforms.transforms.build import build_transform
 from synthsr_transforms.transforms.spec import constructor_params
 
@@ -228,12 +229,15 @@ class TestMeansOverScans:
         estimate(folder)
         assert len(alive) == 3
 
-    def test_a_process_that_dies_is_an_error(self):
-        with (
-            pytest.raises(WorkFailedError, match="memory"),
-            processes(2) as measure,
-        ):
-            list(measure(os._exit, [3]))
+    def test_errors_come_out_of_processes_and_one_that_dies_is_an_error(self, tmp_path):
+        def measured_in_processes() -> None:
+            with processes(2) as measure:
+                with pytest.raises(SynthSRError, match="lost does not exist"):
+                    list(measure(read_volume, ["lost"]))
+                list(measure(os._exit, [3]))
+
+        with pytest.raises(WorkFailedError, match="memory"):
+            measured_in_processes()
 
 
 def brain(margin: int, *, stored: Any = np.float32, **classes: tuple[float, float]) -> Any:

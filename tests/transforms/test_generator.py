@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from synthsr_transforms.transforms.base import SynthTransform
 SHAPE = (36, 32, 40)
 PRESETS = preset_names()
 Maker = Callable[..., Any]
+preset = cache(Generator.from_preset)
 every_preset = pytest.mark.parametrize("name", PRESETS)
 
 
@@ -84,7 +86,7 @@ class TestPresets:
 
     @every_preset
     def test_it_makes_finite_pairs_of_one_grid(self, name: str, batch_for: Maker) -> None:
-        generator = Generator.from_preset(name)
+        generator = preset(name)
         out, _ = generator.run(batch_for(generator, 2), seed=1)
         pair = generator.as_pair(out)
         assert pair.image.shape[0] == pair.target.shape[0] == pair.labels.shape[0] == 2
@@ -100,7 +102,7 @@ class TestPresets:
 
     @every_preset
     def test_any_number_of_threads_makes_the_same(self, name: str, batch_for: Maker) -> None:
-        generator = Generator.from_preset(name)
+        generator = preset(name)
         batch, before = batch_for(generator, 1), torch.get_num_threads()
         pairs = []
         try:
@@ -116,7 +118,7 @@ class TestPresets:
     def test_a_record_replays_bit_for_bit_through_json(
         self, name: str, batch_for: Maker, assert_same: Maker
     ) -> None:
-        generator = Generator.from_preset(name)
+        generator = preset(name)
         batch = batch_for(generator, 2, affine="anisotropic")
         out, record = generator.run(batch, seed=3)
         assert [step for step in record if step != "scans"] == list(generator.config.steps)
@@ -127,7 +129,7 @@ class TestPresets:
 
     @every_preset
     def test_seeds_decide(self, name: str, batch_for: Maker) -> None:
-        generator = Generator.from_preset(name)
+        generator = preset(name)
         batch = batch_for(generator)
         state = torch.get_rng_state()
         first, second, other = (generator.pair(batch, seed=s) for s in (5, 5, 6))
@@ -137,7 +139,7 @@ class TestPresets:
 
     @every_preset
     def test_a_pair_is_what_a_run_makes(self, name: str, batch_for: Maker) -> None:
-        generator = Generator.from_preset(name)
+        generator = preset(name)
         batch = batch_for(generator, 2)
         for seed in (1, 2, 3):
             expected = generator.as_pair(generator.run(batch, seed=seed)[0])
@@ -148,7 +150,7 @@ class TestPresets:
     def test_the_callers_batch_stays(
         self, name: str, batch_for: Maker, snapshot: Maker, assert_same: Maker
     ) -> None:
-        generator = Generator.from_preset(name)
+        generator = preset(name)
         batch = batch_for(generator, 2)
         before = snapshot(batch)
         _, record = generator.run(batch, seed=1)
@@ -160,7 +162,7 @@ class TestPresets:
     def test_elements_of_a_batch_replay_alone(
         self, name: str, batch_for: Maker, assert_same: Maker
     ) -> None:
-        generator = Generator.from_preset(name)
+        generator = preset(name)
         batch = batch_for(generator, 2)
         out, record = generator.run(batch, seed=4)
         counts = record["scans"]["count"] if "scans" in record else [1, 1]

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,8 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
-from helpers import save
+from helpers import save, until
+from processes import Process
 
 from synthsr_transforms.generator.config import GeneratorConfig, StepConfig, load_config
 from synthsr_transforms.generator.generator import Generator
@@ -363,7 +363,7 @@ class TestResume:
         assert run(make_job(config=dataclasses.replace(config, description="new words"))) == []
 
     def test_overwriting_leaves_nothing_of_the_other_job(self, make_job, config, tmp_path):
-        run(make_job(num_samples=6, preview=True))
+        run(make_job(num_samples=3, preview=True))
         plain = dataclasses.replace(config, reliability=None)
         run(make_job(num_samples=2, config=plain, overwrite=True))
         run(make_job(num_samples=2, config=plain, folder=tmp_path / "clean"))
@@ -398,9 +398,11 @@ class TestResume:
 
 
 SCRIPT = """
+import signal
 import sys
 import time
 import torch
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from synthsr_transforms.job.job import GenerationJob
 torch.set_num_threads(1)
 job = GenerationJob.from_source(sys.argv[1], labels=sys.argv[2], folder=sys.argv[3],
@@ -414,26 +416,19 @@ for count, sample in enumerate(job.run()):
 
 class TestStop:
     @pytest.fixture
-    def running(self, maps, tmp_path) -> Iterator[subprocess.Popen[str]]:
+    def running(self, maps, tmp_path, server) -> Iterator[Process]:
         """A process that makes fourteen samples, four of which are complete."""
-        arguments = [str(tmp_path / "two_channels.yaml"), str(maps), str(tmp_path / "out"), "14"]
         (tmp_path / "two_channels.yaml").write_text(TWO_CHANNELS)
-        process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        lines = list(itertools.islice(process.stdout, 5))
-        assert lines[-1].strip() == "sample_000003"
+        arguments = (tmp_path / "two_channels.yaml", maps, tmp_path / "out", 14)
+        process = server.begin(SCRIPT, *arguments)
+        until(lambda: "sample_000003" in process.said(), process)
         yield process
-        process.kill()
-        process.communicate()
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
 
     def test_a_killed_job_goes_on_as_if_nothing_happened(self, running, make_job, tmp_path):
         running.send_signal(signal.SIGKILL)
-        running.wait(60)
+        running.wait()
         records = list((tmp_path / "out").glob("*.json"))
         assert 4 <= len(records) < 14
         for record in records:
@@ -445,7 +440,7 @@ class TestStop:
 
     def test_ctrl_c_leaves_whole_samples_only(self, running, tmp_path):
         running.send_signal(signal.SIGINT)
-        _, errors = running.communicate(timeout=60)
+        _, errors = running.communicate()
         assert "KeyboardInterrupt" in errors
         left = files(tmp_path / "out")
         complete = {Path(name).stem for name in left if name.endswith(".json")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from synthsr_transforms.phantom import PHANTOM_LABELS, head_phantom
 
 Labels = npt.NDArray[np.int16]
 
-SEEDS = (0, 1, 18)
+SEEDS = (0, 18)
 LEFT = (2, 3, 4, 5, 7, 8, 10, 11, 12, 13, 17, 18, 25, 26, 28, 30, 136, 137)
 RIGHT = (41, 42, 43, 44, 46, 47, 49, 50, 51, 52, 53, 54, 57, 58, 60, 62, 163, 164)
 NEUTRAL = (0, 14, 15, 16, 24, 85, 502, 506, 507, 508, 509, 511, 512, 514, 515, 516, 530)
@@ -163,21 +163,23 @@ class TestFolds:
 
 
 class TestIndividuals:
-    def test_a_seed_gives_the_same_voxels_again(self) -> None:
-        first, second = (head_phantom(spacing_mm=3.0, seed=5).data for _ in range(2))
-        assert torch.equal(first, second)
+    def test_a_seed_gives_the_same_voxels_again(self, forget_people: Callable[[], None]) -> None:
+        first = head_phantom(spacing_mm=5.0, seed=5).data
+        forget_people()
+        assert torch.equal(first, head_phantom(spacing_mm=5.0, seed=5).data)
 
     def test_seeds_give_different_people(self) -> None:
-        one, other = (np.isin(head(seed), (3, 42)) for seed in (0, 1))
+        one, other = (np.isin(head(seed), (3, 42)) for seed in SEEDS)
         overlap = 2 * np.count_nonzero(one & other) / (one.sum() + other.sum())
         assert overlap < 0.8
         sizes = [np.count_nonzero(head(seed)) for seed in SEEDS]
         assert len(set(sizes)) == len(SEEDS)
 
-    def test_the_global_generator_is_left_alone(self) -> None:
+    def test_the_global_generator_is_left_alone(self, forget_people: Callable[[], None]) -> None:
         torch.manual_seed(0)
         expected = torch.rand(3)
         torch.manual_seed(0)
+        forget_people()
         head_phantom(spacing_mm=8.0, seed=3)
         assert torch.equal(torch.rand(3), expected)
 

@@ -12,6 +12,7 @@ import torch
 from helpers import run
 
 from synthsr_net.losses import build_loss
+from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.support import plugins
 from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.support.plugins import find_class, import_module
@@ -143,5 +144,7 @@ def test_the_example_in_a_run(tmp_path, monkeypatch):
     small_run = ["network.num_levels=2", "network.num_features=2", "run.epochs=1"]
     small_run += ["run.steps_per_epoch=1", "loss.name=CharbonnierLoss", "loss.params.width=0.02"]
     chosen = [word for setting in small_run for word in ("--set", setting)]
-    done = run("train", "ringing.yaml", "--import", EXAMPLE, "--out", "run", *chosen)
+    head_phantom(spacing_mm=6).save("head.nii.gz")
+    source = ("ringing.yaml", "--labels", "head.nii.gz", "--import", EXAMPLE)
+    done = run("train", *source, "--out", "run", *chosen)
     assert done.exit_code == 0, done.stderr
