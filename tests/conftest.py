@@ -25,7 +25,7 @@ import hypothesis
 import pytest
 import torch
 import torchio as tio
-from processes import Server
+from helpers.processes import Server
 from torch import Tensor
 from torchio.data.batch import SubjectsBatch
 

@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import Result
-from helpers import run, save
+from helpers import (
+    SHARED_DATA,
+    run,
+    save,
+)
 
 from synthsr_transforms import LabelTable, TissuePriors
 from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.priors.tissue_priors import read_prior_file
 from synthsr_transforms.support.config import read_yaml
 
-SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(
     not SHARED_DATA.is_dir(), reason=f"example data is not in {SHARED_DATA}"
 )

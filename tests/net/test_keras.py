@@ -15,6 +15,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from helpers import (
+    ROOT,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -25,7 +28,7 @@ from synthsr_net.models.keras.weights import KerasWeightsError, read_keras, writ
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support.messages import SynthSRError
 
-RECORDED = Path(__file__).parents[1] / "parity" / "data"
+RECORDED = ROOT / "tests" / "parity" / "data"
 SMALL = UNetConfig(num_levels=3, num_features=3, in_channels=2)
 
 configs = st.builds(

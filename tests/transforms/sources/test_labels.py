@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import (
+    SHARED_DATA,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +22,6 @@ from synthsr_transforms.labels.rows import MAX_VALUE, TISSUES, LabelRow, side_of
 from synthsr_transforms.labels.summary import report_label_maps
 from synthsr_transforms.labels.table import LabelTable
 
-SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(
     not SHARED_DATA.is_dir(), reason=f"example data is not in {SHARED_DATA}"
 )

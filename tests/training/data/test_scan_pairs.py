@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import one_error, run, save
+from helpers import (
+    SHARED_DATA,
+    one_error,
+    run,
+    save,
+)
 
 from synthsr_net.models.checkpoint import ScanConfig
 from synthsr_net.models.loading import load_model_config
@@ -52,7 +57,6 @@ training:
   run: {epochs: 2, steps_per_epoch: 3, deterministic: true}
   validation: {held_out: 1, samples: 2, previews: 1}
 """
-SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def head(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -21,6 +21,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from helpers import (
+    SHARED_DATA,
+)
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -38,7 +41,6 @@ from synthsr_transforms.drawing.slices import LETTERS
 from synthsr_transforms.io.grids import Volume, reorient
 from synthsr_transforms.io.volumes import read_volume
 
-SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 NASTY = "sub-<b>1</b> & \"two\" 'three' </script><script>document.title='hacked'</script> $x_1$.nii"
 TIMES = "\N{MULTIPLICATION SIGN}"

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import run
+from helpers import (
+    ROOT,
+    run,
+)
 
 from synthsr_net.losses import build_loss
 from synthsr_transforms.phantom import head_phantom
@@ -18,7 +21,7 @@ from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.support.plugins import find_class, import_module
 from synthsr_transforms.transforms.build import build_transform
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "own_steps.py"
+EXAMPLE = ROOT / "examples" / "own_steps.py"
 MODULE = """
 from synthsr_net.losses import ImageLoss
 from synthsr_transforms.transforms.kinds import SynthIntensityTransform

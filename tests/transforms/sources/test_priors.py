@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import (
+    SHARED_DATA,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -17,7 +19,6 @@ from scipy import stats
 
 from synthsr_transforms.priors.tissue_priors import TissuePriors
 
-SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(
     not SHARED_DATA.is_dir(), reason=f"example data is not in {SHARED_DATA}"
 )

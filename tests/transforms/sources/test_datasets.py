@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import requests
+from helpers import (
+    SHARED_DATA,
+)
 
 from synthsr_transforms.subjects import datasets
 from synthsr_transforms.subjects.datasets import DATASETS, Dataset, fetch_dataset
@@ -17,7 +20,6 @@ from synthsr_transforms.support import downloads
 from synthsr_transforms.support.downloads import DownloadError, WebFile, data_root, fetch
 
 CONTENT = {"a_labels.nii.gz": b"first" * 4000, "b_labels.nii.gz": b"second" * 4000}
-SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(
     not SHARED_DATA.is_dir(), reason=f"example data is not in {SHARED_DATA}"
 )

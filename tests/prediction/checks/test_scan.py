@@ -11,6 +11,9 @@ import pytest
 import SimpleITK
 import torch
 import torchio
+from helpers import (
+    SHARED_DATA,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -26,9 +29,9 @@ from synthsr_transforms.io.scans import Scan, read_scan
 from synthsr_transforms.io.volumes import write_volume
 from synthsr_transforms.support.messages import SynthSRError
 
-SHARED_DATA = Path(__file__).parents[3] / "shared" / "data" / "real"
+REAL_SCANS = SHARED_DATA / "real"
 needs_shared_data = pytest.mark.skipif(
-    not SHARED_DATA.is_dir(), reason=f"real scans are not in {SHARED_DATA}"
+    not REAL_SCANS.is_dir(), reason=f"real scans are not in {REAL_SCANS}"
 )
 
 
@@ -606,7 +609,7 @@ class TestDoubts:
 class TestRealScans:
     @pytest.mark.parametrize("codes", ["LIA", "SPL"])
     def test_other_orientations_are_one_scan(self, codes: str):
-        folder = SHARED_DATA / "orientations"
+        folder = REAL_SCANS / "orientations"
         scans = [read_scan(folder / f"{name}.nii.gz") for name in ("RAS", codes)]
         (x, space, first), (y, other, second) = (same(scan) for scan in scans)
         assert x.shape == y.shape
@@ -617,7 +620,7 @@ class TestRealScans:
         np.testing.assert_allclose(back.affine, first.image.affine, atol=1e-4)
 
     def test_gantry_tilt_becomes_right_angles_and_points_stay(self):
-        scan = read_scan(SHARED_DATA / "ct" / "head_ct_gantry_tilt.nii.gz")
+        scan = read_scan(REAL_SCANS / "ct" / "head_ct_gantry_tilt.nii.gz")
         assert any("gantry tilt" in text for text in scan.warnings)
         _, space, prediction = same(scan, ct=True)
         axes = prediction.image.affine[:3, :3]
@@ -634,7 +637,7 @@ class TestRealScans:
         assert np.median(np.abs(ours - theirs)) < 0.5
 
     def test_a_scan_of_a_patient_keeps_its_place(self):
-        scan = read_scan(SHARED_DATA / "ms_patient" / "T2W.nii.gz")
+        scan = read_scan(REAL_SCANS / "ms_patient" / "T2W.nii.gz")
         assert scan.warnings == ()
         _, _, prediction = same(scan)
         np.testing.assert_allclose(
@@ -644,7 +647,7 @@ class TestRealScans:
         assert (np.abs(prediction.image.data.shape - extent) < 1).all()
 
     def test_two_contrasts_of_a_patient_are_brought_together(self):
-        scans = [read_scan(SHARED_DATA / "ms_patient" / f"{n}.nii.gz") for n in ("T1W", "T2W")]
+        scans = [read_scan(REAL_SCANS / "ms_patient" / f"{n}.nii.gz") for n in ("T1W", "T2W")]
         x, space = to_network_space(scans, TWO)
         assert x.shape[0] == 2
         heads = [x[(c, *space.inside)] > 0.2 for c in (0, 1)]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from helpers import (
+    ROOT,
+)
 from PIL import Image
 
 import synthsr_transforms.transforms as transforms
 
-ROOT = Path(__file__).parents[2]
 GALLERY = ROOT / "docs" / "images" / "gallery"
 MAX_BYTES = 2_000_000
 ELSEWHERE = 0.01  # share of pixels that letters and borders of voxels may change on other machines

@@ -25,7 +25,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import run, save, save_tiny_model
+from helpers import (
+    ROOT,
+    run,
+    save,
+    save_tiny_model,
+)
 
 from synthsr_cli.group import synthsr
 from synthsr_net.training.setup.experiment import RunPlan
@@ -34,7 +39,6 @@ from synthsr_transforms.support.plugins import import_module
 
 pytestmark = pytest.mark.usefixtures("own_registry")
 
-ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md"]
 RUN = [DOCS / "start.md", *sorted((DOCS / "tutorials").glob("[0-9]*.md"))]

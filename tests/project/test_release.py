@@ -10,9 +10,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from helpers import (
+    ROOT,
+)
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="the script reads TOML")
-SCRIPT = Path(__file__).parents[1] / ".ci" / "check_release.py"
+SCRIPT = ROOT / ".ci" / "check_release.py"
 PROJECT = """
 [project]
 version = "1.2.0"

@@ -20,8 +20,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from devtools import BROWSERS, Page, find_browser
 from helpers import one_error, run
+from helpers.devtools import BROWSERS, Page, find_browser
 from PIL import Image
 
 from synthsr_net.prediction.space.postprocess import Prediction, Segmentation

@@ -7,12 +7,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import dicoms
 import nibabel as nib
 import numpy as np
 import psutil
 import pytest
-from dicoms import NAME, PATIENT_ID, affine, head, write_enhanced, write_series
+from helpers import dicoms
+from helpers.dicoms import NAME, PATIENT_ID, affine, head, write_enhanced, write_series
 
 from synthsr_net.prediction.dicom import archive, conversion
 from synthsr_net.prediction.dicom.patients import Redaction, exam_of

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import pytest
+from helpers import (
+    ROOT,
+)
 
 from synthsr_cli.group import synthsr
-
-ROOT = Path(__file__).parents[2]
 
 
 def commands(context: click.Context, group: click.Group) -> Iterator[tuple[str, click.Command]]:

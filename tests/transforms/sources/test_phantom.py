@@ -12,6 +12,9 @@ import numpy.typing as npt
 import pytest
 import torch
 import torchio as tio
+from helpers import (
+    ROOT,
+)
 from scipy import ndimage
 
 from synthsr_transforms.phantom import PHANTOM_LABELS, head_phantom
@@ -246,7 +249,7 @@ def test_labels_are_those_of_the_synthseg_maps() -> None:
 
 
 def test_the_example_writes_a_map_and_a_picture(tmp_path: Path) -> None:
-    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "make_phantom.py"))
+    example = runpy.run_path(str(ROOT / "examples" / "make_phantom.py"))
     example["main"]([str(tmp_path), "--seed", "7", "--spacing-mm", "4", "4", "8"])
     saved = tio.LabelMap(tmp_path / "phantom_7_labels.nii.gz")
     expected = head_phantom(spacing_mm=(4, 4, 8), seed=7)

@@ -10,6 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from helpers import (
+    SHARED_DATA,
+)
 from torch import Tensor
 
 from synthsr_net.metrics.comparison import fit_polynomial
@@ -24,7 +27,6 @@ from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.phantom import head_phantom
 
-SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 SPACING = 6.0
 LEVELS = {"white_matter": 110.0, "grey_matter": 75.0, "deep_grey": 90.0, "csf": 30.0}
 

@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import (
+    ROOT,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "containers"
 
 

@@ -31,6 +31,9 @@ from synthsr_net.models.checkpoint import (
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support import atomic
 
+ROOT = Path(__file__).parents[2]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+"""Real scans and label maps, which not every machine has."""
 PROGRESS = re.compile(r"\d+/\d+ ")
 
 

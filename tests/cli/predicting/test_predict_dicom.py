@@ -11,12 +11,11 @@ import time
 import zipfile
 from pathlib import Path
 
-import dicoms
 import nibabel as nib
 import numpy as np
 import pytest
-from dicoms import head, write_enhanced, write_series
-from helpers import PROGRAM, one_error, run, save_tiny_model, segmentation_model, until
+from helpers import PROGRAM, dicoms, one_error, run, save_tiny_model, segmentation_model, until
+from helpers.dicoms import head, write_enhanced, write_series
 
 from synthsr_net.models.checkpoint import save_model
 from synthsr_net.prediction.predictor import Predictor

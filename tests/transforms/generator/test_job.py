@@ -23,7 +23,7 @@ import pytest
 import SimpleITK
 import torch
 from helpers import save, until
-from processes import Process
+from helpers.processes import Process
 
 from synthsr_transforms.generator.config import GeneratorConfig, StepConfig, load_config
 from synthsr_transforms.generator.generator import Generator

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import python
+from helpers import (
+    ROOT,
+    python,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).parents[1]
 ASIDE = ("__pycache__", ".mypy_cache", ".ruff_cache")
 
 
