@@ -62,6 +62,7 @@ def normal_field(seeds: Tensor, shape: Sequence[int], device: torch.device | str
         True
     """
     result = torch.empty(len(seeds), *shape, device=device)
-    for element, seed in zip(result, seeds.tolist(), strict=True):
-        element.normal_(generator=torch.Generator(device=device).manual_seed(int(seed)))
+    generator = torch.Generator(device=device)
+    for element, seed in zip(result.unbind(), seeds.tolist(), strict=True):
+        element.normal_(generator=generator.manual_seed(int(seed)))
     return result

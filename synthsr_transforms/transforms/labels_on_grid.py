@@ -56,10 +56,9 @@ class ValueIndex:
         lookup = torch.cat([lookup, torch.tensor([-1])])
         self._index, self.known = lookup.clamp(min=0), lookup >= 0
 
-    def spread(self, numbers: Tensor, device: torch.device) -> Tensor:
-        """Numbers per row or class, `(..., K)`, as float32 per value, `(..., V + 1)`.
+    def spread(self, numbers: Tensor) -> Tensor:
+        """Numbers per row or class, `(..., K)`, as numbers per value, `(..., V + 1)`.
 
         Unknown values read 0; the last entry stands for all values above the table.
         """
-        table = torch.where(self.known, numbers.index_select(-1, self._index), 0.0)
-        return table.to(device, torch.float32, non_blocking=True)
+        return torch.where(self.known, numbers.index_select(-1, self._index), 0.0)
