@@ -34,7 +34,7 @@ def look_up(labels: Tensor, table: Tensor) -> Tensor:
 
     Args:
         labels: `(B, 1, X, Y, Z)` whole numbers within 0..V-1.
-        table: `(B, C, V)`, any dtype.
+        table: `(B or 1, C, V)`, any dtype.
 
     Returns:
         `(B, C, X, Y, Z)` of the dtype of the table.
@@ -50,7 +50,7 @@ def look_up_each(labels: Tensor, table: Tensor) -> list[Tensor]:
     if batch > 1:
         index = index + _first_entries(batch, values, labels.device)
     index, flat = index.flatten(), table.transpose(0, 1).reshape(channels, -1)
-    shape = (batch, 1, *labels.shape[2:])
+    shape = (len(labels), 1, *labels.shape[2:])
     return [channel.index_select(0, index).view(shape) for channel in flat.unbind()]
 
 

@@ -177,6 +177,21 @@ class SynthTransform(Transform):
         """Change the batch, by replacing tensors and never writing into them."""
         raise NotImplementedError
 
+    def neutral(self, params: Params, keep: Tensor) -> Params | None:
+        """Parameters with which elements that were not chosen stay as they are, bit for bit.
+
+        With these, all elements of a batch are computed at once where that costs less than to take
+        some out and put them back, as on a GPU.
+
+        Args:
+            params: Parameters of all elements.
+            keep: Which elements were chosen, `(B,)` booleans on the CPU.
+
+        Returns:
+            The parameters; None where there are no such.
+        """
+        return None
+
     # For callers
 
     def forward(self, data: Any, *, generator: Generator | None = None) -> Any:
@@ -279,10 +294,16 @@ class SynthTransform(Transform):
         """
         size = batch.batch_size
         own = self.to_params(params, size) if tensors is None else tensors
-        index = [i for i, chosen in enumerate(params.get("_keep", [True] * size)) if chosen]
-        if len(index) == size:
-            self.apply_params(batch, own)
-        elif index:
+        keep = params.get("_keep", [True] * size)
+        index = [i for i, chosen in enumerate(keep) if chosen]
+        if not index:
+            return batch
+        neutral = None
+        if len(index) < size and computes_all(batch.device):
+            neutral = self.neutral(own, torch.tensor(keep))
+        if len(index) == size or neutral is not None:
+            self.apply_params(batch, own if neutral is None else neutral)
+        else:
             part = shallow_copy(batch, index)
             taken = {name: image.data for name, image in part.images.items()}
             self.apply_params(part, {name: value[index] for name, value in own.items()})
@@ -296,7 +317,9 @@ class SynthTransform(Transform):
         params = {}
         for name, value in recorded.items():
             if not name.startswith("_"):
-                params[name] = _as_recorded(torch.as_tensor(value if whole_batch else [value] * size))
+                params[name] = _as_recorded(
+                    torch.as_tensor(value if whole_batch else [value] * size)
+                )
         return params
 
     @staticmethod
@@ -320,6 +343,11 @@ class SynthTransform(Transform):
         """Show the arguments that differ from their defaults."""
         inside = ", ".join(f"{k}={_shown(v)}" for k, v in constructor_params(self).items())
         return f"{type(self).__name__}({inside})"
+
+
+def computes_all(device: torch.device) -> bool:
+    """Whether launches cost more on a device than computing elements that were not chosen."""
+    return device.type != "cpu"
 
 
 def _as_recorded(value: Tensor) -> Tensor:
