@@ -168,4 +168,5 @@ def _smooth_weights(
 def _unit_weights(weights: Tensor, sizes: Sequence[int]) -> Tensor:
     """Weights `(3, N, M)` of one element, cut to its points and of unit norm."""
     own = weights[..., : max(sizes)]
-    return own / own.norm(dim=-1, keepdim=True)
+    norm: Tensor = own.norm(dim=-1, keepdim=True)
+    return own / norm
