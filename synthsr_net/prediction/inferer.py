@@ -30,6 +30,7 @@ from synthsr_transforms.support.messages import SynthSRError
 from .checks.ct import is_ct
 from .checks.limits import limited
 from .checks.plausibility import check_plausible
+from .checks.voxels import Voxels
 from .exams.alignment import Exam, Placement, aligned_as_told
 from .exams.network_space import exam_to_network_space, shares_of_scans
 from .files import find_scans, plan_outputs, refuse_inputs
@@ -116,6 +117,8 @@ class Inferer(Generic[Made, Kind]):
     def __init__(self, model: Model, settings: PredictorSettings) -> None:
         self.settings = settings
         self.device = torch.device(available_device(settings.device))
+        self.measures_on = self.device if self.device.type == "cuda" else torch.device("cpu")
+        """Where scans are checked and resampled; other devices lack the types for it."""
         self.precision = resolve_precision(settings.precision, self.device)
         if not settings.uncertainty:
             model = model.without_scales()
@@ -231,7 +234,7 @@ class Inferer(Generic[Made, Kind]):
         ct: bool | Sequence[bool | None] | None = None,
         transforms: Sequence[Affine | None] = (),
     ) -> Prepared:
-        """First step: scans to the space of the network, on the CPU.
+        """First step: scans to the space of the network, on the device where there is a GPU.
 
         Args:
             scans: Scans, in the order of the model's inputs, or of an exam.
@@ -245,12 +248,16 @@ class Inferer(Generic[Made, Kind]):
         ct = ct if self.settings.ct is None else self.settings.ct
         cts = [ct] * len(scans) if ct is None or isinstance(ct, bool) else list(ct)
         check_number(self.config, len(scans))
-        doubts = [text for scan in scans for text in check_plausible(scan, self.settings.force)]
-        if self.settings.legacy is None:
-            scans = [_limited(scan, each) for scan, each in zip(scans, cts, strict=True)]
+        doubts, found, legacy = [], [], self.settings.legacy
+        for scan, each in zip(scans, cts, strict=True):
+            voxels = Voxels(scan.data, self.measures_on)
+            doubts += check_plausible(scan, self.settings.force, voxels)
+            found.append((scan, voxels) if legacy else _limited(scan, each, voxels))
+        scans = [scan for scan, _ in found]
         if len(scans) == len(self.config.inputs):
+            measured = [voxels for _, voxels in found]
             tensor, space = to_network_space(
-                scans, self.config, cts=cts, legacy=self.settings.legacy
+                scans, self.config, cts=cts, legacy=legacy, voxels=measured
             )
             space = dataclasses.replace(space, warnings=(*doubts, *space.warnings))
             return Prepared(tuple(scans), tensor, space)
@@ -415,9 +422,12 @@ class Inferer(Generic[Made, Kind]):
         return target
 
 
-def _limited(scan: Scan, ct: bool | None) -> Scan:
-    """A scan without values that no tissue has, if it is not CT."""
-    return scan if ct or (ct is None and is_ct(scan.volume)) else limited(scan)
+def _limited(scan: Scan, ct: bool | None, voxels: Voxels) -> tuple[Scan, Voxels]:
+    """A scan without values that no tissue has, if it is not CT, and its voxels."""
+    if ct or (ct is None and is_ct(scan.volume, voxels)):
+        return scan, voxels
+    mended = limited(scan, voxels)
+    return mended, voxels if mended is scan else Voxels(mended.data, voxels.data.device)
 
 
 _ONE_NETWORK = Lock()

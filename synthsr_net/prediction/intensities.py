@@ -87,18 +87,18 @@ def normalise_(
         [0.0, 0.5, 1.0]
     """
     if percentiles is None:
-        low, high = image.aminmax()
+        low, high = torch.stack(in_memory_order(image).aminmax()).cpu()
     else:
-        low, high = (image.new_tensor(percentile(image, percent)) for percent in percentiles)
-        image.clamp_(low, high)
+        low, high = torch.tensor(percentiles_of(image, percentiles), dtype=image.dtype)
+        image.clamp_(float(low), float(high))
     span = high - low
     if not keep_zero:
-        image -= low
+        image -= float(low)
     if float(span) == 0:
         image.zero_()
         return Rescaling(float(low), 0.0)
     unit = span / maximum
-    image /= unit
+    image /= image.new_full((), float(unit))  # devices would multiply by the inverse of a number
     return Rescaling(float(low), float(unit))
 
 
@@ -152,6 +152,8 @@ def sharpened(image: Tensor) -> Tensor:
 
 def replace_nonfinite(image: Tensor, value: float) -> tuple[Tensor, int]:
     """Replace NaN and infinity, and count them."""
+    if math.isfinite(float(in_memory_order(image).sum())):  # far quicker than to look at each voxel
+        return image, 0
     wrong = ~torch.isfinite(image)
     count = int(wrong.sum())
     return (image.masked_fill(wrong, value) if count else image), count
@@ -167,14 +169,28 @@ def percentile(values: Tensor, percent: float) -> float:
         >>> percentile(torch.tensor([3.0, 1.0, 2.0]), 75)
         2.5
     """
-    flat = values.flatten()
-    place = (flat.numel() - 1) * percent / 100
-    around = [math.floor(place), math.ceil(place)]
+    return percentiles_of(values, [percent])[0]
+
+
+def percentiles_of(values: Tensor, percents: Sequence[float]) -> list[float]:
+    """Several percentiles of all values, see `percentile`, read in one go."""
+    flat = in_memory_order(values).flatten()
+    places = [(flat.numel() - 1) * percent / 100 for percent in percents]
+    around = [each for place in places for each in (math.floor(place), math.ceil(place))]
     if flat.device.type == "cpu":
-        low, high = np.partition(flat.numpy(), around)[around].tolist()
+        found = np.partition(flat.numpy(), around)[around].tolist()
     else:
-        low, high = flat.sort().values[around].tolist()
-    return float(low + (high - low) * (place - around[0]))
+        index = torch.tensor(around).to(flat.device, non_blocking=True)
+        found = flat.sort().values[index].tolist()
+    return [
+        float(low + (high - low) * (place - math.floor(place)))
+        for low, high, place in zip(found[::2], found[1::2], places, strict=True)
+    ]
+
+
+def in_memory_order(volume: Tensor) -> Tensor:
+    """A volume with its axes permuted so that its voxels are read one after the other."""
+    return volume.permute(sorted(range(volume.ndim), key=volume.stride, reverse=True))
 
 
 def correlation(first: Tensor, second: Tensor, mask: Tensor) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from synthsr_transforms.functional.operators import (
     along_axes,
     axis_operator,
 )
-from synthsr_transforms.io.grids import Volume, directions_of
+from synthsr_transforms.io.grids import Affine, Volume, directions_of, turn_between
 
 SIZE_TOLERANCE = 1e-3
 """A grid need not reach the last thousandth of a voxel: spacings in headers are rounded."""
@@ -32,6 +32,35 @@ ALIASING_SIGMA = 0.25
 Array = npt.NDArray[Any]
 Grid = tuple[tuple[int, int, int], npt.NDArray[np.float64]]
 """Shape, and `(4, 4)` voxel-to-world matrix."""
+
+
+class Image(NamedTuple):
+    """A volume where it is computed.
+
+    Attributes:
+        data: `(X, Y, Z)` float32, on any device.
+        affine: `(4, 4)` voxel-to-world matrix in mm, float64.
+    """
+
+    data: Tensor
+    affine: Affine
+
+    @property
+    def grid(self) -> Grid:
+        """Shape and affine."""
+        x, y, z = self.data.shape
+        return (x, y, z), self.affine
+
+    def turned(self, reference: Affine | None = None, *, legacy: bool = False) -> Image:
+        """With other axes, see `reorient`."""
+        turn, affine = turn_between(self.affine, self.data.shape, reference, legacy=legacy)
+        axes = [axis for axis, (_, sign) in enumerate(turn.tolist()) if sign < 0]
+        data = self.data.flip(axes) if axes else self.data
+        return Image(data.permute(np.argsort(turn[:, 0]).tolist()), affine)
+
+    def on_host(self) -> Volume:
+        """The volume in the memory of the host."""
+        return Volume(self.data.cpu().numpy(), self.affine)
 
 
 def resample(
@@ -65,21 +94,35 @@ def resample(
         >>> finer.data.ravel().tolist(), finer.affine[0].tolist()
         ([0.0, 0.0, 0.0, 1.0, 3.0, 4.0, 4.0, 4.0], [0.5, 0.0, 0.0, -0.25])
     """
-    old = np.linalg.norm(volume.affine[:3, :3], axis=0)
+    image = Image(as_tensor(volume.data), volume.affine)
+    return resampled(image, spacing_mm, from_last=from_last, exact=exact, blur=blur).on_host()
+
+
+def resampled(
+    image: Image,
+    spacing_mm: float | Sequence[float],
+    *,
+    from_last: Sequence[bool] = (False, False, False),
+    exact: bool = False,
+    blur: bool = True,
+) -> Image:
+    """`resample` on any device."""
+    old = np.linalg.norm(image.affine[:3, :3], axis=0)
     factors = old / np.asarray(spacing_mm, dtype=np.float64)
     operators: list[Tensor | None] = []
     shift = np.zeros(3)
-    for axis, (size, factor) in enumerate(zip(volume.data.shape, factors.tolist(), strict=True)):
+    for axis, (size, factor) in enumerate(zip(image.data.shape, factors.tolist(), strict=True)):
         where = new_coordinates(size, factor, exact=exact)
         if from_last[axis]:
             shift[axis] = size - len(where) / factor
         sigma = aliasing_sigma(factor, exact=exact) if blur else 0.0
-        operators.append(axis_operator(size, torch.from_numpy(where + shift[axis]), sigma))
-    affine = volume.affine.copy()
+        operator = axis_operator(size, torch.from_numpy(where + shift[axis]), sigma)
+        operators.append(operator.to(image.data.device, non_blocking=True))
+    affine = image.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ shift
     affine[:3, :3] /= factors
     affine[:3, 3] -= affine[:3, :3] @ (0.5 * (factors - 1))
-    return Volume(along_axes(as_tensor(volume.data), operators).numpy(), affine)
+    return Image(along_axes(image.data, operators), affine)
 
 
 def new_coordinates(size: int, factor: float, *, exact: bool = False) -> npt.NDArray[np.float64]:

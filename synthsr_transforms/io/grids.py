@@ -116,14 +116,36 @@ def reorient(
     Returns:
         The same voxels at the same places in the world. Oblique parts stay in the affine.
     """
+    turn, affine = turn_between(volume.affine, volume.data.shape, reference, legacy=legacy)
+    return Volume(nib.orientations.apply_orientation(volume.data, turn), affine)
+
+
+def turn_between(
+    affine: Affine,
+    shape: Sequence[int],
+    reference: npt.ArrayLike | None = None,
+    *,
+    legacy: bool = False,
+) -> tuple[Affine, Affine]:
+    """How `reorient` permutes and reverses the axes of a volume.
+
+    Args:
+        affine: Of the volume.
+        shape: Its sizes.
+        reference: See `reorient`.
+        legacy: See `reorient`.
+
+    Returns:
+        For each axis, which axis it becomes and 1 or -1, `(3, 2)`, as NiBabel has it; and the
+        affine of the volume that is turned.
+    """
     reference = np.eye(4) if reference is None else np.asarray(reference, dtype=np.float64)
     if legacy:
-        turn = _original_turn(volume.affine, reference)
+        turn = _original_turn(affine, reference)
     else:
         directions = nib.affines.from_matvec(reference[:3, :3] / spacing_of(reference))
-        turn = nib.orientations.io_orientation(np.linalg.inv(directions) @ volume.affine)
-    undone = nib.orientations.inv_ornt_aff(turn, volume.data.shape[:3])
-    return Volume(nib.orientations.apply_orientation(volume.data, turn), volume.affine @ undone)
+        turn = nib.orientations.io_orientation(np.linalg.inv(directions) @ affine)
+    return turn, affine @ nib.orientations.inv_ornt_aff(turn, tuple(shape[:3]))
 
 
 def _original_turn(affine: Affine, reference: Affine) -> Affine:

@@ -5,15 +5,18 @@ In these units air is -1000, fat -100, soft tissue lies within 0 and 80, and bon
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from synthsr_transforms.io.grids import Volume
-from synthsr_transforms.io.kinds import commonest
+from synthsr_transforms.io.kinds import commonest, runs
 
 from ..intensities import CT_WINDOW_HU
+from .voxels import Voxels, place_of
 
 AIR_HU, HEAD_HU, BONE_HU = -500.0, -200.0, 200.0
 """Air lies below, the head above, and bone above."""
@@ -26,25 +29,69 @@ OFFSET = "correct its offset, so that air is -1000 and water 0"
 Array = npt.NDArray[Any]
 
 
-class _Sample(NamedTuple):
-    """Voxels of a scan, about 100 along each axis, and their distances from a point."""
+class _Sample:
+    """Voxels of a scan, about 100 along each axis, perhaps mapped to Hounsfield units.
 
-    values: Array
-    spacing_mm: Array
+    Nearly all that is asked of them is how many lie within limits, which sorted values tell.
+
+    Args:
+        voxels: The scan.
+        spacing_mm: Its spacing.
+        function: Maps values and keeps their order; None: as they are.
+    """
+
+    def __init__(
+        self,
+        voxels: Voxels,
+        spacing_mm: Sequence[float],
+        function: Callable[[Array], Array] | None = None,
+    ) -> None:
+        self._voxels, self._spacing_mm, self._function = voxels, spacing_mm, function
+        self._steps = [-(-n // 100) for n in voxels.shape]
+        ordered = voxels.ordered(self._steps)
+        self.ordered: Array = ordered if function is None else function(ordered)
+        """The values, sorted."""
+
+    @cached_property
+    def values(self) -> Array:
+        """The values in place, `(X, Y, Z)`."""
+        values = self._voxels.sample(self._steps)
+        return values if self._function is None else self._function(values)
+
+    @property
+    def size(self) -> int:
+        """Number of voxels."""
+        return self.ordered.size
+
+    def above(self, value: float) -> Array:
+        """Values above one, sorted."""
+        return _within(self.ordered, value, np.inf)
+
+    def below(self, value: float) -> Array:
+        """Values below one, sorted."""
+        return self.ordered[: place_of(self.ordered, value)]
 
     def distance_mm(self, mask: Array, centre: Array) -> float:
         """Median distance of the voxels of a mask from a point in voxels."""
-        offsets = (np.argwhere(mask) - centre) * self.spacing_mm
+        offsets = (np.argwhere(mask) - centre) * (np.array(self._steps) * self._spacing_mm)
         return float(np.median(np.linalg.norm(offsets, axis=1)))
 
     def mapped(self, air: float, tissue: float, tissue_hu: float = 0.0) -> _Sample:
         """With the values of air and of a tissue mapped to Hounsfield units."""
         unit = (tissue_hu + 1000) / (tissue - air)
-        return self._replace(values=(self.values - air) * unit - 1000)
+
+        def function(values: Array) -> Array:
+            return (values - air) * unit - 1000
+
+        return _Sample(self._voxels, self._spacing_mm, function)
 
 
 def decide_ct(
-    scan: Volume, ct: bool | None = None, *, automatic: bool = True
+    scan: Volume,
+    ct: bool | None = None,
+    *,
+    automatic: bool = True,
+    voxels: Voxels | None = None,
 ) -> tuple[bool, list[str]]:
     """Whether a scan is to be clipped as CT, with what should be said about it.
 
@@ -52,6 +99,7 @@ def decide_ct(
         scan: The scan.
         ct: What the user says; None: decide by the values.
         automatic: Whether CT is clipped if the user says nothing, rather than told to the user.
+        voxels: Its voxels where they are measured; None: here.
 
     Examples:
         >>> decide_ct(Volume(np.arange(27.0).reshape(3, 3, 3), np.eye(4)))
@@ -59,7 +107,7 @@ def decide_ct(
     """
     if ct is False:
         return False, []
-    sample = _sample(scan)
+    sample = _sample(scan, voxels)
     if ct:
         return True, _doubts_of_ct(sample)
     if _in_hu(sample) and not automatic:
@@ -72,7 +120,7 @@ def decide_ct(
     return False, [f"values look like {kind}, but it is predicted as MRI."] if kind else []
 
 
-def is_ct(scan: Volume) -> bool:
+def is_ct(scan: Volume, voxels: Voxels | None = None) -> bool:
     """Whether the values of a scan are Hounsfield units of a head.
 
     There is a peak of air near -1000, whatever constant surrounds the field of view; most of the
@@ -82,6 +130,7 @@ def is_ct(scan: Volume) -> bool:
 
     Args:
         scan: The scan.
+        voxels: Its voxels where they are measured; None: here.
 
     Examples:
         >>> place = np.indices((40, 40, 40)) - 19.5
@@ -90,64 +139,65 @@ def is_ct(scan: Volume) -> bool:
         >>> is_ct(Volume(head, np.eye(4))), is_ct(Volume(head + 1000, np.eye(4)))
         (True, False)
     """
-    return _in_hu(_sample(scan))
+    return _in_hu(_sample(scan, voxels))
 
 
-def _sample(scan: Volume) -> _Sample:
-    steps = np.array([-(-n // 100) for n in scan.data.shape])
-    values = np.asarray(scan.data[tuple(slice(None, None, step) for step in steps)])
-    return _Sample(values.astype(np.float32), steps * scan.spacing_mm)
+def _sample(scan: Volume, voxels: Voxels | None) -> _Sample:
+    return _Sample(Voxels(scan.data) if voxels is None else voxels, scan.spacing_mm)
 
 
 def _in_hu(sample: _Sample) -> bool:
-    values = sample.values
-    air, head, bone = values < AIR_HU, values > HEAD_HU, values > BONE_HU
-    between = values.size - air.sum() - head.sum()
-    if air.mean() < 0.01 or between > 4 * head.sum() or not _has_peak_of_air(values[air]):
+    air, shown = sample.below(AIR_HU), sample.above(HEAD_HU)
+    between = sample.size - air.size - shown.size
+    if air.size / sample.size < 0.01 or between > 4 * shown.size or not _has_peak_of_air(air):
         return False
-    shown = values[head]
     soft, denser = (_share(shown, *band) for band in (CT_WINDOW_HU, MRI_BAND))
-    hard = bone.sum() / max(shown.size, 1)
-    if hard < 0.002 or (values > 500).sum() < 0.15 * bone.sum():
+    bone = sample.above(BONE_HU).size
+    hard = bone / max(shown.size, 1)
+    if hard < 0.002 or sample.above(500).size < 0.15 * bone:
         return False
     if soft >= 0.3:
-        return denser < soft / 3 and hard < 0.5 and _is_outside(sample, bone, head)
-    skull = 0.25 <= hard <= 0.8 and _is_skull_in_air(values[air], shown)
-    return skull and _is_outside(sample, bone, head)
+        return denser < soft / 3 and hard < 0.5 and _is_outside(sample, HEAD_HU)
+    skull = 0.25 <= hard <= 0.8 and _is_skull_in_air(air, shown)
+    return skull and _is_outside(sample, HEAD_HU)
 
 
 def _has_peak_of_air(air: Array) -> bool:
     """Whether much of it is near -1000, but for a constant around the field of view."""
-    lowest = air.min()
-    measured = air[air != lowest] if lowest < -1100 else air
+    lowest = air[0]
+    measured = _within(air, lowest, np.inf) if lowest < -1100 else air
     return measured.size > 0 and _share(measured, -1100, -900) >= 0.2
 
 
-def _is_outside(sample: _Sample, bone: Array, head: Array) -> bool:
+def _is_outside(sample: _Sample, above: float) -> bool:
+    """Whether bone lies farther out than what is soft of the head, which lies above a value."""
+    values = sample.values
+    head, bone = values > above, values > BONE_HU
     centre = np.argwhere(head).mean(0)
-    soft = head & (sample.values > 0) & ~bone
+    soft = head & (values > 0) & ~bone
     return sample.distance_mm(bone, centre) > 0.85 * sample.distance_mm(soft, centre)
 
 
 def _is_skull_in_air(air: Array, shown: Array) -> bool:
     """Whether air is no padding, and partial volumes of air and a narrow peak are in the head."""
-    counts = np.unique(air, return_counts=True)[1]
+    _, counts = runs(air)
     levels = np.histogram(shown, np.arange(-40, 161, 10))[0] / shown.size
     peak = np.convolve(levels, np.ones(8), "valid").max()
-    return bool(counts.max() < 0.97 * air.size and (shown < -20).mean() >= 0.05 and peak >= 0.2)
+    partial = place_of(shown, -20) / shown.size
+    return bool(counts.max() < 0.97 * air.size and partial >= 0.05 and peak >= 0.2)
 
 
 def _other_ct(sample: _Sample) -> str | None:
     """What CT a scan seems to be that is not in Hounsfield units, or cannot be told from MRI."""
-    values = sample.values
-    if values.min() > AIR_HU and any(_in_hu(sample.mapped(w - 1000, w)) for w in STORED_WATER):
+    lowest = sample.ordered[0]
+    if lowest > AIR_HU and any(_in_hu(sample.mapped(w - 1000, w)) for w in STORED_WATER):
         return f"CT without its rescale intercept (-1000 or -1024): {OFFSET}"
-    background, share = commonest(values)
-    if share >= 0.2 and background == values.min() > AIR_HU and _has_skull(sample):
+    background, share = commonest(sample.ordered)
+    if share >= 0.2 and background == lowest > AIR_HU and _has_skull(sample):
         return "CT whose air was cut off: add --ct if it is"
-    air = values < AIR_HU
-    soft = _share(values[~air], *CT_WINDOW_HU)
-    if air.mean() >= 0.05 and _has_peak_of_air(values[air]) and soft >= 0.9:
+    air = sample.below(AIR_HU)
+    soft = _share(sample.ordered[air.size :], *CT_WINDOW_HU)
+    if air.size / sample.size >= 0.05 and _has_peak_of_air(air) and soft >= 0.9:
         return "CT without a skull: add --ct if it is"
     if _is_rescaled(sample):
         return f"CT that was rescaled: {OFFSET}"
@@ -156,25 +206,25 @@ def _other_ct(sample: _Sample) -> str | None:
 
 def _has_skull(sample: _Sample) -> bool:
     """Whether values are of soft tissue and of bone around it, with little between them."""
-    head, bone = sample.values > sample.values.min(), sample.values > BONE_HU
-    soft, denser = (_share(sample.values[head], *band) for band in (CT_WINDOW_HU, MRI_BAND))
-    hard = bone.sum() / max(head.sum(), 1)
-    return soft >= 0.5 and denser < 0.1 and hard >= 0.02 and _is_outside(sample, bone, head)
+    lowest = float(sample.ordered[0])
+    shown = sample.above(lowest)
+    soft, denser = (_share(shown, *band) for band in (CT_WINDOW_HU, MRI_BAND))
+    hard = sample.above(BONE_HU).size / max(shown.size, 1)
+    return soft >= 0.5 and denser < 0.1 and hard >= 0.02 and _is_outside(sample, lowest)
 
 
 def _is_rescaled(sample: _Sample) -> bool:
     """Whether the values of CT appear once air and the commonest tissue are where they belong."""
-    values = sample.values
+    values = sample.ordered
     low, top = np.percentile(values, (0, 99.9))
     if not top > low:
         return False
-    dark = values[values < low + (top - low) / 4]
+    dark = sample.below(low + (top - low) / 4)
     counts, edges = np.histogram(values, 200, (low + (top - low) / 4, top))
     tissue = float(edges[counts.argmax()] + edges[counts.argmax() + 1]) / 2
     air = float(np.median(dark))
     mapped = sample.mapped(air, tissue, 35.0)
-    shown = mapped.values[mapped.values > HEAD_HU]
-    return _in_hu(mapped) and _share(shown, -5, 85) >= 0.5
+    return _in_hu(mapped) and _share(mapped.above(HEAD_HU), -5, 85) >= 0.5
 
 
 def _doubts_of_ct(sample: _Sample) -> list[str]:
@@ -183,9 +233,9 @@ def _doubts_of_ct(sample: _Sample) -> list[str]:
     CT has air near -1000, or, where air was cut off, one value in its place and most others within
     the window of soft tissue.
     """
-    values = sample.values
+    values = sample.ordered
     low, high = CT_WINDOW_HU
-    if (values < AIR_HU).mean() >= 0.01:
+    if sample.below(AIR_HU).size / sample.size >= 0.01:
         soft = _share(values, low, high)
         if soft >= 0.005:
             return []
@@ -194,10 +244,11 @@ def _doubts_of_ct(sample: _Sample) -> list[str]:
             f" brain: {OFFSET}."
         ]
     background, share = commonest(values)
-    shown = values[(values != background) & (values < values.max())]
+    highest = float(values[-1])
+    shown = values[(values != background) & (values < highest)]
     soft, brighter = (_share(shown, *band) for band in (CT_WINDOW_HU, MRI_BAND))
     dense = _share(shown, 50, high)  # blood and little else
-    if share >= 0.2 and soft >= 0.5 and max(brighter, dense) <= 0.2 and values.max() > 5:
+    if share >= 0.2 and soft >= 0.5 and max(brighter, dense) <= 0.2 and highest > 5:
         return []
     if kind := _other_ct(sample):
         return [f"values look like {kind}."]
@@ -208,6 +259,11 @@ def _doubts_of_ct(sample: _Sample) -> list[str]:
     ]
 
 
-def _share(values: Array, low: float, high: float) -> float:
-    """Share of the values within `(low, high]`."""
-    return float(((values > low) & (values <= high)).mean()) if values.size else 0.0
+def _within(ordered: Array, low: float, high: float) -> Array:
+    """Sorted values within `(low, high]`."""
+    return ordered[place_of(ordered, low, "right") : place_of(ordered, high, "right")]
+
+
+def _share(ordered: Array, low: float, high: float) -> float:
+    """Share of sorted values within `(low, high]`."""
+    return _within(ordered, low, high).size / ordered.size if ordered.size else 0.0

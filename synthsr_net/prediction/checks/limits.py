@@ -6,14 +6,19 @@ padding with a number far away, darkens the whole head. Sound scans are not touc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from synthsr_transforms.io.kinds import count
 from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.support.messages import listed
+
+from .voxels import Voxels, every, percentile_of, place_of
 
 FAR_ABOVE = 5.0
 """Tissue does not reach this, in units from the background to the level of bright tissue; vessels
@@ -62,7 +67,7 @@ class _Tissue(NamedTuple):
         return min(max(value, -LARGEST), LARGEST)
 
 
-def limited(scan: Scan) -> Scan:
+def limited(scan: Scan, voxels: Voxels | None = None) -> Scan:
     """Replace values that no tissue has: padding, defective voxels, numbers with the wrong sign.
 
     Whole numbers that were read with the wrong sign are mended. Padding is one value, or nearly,
@@ -73,28 +78,32 @@ def limited(scan: Scan) -> Scan:
 
     Args:
         scan: MRI, of any contrast.
+        voxels: Its voxels where they are measured; None: here.
 
     Returns:
         The scan itself if all is sound, else another with a warning for each thing that was done.
     """
-    data, doubts = _with_sign(scan.data)
-    tissue = _tissue(data)
+    voxels = Voxels(scan.data) if voxels is None else voxels
+    data, doubts = _with_sign(scan.data, voxels)
+    voxels = Voxels(data) if doubts else voxels
+    tissue = _tissue(voxels)
     if tissue.level > tissue.background:
-        if float(data.max()) > tissue.at(FAR_ABOVE):
+        if voxels.extremes[1] > tissue.at(FAR_ABOVE):
             data, more = _without_hot_slices(data, tissue)
+            voxels = Voxels(data) if more else voxels
             doubts += more
-        data, more = _without_outliers(data, tissue)
+        data, more = _without_outliers(data, tissue, voxels)
         doubts += more
     return replace(scan, data=data, warnings=(*scan.warnings, *doubts)) if doubts else scan
 
 
-def _with_sign(data: Array) -> tuple[Array, list[str]]:
+def _with_sign(data: Array, voxels: Voxels) -> tuple[Array, list[str]]:
     """Mend whole numbers whose largest were read as negative ones, in 8, 12 or 16 bits and so on.
 
     Neighbours on both sides of zero are then closer to each other once the sign is right.
     """
-    lowest, highest = float(data.min()), float(data.max())
-    if not 0 < -lowest <= 2.0**31 >= highest > 0 or not np.array_equal(np.rint(data), data):
+    lowest, highest = voxels.extremes
+    if not 0 < -lowest <= 2.0**31 >= highest > 0 or not voxels.are_whole:
         return data, []
     period = 2.0 ** np.ceil(np.log2(highest - lowest + 1))
     negative = data < 0
@@ -112,42 +121,50 @@ def _with_sign(data: Array) -> tuple[Array, list[str]]:
     ]
 
 
-def _tissue(data: Array) -> _Tissue:
-    sample = data[_steps(data.shape, 128)]
-    low, high = _without_padding(sample)
-    sound = sample[(sample >= low) & (sample <= high)]
-    background, quarter = (float(each) for each in np.percentile(sound, (10, 25)))
-    all_levels, brighter = [], []
-    for axis in range(3):
-        slices = np.moveaxis(data[_steps(data.shape, 64, without=axis)], axis, 0)
-        slices = slices.reshape(len(slices), -1)
-        slices = np.where((slices >= low) & (slices <= high), slices, background)
-        place = int(0.99 * (slices.shape[1] - 1))
-        levels = np.partition(slices, place, axis=1)[:, place].astype(np.float64)
-        all_levels.append(levels)
+def _tissue(voxels: Voxels) -> _Tissue:
+    steps = [-(-n // 128) for n in voxels.shape]
+    ordered = voxels.ordered(steps)
+    low, high = _without_padding(ordered, lambda: voxels.sample(steps))
+    sound = ordered[place_of(ordered, low) : place_of(ordered, high, "right")]
+    background, quarter = percentile_of(sound, 10), percentile_of(sound, 25)
+    all_levels, brighter = _levels(voxels, low, high, background), []
+    for levels in all_levels:
         shown = levels[levels > background]
         if len(levels) >= 8 and shown.size:
             brighter.append(float(np.percentile(shown, 100 * BRIGHTER)))
-    level = min(brighter, default=float(np.percentile(sound, 99)))
+    level = min(brighter) if brighter else float(np.percentile(sound, 99))
     has_air = quarter - background < 0.1 * (level - background)
-    return _Tissue(low, high, background, level, has_air, tuple(all_levels))
+    return _Tissue(low, high, background, level, has_air, all_levels)
 
 
-def _steps(shape: tuple[int, ...], size: int, without: int | None = None) -> tuple[slice, ...]:
-    """Slices that leave about `size` voxels along each axis, but for one."""
-    every = [1 if axis == without else -(-n // size) for axis, n in enumerate(shape)]
-    return tuple(slice(None, None, step) for step in every)
+def _levels(
+    voxels: Voxels, low: float, high: float, background: float
+) -> tuple[npt.NDArray[np.float64], ...]:
+    """Bright tissue of each slice along each axis, where padding counts as background."""
+    levels = []
+    for axis in range(3):
+        steps = [1 if other == axis else -(-n // 64) for other, n in enumerate(voxels.shape)]
+        slices = voxels.data[every(steps)].movedim(axis, 0).flatten(1)
+        if np.isfinite(low) or np.isfinite(high):
+            slices = slices.where((slices >= low) & (slices <= high), background)
+        place = int(0.99 * (slices.shape[1] - 1))
+        if slices.device.type == "cpu":
+            levels.append(torch.from_numpy(np.partition(slices.numpy(), place, axis=1)[:, place]))
+        else:
+            levels.append(slices.sort(1).values[:, place])
+    every_level = torch.cat(levels).cpu().numpy().astype(np.float64)
+    return tuple(np.split(every_level, np.cumsum(voxels.shape)[:2]))
 
 
-def _without_padding(sample: Array) -> tuple[float, float]:
-    """Lowest and highest value that is no padding, from some of the voxels.
+def _without_padding(values: Array, sample: Callable[[], Array]) -> tuple[float, float]:
+    """Lowest and highest value that is no padding, from sorted values of some voxels.
 
     Padding takes 1% of them or more, and next to nothing lies between it and the rest. Below, the
     rest must have a background of its own, since a skull-stripped head lies far above its
-    background; above, padding is found at the border as much as elsewhere.
+    background; above, padding is found at the border as much as elsewhere, as these voxels show in
+    their places.
     """
     low, high = -np.inf, np.inf
-    values = np.sort(sample, axis=None)
     steps = values[np.linspace(0, values.size - 1, 201).astype(int)][1:-1].astype(np.float64)
     while steps.size >= 12:
         gaps = steps[2:] - steps[:-2]  # 1% of the voxels at most lies between
@@ -163,7 +180,7 @@ def _without_padding(sample: Array) -> tuple[float, float]:
         elif (
             20 * widths[1] < max(widths[0], gap)
             and 0 < widths[0] < 2 * gap
-            and _reaches_border(sample > middle)
+            and _reaches_border(sample() > middle)
         ):
             high, steps = middle, below
         else:
@@ -207,17 +224,19 @@ def _without_hot_slices(data: Array, tissue: _Tissue) -> tuple[Array, list[str]]
     return data, doubts
 
 
-def _without_outliers(data: Array, tissue: _Tissue) -> tuple[Array, list[str]]:
+def _without_outliers(data: Array, tissue: _Tissue, voxels: Voxels) -> tuple[Array, list[str]]:
     """Replace voxels with values that no tissue has."""
-    lowest, highest = float(data.min()), float(data.max())
+    lowest, highest = voxels.extremes
     low, high = tissue.low, tissue.high
     if highest > tissue.at(FAR_ABOVE):
         high = min(high, tissue.at(ABOVE))
     if lowest < tissue.at(-FAR_BELOW):
         low = max(low, tissue.at(-FAR_BELOW))
     if lowest < tissue.at(-BELOW) and tissue.has_air:
-        few = np.count_nonzero((data < tissue.at(-BELOW)) & (data >= low))
-        if few < FEW * np.count_nonzero(data > tissue.at(0.1)):
+        values = voxels.measured
+        below = (values < tissue.at(-BELOW)) & (values >= low)
+        few, head = count(below, values > tissue.at(0.1))
+        if few < FEW * head:
             low = max(low, tissue.at(-BELOW))
     doubts = []
     for limit, extreme, sign, words in (

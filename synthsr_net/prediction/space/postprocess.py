@@ -22,7 +22,6 @@ from synthsr_transforms.io.grids import (
     MIN_SHEAR_DEGREES,
     Volume,
     format_spacing,
-    reorient,
     shear_degrees,
     spacing_of,
     upright,
@@ -30,7 +29,7 @@ from synthsr_transforms.io.grids import (
 from synthsr_transforms.support.messages import check_choice
 
 from ..intensities import clip_, replace_nonfinite, scaled, sharpened
-from ..resampling import Grid, as_tensor, orthogonal_grid, reslice
+from ..resampling import Grid, Image, orthogonal_grid, reslice
 from ..segmentation.quality import QualityScore
 from .preprocess import ScanSpace, scan_config
 
@@ -354,28 +353,27 @@ def place(image: Tensor, space: ScanSpace, grid: str) -> Volume:
         space: From `to_network_space`.
         grid: One of `GRIDS`; `input` by linear interpolation.
     """
-    data = image.cpu().numpy()
+    image = image if image.is_cuda else image.cpu()
     if space.legacy == "v1" and grid == "1mm":
-        return Volume(np.ascontiguousarray(data), space.aligned_grid[1])
+        return Image(image.contiguous(), space.aligned_grid[1]).on_host()
     legacy = space.legacy is not None
     source = np.eye(4) if legacy else space.aligned_grid[1]
-    data = reorient(Volume(data, source), space.grid[1], legacy=legacy).data
-    volume = Volume(np.ascontiguousarray(data), space.grid[1])
+    turned = Image(image, source).turned(space.grid[1], legacy=legacy).data
+    own = Image(turned.contiguous(), space.grid[1])
     if grid == "1mm":
-        return volume
+        return own.on_host()
     shape, affine = space.input_grid
     if not space.parallel:
         goal: Grid = shape, upright(affine, shape)
         if shear_degrees(affine) >= MIN_SHEAR_DEGREES:
             goal = orthogonal_grid(space.input_grid, spacing_of(affine))
-        return Volume(reslice(volume, goal, outside=None)[0], goal[1])
+        return Volume(reslice(own.on_host(), goal, outside=None)[0], goal[1])
     matrix = np.linalg.inv(space.grid[1]) @ affine  # diagonal but for the last column
     operators = [
         axis_operator(
-            volume.data.shape[axis],
+            own.data.shape[axis],
             torch.from_numpy(np.arange(n) * matrix[axis, axis] + matrix[axis, 3]),
-        )
+        ).to(own.data.device, non_blocking=True)
         for axis, n in enumerate(shape)
     ]
-    data = along_axes(as_tensor(volume.data), operators).numpy()
-    return Volume(np.ascontiguousarray(data), affine)
+    return Image(along_axes(own.data, operators).contiguous(), affine).on_host()

@@ -18,15 +18,15 @@ from synthsr_transforms.io.grids import (
     MIN_SHEAR_DEGREES,
     NEGLIGIBLE_SHEAR_DEGREES,
     Volume,
-    reorient,
     shear_degrees,
 )
 from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.support.messages import SynthSRError, check_choice
 
 from ..checks.ct import decide_ct
+from ..checks.voxels import Voxels
 from ..intensities import CT_WINDOW_HU, Rescaling, network_input_, padded, padding
-from ..resampling import Grid, antialiased, as_tensor, orthogonal_grid, resample, reslice
+from ..resampling import Grid, Image, antialiased, as_tensor, orthogonal_grid, resampled, reslice
 from .reliability import reliability
 
 LEGACY = ("v1", "v2")
@@ -124,6 +124,7 @@ def to_network_space(
     ct: bool | None = None,
     cts: Sequence[bool | None] | None = None,
     legacy: str | None = None,
+    voxels: Sequence[Voxels] | None = None,
 ) -> tuple[Tensor, ScanSpace]:
     """Make the input of a network.
 
@@ -139,10 +140,11 @@ def to_network_space(
         cts: The same for each scan, instead of `ct`.
         legacy: `"v1"` (the original repository) or `"v2"` (FreeSurfer's script): follow it exactly,
             with rounding errors in sizes and sheared grids.
+        voxels: Of each scan, on the device that computes; None: on the CPU.
 
     Returns:
-        Input `(C, X, Y, Z)` float32 on the CPU, with axes to the right, front and top, and the way
-        back.
+        Input `(C, X, Y, Z)` float32 on the device of the voxels, with axes to the right, front and
+        top, and the way back.
 
     Raises:
         VolumeError: If the number of scans is not that of the inputs, scans do not overlap, or CT
@@ -152,26 +154,30 @@ def to_network_space(
     check_number(config, len(scans), exams=False)
     first, after = scans[0], settings.normalise_after_padding
     told = [ct] * len(scans) if cts is None else cts
+    voxels = [Voxels(scan.data) for scan in scans] if voxels is None else voxels
     choices = [
-        decide_ct(scan.volume, each, automatic=legacy is None)
-        for scan, each in zip(scans, told, strict=True)
+        decide_ct(scan.volume, each, automatic=legacy is None, voxels=own)
+        for scan, each, own in zip(scans, told, voxels, strict=True)
     ]
     are_ct = [is_ct for is_ct, _ in choices]
     sheared = legacy is None and shear_degrees(first.affine) >= NEGLIGIBLE_SHEAR_DEGREES
-    own = clipped(first, are_ct[0] and not after)
+    data = voxels[0].data
+    data = data.clamp(*CT_WINDOW_HU) if are_ct[0] and not after else data
+    own = Image(data, first.affine)
     native = on_own_grid(own, settings.spacing_mm, legacy=legacy, sheared=sheared)
-    aligned = reorient(native, legacy=legacy is not None)
-    own_grid, grid = _grid(native), _grid(aligned)
+    aligned = native.turned(legacy=legacy is not None)
+    own_grid, grid = native.grid, aligned.grid
     channels, rescalings, residual, doubts = [], [], None, []
     for index, (scan, image) in enumerate(zip(scans, config.inputs, strict=True)):
         data, warnings = aligned.data, [*scan.warnings, *choices[index][1]]
         if index:
             volume = clipped(scan, are_ct[index] and not after)
-            data, share = reslice(volume, grid, outside=0.0, margin=0.0 if legacy else 0.5)
+            read, share = reslice(volume, grid, outside=0.0, margin=0.0 if legacy else 0.5)
+            data = as_tensor(read).to(aligned.data.device)
             warnings += _doubts_of_overlap(share, scan, first)
         is_residual = index == settings.residual_input
         x, rescaling = network_input_(
-            as_tensor(data),
+            data,
             settings,
             image.maximum,
             ct=are_ct[index] and after,
@@ -182,11 +188,11 @@ def to_network_space(
         channels.append(x)
         if image.reliability_map:
             reliable = as_tensor(reliability(scan.volume, grid, settings.spacing_mm))
-            channels.append(padded(reliable, settings.divisor))
+            channels.append(padded(reliable.to(x.device), settings.divisor))
         rescalings.append(rescaling)
         doubts += [f"{image.name}: {text}" if len(scans) > 1 else text for text in warnings]
     space = ScanSpace(
-        input_grid=_grid(first.volume),
+        input_grid=own.grid,
         grid=own_grid,
         aligned_grid=grid,
         begin=padding(grid[0], settings.divisor)[0],
@@ -224,19 +230,14 @@ def check_number(config: ModelConfig, number: int, *, exams: bool = True) -> Non
     )
 
 
-def _grid(volume: Volume) -> Grid:
-    x, y, z = volume.data.shape
-    return (x, y, z), volume.affine
-
-
 def clipped(scan: Scan, clips: bool) -> Volume:
     """The voxels of a scan, those of CT clipped to `CT_WINDOW_HU`."""
     return Volume(np.clip(scan.data, *CT_WINDOW_HU), scan.affine) if clips else scan.volume
 
 
 def on_own_grid(
-    volume: Volume, spacing_mm: float, *, legacy: str | None = None, sheared: bool = False
-) -> Volume:
+    image: Image, spacing_mm: float, *, legacy: str | None = None, sheared: bool = False
+) -> Image:
     """The scan with the network's spacing, along its own axes as far as they are orthogonal.
 
     Grids begin at the left, back and bottom border whatever the axes of the scan, so that scans
@@ -244,13 +245,15 @@ def on_own_grid(
     voxel.
     """
     if legacy:
-        return resample(volume, spacing_mm, exact=True)
+        return resampled(image, spacing_mm, exact=True)
     if not sheared:
-        return resample(volume, spacing_mm, from_last=_reversed_axes(volume.affine))
-    grid = orthogonal_grid(_grid(reorient(volume)), spacing_mm)
+        return resampled(image, spacing_mm, from_last=_reversed_axes(image.affine))
+    volume = image.on_host()
+    grid = orthogonal_grid(image.turned().grid, spacing_mm)
     lowest = float(volume.data.min())
     data, _ = reslice(antialiased(volume, spacing_mm), grid, outside=lowest)
-    return reorient(Volume(data, grid[1]), volume.affine)
+    read = as_tensor(data).to(image.data.device)
+    return Image(read, grid[1]).turned(volume.affine)
 
 
 def _reversed_axes(affine: npt.NDArray[np.float64]) -> list[bool]:

@@ -16,7 +16,7 @@ from synthsr_net.metrics.comparison import DICE_TISSUES, tissue_map
 from synthsr_net.models.checkpoint import ScanConfig
 from synthsr_net.prediction.checks.ct import decide_ct
 from synthsr_net.prediction.intensities import normalise_
-from synthsr_net.prediction.resampling import Grid, antialiased, as_tensor, reslice
+from synthsr_net.prediction.resampling import Grid, Image, antialiased, as_tensor, reslice
 from synthsr_net.prediction.space.preprocess import clipped, on_own_grid
 from synthsr_transforms.io.files import VolumeError
 from synthsr_transforms.io.grids import (
@@ -178,7 +178,8 @@ def _on_spacing(target: Scan, spacing_mm: float) -> Volume:
     apart = np.abs(spacing_of(target.affine) / spacing_mm - 1).max()
     if apart <= _SAME_SPACING and not sheared:
         return target.volume
-    return on_own_grid(target.volume, spacing_mm, sheared=sheared)
+    image = Image(as_tensor(target.data), target.affine)
+    return on_own_grid(image, spacing_mm, sheared=sheared).on_host()
 
 
 def _on_grid(volume: Volume, grid: Grid) -> tuple[npt.NDArray[np.float32], Mask]:
