@@ -84,8 +84,10 @@ from synthsr_transforms.support.threads import num_cores
 
 CONTRASTS = ("T1", "random", "T2", "random", "FLAIR", "random", "CT", "random")
 """Contrasts of the simulated scans, in turns."""
-RAW_EVERY, DEFAULT_EVERY = 4, 12
-"""Every so many scans are segmented as they are, and predicted with the default model."""
+RAW = "scan"
+SEGMENTED = ("fast", "default", RAW, "fast", "default")
+"""What is segmented, in turns: the prediction of a model, or the scan itself. Kinds of cases and of
+heads come in turns of other lengths, so that each meets all of these."""
 BRAIN = np.array([value not in NO_BRAIN for value in VALUES])
 
 # Heads -------------------------------------------------------------------------------------------
@@ -158,9 +160,8 @@ class Sampler:
         case = self._heads(number)
         degrade(case, number, rng)
         scan = Scan(np.ascontiguousarray(case.data), case.affine)
-        model = "default" if number % DEFAULT_EVERY == DEFAULT_EVERY - 1 else "fast"
-        raw = number % RAW_EVERY == RAW_EVERY - 1 and model == "fast"
-        if raw:
+        model = SEGMENTED[number % len(SEGMENTED)]
+        if model == RAW:
             segmented = limited(scan)
         else:
             image = self._predictor(model).predict([scan]).image
@@ -170,8 +171,8 @@ class Sampler:
             number=number,
             head=case.head,
             what=", ".join(case.words),
-            of="scan" if raw else "prediction",
-            model="" if raw else model,
+            of=RAW if model == RAW else "prediction",
+            model="" if model == RAW else model,
             dice=true_dice(found, case, evidence.grid),
             **in_numbers(evidence),
         )

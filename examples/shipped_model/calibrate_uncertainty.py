@@ -1,18 +1,24 @@
 """Compare the errors of a model with the scales of them that it predicts, and correct the scales.
 
-Usage: python calibrate_uncertainty.py MODEL OUTPUT --fit LABEL_MAP ... --held-out LABEL_MAP ...
-           [--contrasts T1 T2 FLAIR] [--spacings 1 3 5 7] [--axes 0 1 2] [--device cuda]
+Usage: python calibrate_uncertainty.py MODEL OUTPUT --fit LABEL_MAP ... [--held-out LABEL_MAP ...]
+           [--images SCANS --image-labels LABEL_MAPS] [--contrasts T1 T2 FLAIR]
+           [--spacings 1 3 5 7] [--axes 0 1 2] [--device cuda]
 
 Scans are simulated of label maps as for `evaluate.py`, predicted as `synthsr predict` does, with
 test-time augmentation and data consistency, and compared with the standard T1 within the head. Of
-the label maps to fit, the factor a and the smallest scale c are found by which the scales b would
-be most likely as a b + c. The factor goes into the weights of the last convolution, the smallest
-scale into the description of the model: OUTPUT gets the corrected model (model.safetensors, in the
-precision of MODEL), whose images are the same, bit for bit.
+the label maps to fit, the factor a, the power p and the smallest scale c are found by which the
+scales b would be most likely as a b^p + c. Factor and power go into the weights of the last
+convolution, the smallest scale into the description of the model: OUTPUT gets the corrected model
+(model.safetensors, in the precision of MODEL), whose images are the same, bit for bit.
 
-The label maps held out, which the network was never trained on, then say how mean absolute errors
-compare with mean predicted scales in each tenth of the predicted scales, before and after:
-results.json and table.md.
+The label maps held out then say how mean absolute errors compare with mean predicted scales in each
+tenth of the predicted scales, before and after; without any, each label map to fit is measured with
+a correction fitted to the others. Label maps that the network was trained on have smaller errors
+than others. Slices of real T1-weighted scans are measured too, within the brain, against the scans,
+mapped to the contrast of the prediction by a cubic polynomial.
+
+OUTPUT also gets scans.jsonl (a run that was broken off goes on from there), results.json and
+table.md.
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,174 +38,216 @@ import torch
 from evaluation.contrasts import CONTRASTS, TARGET_PRESET
 from evaluation.heads import find_label_maps
 from evaluation.network import HeadNetwork
-from evaluation.slices import AXES, linear, operators
+from evaluation.slices import AXES, acquire, linear, operators
 from evaluation.tables import table
 from evaluation.truth import Setting, SimulationPlan, head_for, scans_of
 from scipy.optimize import minimize
 from torch import Tensor
 
+from synthsr_net.losses.intensity import SMALLEST_SCALE, UNIT_SCALE
 from synthsr_net.metrics.calibration import TenthsOfScales
-from synthsr_net.models.checkpoint import Model, save_model
+from synthsr_net.metrics.comparison import fit_polynomial, reference_of
+from synthsr_net.models.checkpoint import Model, ModelConfig, save_model
 from synthsr_net.models.packing import PRECISIONS, in_precision, stored_precision
 from synthsr_net.models.zoo.files import resolve_model
 from synthsr_net.networks.unet import UNet3d
 from synthsr_net.prediction.predictor import Predictor
+from synthsr_net.training.validation import on_grid_of_network, read_real_pairs
 from synthsr_transforms.support.messages import SynthSRError
 
 ALLOWED = 0.2
 """Deviation of a tenth that counts as calibrated."""
+FIT, HELD_OUT, REAL = "fit", "held out", "real"
+"""What scans are measured for."""
+Counts = npt.NDArray[np.float64]
+"""`(3, N)`: of groups of voxels that have nearly one scale, their number, the sum of their errors
+and that of their scales."""
 
 
 class Correction(NamedTuple):
-    """Scales b become `factor * b + smallest`, in units of the output of the network."""
+    """Scales b above the smallest become `factor * b**power + smallest`, in units of the output."""
 
     factor: float = 1.0
+    power: float = 1.0
     smallest: float = 0.0
 
-    def of(self, scales: Tensor) -> Tensor:
-        """Corrected scales."""
-        return self.factor * scales + self.smallest
+    def of(self, counts: Counts) -> Counts:
+        """Counts with corrected scales."""
+        number, errors, scales = counts
+        means = self.factor * (scales / number) ** self.power + self.smallest
+        return np.stack([number, errors, number * means])
 
 
-class Errors(NamedTuple):
-    """Absolute errors and predicted scales within a head, in units of the output of the network."""
-
-    head: str
-    setting: Setting
-    errors: Tensor
-    scales: Tensor
+# Measurement -------------------------------------------------------------------------------------
 
 
-def errors_of(
+def simulated(
     network: HeadNetwork, label_maps: Sequence[str], plan: SimulationPlan
-) -> Iterator[Errors]:
-    """Predict from simulated scans of label maps."""
-    unit = network.config.scan.output_scale
+) -> Iterator[tuple[str, Setting, Callable[[], Counts]]]:
+    """Heads of label maps and how they are scanned, each with a function that counts errors."""
     for subject in find_label_maps(label_maps):
         head = head_for(subject, network, plan)
         for setting, scan in scans_of(head, plan, network.spacing_mm):
-            t1, scales = network.with_scales(linear(scan), slices=operators(scan))
-            inside = head.reference.head
-            errors = (t1 - head.target).abs()[inside] / unit
-            yield Errors(head.name, setting, errors, scales[inside] / unit)
+
+            def count(scan: Any = scan, head: Any = head) -> Counts:
+                t1, scales = network.with_scales(linear(scan), slices=operators(scan))
+                inside = head.reference.head
+                return counted(network, (t1 - head.target)[inside], scales[inside])
+
+            yield head.name, setting, count
 
 
-def fit(tenths: TenthsOfScales) -> Correction:
+def real(
+    network: HeadNetwork, images: str, labels: str, plan: SimulationPlan
+) -> Iterator[tuple[str, Setting, Callable[[], Counts]]]:
+    """Real scans, see `simulated`."""
+    affine = np.diag([*[network.spacing_mm] * 3, 1.0])
+    for pair in read_real_pairs(images, labels):
+        whole, tissues = on_grid_of_network(pair, network.spacing_mm)
+        reference, box = reference_of(pair.name, whole, tissues)
+        image, inside = whole[box].to(network.device), reference.brain.to(network.device)
+        for slice_mm in plan.spacings_mm:
+            for axis in plan.axes if slice_mm > network.spacing_mm else plan.axes[-1:]:
+
+                def count(
+                    image: Tensor = image,
+                    inside: Tensor = inside,
+                    where: tuple[float, int] = (slice_mm, axis),
+                ) -> Counts:
+                    scan = acquire(image, affine, *where)
+                    t1, scales = network.with_scales(linear(scan), slices=operators(scan))
+                    found = t1[inside].double()
+                    truth = fit_polynomial(image[inside].double(), found)
+                    return counted(network, found - truth, scales[inside])
+
+                yield pair.name, Setting("T1", False, float(slice_mm), axis), count
+
+
+def counted(network: HeadNetwork, differences: Tensor, scales: Tensor) -> Counts:
+    """Count voxels by the scale above the smallest, both in units of the output of the network."""
+    unit, smallest = network.config.scan.output_scale, network.config.smallest_scale
+    tenths = TenthsOfScales().to(network.device)
+    above = (scales / unit - smallest).clamp(min=1e-9)
+    tenths.update(above.log(), differences.abs() / unit)
+    counts = torch.stack([tenths.counts, tenths.errors, tenths.scales]).cpu().numpy()
+    return np.asarray(counts[:, counts[0] > 0])
+
+
+def collect(
+    use: str, found: Iterator[tuple[str, Setting, Callable[[], Counts]]], path: Path
+) -> list[dict[str, Any]]:
+    """Add rows to a file of JSON lines, but for those that are there, and return all of this use.
+
+    Returns:
+        Rows with `use`, `map`, `contrast`, `slice_mm`, `axis` and `counts`.
+    """
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = {tuple(row[key] for key in _KEYS): row for row in map(json.loads, lines)}
+    for name, setting, count in found:
+        key = (use, name, setting.contrast, setting.slice_mm, AXES[setting.axis])
+        if key in rows:
+            continue
+        rows[key] = dict(zip(_KEYS, key, strict=True)) | {"counts": count().tolist()}
+        with path.open("a") as file:
+            file.write(json.dumps(rows[key]) + "\n")
+        print(*key, flush=True)
+    return [row for row in rows.values() if row["use"] == use]
+
+
+_KEYS = ("use", "map", "contrast", "slice_mm", "axis")
+
+
+def joined(rows: Sequence[dict[str, Any]]) -> Counts:
+    """Counts of all rows."""
+    return np.concatenate([np.array(row["counts"]) for row in rows], axis=1)
+
+
+# Correction --------------------------------------------------------------------------------------
+
+
+def fit(counts: Counts) -> Correction:
     """The most likely correction of counted scales.
 
     The negative log-likelihood of errors e with scales b is the mean of log(b) + e / b.
     """
-    counts, errors, scales = (
-        values.double().cpu().numpy() for values in (tenths.counts, tenths.errors, tenths.scales)
-    )
-    counts, errors, scales = (values[counts > 0] for values in (counts, errors, scales))
-    means = scales / counts
+    number, errors, scales = counts
 
-    def loss(logarithms: npt.NDArray[np.float64]) -> float:
-        factor, smallest = np.exp(logarithms)
-        corrected = factor * means + smallest
-        return float((counts * np.log(corrected) + errors / corrected).sum() / counts.sum())
+    def correction_of(x: npt.NDArray[np.float64]) -> Correction:
+        factor, power, smallest = np.exp(x).tolist()
+        factor *= usual ** (1 - power)  # so that it means the same whatever the power is
+        return Correction(factor, power, max(smallest, SMALLEST_SCALE))
 
-    start = np.log([errors.sum() / scales.sum(), 0.1 * errors.sum() / counts.sum()])
-    found = minimize(loss, start, method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-9})
-    factor, smallest = np.exp(found.x).tolist()
-    return Correction(factor, smallest)
+    def loss(x: npt.NDArray[np.float64]) -> float:
+        corrected = correction_of(x).of(counts)[2] / number
+        return float((number * np.log(corrected) + errors / corrected).sum() / number.sum())
+
+    usual = scales.sum() / number.sum()
+    start = np.log([errors.sum() / scales.sum(), 1.0, 0.1 * errors.sum() / number.sum()])
+    options = {"xatol": 1e-4, "fatol": 1e-9, "maxiter": 5000, "maxfev": 5000}
+    return correction_of(minimize(loss, start, method="Nelder-Mead", options=options).x)
 
 
 def corrected(model: Model, correction: Correction) -> Model:
     """The model whose scales `smallest_scale + 0.02 exp(S)` are the corrected ones."""
-    factor, smallest = correction
+    factor, power, smallest = correction
     state = {name: tensor.cpu() for name, tensor in model.network.state_dict().items()}
-    state["scales.1.bias"] = state["scales.1.bias"] + math.log(factor)
-    config = replace(model.config, smallest_scale=factor * model.config.smallest_scale + smallest)
+    shift = math.log(factor) + (power - 1) * math.log(UNIT_SCALE)
+    state["scales.1.weight"] = power * state["scales.1.weight"]
+    state["scales.1.bias"] = power * state["scales.1.bias"] + shift
+    config = replace(model.config, smallest_scale=smallest)
     network = UNet3d(config.network).eval()
     network.load_state_dict(state)
     return Model(config, network)
 
 
-def report(rows: Sequence[dict[str, Any]], before: Tensor, after: Tensor, means: Tensor) -> str:
-    """Tables of tenths and of kinds of scans."""
-    of_tenths = [
-        [n + 1, *(float(values[n]) for values in (means[1], means[0], after, before))]
-        for n in range(len(after))
-    ]
-    kinds: dict[tuple[str, float], list[dict[str, Any]]] = {}
-    for row in rows:
-        kinds.setdefault((row["contrast"], row["slice_mm"]), []).append(row)
-    of_scans = [
-        [contrast, f"{mm:g}", *(_mean(each, name) for name in ("scale", "error"))]
-        for (contrast, mm), each in kinds.items()
-    ]
-    lines = [
-        *table(["tenth", "scale", "error", "error / scale", "before correction"], of_tenths),
-        "",
-        *table(["contrast", "slices (mm)", "scale", "error"], of_scans),
-    ]
-    return "\n".join(lines)
+def tenths_of(counts: Counts) -> Counts:
+    """Mean error and mean scale of each tenth of the voxels by their scales, `(2, 10)`."""
+    number, errors, scales = counts[:, np.argsort(counts[2] / counts[0])]
+    tenth = (10 * (number.cumsum() - number / 2) / number.sum()).astype(int).clip(0, 9)
+    sums = [np.bincount(tenth, each, 10) for each in (number, errors, scales)]
+    with np.errstate(invalid="ignore"):
+        return np.stack(sums[1:]) / sums[0]
 
 
-def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
-    return sum(row[name] for row in rows) / len(rows)
+def fitted_to_others(rows: Sequence[dict[str, Any]]) -> list[Counts]:
+    """Corrected counts of each row, by a fit to the rows of other heads."""
+    heads = dict.fromkeys(row["map"] for row in rows)
+    own = {head: fit(joined([row for row in rows if row["map"] != head])) for head in heads}
+    return [own[row["map"]].of(np.array(row["counts"])) for row in rows]
 
 
-class Measured(NamedTuple):
-    """Errors of held-out heads, counted before and after the correction, and a row per scan."""
-
-    before: TenthsOfScales
-    after: TenthsOfScales
-    rows: list[dict[str, Any]]
+# Results -----------------------------------------------------------------------------------------
 
 
-def measure(
-    network: HeadNetwork, label_maps: Sequence[str], plan: SimulationPlan, correction: Correction
-) -> Measured:
-    """Compare errors with scales on held-out heads."""
-    unit = network.config.scan.output_scale
-    found = Measured(counts_on(network), counts_on(network), [])
-    for each in errors_of(network, label_maps, plan):
-        scales = correction.of(each.scales)
-        found.before.update(each.scales.log(), each.errors)
-        found.after.update(scales.log(), each.errors)
-        row = {
-            "map": each.head,
-            "contrast": each.setting.contrast,
-            "slice_mm": each.setting.slice_mm,
-            "axis": AXES[each.setting.axis],
-            "scale": unit * float(scales.mean()),
-            "error": unit * float(each.errors.mean()),
-        }
-        found.rows.append(row)
-        print(json.dumps(row), flush=True)
-    return found
-
-
-def counts_on(network: HeadNetwork) -> TenthsOfScales:
-    """Empty counts on the device of a network."""
-    return TenthsOfScales().to(network.device)
-
-
-def write(out: Path, source: Path, predictor: Predictor, found: Measured, own: Correction) -> str:
-    """Write results, tables and the corrected model; returns the tables."""
-    unit = predictor.config.scan.output_scale
-    before, after = found.before.compute().cpu(), found.after.compute().cpu()
-    means = unit * torch.stack(found.after.means()).cpu()
-    text = report(found.rows, before, after, means)
-    results = {
-        "correction": own._asdict(),
-        "ratios": after.tolist(),
-        "before": before.tolist(),
-        "errors": means[0].tolist(),
-        "scales": means[1].tolist(),
-        "scans": found.rows,
+def report(
+    rows: Sequence[dict[str, Any]], after: Sequence[Counts], config: ModelConfig
+) -> dict[str, Any]:
+    """Measures of one use: ratios of tenths before and after, and means by kind of scan."""
+    unit = config.scan.output_scale
+    error, scale = unit * tenths_of(np.concatenate(after, axis=1))
+    before = tenths_of(Correction(smallest=config.smallest_scale).of(joined(rows)))
+    kinds: dict[tuple[str, float], list[Counts]] = {}
+    for row, counts in zip(rows, after, strict=True):
+        kinds.setdefault((row["contrast"], row["slice_mm"]), []).append(counts)
+    return {
+        "scales": scale.tolist(),
+        "errors": error.tolist(),
+        "ratios": (error / scale).tolist(),
+        "before": (before[0] / before[1]).tolist(),
+        "kinds": [
+            [contrast, f"{mm:g}", *(unit * each[::-1][:2].sum(1) / each[0].sum()).tolist()]
+            for (contrast, mm), each in ((k, np.concatenate(v, axis=1)) for k, v in kinds.items())
+        ],
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(text + "\n", encoding="utf-8")
-    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    model = corrected(Model(predictor.config, predictor.network), own)
-    state, kind = model.network.state_dict(), stored_precision(source)
-    state = in_precision(state, kind) if kind in PRECISIONS else state
-    save_model(out / "model.safetensors", model.config, state)
-    return text
+
+
+def report_text(title: str, found: dict[str, Any]) -> list[str]:
+    """Tables of `report`."""
+    columns = [found[name] for name in ("scales", "errors", "ratios", "before")]
+    tenths = [[n + 1, *values] for n, values in enumerate(zip(*columns, strict=True))]
+    header = ["tenth", "scale", "error", "error / scale", "before correction"]
+    kinds = table(["contrast", "slices (mm)", "scale", "error"], found["kinds"])
+    return [f"### {title}", "", *table(header, tenths), "", *kinds, ""]
 
 
 def calibrate(options: argparse.Namespace) -> float:
@@ -218,14 +266,42 @@ def calibrate(options: argparse.Namespace) -> float:
         axes=options.axes,
         target=options.target,
     )
-    fitted = counts_on(network)
-    for each in errors_of(network, options.fit, replace(plan, seed=1)):
-        fitted.update(each.scales.log(), each.errors)
-    correction = fit(fitted)
-    print(f"factor {correction.factor:.4f}, smallest {correction.smallest:.6f}", flush=True)
-    found = measure(network, options.held_out, plan, correction)
-    print(write(options.out, source, predictor, found, correction))
-    return float((found.after.compute() - 1).abs().nan_to_num(0).max())  # NaN: no voxel
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "scans.jsonl"
+    fitted = collect(FIT, simulated(network, options.fit, replace(plan, seed=1)), path)
+    correction = fit(joined(fitted))
+    uses = {}
+    if options.held_out:
+        uses[HELD_OUT] = collect(HELD_OUT, simulated(network, options.held_out, plan), path)
+    if options.images:
+        found = real(network, options.images, options.image_labels, plan)
+        uses[REAL] = collect(REAL, found, path)
+    config = predictor.config
+    results: dict[str, Any] = {
+        use: report(rows, [correction.of(np.array(row["counts"])) for row in rows], config)
+        for use, rows in uses.items()
+    }
+    if len({row["map"] for row in fitted}) > 1:
+        results[FIT] = report(fitted, fitted_to_others(fitted), config)
+    text = [f"Scales b become {correction.factor:.4g} b^{correction.power:.4g}"]
+    text[0] += f" + {correction.smallest:.4g}, in units of the output.\n"
+    titles = {FIT: "Each head corrected by a fit to the others", HELD_OUT: "Held out", REAL: "Real"}
+    text += [line for use, found in results.items() for line in report_text(titles[use], found)]
+    print("\n".join(text))
+    (options.out / "table.md").write_text("\n".join(text), encoding="utf-8")
+    results = {"correction": correction._asdict(), **results}
+    (options.out / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    write_corrected(source, Model(config, predictor.network), correction, options.out)
+    judged = results.get(HELD_OUT) or results.get(FIT)
+    return float(np.nanmax(np.abs(np.array(judged["ratios"]) - 1))) if judged else math.nan
+
+
+def write_corrected(source: Path, model: Model, correction: Correction, out: Path) -> None:
+    """Write the corrected model in the precision of its source."""
+    model, kind = corrected(model, correction), stored_precision(source)
+    state = model.network.state_dict()
+    state = in_precision(state, kind) if kind in PRECISIONS else state
+    save_model(out / "model.safetensors", model.config, state)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -234,7 +310,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("model", help="name or file of the model")
     parser.add_argument("out", type=Path, help="folder for the results")
     parser.add_argument("--fit", nargs="+", required=True, metavar="LABEL_MAP")
-    parser.add_argument("--held-out", nargs="+", required=True, metavar="LABEL_MAP")
+    parser.add_argument("--held-out", nargs="+", default=[], metavar="LABEL_MAP")
+    parser.add_argument("--images", metavar="PATH", help="real T1-weighted scans")
+    parser.add_argument("--image-labels", metavar="PATH", help="their label maps")
     parser.add_argument("--contrasts", nargs="+", default=list(CONTRASTS), choices=list(CONTRASTS))
     parser.add_argument("--spacings", nargs="+", type=float, default=[1, 3, 5, 7], metavar="MM")
     parser.add_argument("--axes", nargs="+", type=int, default=[0, 1, 2], choices=[0, 1, 2])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from evaluation.contrasts import CONTRASTS, TARGET_PRESET
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the one of these scans in which lesions are bright, to find them in, such as a FLAIR",
     )
+    data.add_argument("--registered", metavar="FILE", help="of exams, from measure_registration.py")
     data.add_argument("--ct", metavar="FILE", help="head CT in Hounsfield units")
     work = made.add_argument_group("work")
     work.add_argument("--contrasts", nargs="+", default=list(CONTRASTS), choices=list(CONTRASTS))
@@ -64,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     work.add_argument("--spacings", nargs="+", type=float, default=[1, 3, 5, 7], metavar="MM")
     work.add_argument("--degraded", nargs="*", type=float, default=[3, 5], metavar="MM")
     work.add_argument("--axes", nargs="+", type=int, default=[0, 1, 2], choices=[0, 1, 2])
-    work.add_argument("--exams", action="store_true", help="several scans of held-out heads")
+    work.add_argument("--exams", action="store_true", help="several scans of heads together")
     work.add_argument(
         "--target", default=TARGET_PRESET, metavar="PRESET", help="whose target it is"
     )
@@ -110,10 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         settings = settings_of(options)
-        names = ("labels", "images", "image_labels", "scans", "patient", "registrations")
-        data = EvaluationData(
-            **{name: getattr(options, name) for name in (*names, "lesions", "bright_lesions", "ct")}
-        )
+        names = [field.name for field in fields(EvaluationData)]
+        data = EvaluationData(**{name: getattr(options, name) for name in names})
         predictor = Predictor.from_file(
             options.model,
             force=True,  # simulated scans may be plain

@@ -237,9 +237,9 @@ def test_the_script_calibrates_a_network(tmp_path: Path) -> None:
     written = tmp_path / "calibrated.safetensors"
     folder = str(tmp_path / "maps")
     arguments = [str(model), str(out), "--maps", folder, "--population", folder]
-    arguments += ["--scans", "4", "--device", "cpu", "--write", str(written)]
+    arguments += ["--scans", "3", "--device", "cpu", "--write", str(written)]
     assert calibrate_quality.main(arguments) == 0
-    assert len(read_samples(out / "samples.jsonl")) == 4
+    assert len(read_samples(out / "samples.jsonl")) == 3
     assert json.loads((out / "quality.json").read_text())["overall"]["name"] == OVERALL
     assert "Dice below 0.6" in (out / "table.md").read_text()
     assert (out / "figure.png").stat().st_size > 1000

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import calibrate_uncertainty
+import numpy as np
 import pytest
 import torch
-from calibrate_uncertainty import Correction, corrected, fit
-from helpers import save_tiny_model
+from calibrate_uncertainty import Correction, corrected, fit, fitted_to_others, tenths_of
+from evaluation.heads import Head
+from helpers import save, save_tiny_model
 
 from synthsr_net.metrics.calibration import TenthsOfScales
 from synthsr_net.models.checkpoint import Model, ModelConfig, ScanConfig, read_model, save_model
@@ -21,35 +24,66 @@ from synthsr_transforms.phantom import head_phantom
 SPACING = 4.0
 
 
-@pytest.mark.parametrize(
-    "truth", [Correction(1.0, 1e-4), Correction(0.5, 0.01), Correction(3, 0.002)]
-)
+TRUTHS = [Correction(1.0, 1.0, 1e-4), Correction(0.5, 1.0, 0.01), Correction(9, 1.6, 0.004)]
+
+
+def counts_of(scales: torch.Tensor, errors: torch.Tensor) -> np.ndarray:
+    return torch.stack([torch.ones_like(scales), errors, scales]).double().numpy()
+
+
+@pytest.mark.parametrize("truth", TRUTHS)
 def test_the_correction_of_laplace_errors_is_found(truth):
     generator = torch.Generator().manual_seed(0)
-    scales = 0.02 * torch.randn(400_000, generator=generator).exp()
-    errors = truth.of(scales) * -torch.rand(scales.shape, generator=generator).log()
-    tenths = TenthsOfScales()
-    tenths.update(scales.log(), errors)
-    found = fit(tenths)
-    usual = torch.tensor([0.002, 0.02, 0.1])
-    torch.testing.assert_close(found.of(usual), truth.of(usual), rtol=0.03, atol=0)
+    scales = 0.02 * torch.randn(100_000, generator=generator).exp()
+    counts = counts_of(scales, -torch.rand(scales.shape, generator=generator).log())
+    counts[1] *= truth.of(counts)[2]
+    found = fit(counts)
+    usual = counts_of(torch.tensor([0.005, 0.02, 0.1]), torch.ones(3))
+    np.testing.assert_allclose(found.of(usual)[2], truth.of(usual)[2], rtol=0.05)
+    errors, scales = tenths_of(found.of(counts))
+    np.testing.assert_allclose(errors / scales, 1, atol=0.05)
+
+
+def test_tenths_are_those_of_the_voxels_that_were_counted():
+    torch.manual_seed(0)
+    scales, errors = torch.rand(2, 5000)
+    metric = TenthsOfScales()
+    metric.update(scales.log(), errors)
+    together = torch.stack([metric.counts, metric.errors, metric.scales]).numpy()
+    together = together[:, together[0] > 0]
+    expected = [each.numpy() for each in metric.means()]
+    np.testing.assert_allclose(tenths_of(together), expected)
+    np.testing.assert_allclose(tenths_of(together[:, ::-1]), expected)
+
+
+def test_a_head_is_not_measured_with_what_was_fitted_to_it():
+    def row(name: str, factor: float) -> dict[str, Any]:
+        scales = torch.rand(500) + 0.01
+        return {"map": name, "counts": counts_of(scales, factor * scales)}
+
+    torch.manual_seed(0)
+    rows = [row("a", 1.0), row("b", 3.0), row("b", 3.0)]
+    ratios = [counts[1].sum() / counts[2].sum() for counts in fitted_to_others(rows)]
+    np.testing.assert_allclose(ratios, [1 / 3, 3, 3], rtol=0.02)
 
 
 def test_the_correction_goes_into_the_model():
     network = UNetConfig(num_levels=2, num_features=3, out_channels=2, scale_features=2)
     torch.manual_seed(0)
     config = ModelConfig(network=network, spread=True, smallest_scale=1e-3)
-    model, correction = Model(config, UNet3d(network).eval()), Correction(1.7, 0.003)
+    model, correction = Model(config, UNet3d(network).eval()), Correction(4.2, 1.4, 0.003)
     torch.nn.init.normal_(model.network.scales[1].weight)
     x = torch.rand(1, 1, 8, 8, 8)
 
     def scales(model: Model) -> torch.Tensor:
         with torch.no_grad():
             output = model.network(x)[:, 1:]
-        return laplace_scales(output, 1.0, model.config.smallest_scale)
+        return laplace_scales(output, 1.0, model.config.smallest_scale).flatten()
 
     new = corrected(model, correction)
-    torch.testing.assert_close(scales(new), correction.of(scales(model)))
+    above = scales(model) - config.smallest_scale
+    expected = correction.of(counts_of(above, above))[2]
+    torch.testing.assert_close(scales(new).double(), torch.from_numpy(expected), rtol=1e-3, atol=0)
     assert torch.equal(new.network(x)[:, :1], model.network(x)[:, :1])
 
 
@@ -65,18 +99,27 @@ def test_a_corrected_model_predicts_the_same_images_with_better_scales(tmp_path)
         head_phantom(spacing_mm=SPACING, seed=number).save(tmp_path / f"{number}.nii.gz")
     options = ["--contrasts", "T1", "--spacings", "12", "--axes", "2", "--device", "cpu"]
     maps = ["--fit", str(tmp_path / "1.nii.gz"), "--held-out", str(tmp_path / "2.nii.gz")]
+    labels = head_phantom(spacing_mm=SPACING, seed=2)
+    head = Head("head", labels.data[0], np.asarray(labels.affine.data), "cpu")
+    image = save(tmp_path / "2_T1.nii.gz", head.image("T1", 0), head.affine)
+    real = ["--images", str(image), "--image-labels", str(tmp_path / "2.nii.gz")]
     model, out = str(tmp_path / "toy.safetensors"), tmp_path / "out"
-    assert calibrate_uncertainty.main([model, str(out), *maps, *options]) in (0, 1)
+    arguments = [model, str(out), *maps, *real, *options]
+    assert calibrate_uncertainty.main(arguments) in (0, 1)
     results = json.loads((out / "results.json").read_text())
-    scan = results["scans"][0]
-    assert scan["error"] == pytest.approx(scan["scale"], rel=0.15)
-    assert len(results["ratios"]) == 10
-    assert (out / "table.md").read_text().count("\n") == 16
+    (kind,) = results["held out"]["kinds"]
+    assert kind[:2] == ["T1", "12"]
+    assert kind[3] == pytest.approx(kind[2], rel=0.15)
+    assert [len(results[use]["ratios"]) for use in ("held out", "real")] == [10, 10]
+    assert (out / "table.md").read_text().count("### ") == 2
+    written = (out / "scans.jsonl").read_text()
+    assert written.count("\n") == 3
+    calibrate_uncertainty.main(arguments)
+    assert (out / "scans.jsonl").read_text() == written
+    assert json.loads((out / "results.json").read_text()) == results
     before, after = read_model(model), read_model(out / "model.safetensors")
     assert replace(after.config, smallest_scale=before.config.smallest_scale) == before.config
-    assert after.config.smallest_scale == pytest.approx(
-        results["correction"]["factor"] * 1e-5 + results["correction"]["smallest"]
-    )
+    assert after.config.smallest_scale == results["correction"]["smallest"]
     x = torch.rand(1, 1, 8, 8, 8)
     assert torch.equal(before.network(x)[:, :1], after.network(x)[:, :1])
     assert not torch.equal(before.network(x)[:, 1:], after.network(x)[:, 1:])

@@ -31,7 +31,7 @@ from synthsr_transforms.support.messages import SynthSRError
 from .contrasts import TARGET_PRESET, lesion_generator, scan_generator, target_generator
 
 MARGIN_MM = 10.0
-"""Least distance from the brain to the border of the field of view."""
+"""Least distance from the brain to the border of the field of view, unless another is named."""
 _SAME_SPACING = 0.02  # relative
 _FLUID = list(DICE_TISSUES.values()).index("csf") + OTHER + 1
 
@@ -115,6 +115,7 @@ def read_head(
     multiple_of: int,
     device: torch.device | str,
     preset: str = TARGET_PRESET,
+    margin_mm: float = MARGIN_MM,
 ) -> Head:
     """Read a label map and crop it to a field of view around the brain.
 
@@ -125,6 +126,7 @@ def read_head(
             far.
         device: Where to keep it.
         preset: Preset whose target the standard T1 is.
+        margin_mm: Least distance from the brain to the border of the field of view.
 
     Raises:
         SynthSRError: If its voxels have another spacing.
@@ -142,7 +144,7 @@ def read_head(
     inside = (tissues > OUTSIDE) & (tissues != _FLUID)
     if not bool(inside.any()):
         raise VolumeError(f"{subject.labels} must label a brain, but does not. Leave it out.")
-    box = field_of_view(inside, MARGIN_MM / spacing_mm, multiple_of)
+    box = field_of_view(inside, margin_mm / spacing_mm, multiple_of)
     affine[:3, 3] += affine[:3, :3] @ [part.start for part in box]
     return Head(stem(subject.labels), labels[box].contiguous(), affine, device, preset)
 

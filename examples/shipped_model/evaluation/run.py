@@ -20,10 +20,11 @@ from synthsr_transforms.io.files import list_volumes
 from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.io.volumes import read_volume
+from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.atomic import replacing
 from synthsr_transforms.support.messages import SynthSRError
 
-from .exams import evaluate_exams
+from .exams import evaluate_exams, evaluate_moved_exams, evaluate_real_exams
 from .heads import find_label_maps
 from .lesions import (
     NoLesionsError,
@@ -32,6 +33,7 @@ from .lesions import (
     evaluate_synthetic,
     find_bright_lesions,
 )
+from .moves import read_registrations
 from .network import HeadNetwork
 from .pictures import Pictures, drawing_in
 from .scans import DEGRADED_MM, Seen, evaluate_patient, evaluate_scan, read_registration, see
@@ -84,6 +86,8 @@ class EvaluationData:
     """The one of these scans that shows them bright, such as a FLAIR: they are found in it."""
     ct: PathLike | None = None
     """Head CT in Hounsfield units."""
+    registered: PathLike | None = None
+    """Registrations of exams of the label maps, from `measure_registration.py`."""
 
     def __post_init__(self) -> None:
         if (self.images is None) != (self.image_labels is None):
@@ -120,7 +124,7 @@ class EvaluationData:
         Raises:
             SynthSRError: If there is one.
         """
-        alone = (self.images, self.image_labels, self.lesions, self.ct)
+        alone = (self.images, self.image_labels, self.lesions, self.ct, self.registered)
         named = (path for path in self.registrations if str(path) != NO_REGISTRATION)
         for path in (*self.labels, *self.scans, *self.patient, *named, *alone):
             if path is not None and not Path(path).exists():
@@ -140,7 +144,7 @@ class EvaluationSettings:
     lesion_scans: int | None = None
     """Number of real scans with synthetic lesions; None: all."""
     exams: bool = False
-    """Whether to predict from several scans of held-out label maps together."""
+    """Whether to predict from several scans of heads together."""
 
 
 class Evaluation:
@@ -209,8 +213,7 @@ class Evaluation:
             rows = evaluate_label_maps(subjects, network, plan, pictures)
             parts["held_out"] = self._part("held-out label maps", rows)
         if self.settings.exams:
-            rows = evaluate_exams(subjects, network, plan)
-            parts["exams"] = self._part("exams of held-out label maps", rows)
+            parts |= self._exams(subjects)
         if subjects and plan.with_lesions:
             rows = evaluate_head_lesions(subjects, network, plan, pictures)
             parts["held_out_lesions"] = self._part("lesions in held-out label maps", rows)
@@ -227,6 +230,22 @@ class Evaluation:
         parts["lesions"] = lesions
         if data.ct is not None:
             parts["ct"] = self._part("computed tomography", self._ct(data.ct, pictures))
+        return parts
+
+    def _exams(self, subjects: Sequence[SubjectFiles]) -> dict[str, Any]:
+        data, plan, network = self.data, self.settings.held_out, self.network
+        parts: dict[str, Any] = {}
+        if subjects or data.images is None:
+            rows = evaluate_exams(subjects, network, plan)
+            parts["exams"] = self._part("exams of held-out label maps", rows)
+        if data.registered is not None:
+            found = read_registrations(Path(data.registered))
+            rows = evaluate_moved_exams(subjects, network, plan, found)
+            parts["moved_exams"] = self._part("exams after moves", rows)
+        if data.images is not None and data.image_labels is not None:
+            pairs = read_real_pairs(data.images, data.image_labels)
+            rows = evaluate_real_exams(pairs, network, plan)
+            parts["real_exams"] = self._part("exams of real scans, remapped", rows)
         return parts
 
     def _part(self, name: str, rows: Iterable[Row]) -> list[Row]:

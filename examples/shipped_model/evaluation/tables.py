@@ -126,7 +126,8 @@ def _held_out(rows: Sequence[Row]) -> list[str]:
 def _exams(rows: Sequence[Row]) -> list[str]:
     regions = ("brain", "head")
     names = {f"{where} {name}": f"{where}/{name}" for where in regions for name in _QUALITY}
-    return _plain({"map": "map", "scans": "scans"} | names, rows)
+    moves = {"move": "move"} if "move" in rows[0] else {}
+    return _plain({"map": "map"} | moves | {"scans": "scans"} | names, rows)
 
 
 def _real_pairs(rows: Sequence[Row]) -> list[str]:
@@ -211,6 +212,8 @@ def _plain(columns: Mapping[str, str], rows: Sequence[Row]) -> list[str]:
 _PARTS = {
     "held_out": ("Held-out label maps", _held_out),
     "exams": ("Exams of held-out label maps, slices of 5 mm, aligned", _exams),
+    "moved_exams": ("Exams of held-out label maps, slices of 5 mm, moved and registered", _exams),
+    "real_exams": ("Exams of real scans with remapped intensities, slices of 5 mm", _exams),
     "held_out_lesions": ("Contrast of lesions in held-out label maps", _held_out_lesions),
     "real_pairs": ("Real T1-weighted scans with label maps", _real_pairs),
     "scans": ("Real scans, changed: correlation with the prediction as it was", _scans),

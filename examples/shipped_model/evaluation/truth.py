@@ -18,7 +18,7 @@ from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.messages import SynthSRError
 
 from .contrasts import CONTRASTS, NOISE_STD, TARGET_PRESET
-from .heads import Head, read_head
+from .heads import MARGIN_MM, Head, read_head
 from .network import HeadNetwork
 from .pictures import Pictures
 from .slices import AXES, Slices, acquire, check_slices, cubic, predict_from
@@ -125,10 +125,16 @@ def scans_of(
         yield setting, scan_of_head(head, setting, image, plan.seed)
 
 
-def head_for(subject: SubjectFiles, network: HeadNetwork, plan: SimulationPlan) -> Head:
+def head_for(
+    subject: SubjectFiles,
+    network: HeadNetwork,
+    plan: SimulationPlan,
+    *,
+    margin_mm: float = MARGIN_MM,
+) -> Head:
     """Read a label map as a model needs it."""
-    divisor = network.config.scan.divisor
-    return read_head(subject, network.spacing_mm, divisor, network.device, plan.target)
+    size = (network.spacing_mm, network.config.scan.divisor)
+    return read_head(subject, *size, network.device, plan.target, margin_mm)
 
 
 def _images(
