@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -173,9 +175,10 @@ class TestLayers:
         assert sum(path.stat().st_size for path in paths.values()) < 400_000
 
 
-@pytest.fixture
-def report(tmp_path):
-    """A report of scans with and without a score, with layers."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A report of scans with and without a score, with layers, but for its page."""
+    place = tmp_path_factory.mktemp("report")
     rows = {
         "low": (0.2, ()),
         "high": (0.9, ("odd",)),
@@ -183,16 +186,22 @@ def report(tmp_path):
         "none": (None, ()),
     }
     for name, (score, warnings) in rows.items():
-        stem = layers_stem(tmp_path, f"/d/{name}.nii")
+        stem = layers_stem(place, f"/d/{name}.nii")
         paths = write_layers(stem, head(), head(), convention="radiological")
-        inside = {key: path.relative_to(tmp_path).as_posix() for key, path in paths.items()}
+        inside = {key: path.relative_to(place).as_posix() for key, path in paths.items()}
         entry = ReportEntry(
             name, f"/d/{name}.nii", score=score, warnings=warnings, layers=inside,
             picture=inside["scan"], convention="radiological",
         )  # fmt: skip
-        save_entry(tmp_path, entry)
-    save_entry(tmp_path, ReportEntry("broken", "/d/broken.nii", error="no image"))
-    return tmp_path
+        save_entry(place, entry)
+    save_entry(place, ReportEntry("broken", "/d/broken.nii", error="no image"))
+    return place
+
+
+@pytest.fixture
+def report(made, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(made, tmp_path / "report")
 
 
 class TestPage:
