@@ -375,7 +375,7 @@ for strategy, name in (("store", "batch"), ("recompute", "batch"), ("store", "in
         continue
     network = UNet3d(UNetConfig(normalisation=name)).eval()
     predict_volume(network, torch.zeros(1, 16, 16, 16))
-    before, shape = peak(), (48, 64, 64)
+    before, shape = peak(), (48, 96, 96)
     predict_volume(network, torch.zeros(1, *shape), plan=Plan(strategy, 0))
     print((peak() - before) / estimate_bytes(network.config, shape, strategy), flush=True)
     os._exit(0)
