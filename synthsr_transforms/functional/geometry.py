@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,20 +48,20 @@ def affine_matrix(
 def rotation_matrix(rotation_degrees: Tensor) -> Tensor:
     r"""Rotations \(R_x R_y R_z\) from `(B, 3)` angles in degrees, as `(B, 3, 3)` float64."""
     angles = torch.deg2rad(rotation_degrees.double())
-    (cx, cy, cz), (sx, sy, sz) = angles.cos().unbind(1), angles.sin().unbind(1)
+    both = torch.stack([angles.cos(), angles.sin()]).cpu().numpy()  # quicker on a few numbers
+    (cx, cy, cz), (sx, sy, sz) = both.transpose(0, 2, 1)
     rows = [
         [cy * cz, -cy * sz, sy],
         [cx * sz + sx * sy * cz, cx * cz - sx * sy * sz, -sx * cy],
         [sx * sz - cx * sy * cz, sx * cz + cx * sy * sz, cx * cy],
     ]
-    return torch.stack([entry for row in rows for entry in row], dim=1).view(-1, 3, 3)
+    return torch.from_numpy(np.array(rows).transpose(2, 0, 1).copy()).to(angles.device)
 
 
 def _shearing_matrix(shearing: Tensor) -> Tensor:
-    one = torch.ones_like(shearing[:, 0])
-    h = shearing.unbind(1)
-    entries = [one, h[0], h[1], h[2], one, h[3], h[4], h[5], one]
-    return torch.stack(entries, dim=1).view(-1, 3, 3)
+    off_diagonal = torch.tensor([1, 2, 3, 5, 6, 7], device=shearing.device)
+    matrix = torch.eye(3, dtype=shearing.dtype, device=shearing.device).flatten()
+    return matrix.repeat(len(shearing), 1).index_copy_(1, off_diagonal, shearing).view(-1, 3, 3)
 
 
 def millimetres_to_voxels(matrix_mm: Tensor, spacing_mm: Tensor) -> Tensor:
@@ -87,7 +88,8 @@ def about_centre(matrix: Tensor, shape: Sequence[int]) -> Tensor:
     Returns:
         `(B, 4, 4)` float64, from output voxel to input voxel.
     """
-    centre = (torch.tensor(list(shape), dtype=torch.float64, device=matrix.device) - 1) / 2
     result = matrix.double().clone()
-    result[:, :3, 3] += centre - (result[:, :3, :3] @ centre)
+    centre = torch.tensor([(n - 1) / 2 for n in shape], dtype=torch.float64, device=matrix.device)
+    linear, shift = result[:, :3].split([3, 1], -1)
+    shift += (centre - linear @ centre)[..., None]
     return result
