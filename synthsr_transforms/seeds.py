@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,7 +62,25 @@ def normal_field(seeds: Tensor, shape: Sequence[int], device: torch.device | str
         >>> torch.equal(field[1:], normal_field(torch.tensor([2]), (3,)))
         True
     """
-    result = torch.empty(len(seeds), *shape, device=device)
-    for element, seed in zip(result, seeds.tolist(), strict=True):
-        element.normal_(generator=torch.Generator(device=device).manual_seed(int(seed)))
+    size = math.prod(shape)
+    return normal_numbers(seeds, [size] * len(seeds), device).view(-1, *shape)
+
+
+def normal_numbers(
+    seeds: Tensor, counts: Sequence[int], device: torch.device | str = "cpu"
+) -> Tensor:
+    """Standard normal numbers in a row, so many of each seed; see `normal_field`.
+
+    Args:
+        seeds: `(B,)` whole numbers, on the CPU.
+        counts: How many numbers of each.
+        device: Where to draw.
+
+    Returns:
+        `(sum of counts,)` float32.
+    """
+    result = torch.empty(sum(counts), device=device)
+    generator = torch.Generator(device=device)
+    for part, seed in zip(result.split(list(counts)), seeds.tolist(), strict=True):
+        part.normal_(generator=generator.manual_seed(int(seed)))
     return result

@@ -24,6 +24,7 @@ import hypothesis
 import pytest
 import torch
 import torchio as tio
+from processes import Server
 from torch import Tensor
 from torchio.data.batch import SubjectsBatch
 
@@ -249,6 +250,16 @@ def _assert_close(first: Tensor, second: Tensor, tolerance: float, name: str) ->
     torch.testing.assert_close(first, second, rtol=0, atol=tolerance * scale)
 
 
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Begins processes that have imported everything already."""
+    if not hasattr(os, "fork"):
+        pytest.skip("processes are forked, which this system cannot")
+    made = Server(tmp_path_factory.mktemp("processes"))
+    yield made
+    made.close()
+
+
 @pytest.fixture(autouse=True)
 def process_as_before() -> Iterator[None]:
     """Take back what a command or a library set for the whole process."""
@@ -256,7 +267,8 @@ def process_as_before() -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in HANDLED}
     yield
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():  # to say no takes seconds the first time
+        torch.use_deterministic_algorithms(False)
     for number, handler in handlers.items():
         if handler is not None and signal.getsignal(number) is not handler:
             signal.signal(number, handler)

@@ -34,15 +34,11 @@ class Page:
     def __init__(self, browser: str, profile: Path, size: tuple[int, int] = (1200, 800)) -> None:
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
-
-        def connect() -> None:
-            # The browser reads from descriptor 3 and writes to 4.
-            kept = os.dup(to_browser), os.dup(from_browser)
-            os.dup2(kept[0], 3)
-            os.dup2(kept[1], 4)
-
+        # The browser reads from descriptor 3 and writes to 4.
+        shell = ["bash", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "bash"]
         self.process = subprocess.Popen(
             [
+                *shell,
                 *(browser, "--headless", "--no-sandbox", "--no-first-run", "--hide-scrollbars"),
                 *("--disable-background-networking", "--disable-component-update"),
                 *("--disable-sync", "--disable-default-apps", "--disable-extensions"),
@@ -50,7 +46,7 @@ class Page:
                 *("--ignore-gpu-blocklist", "--remote-debugging-pipe"),
                 *(f"--window-size={size[0]},{size[1]}", f"--user-data-dir={profile}"),
             ],
-            close_fds=False, preexec_fn=connect,
+            pass_fds=(to_browser, from_browser),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(to_browser)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +66,31 @@ def save(path: Path, data: Any, affine: Any = None) -> Path:
         nib.save(nib.Nifti1Image(data, affine), path)
     return path
 
+
+# Processes ----------------------------------------------------------------------------------------
+
+SECONDS = 120.0
+"""Longest time that a test waits for anything."""
+PROGRAM = "from synthsr_cli.main import main; main()"
+"""The command `synthsr`, for `python`."""
+
+
+def python(code: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a piece of Python in a process of its own, to its end."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, **options)
+
+
+def until(holds: Callable[[], object], process: Any = None) -> None:
+    """Wait for something, which a process with `poll` brings about if one is given."""
+    end = time.monotonic() + SECONDS
+    while not holds():
+        assert process is None or process.poll() is None, "the process has ended before"
+        assert time.monotonic() < end, f"it did not come in {SECONDS:g} s"
+        time.sleep(0.002)
+
+
+# A network for scans ------------------------------------------------------------------------------
 
 SCAN_SHAPE, SCAN_MM = (14, 12, 11), 8.0
 TINY_SCAN = ScanConfig(spacing_mm=SCAN_MM, divisor=4)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 
 import pytest
+from helpers import python
 
 from synthsr_cli.group import COMMANDS
 
@@ -44,10 +44,7 @@ for words in {commands}:
 def loaded_by(code: str, folder: object) -> set[str]:
     """Modules that a fresh interpreter has loaded after running some code."""
     code += "\nimport sys\nprint('\\n' + ' '.join(sys.modules))"
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        check=True, capture_output=True, text=True, cwd=str(folder),
-    )  # fmt: skip
+    run = python(code, check=True, cwd=folder, env={**os.environ, "PYTHONWARNINGS": "ignore"})
     return set(run.stdout.splitlines()[-1].split())
 
 

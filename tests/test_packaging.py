@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import python
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -80,7 +80,7 @@ def test_type_checkers_find_the_packages_of_an_editable_install(tmp_path):
     """They read path files of an environment, and run no import hook."""
     pytest.importorskip("setuptools", minversion="77")
     code = f"import build_backend; build_backend.build_editable({str(tmp_path)!r})"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+    python(code, check=True, cwd=ROOT)
     (path,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(path) as wheel:
         files = {name: wheel.read(name).decode() for name in wheel.namelist()}

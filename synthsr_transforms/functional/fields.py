@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .cache import cached, voxel_indices
-from .operators import apply_separable
+from .operators import apply_separable, full_precision, per_axis
 from .resample import resize
 from .warp import affine_grid, sample_grid
 
@@ -117,17 +117,56 @@ def smooth_normal_field(coarse: Tensor, shape: Sequence[int], width: float = 0.7
     Returns:
         `(B, C, *shape)`.
     """
-    sizes = coarse.shape[2:]
-    steps = [(m - 1) / max(n - 1, 1) for n, m in zip(shape, sizes, strict=True)]
-    both = torch.tensor([steps, [*map(float, sizes)]]).to(coarse.device, non_blocking=True)
-    where = voxel_indices(max(shape), coarse.device) * both[0, :, None]
-    points = voxel_indices(max(sizes), coarse.device)
+    sizes = tuple(coarse.shape[2:])
+    weights = _unit_weights(_smooth_weights([sizes], shape, width, coarse.device)[0], sizes)
+    return apply_separable(coarse, per_axis(weights[None, None], shape, sizes))
+
+
+def smooth_normal_fields(
+    coarse: Sequence[Tensor], shape: Sequence[int], width: float = 0.7
+) -> Tensor:
+    """Like `smooth_normal_field`, for elements whose coarse grids have sizes of their own.
+
+    Args:
+        coarse: One `(a, b, c)` for each element.
+        shape: Three output sizes.
+        width: Standard deviation of the weights, in steps of the coarse grid.
+
+    Returns:
+        `(B, 1, *shape)`.
+    """
+    sizes = [tuple(numbers.shape) for numbers in coarse]
+    device = coarse[0].device
+    result = torch.empty(len(coarse), 1, *shape, device=device)
+    weights = _smooth_weights(sizes, shape, width, device)
+    with full_precision(device.type):
+        for field, numbers, own, size in zip(
+            result.unbind(), coarse, weights.unbind(), sizes, strict=True
+        ):
+            x, y, z = per_axis(_unit_weights(own, size), shape, size)
+            in_z = (numbers.flatten(0, 1) @ z.T).view(size[0], -1)
+            in_x = (x @ in_z).view(shape[0], size[1], shape[2])
+            torch.bmm(y.expand(shape[0], -1, -1), in_x, out=field[0])
+    return result
+
+
+def _smooth_weights(
+    sizes: Sequence[Sequence[int]], shape: Sequence[int], width: float, device: torch.device
+) -> Tensor:
+    """Gaussian weights of the coarse points of each axis, `(B, 3, longest axis, most points)`."""
+    steps = [[(m - 1) / max(n - 1, 1) for n, m in zip(shape, own, strict=True)] for own in sizes]
+    both = torch.tensor([steps, [list(map(float, own)) for own in sizes]])
+    both = both.to(device, non_blocking=True)[..., None]
+    points = voxel_indices(max(max(own) for own in sizes), device)
+    where = voxel_indices(max(shape), device) * both[0]
     weights = torch.exp(((where[..., None] - points) / width).square_().mul_(-0.5))
-    if len(set(sizes)) > 1:
-        weights = weights * (points < both[1, :, None])[:, None]
-    weights = weights / weights.norm(dim=-1, keepdim=True)
-    operators = [
-        weights[None, None, axis, :n, :m]
-        for axis, (n, m) in enumerate(zip(shape, coarse.shape[2:], strict=True))
-    ]
-    return apply_separable(coarse, operators)
+    if any(len(set(own)) > 1 for own in sizes):
+        weights = weights * (points < both[1])[..., None, :]
+    return weights
+
+
+def _unit_weights(weights: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Weights `(3, N, M)` of one element, cut to its points and of unit norm."""
+    own = weights[..., : max(sizes)]
+    norm: Tensor = own.norm(dim=-1, keepdim=True)
+    return own / norm

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .cache import cached
+
 
 def tissue_mixture(labels: Tensor, means: Tensor, stds: Tensor, noise: Tensor) -> Tensor:
     r"""Image \(\mu_{l(x)} + \sigma_{l(x)} z(x)\); the cost does not depend on the number of labels.
@@ -32,18 +34,27 @@ def look_up(labels: Tensor, table: Tensor) -> Tensor:
 
     Args:
         labels: `(B, 1, X, Y, Z)` whole numbers within 0..V-1.
-        table: `(B, C, V)`, any dtype.
+        table: `(B or 1, C, V)`, any dtype.
 
     Returns:
         `(B, C, X, Y, Z)` of the dtype of the table.
     """
+    picked = look_up_each(labels, table)
+    return picked[0] if len(picked) == 1 else torch.cat(picked, dim=1)
+
+
+def look_up_each(labels: Tensor, table: Tensor) -> list[Tensor]:
+    """Like `look_up`, each channel of the table by itself, `(B, 1, X, Y, Z)`."""
     batch, channels, values = table.shape
     index = labels.int().flatten(1)
     if batch > 1:
-        rows = torch.arange(0, batch * values, values, dtype=torch.int32, device=labels.device)
-        index = index + rows[:, None]
-    flat = table.transpose(0, 1).reshape(channels, -1)
-    picked: list[Tensor] = [channel.index_select(0, index.flatten()) for channel in flat]
-    if channels == 1:
-        return picked[0].view(batch, 1, *labels.shape[2:])
-    return torch.stack([channel.view(batch, *labels.shape[2:]) for channel in picked], dim=1)
+        index = index + _first_entries(batch, values, labels.device)
+    index, flat = index.flatten(), table.transpose(0, 1).reshape(channels, -1)
+    shape = (len(labels), 1, *labels.shape[2:])
+    return [channel.index_select(0, index).view(shape) for channel in flat.unbind()]
+
+
+@cached(16)
+def _first_entries(batch: int, values: int, device: torch.device) -> Tensor:
+    """Place of the first entry of each element in a flat table, `(B, 1)`."""
+    return torch.arange(0, batch * values, values, dtype=torch.int32, device=device)[:, None]

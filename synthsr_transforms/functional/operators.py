@@ -92,16 +92,59 @@ def blur_operators(
         boundary: One of `BLUR_BOUNDARIES`.
 
     Returns:
-        Three matrices `(B, C, N, N)`.
+        Three matrices `(B, C, N, N)`, not to be written into.
     """
     radius = gaussian_radius(sigma if window_sigma is None else window_sigma, truncate)
-    radius, shape = radius.expand_as(sigma), tuple(shape)
-    reach = kernel_reach(radius, boundary)
-    both = torch.stack(bounded(sigma.float(), radius.to(sigma.device, torch.float32)))
-    sigma, radius = both.to(device, non_blocking=True)
-    where = voxel_indices(max(shape), device).expand(1, 1, 3, -1)
-    weights = gaussian_rows(where, shape, sigma, radius, boundary, reach)
+    both = torch.stack([sigma.float(), radius.to(sigma.device, torch.float32).expand_as(sigma)])
+    if both.device.type != "cpu" or both.requires_grad:
+        return _blur_operators(tuple(shape), both, boundary, device)
+    return _cached_blur_operators(tuple(shape), _Numbers(both), boundary, device)
+
+
+class _Numbers:
+    """Widths and windows `(2, B, C, 3)`, to be found again in a cache by what they are."""
+
+    def __init__(self, both: Tensor) -> None:
+        self.both = both
+        self._key = both.shape, both.numpy().tobytes()
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Numbers) and self._key == other._key
+
+
+@cached(8)
+def _cached_blur_operators(
+    shape: tuple[int, ...], numbers: _Numbers, boundary: str, device: torch.device
+) -> list[Tensor]:
+    return _blur_operators(shape, numbers.both, boundary, device)
+
+
+def _blur_operators(
+    shape: tuple[int, ...], both: Tensor, boundary: str, device: torch.device
+) -> list[Tensor]:
+    """See `blur_operators`: every row has the weights of the distances to its own voxel."""
+    reach, size = kernel_reach(both[1], boundary), max(shape)
+    sigma, radius = (x[..., None] for x in bounded(*both))
+    by_distance = _truncated_gaussian(voxel_indices(size, both.device), sigma, radius)
+    if boundary == "zero":
+        offsets = torch.arange(-reach, reach + 1.0, device=both.device).abs_()
+        by_distance = by_distance / _truncated_gaussian(offsets, sigma, radius).sum(-1, True)
+    by_distance = by_distance.to(device, non_blocking=True)
+    weights = by_distance.index_select(-1, _distances(size, device).flatten())
+    weights = weights.view(*by_distance.shape, size)
+    if boundary == "renormalise":
+        weights = _of_unit_sum(weights, shape)
     return per_axis(weights, shape, shape)
+
+
+@cached(16)
+def _distances(size: int, device: torch.device) -> Tensor:
+    """Distances of the voxels of an axis from each other, `(N, N)` int32."""
+    index = torch.arange(size, dtype=torch.int32)
+    return (index - index[:, None]).abs_().to(device, non_blocking=True)
 
 
 @cached(16)
@@ -151,9 +194,14 @@ def gaussian_rows(
         return weights / _truncated_gaussian((offsets - fraction).abs_(), sigma, radius).sum(
             -1, True
         )
+    return _of_unit_sum(weights, tuple(sizes))
+
+
+def _of_unit_sum(weights: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Rows `(..., 3, M, N)` divided by their sums over the samples that each of three axes has."""
     if len(set(sizes)) > 1:
-        weights = weights * _within(tuple(sizes), device)
-    return weights / weights.sum(-1, True).clamp(min=1e-30)
+        weights = weights * _within(sizes, weights.device)
+    return weights / weights.sum(-1, True).clamp_(min=1e-30)
 
 
 def interpolation_weights(inside: Tensor, size: int) -> Tensor:

@@ -100,16 +100,16 @@ def sample_nearest(volume: Tensor, coordinates: Tensor) -> Tensor:
     """
     batch, channels, *shape = volume.shape
     first_voxel, last_voxel = _corners(tuple(shape), coordinates.device)
-    x, y, z = coordinates.round().clamp_(first_voxel, last_voxel).int().unbind(1)
-    index = (x * shape[1] + y) * shape[2] + z
+    index, y, z = coordinates.round().clamp_(first_voxel, last_voxel).int().unbind(1)
+    index.mul_(shape[1]).add_(y).mul_(shape[2]).add_(z)
     voxels = volume[0, 0].numel()
     if batch > 1:
         wide = torch.int32 if batch * voxels < 2**31 else torch.int64
         first = torch.arange(0, batch * voxels, voxels, dtype=wide, device=volume.device)
         index = index + first[:, None, None, None]
-    flat = volume.transpose(0, 1).reshape(channels, -1)
-    picked = [channel.index_select(0, index.flatten()).view_as(index) for channel in flat]
-    return torch.stack(picked, dim=1)
+    flat, rows = volume.transpose(0, 1).reshape(channels, -1), index.flatten()
+    picked = [channel.index_select(0, rows).view_as(index)[:, None] for channel in flat.unbind()]
+    return picked[0] if channels == 1 else torch.cat(picked, dim=1)
 
 
 @cached(16)

@@ -184,11 +184,12 @@ class Generator:
                     assert self.scans is not None
                     record[RECORD] = self.scans.record(batch.batch_size, seed)
                     batch = self.scans.repeat(batch, record[RECORD])
-                params = stage.sample_record(batch, generator)
+                drawn = stage.draw(batch, generator)
                 if self.scans is not None:
-                    steps = zip(names, stage.steps, params, strict=True)
-                    params = [self.scans.share(*step, batch) for step in steps]
-                stage.apply(batch, params)
+                    steps = zip(names, stage.steps, drawn, strict=True)
+                    drawn = [self.scans.share(*step, batch) for step in steps]
+                params, tensors = zip(*drawn, strict=True)
+                stage.apply(batch, params, tensors)
                 record.update(zip(names, params, strict=True))
         return batch, record
 

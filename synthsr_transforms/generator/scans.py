@@ -15,7 +15,7 @@ from torchio.transforms import Transform
 from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.seeds import derive_seed
 from synthsr_transforms.support.messages import SynthSRError, suggest
-from synthsr_transforms.transforms.base import SynthTransform, take_elements
+from synthsr_transforms.transforms.base import Drawn, SynthTransform, take_elements
 from synthsr_transforms.transforms.images import SCAN
 
 from .config import ScansConfig
@@ -150,16 +150,15 @@ class Scans:
         taken.metadata[SCAN] = [scan for n in counts for scan in range(n)]
         return taken
 
-    def share(
-        self, name: str, step: Any, params: dict[str, Any], batch: SubjectsBatch
-    ) -> dict[str, Any]:
+    def share(self, name: str, step: Any, drawn: Drawn, batch: SubjectsBatch) -> Drawn:
         """Parameters of a step, those of the first scan of each head for all of its scans."""
         if name not in self.config.shared:
-            return params
+            return drawn
+        params = drawn.record
         first = [i - scan for i, scan in enumerate(batch.metadata[SCAN])]
         common = [k for k in params["_batched_keys"] if k.split(".")[-1] not in step.of_the_scan]
         common += [k for k in ("_keep",) if k in params]
-        return {**params, **{k: [params[k][i] for i in first] for k in common}}
+        return Drawn({**params, **{k: [params[k][i] for i in first] for k in common}})
 
 
 def _check_step(setting: str, name: str, known: Sequence[str]) -> None:

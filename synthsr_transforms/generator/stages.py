@@ -1,4 +1,8 @@
-"""Stages of a generator: a step, or deformation, crop and flip in one sampling of the patch."""
+"""Stages of a generator: a step, or several that run as one.
+
+Deformation, crop and flip are one sampling of the patch; images painted from a label map are one
+look-up.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,10 @@ from torchio.transforms import Transform
 
 from synthsr_transforms.seeds import sample_seeds
 from synthsr_transforms.transforms import HemisphereFlip, PatchCrop, SpatialDeformation
-from synthsr_transforms.transforms.base import Params, SynthTransform, append_history
+from synthsr_transforms.transforms.base import Drawn, Params, SynthTransform, append_history
 from synthsr_transforms.transforms.spatial import left_right_axis
+
+from .painting import Painter, can_paint, paint, painting_length
 
 
 def in_stages(transforms: Mapping[str, Transform]) -> list[tuple[list[str], Stage]]:
@@ -29,13 +35,15 @@ def in_stages(transforms: Mapping[str, Transform]) -> list[tuple[list[str], Stag
 
 
 class Stage:
-    """One step, or a `SpatialDeformation` with the `PatchCrop` and `HemisphereFlip` that follow it.
+    """One step, or several with the result of the steps one after the other.
 
-    The result is that of the steps one after the other, but only the voxels of the patch are
-    computed, and every volume is read once.
+    Of a `SpatialDeformation` and the `PatchCrop` and `HemisphereFlip` that follow it, only the
+    voxels of the patch are computed, and every volume is read once. Steps that paint a label map
+    (`generator.painting`) paint every voxel once.
 
     Args:
-        steps: Any transform; or the deformation, then at most one crop and one flip, in any order.
+        steps: Any transform; or the deformation, then at most one crop and one flip, in any order;
+            or steps that paint.
     """
 
     def __init__(self, steps: Sequence[Any]) -> None:
@@ -44,6 +52,9 @@ class Stage:
     @staticmethod
     def length(transforms: Sequence[Any]) -> int:
         """Number of the first transforms that can run as one, from 1."""
+        painting = painting_length(transforms)
+        if painting:
+            return painting
         left = {PatchCrop, HemisphereFlip} if _fits(transforms[0], SpatialDeformation) else set()
         length = 1
         for transform in transforms[1:]:
@@ -58,27 +69,65 @@ class Stage:
         self, batch: SubjectsBatch, generator: Generator | None
     ) -> list[dict[str, Any]]:
         """Sample the parameters of every step, in order; those of TorchIO are a seed."""
-        return [
-            step.sample_record(batch, generator)
-            if isinstance(step, SynthTransform)
-            else {"global_seed": int(sample_seeds(1, generator))}
-            for step in self.steps
-        ]
+        return [drawn.record for drawn in self.draw(batch, generator)]
 
-    def apply(self, batch: SubjectsBatch, recorded: Sequence[dict[str, Any]]) -> None:
-        """Transform with recorded parameters and record the steps."""
+    def draw(self, batch: SubjectsBatch, generator: Generator | None) -> list[Drawn]:
+        """Like `sample_record`, with the parameters as tensors too."""
+        painting = isinstance(self.steps[0], Painter)
+        drawn = []
+        for number, step in enumerate(self.steps):
+            if not isinstance(step, SynthTransform):
+                drawn.append(Drawn({"global_seed": int(sample_seeds(1, generator))}))
+                continue
+            if number == 0 or not painting:  # the first makes the image that others replace
+                step.check_possible(batch)
+            drawn.append(step.draw(batch, generator))
+        return drawn
+
+    def apply(
+        self,
+        batch: SubjectsBatch,
+        recorded: Sequence[dict[str, Any]],
+        tensors: Sequence[Params | None] | None = None,
+    ) -> None:
+        """Transform with recorded parameters and record the steps.
+
+        Args:
+            batch: The batch to change.
+            recorded: Parameters of each step.
+            tensors: The same as tensors, where they are at hand.
+        """
+        tensors = [None] * len(recorded) if tensors is None else tensors
         first = self.steps[0]
         if not isinstance(first, SynthTransform):
             _run_foreign(first, batch, recorded[0]["global_seed"])
             return
         if len(self.steps) == 1:
-            first.apply_transform(batch, recorded[0])
+            first.apply_transform(batch, recorded[0], tensors[0])
         else:
-            size = batch.batch_size
-            sampled = [SynthTransform.to_params(params, size) for params in recorded]
-            self._apply(batch, sampled, [params.get("_keep", [True] * size) for params in recorded])
+            self._together(batch, recorded, tensors)
         for step, params in zip(self.steps, recorded, strict=True):
             append_history(batch, step, params)
+
+    def _together(
+        self,
+        batch: SubjectsBatch,
+        recorded: Sequence[dict[str, Any]],
+        tensors: Sequence[Params | None],
+    ) -> None:
+        size = batch.batch_size
+        sampled = [
+            SynthTransform.to_params(params, size) if own is None else own
+            for params, own in zip(recorded, tensors, strict=True)
+        ]
+        keep = [params.get("_keep", [True] * size) for params in recorded]
+        if not isinstance(self.steps[0], Painter):
+            self._apply(batch, sampled, keep)
+        elif can_paint(batch, sampled):
+            paint(batch, self.steps, sampled, keep)
+        else:
+            for step, params, own in zip(self.steps, recorded, sampled, strict=True):
+                step.apply_transform(batch, params, own)
 
     def _apply(
         self, batch: SubjectsBatch, sampled: Sequence[Params], keep: Sequence[Sequence[bool]]

@@ -13,7 +13,7 @@ import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK
@@ -58,9 +58,8 @@ class Grid:
 
     @cached_property
     def spacing_mm(self) -> Tensor:
-        """Voxel spacing in mm, `(B, 3)` on the CPU, rounded to a thousandth."""
-        rows = (_spacing(*affine.data[:3, :3].flatten().tolist()) for affine in self.affines)
-        return torch.tensor(list(rows), dtype=torch.float64)
+        """Voxel spacing in mm, `(B, 3)` on the CPU, rounded to a thousandth; not to be changed."""
+        return _spacings(*(affine.data.numpy().tobytes() for affine in self.affines))
 
     @property
     def common_spacing_mm(self) -> list[float]:
@@ -78,10 +77,12 @@ class Grid:
         return first
 
 
-@lru_cache(1024)
-def _spacing(*matrix: float) -> tuple[float, ...]:
-    """Lengths of the columns of a 3 x 3 matrix given row by row, rounded to a thousandth."""
-    return tuple(round(math.hypot(*matrix[axis::3]), 3) for axis in range(3))
+@lru_cache(256)
+def _spacings(*matrices: bytes) -> Tensor:
+    """Lengths of the columns of 4 x 4 matrices of float64, `(B, 3)`, rounded to a thousandth."""
+    rows = [np.frombuffer(matrix).reshape(4, 4)[:3, :3].T.tolist() for matrix in matrices]
+    lengths = [[round(math.hypot(*column), 3) for column in columns] for columns in rows]
+    return torch.tensor(lengths, dtype=torch.float64)
 
 
 def grid_of(image: ImagesBatch, channels: int | None = None) -> Grid:
@@ -89,6 +90,18 @@ def grid_of(image: ImagesBatch, channels: int | None = None) -> Grid:
     batch, count, x, y, z = image.data.shape
     _bring_affines_home(image)
     return Grid(batch, count if channels is None else channels, (x, y, z), image.affines)
+
+
+class Drawn(NamedTuple):
+    """Parameters that were drawn for a batch.
+
+    Attributes:
+        record: In the form that TorchIO keeps in histories.
+        tensors: The same for `apply_params`; None where they must be read from the record.
+    """
+
+    record: dict[str, Any]
+    tensors: Params | None = None
 
 
 class SynthTransform(Transform):
@@ -164,6 +177,21 @@ class SynthTransform(Transform):
         """Change the batch, by replacing tensors and never writing into them."""
         raise NotImplementedError
 
+    def neutral(self, params: Params, keep: Tensor) -> Params | None:
+        """Parameters with which elements that were not chosen stay as they are, bit for bit.
+
+        With these, all elements of a batch are computed at once where that costs less than to take
+        some out and put them back, as on a GPU.
+
+        Args:
+            params: Parameters of all elements.
+            keep: Which elements were chosen, `(B,)` booleans on the CPU.
+
+        Returns:
+            The parameters; None where there are no such.
+        """
+        return None
+
     # For callers
 
     def forward(self, data: Any, *, generator: Generator | None = None) -> Any:
@@ -191,8 +219,9 @@ class SynthTransform(Transform):
         Returns:
             The recorded parameters.
         """
-        params = self.sample_record(batch, generator)
-        self.apply_transform(batch, params)
+        self.check_possible(batch)
+        params, tensors = self.draw(batch, generator)
+        self.apply_transform(batch, params, tensors)
         append_history(batch, self, params)
         return params
 
@@ -200,8 +229,16 @@ class SynthTransform(Transform):
         self, batch: SubjectsBatch, generator: Generator | None = None
     ) -> dict[str, Any]:
         """Sample the parameters for a batch, in the form that TorchIO keeps in histories."""
+        self.check_possible(batch)
+        return self.draw(batch, generator).record
+
+    def check_possible(self, batch: SubjectsBatch) -> None:
+        """Refuse a batch that lacks what the transform needs, unless it never happens."""
         if self.p > 0:
             self.check(batch)
+
+    def draw(self, batch: SubjectsBatch, generator: Generator | None = None) -> Drawn:
+        """Sample the parameters for a batch that was checked."""
         keep = self.sample_keep(batch.batch_size, generator)
         sampled = self.sample_params(batch, generator) if any(keep) else {}
         recorded: dict[str, Any] = {name: value.tolist() for name, value in sampled.items()}
@@ -209,7 +246,7 @@ class SynthTransform(Transform):
         recorded["_batched_keys"] = list(sampled)
         if not all(keep):
             recorded["_keep"] = keep
-        return recorded
+        return Drawn(recorded, {name: _as_recorded(value) for name, value in sampled.items()})
 
     def replay(self, data: Any, params: Mapping[str, Any]) -> Any:
         """Transform with recorded parameters instead of new ones.
@@ -245,14 +282,28 @@ class SynthTransform(Transform):
         chosen = [u < limit for u in torch.rand(count, generator=generator).tolist()]
         return chosen * (size // count)
 
-    def apply_transform(self, batch: SubjectsBatch, params: dict[str, Any]) -> SubjectsBatch:
-        """Transform with recorded parameters, where `p` decided so."""
+    def apply_transform(
+        self, batch: SubjectsBatch, params: dict[str, Any], tensors: Params | None = None
+    ) -> SubjectsBatch:
+        """Transform with recorded parameters, where `p` decided so.
+
+        Args:
+            batch: The batch to change.
+            params: Recorded parameters.
+            tensors: The same as tensors, where they are at hand, which saves time.
+        """
         size = batch.batch_size
-        own = self.to_params(params, size)
-        index = [i for i, chosen in enumerate(params.get("_keep", [True] * size)) if chosen]
-        if len(index) == size:
-            self.apply_params(batch, own)
-        elif index:
+        own = self.to_params(params, size) if tensors is None else tensors
+        keep = params.get("_keep", [True] * size)
+        index = [i for i, chosen in enumerate(keep) if chosen]
+        if not index:
+            return batch
+        neutral = None
+        if len(index) < size and computes_all(batch.device):
+            neutral = self.neutral(own, torch.tensor(keep))
+        if len(index) == size or neutral is not None:
+            self.apply_params(batch, own if neutral is None else neutral)
+        else:
             part = shallow_copy(batch, index)
             taken = {name: image.data for name, image in part.images.items()}
             self.apply_params(part, {name: value[index] for name, value in own.items()})
@@ -266,8 +317,9 @@ class SynthTransform(Transform):
         params = {}
         for name, value in recorded.items():
             if not name.startswith("_"):
-                tensor = torch.as_tensor(value if whole_batch else [value] * size)
-                params[name] = tensor.float() if tensor.is_floating_point() else tensor
+                params[name] = _as_recorded(
+                    torch.as_tensor(value if whole_batch else [value] * size)
+                )
         return params
 
     @staticmethod
@@ -291,6 +343,18 @@ class SynthTransform(Transform):
         """Show the arguments that differ from their defaults."""
         inside = ", ".join(f"{k}={_shown(v)}" for k, v in constructor_params(self).items())
         return f"{type(self).__name__}({inside})"
+
+
+def computes_all(device: torch.device) -> bool:
+    """Whether launches cost more on a device than computing elements that were not chosen."""
+    return device.type != "cpu"
+
+
+def _as_recorded(value: Tensor) -> Tensor:
+    """A tensor of the type that its record is read as."""
+    if value.is_floating_point():
+        return value.float()
+    return value if value.dtype == torch.bool else value.long()
 
 
 def _shown(value: Any) -> str:
@@ -418,7 +482,14 @@ def _put_elements(
         if changed is not taken[name]:
             whole = image.data.to(changed.dtype)
             image.data = whole.index_copy(0, _on_device(index, whole), changed)
-    for key, values in part.metadata.items():
+    put_notes(batch, part.metadata, index)
+
+
+def put_notes(
+    batch: SubjectsBatch, metadata: Mapping[str, Sequence[Any]], index: Sequence[int]
+) -> None:
+    """Put back the metadata of some elements of a batch."""
+    for key, values in metadata.items():
         whole_list = batch.metadata.setdefault(key, [None] * batch.batch_size)
         for i, value in zip(index, values, strict=True):
             whole_list[i] = value

@@ -26,6 +26,7 @@ from .base import (
 from .images import (
     REGISTRATION_ERROR,
     SCAN,
+    Notes,
     channel_indices,
     check_channels,
     check_one_shape,
@@ -87,11 +88,15 @@ class CopyImage(SynthTransform):
         if self.channels is not None:
             check_channels(self.channels, data, self.source)
             data = take_channels(data, self.channels)
-        note_coil(batch, self.destination, has_coil(batch, self.source))
+        self.note(batch)
         if self.replace:
             replace_image(batch, self.destination, data)
         else:
             add_image(batch, self.destination, data, image, labels=is_label_map(image))
+
+    def note(self, batch: SubjectsBatch | Notes) -> None:
+        """Note whether a coil made the copy."""
+        note_coil(batch, self.destination, has_coil(batch, self.source))
 
 
 class SelectChannels(SynthTransform):

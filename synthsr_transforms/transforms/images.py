@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,7 +72,20 @@ def add_made_image(
     add_image(batch, own, data, like, labels=labels)
 
 
-def note_coil(batch: SubjectsBatch, name: str, has_coil: Sequence[bool]) -> None:
+@dataclasses.dataclass
+class Notes:
+    """Metadata of some elements of a batch.
+
+    Attributes:
+        metadata: One value for each of them, by key.
+        batch_size: Their number.
+    """
+
+    metadata: dict[str, list[Any]]
+    batch_size: int
+
+
+def note_coil(batch: SubjectsBatch | Notes, name: str, has_coil: Sequence[bool]) -> None:
     """Note of which elements a receive coil made an image, which is what images are without a note.
 
     Args:
@@ -89,7 +103,7 @@ def note_coil(batch: SubjectsBatch, name: str, has_coil: Sequence[bool]) -> None
     ]
 
 
-def has_coil(batch: SubjectsBatch, name: str) -> list[bool]:
+def has_coil(batch: SubjectsBatch | Notes, name: str) -> list[bool]:
     """Of which elements a receive coil made an image."""
     noted = batch.metadata.get(WITHOUT_COIL) or [()] * batch.batch_size
     return [name not in (names or ()) for names in noted]
@@ -155,13 +169,15 @@ def noted_output_shape(batch: SubjectsBatch) -> tuple[int, int, int] | None:
 
 def move_origins(image: ImagesBatch, start: Tensor, ratio: Tensor | None = None) -> None:
     """Affines of a grid that begins at voxel `start`, `(B or 1, 3)`, its spacing times `ratio`."""
+    firsts = start.double().expand(len(image.affines), 3).numpy()
+    scale = None if ratio is None else ratio.double().numpy()
     matrices = []
-    for affine, first in zip(image.affines, start.expand(len(image.affines), 3), strict=True):
-        matrix = affine.data.clone()
-        matrix[:3, 3] += matrix[:3, :3] @ first.to(matrix)
-        if ratio is not None:
-            matrix[:3, :3] *= ratio.to(matrix)
-        matrices.append(matrix)
+    for affine, first in zip(image.affines, firsts, strict=True):
+        matrix = affine.data.numpy().copy()
+        matrix[:3, 3] += matrix[:3, :3] @ first
+        if scale is not None:
+            matrix[:3, :3] *= scale
+        matrices.append(torch.from_numpy(matrix))
     set_affines(image, matrices)
 
 

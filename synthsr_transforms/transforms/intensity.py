@@ -214,6 +214,12 @@ class BiasCorruption(SynthIntensityTransform):
         applied = torch.rand(size, generator=generator) < self.probability
         return {"std": std * applied, "log_field_seed": sample_seeds(grid.batch_size, generator)}
 
+    def neutral(self, params: Params, keep: Tensor) -> Params | None:
+        """Widths of 0; None where the fields themselves are given."""
+        if any(name.endswith("log_field") for name in params):
+            return None
+        return _without_std(params, keep)
+
     def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
         """Multiply by the field, which is drawn on the CPU and the same on every device."""
         shape = (image.shape[1], *coarse_shape(grid.shape, self.shape_factor))
@@ -256,6 +262,10 @@ class ScannerNoise(SynthIntensityTransform):
             "noise_seed": sample_seeds(grid.batch_size, generator),
         }
 
+    def neutral(self, params: Params, keep: Tensor) -> Params:
+        """Noise of width 0."""
+        return _without_std(params, keep)
+
     def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
         """Add the noise."""
         noise = field_from_params(params, "noise", tuple(image.shape[1:]), image.device)
@@ -269,3 +279,8 @@ class ScannerNoise(SynthIntensityTransform):
                 own = torch.cat([own, imaginary], dim=1)
             elements.append(add_noise(one, own, params["std"][b : b + 1], rician=rician))
         return torch.cat(elements)
+
+
+def _without_std(params: Params, keep: Tensor) -> Params:
+    """Parameters whose standard deviations are 0 in elements that were not chosen."""
+    return {k: v * keep[:, None] if k.endswith(".std") else v for k, v in params.items()}

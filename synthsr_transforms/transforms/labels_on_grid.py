@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from synthsr_transforms.functional.cache import cached
 from synthsr_transforms.functional.mixture import look_up
 from synthsr_transforms.labels.table import LabelTable
 
@@ -29,10 +30,7 @@ class LabelSet:
     """
 
     def __init__(self, values: Iterable[int]) -> None:
-        chosen = list(values)
-        table = torch.zeros(max(chosen, default=0) + 2)  # the last entry: all larger values
-        table[chosen] = 1
-        self._table = table
+        self._values = tuple(values)
 
     @classmethod
     def of_tissues(cls, table: LabelTable, tissues: Iterable[str]) -> LabelSet:
@@ -41,8 +39,16 @@ class LabelSet:
 
     def mask(self, labels: Tensor) -> Tensor:
         """1 where a label is in the set, else 0, `(B, 1, X, Y, Z)` float32."""
-        table = self._table.to(labels.device, non_blocking=True).expand(len(labels), 1, -1)
+        table = _table_of(self._values, labels.device)
         return look_up(whole_labels(labels).clamp(0, table.shape[-1] - 1), table)
+
+
+@cached(64)
+def _table_of(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """1 for each of some values, else 0, `(1, 1, V)`; the last entry is for all larger values."""
+    table = torch.zeros(max(values, default=0) + 2)
+    table[list(values)] = 1
+    return table.to(device, non_blocking=True)[None, None]
 
 
 class ValueIndex:
@@ -56,10 +62,9 @@ class ValueIndex:
         lookup = torch.cat([lookup, torch.tensor([-1])])
         self._index, self.known = lookup.clamp(min=0), lookup >= 0
 
-    def spread(self, numbers: Tensor, device: torch.device) -> Tensor:
-        """Numbers per row or class, `(..., K)`, as float32 per value, `(..., V + 1)`.
+    def spread(self, numbers: Tensor) -> Tensor:
+        """Numbers per row or class, `(..., K)`, as numbers per value, `(..., V + 1)`.
 
         Unknown values read 0; the last entry stands for all values above the table.
         """
-        table = torch.where(self.known, numbers.index_select(-1, self._index), 0.0)
-        return table.to(device, torch.float32, non_blocking=True)
+        return torch.where(self.known, numbers.index_select(-1, self._index), 0.0)

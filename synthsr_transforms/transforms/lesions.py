@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +28,13 @@ from .images import float_dtype
 from .kinds import SynthLabelTransform
 from .labels_on_grid import LabelSet
 from .lesion_masks import LesionMask, read_lesion_mask
-from .random_fields import coarse_velocity, field_from_params, per_element, smooth_fields
+from .random_fields import (
+    coarse_velocity,
+    each_per_element,
+    field_from_params,
+    per_element,
+    smooth_fields,
+)
 
 _BORDER = 0.1  # width of the border of cavities, in standard deviations of their field
 
@@ -112,10 +119,8 @@ class LesionTransform(SynthLabelTransform, abstract=True):
         fluid = None if cavity is None else self._fluid.mask(labels.data)
         for name, image in self.scalar_images(batch).items():
             device = image.data.device
-            value, std = (
-                params[f"{name}.{key}"].to(device, non_blocking=True)[:, :, None, None, None]
-                for key in ("intensity", "std")
-            )
+            both = torch.stack([params[f"{name}.intensity"], params[f"{name}.std"]])
+            value, std = both.to(device, non_blocking=True)[..., None, None, None]
             data = image.data.float()
             inside = value.expand_as(data)
             if bool(params[f"{name}.std"].any()):
@@ -223,11 +228,21 @@ class LesionSimulation(LesionTransform):
         field = smooth_fields(
             params["shape_seed"], params["size_mm"], grid, device, coarse_on=torch.device("cpu")
         )
-        height = per_element(params["height"], device)
-        if "beside_lift" in params:
-            lift = per_element(params["beside_lift"], device)
-            height = height - lift * self._nearness(labels, grid)
+        lifts = [params[key] for key in ("height", "beside_lift") if key in params]
+        height, *lift = each_per_element(lifts, device)
+        if lift:
+            height = height - lift[0] * self._nearness(labels, grid)
         return torch.sigmoid((field - height) / self.softness) * self._candidate.mask(labels)
+
+    def neutral(self, params: Params, keep: Tensor) -> Params:
+        """Fields cut at an infinite height, and the largest blobs, which are cheap."""
+        result = dict(params)
+        for name, value in params.items():
+            if name.endswith(".std") or name == "cavity_share":
+                result[name] = value * keep.view(-1, *[1] * (value.ndim - 1))
+            elif name in ("height", "size_mm", "cavity_size_mm"):
+                result[name] = torch.where(keep, value, math.inf)
+        return result
 
     def _nearness(self, labels: Tensor, grid: Grid) -> Tensor:
         """From 1 at the labels `beside` to 0 far from them, `(B, 1, X, Y, Z)`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from .base import Params, SynthTransform, grid_of, is_label_map
 from .images import outside
 from .kinds import SynthLabelTransform
 from .labels_on_grid import LabelSet
-from .random_fields import per_element
+from .random_fields import each_per_element
 
 
 class SkullStripping(SynthLabelTransform):
@@ -76,20 +77,25 @@ class SkullStripping(SynthLabelTransform):
         for image in self.scalar_images(batch).values():
             image.data = torch.where(mask, image.data, outside(image, self.value))
 
+    def neutral(self, params: Params, keep: Tensor) -> Params:
+        """Infinite margins."""
+        return {"margin_mm": torch.where(keep, params["margin_mm"], math.inf)}
+
     def brain_mask(self, labels: Tensor, margin_mm: Tensor, spacing_mm: Tensor) -> Tensor:
         """Voxels that stay, `(B, 1, X, Y, Z)` booleans.
 
         A Gaussian turns a plane border into the normal distribution function, so a margin is a
-        threshold.
+        threshold. An infinite margin keeps all.
         """
         brain = self._brain.mask(labels)
         exact = brain > 0.5
-        if self.smoothness_mm == 0 or not bool(margin_mm.any()):
+        if not bool(margin_mm.any()):
             return exact
         sigma = (self.smoothness_mm / spacing_mm[:, None, :]).float()
         smooth = gaussian_blur(brain, sigma, truncate=4.0)
-        margin_mm = per_element(margin_mm, labels.device)
-        threshold = torch.special.ndtr(-margin_mm / self.smoothness_mm)
+        threshold = torch.special.ndtr(-margin_mm / max(self.smoothness_mm, 1e-9))
+        threshold = torch.where(margin_mm == math.inf, -1.0, threshold)
+        margin_mm, threshold = each_per_element([margin_mm, threshold], labels.device)
         return torch.where(margin_mm == 0, exact, smooth > threshold)
 
 
@@ -127,14 +133,17 @@ class PartialFieldOfView(SynthTransform):
             "start": torch.rand(size, generator=generator),
         }
 
+    def neutral(self, params: Params, keep: Tensor) -> Params:
+        """The whole axis."""
+        return {**params, "fraction": torch.where(keep, params["fraction"], 1.0)}
+
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
         """Blank what lies outside the slab."""
         for name, image in self.chosen_images(batch).items():
             if not is_label_map(image) or name in (self.include or ()):
-                x, y, z = (
-                    inside.to(image.device, non_blocking=True)
-                    for inside in slab(image.data.shape[2:], params)
-                )
+                shape = image.data.shape[2:]
+                together = torch.cat(slab(shape, params), 1).to(image.device, non_blocking=True)
+                x, y, z = together.split(list(shape), 1)
                 mask = x[:, None, :, None, None] & y[:, None, None, :, None]
                 mask = mask & z[:, None, None, None, :]
                 image.data = torch.where(mask, image.data, outside(image, self.value))

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from synthsr_transforms.functional.fields import coarse_shape, smooth_normal_field
-from synthsr_transforms.seeds import normal_field
+from synthsr_transforms.functional.fields import coarse_shape, smooth_normal_fields
+from synthsr_transforms.seeds import normal_field, normal_numbers
 
 from .base import Grid, Params
 
@@ -60,15 +60,22 @@ def smooth_fields(
     Returns:
         `(B, 1, X, Y, Z)` float32.
     """
-    fields = []
-    for b, step in enumerate(size_mm.tolist()):
-        extents = [n * mm for n, mm in zip(grid.shape, grid.spacing_mm[b].tolist(), strict=True)]
-        shape = (1, *(max(2, math.ceil(mm / step) + 1) for mm in extents))
-        coarse = normal_field(seeds[b : b + 1], shape, coarse_on).to(device, non_blocking=True)
-        fields.append(smooth_normal_field(coarse, grid.shape))
-    return fields[0] if len(fields) == 1 else torch.cat(fields)
+    shapes = [
+        [max(2, math.ceil(n * mm / step) + 1) for n, mm in zip(grid.shape, spacing, strict=True)]
+        for step, spacing in zip(size_mm.tolist(), grid.spacing_mm.tolist(), strict=True)
+    ]
+    numbers = normal_numbers(seeds, [math.prod(shape) for shape in shapes], coarse_on)
+    together = numbers.to(device, non_blocking=True).split([math.prod(shape) for shape in shapes])
+    coarse = [one.view(shape) for one, shape in zip(together, shapes, strict=True)]
+    return smooth_normal_fields(coarse, grid.shape)
 
 
 def per_element(values: Tensor, device: torch.device) -> Tensor:
     """One value per element, `(B,)`, to broadcast over its voxels, `(B, 1, 1, 1, 1)`."""
     return values.to(device, non_blocking=True)[:, None, None, None, None]
+
+
+def each_per_element(values: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Like `per_element`, for several values `(B,)` of each element, by one copy."""
+    together = torch.stack(list(values)).to(device, non_blocking=True)
+    return list(together[..., None, None, None, None].unbind())

@@ -20,7 +20,6 @@ from synthsr_transforms.functional.acquisition import (
     thousandths,
 )
 from synthsr_transforms.functional.blur import acquisition_sigma, gaussian_blur
-from synthsr_transforms.functional.intensity import add_noise
 from synthsr_transforms.functional.layout import plan_patch
 from synthsr_transforms.functional.reliability import distance_map, reliability_map
 from synthsr_transforms.functional.resample import resize
@@ -272,16 +271,30 @@ class SliceAcquisition(SynthTransform):
 
 def _add_slice_noise(slices: Tensor, params: Params, low_shape: Tensor) -> Tensor:
     """Noise on the acquired samples of each channel, the same whatever else is in the batch."""
-    noisy = slices.clone()
-    stds, kinds = params["noise_std"].tolist(), params["rician"].tolist()
-    for b, (element, rician) in enumerate(zip(noisy, kinds, strict=True)):
-        for c, channel in enumerate(element):
-            box = tuple(slice(n) for n in low_shape[b, c].tolist())
-            acquired = channel[box][None, None]
+    kinds = params["rician"].tolist()
+    parts = slices.new_zeros(1 + any(kinds), *slices.shape)  # of complex numbers
+    for b, (channels, rician) in enumerate(zip(low_shape.tolist(), kinds, strict=True)):
+        for c, box in enumerate(channels):
             seed = params["noise_seed"][b : b + 1] + c
-            noise = normal_field(seed, (1 + rician, *acquired.shape[2:]), slices.device)
-            acquired.copy_(add_noise(acquired, noise, stds[b][c], rician=rician))
-    return noisy
+            numbers = normal_field(seed, (1 + rician, *box), slices.device)[0]
+            x, y, z = box
+            parts[: 1 + rician, b, c, :x, :y, :z] = numbers
+    std = params["noise_std"].to(slices.device, non_blocking=True)[..., None, None, None]
+    noisy = parts.mul_(std)[0].add_(slices)
+    if not any(kinds):
+        return noisy
+    magnitude = torch.hypot(noisy, parts[1], out=parts[1])
+    return torch.where(_rician_samples(slices.shape, params, low_shape, std), magnitude, noisy)
+
+
+def _rician_samples(shape: Sequence[int], params: Params, low_shape: Tensor, std: Tensor) -> Tensor:
+    """Samples that were acquired with Rician noise, `(B, C, x, y, z)` booleans."""
+    within = [torch.arange(n) < low_shape[..., axis, None] for axis, n in enumerate(shape[2:])]
+    within[0] = within[0] & params["rician"][:, None, None]
+    together = torch.cat(within, -1).to(std.device, non_blocking=True)
+    x, y, z = together.split(list(shape[2:]), -1)
+    plane = (x[..., None] & y[..., None, :])[..., None] & (std > 0)
+    return plane & z[..., None, None, :]
 
 
 KINDS = ("reliability", "distance_mm")

@@ -24,7 +24,7 @@ from synthsr_transforms.priors.tissue_priors import TissuePriors, resolve_priors
 from synthsr_transforms.seeds import sample_seeds
 
 from .base import BARE_IMAGE, Params, check_destination, replace_image
-from .images import add_made_image, note_coil
+from .images import Notes, add_made_image, note_coil
 from .kinds import SynthLabelTransform
 from .labels_on_grid import ValueIndex, whole_labels
 from .random_fields import field_from_params
@@ -135,16 +135,27 @@ class TissueMixture(SynthLabelTransform):
         _, image = self.label_image(batch)
         labels = whole_labels(image.data)
         if self.check_labels:
-            self._refuse_unknown(labels)
+            self.refuse_unknown(labels)
         device = labels.device
-        numbers = torch.stack([params["means"], params["stds"]])
-        means, stds = self._class_index.spread(numbers, device)
+        means, stds = self.tables(params).to(device, non_blocking=True)
         shape = (means.shape[1], *labels.shape[2:])
         noise = field_from_params(params, "noise", shape, device)
         made = tissue_mixture(labels.clamp(0, means.shape[-1] - 1), means, stds, noise)
         add_made_image(batch, self.destination, made, image)
 
-    def _refuse_unknown(self, labels: Tensor) -> None:
+    def tables(self, params: Params) -> Tensor:
+        """Mean and standard deviation of each label value, `(2, B, C, V)` on the CPU."""
+        return self._class_index.spread(torch.stack([params["means"], params["stds"]]))
+
+    def refuse_unknown(self, labels: Tensor) -> None:
+        """Refuse labels that the table lacks; waits for a GPU.
+
+        Args:
+            labels: `(B, 1, X, Y, Z)` whole numbers.
+
+        Raises:
+            ValueError: If there are any.
+        """
         known = self._class_index.known.to(labels.device)
         inside = labels.clamp(0, len(known) - 1)
         bad = ~look_up(inside, known.expand(labels.shape[0], 1, -1)) | (labels < 0)
@@ -261,20 +272,27 @@ class TissueContrast(SynthLabelTransform):
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
         """Make the image."""
         _, image = self.label_image(batch)
-        numbers = torch.stack([params["means"], params["stds"]])
-        means, stds = self._row_index.spread(numbers, image.device)
+        means, stds = self.tables(params).to(image.device, non_blocking=True)
         labels = whole_labels(image.data).clamp(0, means.shape[-1] - 1)
         if bool(params["stds"].any()):
             noise = field_from_params(params, "noise", (1, *labels.shape[2:]), labels.device)
             made = tissue_mixture(labels, means, stds, noise)
         else:
             made = look_up(labels, means)
-        name = BARE_IMAGE if BARE_IMAGE in batch.images else self.destination
-        note_coil(batch, name, [self.coil] * batch.batch_size)
+        own = BARE_IMAGE if BARE_IMAGE in batch.images else self.destination
+        self.note(batch, own)
         if self.replace and BARE_IMAGE not in batch.images:
             replace_image(batch, self.destination, made)
         else:
             add_made_image(batch, self.destination, made, image)
+
+    def note(self, batch: SubjectsBatch | Notes, name: str | None = None) -> None:
+        """Note whether a coil made the image; its name is the destination unless given."""
+        note_coil(batch, name or self.destination, [self.coil] * batch.batch_size)
+
+    def tables(self, params: Params) -> Tensor:
+        """Mean and standard deviation of each label value, `(2, B, 1, V)` on the CPU."""
+        return self._row_index.spread(torch.stack([params["means"], params["stds"]]))
 
 
 def _distributions(specs: Mapping[Any, DistributionSpec], name: str) -> dict[Any, Distribution]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from synthsr_transforms.functional.intensity import total
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import sample_seeds
 
-from .base import Params, grid_of
+from .base import Grid, Params, grid_of
 from .images import float_dtype, named_image
 from .kinds import SynthLabelTransform
 from .labels_on_grid import LabelSet
@@ -99,14 +100,21 @@ class SharedTexture(SynthLabelTransform):
                 " SharedTexture before steps that resample one of them."
             )
         x, t = image.data.float(), target.data.float()
-        where = self._where(batch, t)
-        device = t.device
-        field = smooth_fields(
-            params["texture_seed"], params["size_mm"], grid_of(target), device, coarse_on=device
-        )
-        change = t * where * (field * per_element(params["std"].float(), device))
-        image.data = (x + slope(x, t[:, :1] * where) * change[:, :1]).to(float_dtype(image.data))
+        masked, device = t * self._where(batch, t), t.device
+        strength = per_element(params["std"].float(), device)
+        change = masked * self._field(params, grid_of(target), device).mul_(strength)
+        image.data = (x + slope(x, masked[:, :1]) * change[:, :1]).to(float_dtype(image.data))
         target.data = (t + change).to(float_dtype(target.data))
+
+    def neutral(self, params: Params, keep: Tensor) -> Params:
+        """No strength, and the largest grain, which is cheap."""
+        size_mm = torch.where(keep, params["size_mm"], math.inf)
+        return {**params, "std": params["std"] * keep, "size_mm": size_mm}
+
+    @staticmethod
+    def _field(params: Params, grid: Grid, device: torch.device) -> Tensor:
+        seeds, size_mm = params["texture_seed"], params["size_mm"]
+        return smooth_fields(seeds, size_mm, grid, device, coarse_on=device)
 
     def _where(self, batch: SubjectsBatch, t: Tensor) -> Tensor:
         """1 where to vary, else 0, `(B, 1, X, Y, Z)`."""
@@ -127,6 +135,6 @@ def slope(x: Tensor, t: Tensor) -> Tensor:
     """
     inside = (t > 0).float()
     count = total(inside).clamp_min(1)
-    centred = (t - total(t * inside) / count) * inside
+    centred = (t - total(t * inside) / count).mul_(inside)
     variance = total(centred.square())
     return torch.where(variance > 0, total(x * centred) / variance.clamp_min(1e-12), 0.0)

@@ -12,7 +12,7 @@ from typing import Any
 import helpers
 import numpy as np
 import pytest
-from helpers import COARSE_MM, any_quality, one_error, run
+from helpers import COARSE_MM, any_quality, one_error, python, run
 
 from synthsr_cli.bids_app import repeated
 from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, save_model
@@ -178,9 +178,8 @@ class TestDataset:
 
     def test_it_starts_under_its_own_name(self):
         code = "from synthsr_cli.main import synthsr_bids; synthsr_bids()"
-        command = [sys.executable, "-c", code]
-        done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
+        done = python(code, "--version")
         assert done.stdout.startswith("synthsr-bids"), done.stderr
-        done = subprocess.run([*command, "data", "out", "x"], capture_output=True, text=True)
+        done = python(code, "data", "out", "x")
         assert done.returncode == 2
         assert done.stderr.rstrip().endswith("Try 'synthsr bids-app --help'.")

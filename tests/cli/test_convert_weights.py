@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,10 @@ def small(in_channels: int = 1, out_channels: int = 1, **changes: Any) -> UNetCo
     return UNetConfig(in_channels=in_channels, out_channels=out_channels, **sizes)
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Working folder with weights of networks of 1 to 4 channels, and of a Laplace law."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with weights of networks of 1 to 4 channels, and of a Laplace law."""
+    place: Path = tmp_path_factory.mktemp("weights")
     for name, config in {
         **{f"{n}ch.h5": small(n) for n in (1, 2, 3, 4)},
         "laplace.h5": small(1, 2),
@@ -60,8 +61,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }.items():
         with torch.random.fork_rng():
             torch.manual_seed(config.in_channels)
-            write_keras(tmp_path / name, config, UNet3d(config).state_dict())
-    return tmp_path
+            write_keras(place / name, config, UNet3d(config).state_dict())
+    return place
+
+
+@pytest.fixture
+def folder(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Working folder with a copy of the weights."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(weights, tmp_path, dirs_exist_ok=True))
 
 
 class TestConversion:

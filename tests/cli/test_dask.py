@@ -6,7 +6,6 @@ import csv
 import os
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import SCAN_MM, SCAN_SHAPE, one_error, run, save, save_tiny_model
+from helpers import SCAN_MM, SCAN_SHAPE, SECONDS, one_error, run, save, save_tiny_model, until
 
 from synthsr_net.prediction.runs.on_dask import MADE_BY_LOST_WORKER, Recipe, do_task
 from synthsr_net.prediction.runs.tasks import plan_tasks
@@ -61,15 +60,13 @@ def test_a_killed_worker_loses_nothing_and_nothing_is_made_twice(cluster, folder
     first = next(iter(cluster.workers.values())).pid
 
     def kill() -> None:
-        until = time.monotonic() + 120
-        while not list(Path("out").glob("s*_synthsr.nii.gz")) and time.monotonic() < until:
-            time.sleep(0.01)
+        until(lambda: list(Path("out").glob("s*_synthsr.nii.gz")))
         os.kill(first, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
     result = run("predict", "scans", "out", *MODEL, "--dask", cluster.scheduler_address)
-    killer.join()
+    killer.join(SECONDS)
     assert result.exit_code == 1, result.output
     assert result.stderr.count("Failed: bad.nii.gz: ") == 1
     assert Counter(summary()) == {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from helpers import one_error
+from helpers import PROGRAM, one_error, python
 
 from synthsr_net.models.checkpoint import ModelConfig, read_model, save_model
 from synthsr_net.models.keras.weights import write_keras
@@ -90,9 +88,7 @@ class TestExport:
 
     def test_nothing_else_is_printed(self, folder):
         """In a process of its own, where libraries can write past Python."""
-        program = "import sys; from synthsr_cli.main import main; main()"
-        command = [sys.executable, "-c", program, "export", "mine.safetensors", "mine.onnx"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = python(PROGRAM, "export", "mine.safetensors", "mine.onnx", check=True)
         assert done.stderr == ""
         assert len(done.stdout.splitlines()) == 1
 

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import one_error, run, save
+from helpers import PROGRAM, one_error, run, save, until
 
 from synthsr_cli.common.errors import as_click_error
 from synthsr_cli.common.messages import shown
@@ -207,17 +206,24 @@ class TestGenerate:
         assert "Stopped after 0 of 9 samples. The same command goes on" in result.stderr
 
     def test_a_scheduler_can_stop_it(self, folder):
-        code = "from synthsr_cli.main import main; main()"
         process = subprocess.Popen(
-            [sys.executable, "-c", code, "generate", "own.yaml", "--labels", "maps", "-n", "400"],
+            [
+                sys.executable,
+                "-c",
+                PROGRAM,
+                "generate",
+                "own.yaml",
+                "--labels",
+                "maps",
+                "-n",
+                "400",
+            ],
             stderr=subprocess.PIPE,
             text=True,
         )
-        while not list((folder / "synthetic").glob("*.json")):
-            assert process.poll() is None
-            time.sleep(0.02)
+        until(lambda: list((folder / "synthetic").glob("*.json")), process)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate()
         assert process.returncode == 130
         assert "Stopped after" in errors
         assert not list((folder / "synthetic").glob(".*"))
@@ -525,7 +531,7 @@ class TestCommandLine:
 
     def test_it_runs_as_a_module(self):
         command = [sys.executable, "-m", "synthsr_cli", "generate", "lost.yaml"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2
         assert done.stderr.startswith("Error: ")
 

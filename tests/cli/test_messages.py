@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import SCAN_MM, SCAN_SHAPE, one_error, run, save, save_tiny_model
+from helpers import SCAN_MM, SCAN_SHAPE, one_error, python, run, save, save_tiny_model
 
 from synthsr_cli.common.messages import PACKAGES, Terminal, keep, log, shown, terminal
 
@@ -122,5 +122,5 @@ def test_a_library_without_a_program_says_nothing(folder):
         "for name in ('synthsr_net', 'synthsr_transforms', 'synthsr_cli'):\n"
         "    logging.getLogger(name).warning(name)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = python(code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

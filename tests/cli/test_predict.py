@@ -9,9 +9,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from helpers import SCAN_MM, one_error, run, save_tiny_model
+from helpers import PROGRAM, SCAN_MM, one_error, python, run, save_tiny_model, until
 from helpers import SCAN_SHAPE as SHAPE
 
 from synthsr_cli.common import prediction
@@ -350,14 +347,14 @@ class TestManyScans:
 
 
 SLOWLY = """
-import time
+import itertools, time
 from synthsr_cli.main import main
 from synthsr_net.prediction.predictor import Predictor
-infer = Predictor.infer
-Predictor.infer = lambda *args: (time.sleep(2), infer(*args))[1]
+infer, number = Predictor.infer, itertools.count()
+Predictor.infer = lambda *args: (time.sleep(60 * (next(number) > 0)), infer(*args))[1]
 main()
 """
-"""The command, which a signal meets while it computes however loaded the machine is."""
+"""The command, which a signal meets while it computes the second scan."""
 
 
 class TestGoingOn:
@@ -392,16 +389,13 @@ class TestGoingOn:
         assert_one_error(result, "made by another model or with other settings")
 
     @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-    def test_a_stopped_run_leaves_whole_files_and_goes_on(self, folder, sent):
+    def test_a_stopped_run_leaves_whole_files_and_goes_on(self, folder, sent, server):
         for k in range(7):
             shutil.copy(folder / "scan.nii.gz", folder / "scans" / f"t{k}.nii.gz")
-        command = [sys.executable, "-c", SLOWLY, "predict", "scans", "out", *MODEL]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        while not list((folder / "out").glob("s*")):
-            assert process.poll() is None
-            time.sleep(0.005)
+        process = server.begin(SLOWLY, "predict", "scans", "out", *MODEL)
+        until(lambda: list((folder / "out").glob("s*")), process)
         process.send_signal(sent)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate()
         assert process.returncode == 130
         made = len(outputs(folder / "out"))
         last = f"Stopped after {made} of 10 scans. The same command with --resume goes on."
@@ -503,10 +497,8 @@ class TestProcesses:
     def test_several_share_the_scans(self, folder):
         """One of the scans fails, which stops none of the processes."""
         (folder / "scans" / "s1.nii.gz").write_bytes(b"no scan")
-        code = "from synthsr_cli.main import main; main()"
-        command = [sys.executable, "-c", code, "predict", "scans", "out", *MODEL]
         options = ["--device", "cpu", "--devices", "2", "--report", "report"]
-        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+        done = python(PROGRAM, "predict", "scans", "out", *MODEL, *options)
         assert done.returncode == 1, done.stderr
         assert sorted(outputs(folder / "out")) == ["s0_synthsr.nii.gz", "s2_synthsr.nii.gz"]
         assert done.stdout.count("Predicted 2 scans") == 1

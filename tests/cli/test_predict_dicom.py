@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -18,7 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicoms import head, write_enhanced, write_series
-from helpers import one_error, run, save_tiny_model, segmentation_model
+from helpers import PROGRAM, one_error, run, save_tiny_model, segmentation_model, until
 
 from synthsr_net.models.checkpoint import save_model
 from synthsr_net.prediction.predictor import Predictor
@@ -209,20 +207,13 @@ class TestFaults:
         assert not Path("out").exists()
         assert tidy(folder)
 
-    @pytest.mark.skipif(not hasattr(os, "setsid"), reason="needs signals")
     @pytest.mark.parametrize("seconds", [0, 0.02, 0.1])
-    def test_a_signal_leaves_nothing(self, folder, seconds):
-        environment = {**os.environ, "TMPDIR": str(folder / "temporary")}
-        program = "from synthsr_cli.main import main; main()"
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, "predict", "study", "out", *MODEL, "--series", "2"],
-            env=environment, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        until = time.monotonic() + 60
-        while tidy(folder) and time.monotonic() < until:
-            time.sleep(0.002)
+    def test_a_signal_leaves_nothing(self, folder, seconds, server):
+        words = ["predict", "study", "out", *MODEL, "--series", "2"]
+        process = server.begin(PROGRAM, *words, TMPDIR=folder / "temporary")
+        until(lambda: not tidy(folder), process)
         time.sleep(seconds)
         process.send_signal(signal.SIGTERM)
-        assert "Stopped" in process.communicate(timeout=60)[1]
+        assert "Stopped" in process.communicate()[1]
         assert process.returncode == 130
         assert tidy(folder)

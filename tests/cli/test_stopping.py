@@ -6,15 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from helpers import save
+from helpers import PROGRAM, save, until
+from processes import Process, Server
 
-PROGRAM = "from synthsr_cli.main import main; main()"
 AT_IMPORT = """
 import os, signal
 class Finder:
@@ -57,7 +57,7 @@ def start(folder: Path, command: str, then: str = "pass") -> subprocess.Popen[st
     )  # fmt: skip
 
 
-def check(process: subprocess.Popen[str], folder: Path) -> str:
+def check(process: subprocess.Popen[str] | Process, folder: Path) -> str:
     """It ends long before its work would, with one line, and leaves nothing; return the line."""
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
@@ -78,13 +78,27 @@ def test_while_it_imports(folder, command):
     assert sorted(os.listdir(folder)) == ["maps", "scans", "temporary"]
 
 
+@pytest.fixture
+def working(
+    folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Process]:
+    """Beginner of commands in the folder, whose imports are done."""
+    monkeypatch.chdir(folder)
+    (folder / "temporary").mkdir()
+
+    def begin(words: str) -> Process:
+        place = folder / "temporary"
+        return server.begin(PROGRAM, *words.split(), alone=True, TMPDIR=place)
+
+    return begin
+
+
 @pytest.mark.parametrize("at_once", [False, True], ids=["group", "alone"])
-def test_processes_of_an_estimate_end_with_it(folder, at_once):
-    process = start(folder, COMMANDS["estimate-priors"] + " --workers 2")
+def test_processes_of_an_estimate_end_with_it(folder, working, at_once):
+    process = working(COMMANDS["estimate-priors"] + " --workers 2")
     parent = psutil.Process(process.pid)
-    while len(children := parent.children(recursive=True)) < 3:  # two, and a tracker
-        assert process.poll() is None
-        time.sleep(0.01)
+    until(lambda: len(parent.children(recursive=True)) >= 3, process)  # two, and a tracker
+    children = parent.children(recursive=True)
     (os.kill if at_once else os.killpg)(process.pid, signal.SIGINT)
     assert check(process, folder) == "Stopped."
     psutil.wait_procs(children, timeout=30)
@@ -92,10 +106,8 @@ def test_processes_of_an_estimate_end_with_it(folder, at_once):
     assert not os.listdir(folder / "temporary")
 
 
-def test_training_before_its_first_batch(folder):
-    process = start(folder, f"{COMMANDS['train']} --set crop.shape=32 --set network.num_features=4")
-    while not (folder / "out" / "config.yaml").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+def test_training_before_its_first_batch(folder, working):
+    process = working(f"{COMMANDS['train']} --set crop.shape=32 --set network.num_features=4")
+    until((folder / "out" / "config.yaml").exists, process)
     process.send_signal(signal.SIGINT)
     assert check(process, folder).startswith("Stopped.")

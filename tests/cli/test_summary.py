@@ -7,13 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import SCAN_MM, SCAN_SHAPE, one_error, run, save, save_tiny_model
+from helpers import PROGRAM, SCAN_MM, SCAN_SHAPE, one_error, run, save, save_tiny_model, until
 
 from synthsr_net.models.loading import load_model
 from synthsr_net.prediction.runs.summary import COLUMNS
@@ -117,29 +116,17 @@ class TestSummary:
         error = one_error(run("predict", "scans", "out2", *MODEL, "--only-failed", "no.tsv"))
         assert "no.tsv does not exist" in error
 
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL")
-    def test_four_processes_of_which_one_is_killed_lose_nothing(self, folder):
+    def test_four_processes_of_which_one_is_killed_lose_nothing(self, folder, server):
         """Parts of an array; the second is killed, and started again as a scheduler does."""
         for k in range(12):
             save(Path("many") / f"s{k}.nii.gz", voxels(k), np.diag([SCAN_MM] * 3 + [1.0]))
-        command = [
-            sys.executable,
-            "-m",
-            "synthsr_cli",
-            "predict",
-            "many",
-            "out",
-            *MODEL,
-            "--resume",
-        ]
-        parts = [[*command, "--shard", f"{k}/4"] for k in (1, 2, 3, 4)]
-        started = [subprocess.Popen(part, stdout=subprocess.DEVNULL) for part in parts]
-        until = time.monotonic() + 60
-        while not list(Path("out").glob("s1*")) and time.monotonic() < until:
-            time.sleep(0.01)
+        words = ["predict", "many", "out", *MODEL, "--resume"]
+        parts = [(PROGRAM, *words, "--shard", f"{k}/4") for k in (1, 2, 3, 4)]
+        started = [server.begin(*part) for part in parts]
+        until(lambda: list(Path("out").glob("s1*")), started[1])
         started[1].send_signal(signal.SIGKILL)
-        assert [process.wait(60) for process in started] == [0, -signal.SIGKILL, 0, 0]
-        assert subprocess.run(parts[1], stdout=subprocess.DEVNULL, timeout=60).returncode == 0
+        assert [process.wait() for process in started] == [0, -signal.SIGKILL, 0, 0]
+        assert server.begin(*parts[1]).wait() == 0
         done = Counter(name for name, status in states() if status == "done")
         assert done == {f"s{k}.nii.gz": 1 for k in range(12)}
         assert len(list(Path("out").glob("*_synthsr.nii.gz"))) == 12
@@ -209,8 +196,8 @@ class TestTable:
             process.stdin.write("\n")
             process.stdin.flush()
         if killed:
-            while not Path("all.tsv").exists() or "b10\t" not in Path("all.tsv").read_text():
-                time.sleep(0.001)
+            path = Path("all.tsv")
+            until(lambda: path.exists() and "b10\t" in path.read_text())
             started[1].kill()
         for process in started:
             process.communicate(timeout=60)

@@ -1,15 +1,17 @@
 """Code in the documentation does what it says.
 
-The blocks of tutorials run as they stand there, on smaller phantoms than a reader's, and so do
-blocks of Python on all pages. Other commands are read: their names and options must exist.
+The blocks of tutorials run as they stand there, on smaller data than a reader's, and so do blocks
+of Python on all pages. Other commands are read: their names and options must exist.
 A block that is not run says why in a comment above it, `<!-- not run: REASON -->`.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -36,9 +38,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md"]
 RUN = [DOCS / "start.md", *sorted((DOCS / "tutorials").glob("[0-9]*.md"))]
-"""Pages whose blocks run in a shell, one after the other."""
+"""Pages whose blocks of the shell run, one after the other."""
 ELSEWHERE = DOCS / "export.md"  # tests/net/test_onnx.py runs its blocks
-SECONDS = 300
 
 _FENCE = re.compile(
     r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?"
@@ -77,47 +78,87 @@ def blocks_of(page: Path) -> Iterator[Block]:
         yield Block(page, line, found["language"], found["code"], found["why"])
 
 
+TOLD = """
+import json, sys
+words = sys.argv[1:]
+code = sys.stdin.read() if words[1:] == ["-"] else ""
+with open("commands.txt", "a") as file:
+    print(json.dumps([words, code]), file=file)
+"""
+"""Stands for a program: adds its words, and what it gets, to a list."""
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like that of a checkout, with the data of the tutorials, of 2 mm."""
+    """A folder like that of a checkout, with the data of the tutorials, of 4 mm."""
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "examples").symlink_to(ROOT / "examples")
-    for name, words in {"python": "", "synthsr": "-m synthsr_cli"}.items():
+    (folder / "told.py").write_text(TOLD)
+    (folder / "bin").mkdir()
+    for name in ("python", "synthsr"):
         program = folder / "bin" / name
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S told.py {name} "$@"\n')
         program.chmod(0o755)
-    run_in(folder, "python examples/tutorial_data.py tutorial_data --spacing-mm 2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_here(["python", "examples/tutorial_data.py", "tutorial_data", "--spacing-mm", "4"])
     (folder / "tutorial_2mm").symlink_to("tutorial_data")
     return folder
 
 
-def run_in(folder: Path, script: str) -> None:
-    """Run a script of the shell, whose first failure is the last line."""
+def read_by_shell(folder: Path, script: str) -> None:
+    """Let a shell read a script, whose programs are stand-ins."""
     variables = {**os.environ, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=folder,
-        env=variables,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
+    words = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(words, cwd=folder, env=variables, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def run_here(words: list[str], code: str = "") -> None:
+    """Run a command in this process: `synthsr`, or `python` with a file or a piece of code.
+
+    Training is shorter than a reader's, and the example smaller.
+    """
+    program, *arguments = words
+    if program == "synthsr":
+        if arguments[0] == "train":
+            arguments += ["--set", "run.steps_per_epoch=2"]
+        result = run(*arguments)
+        assert result.exit_code == 0, result.output
+        if arguments[0] == "example":
+            nib.save(nib.load(arguments[1]).slicer[40:-40, 40:-40, 10:-10], arguments[1])
+    elif arguments == ["-"]:
+        exec(code, {})
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", arguments)
+            runpy.run_path(arguments[0], run_name="__main__")
+
+
+def script_of(page: Path) -> str:
+    """What is run of a page, as a script of the shell."""
+    blocks = [block for block in blocks_of(page) if block.language in ("bash", "python")]
+    assert blocks
+    return "".join(
+        f"python - <<'PYTHON'\n{block.code}PYTHON\n" if block.language == "python" else block.code
+        for block in blocks
+        if block.why is None
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def in_shell(block: Block) -> str:
-    """A block as lines of a script of the shell."""
-    if block.language == "python":
-        return f"python - <<'PYTHON'\n{block.code}PYTHON\n"
-    return block.code
 
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
-def test_pages_run_in_a_shell(page: Path, checkout: Path) -> None:
-    blocks = [block for block in blocks_of(page) if block.language in ("bash", "python")]
-    assert blocks
-    run_in(checkout, "".join(in_shell(block) for block in blocks if block.why is None))
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.usefixtures("without_curves")
+def test_pages_run(page: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell reads their commands; they run here, where everything is imported."""
+    read_by_shell(checkout, script_of(page))
+    monkeypatch.chdir(checkout)
+    told = Path("commands.txt")
+    commands = [json.loads(line) for line in told.read_text().splitlines()]
+    told.unlink()
+    assert commands
+    for words, code in commands:
+        run_here(words, code)
 
 
 # Python

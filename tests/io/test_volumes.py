@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from helpers import python
 from nibabel.imageglobals import logger
 
 from synthsr_transforms.io.files import VolumeError, check_file, list_volumes
@@ -277,8 +276,7 @@ def test_reading_loads_neither_torch_nor_torchio():
         "import sys, synthsr_transforms.io.scans\n"
         "print([m for m in ('torch', 'torchio') if m in sys.modules])"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
+    assert python(code, check=True).stdout.strip() == "[]"
 
 
 class TestTypes:

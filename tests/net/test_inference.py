@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -380,9 +380,7 @@ for strategy, name in (("store", "batch"), ("recompute", "batch"), ("store", "in
     print((peak() - before) / estimate_bytes(network.config, shape, strategy), flush=True)
     os._exit(0)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    done = python(program, check=True)
     shares = [float(line) for line in done.stdout.splitlines()]
     assert len(shares) == 3
     assert all(0.3 < share < 1 for share in shares)

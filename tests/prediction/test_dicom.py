@@ -9,10 +9,11 @@ from typing import Any
 import dicoms
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 from dicoms import NAME, PATIENT_ID, affine, head, write_enhanced, write_series
 
-from synthsr_net.prediction.dicom import archive
+from synthsr_net.prediction.dicom import archive, conversion
 from synthsr_net.prediction.dicom.patients import Redaction, exam_of
 from synthsr_net.prediction.dicom.series import guess_contrast, why_no_brain
 from synthsr_net.prediction.dicom.study import Study, chosen, is_study, opened
@@ -49,6 +50,18 @@ class TestConversion:
             data, matrix = read(study, 1)
         assert np.array_equal(data, head())
         np.testing.assert_allclose(matrix, affine(data.shape, (6, 5, 7)), atol=1e-3)
+
+    def test_a_converter_that_gets_stuck_is_ended(self, tmp_path: Path, monkeypatch):
+        stuck = tmp_path / "dcm2niix"
+        stuck.write_text("#!/bin/sh\nexec sleep 60\n")
+        stuck.chmod(0o755)
+        monkeypatch.setattr("dcm2niix.bin", str(stuck))
+        monkeypatch.setattr(conversion, "HOURS", 0.1 / 3600)
+        write_series(tmp_path / "s")
+        before = psutil.Process().children()
+        with pytest.raises(WorkFailedError, match="was still at work"), opened(tmp_path / "s"):
+            pass
+        assert psutil.Process().children() == before
 
     def test_an_enhanced_file_is_the_same_as_its_slices(self, tmp_path: Path):
         path = write_enhanced(tmp_path / "s" / "all.dcm")

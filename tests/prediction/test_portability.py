@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
+from helpers import python
 
 BLOCKED = ("fcntl", "resource", "pwd")
 SCRIPT = f"""
@@ -28,8 +27,6 @@ synthsr(["predict", "scan.nii.gz", "t1.nii.gz", "--model", "fast", "--precision"
 
 
 def test_the_example_is_predicted_without_modules_of_posix(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = python(SCRIPT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert nib.load(tmp_path / "t1.nii.gz").get_fdata().std() > 0

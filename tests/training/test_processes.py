@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers import until
+from processes import Process, Server
 
 from synthsr_net.losses.adversarial import critic_loss, generator_total
 from synthsr_net.training.callbacks.metrics_file import MetricsFile
@@ -25,94 +22,6 @@ from synthsr_net.training.folder import RunFolder
 from synthsr_net.training.run import TrainingRun
 from synthsr_transforms.seeds import derive_seed
 
-SERVER = """
-import json, os, signal, sys, time
-import matplotlib.backends.backend_agg, tensorboardX
-import synthsr_cli.main, synthsr_cli.train, synthsr_net.training.run
-
-def child(code, environment, log):
-    os.environ.update(environment)
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for number in (1, 2):
-        os.dup2(out, number)
-    status = 1
-    try:
-        exec(code, {})
-        status = 0
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 0
-    except BaseException:
-        import traceback
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-
-def wait(pid, seconds):
-    end = time.monotonic() + seconds
-    while True:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
-
-for line in sys.stdin:
-    what, *rest = json.loads(line)
-    if what == "wait":
-        print(wait(*rest), flush=True)
-    else:
-        pid = os.fork()
-        if pid == 0:
-            child(*rest)
-        print(pid, flush=True)
-"""
-"""Begins processes that have imported everything already, which takes most of their time."""
-
-
-class Server:
-    """Begins and waits for processes."""
-
-    def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-
-    def ask(self, *what: Any) -> int:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(what) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def begin(self, code: str, log: Path, **environment: object) -> int:
-        """Begin a process that runs a piece of Python; its number."""
-        values = {name: str(value) for name, value in environment.items()}
-        log.write_text("")
-        return self.ask("begin", code, values, str(log))
-
-    def wait(self, pid: int, seconds: float = 120) -> int:
-        """Exit code of a process, negative if a signal ended it."""
-        return self.ask("wait", pid, seconds)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server, for all tests of processes."""
-    if not hasattr(os, "fork"):
-        pytest.skip("processes are forked, which this system cannot")
-    made = Server()
-    yield made
-    made.process.kill()
-    made.process.communicate()
-
 
 def command(*arguments: object) -> str:
     """The command `synthsr train`, as Python."""
@@ -120,12 +29,19 @@ def command(*arguments: object) -> str:
     return f"from synthsr_cli.group import synthsr; synthsr({words!r})"
 
 
-def until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait for something."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.002)
+def run_to_end(server: Server, code: str) -> float:
+    """Run a piece of Python in a process, and return how long it took."""
+    begun = time.monotonic()
+    process = server.begin(code)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return time.monotonic() - begun
+
+
+def killed(process: Process) -> int:
+    """Exit code of a process after a signal that it cannot refuse."""
+    process.send_signal(signal.SIGKILL)
+    return process.wait()
 
 
 def settings(*assignments: str) -> list[str]:
@@ -139,8 +55,7 @@ def whole(
     """Folder of a run with `hard` settings that was never interrupted."""
     place = tmp_path_factory.mktemp("whole")
     arguments = [folder / "own.yaml", "--labels", folder / "maps", *settings(*hard)]
-    pid = server.begin(command(*arguments, "--out", place / "run"), place / "log")
-    assert server.wait(pid) == 0, (place / "log").read_text()
+    run_to_end(server, command(*arguments, "--out", place / "run"))
     return place / "run"
 
 
@@ -150,27 +65,21 @@ class TestKilling:
     ):
         sets = settings(*hard, "run.steps_per_epoch=8", "run.save_every_steps=3")
         arguments = [folder / "own.yaml", "--labels", folder / "maps", *sets]
-        begun = time.monotonic()
-        pid = server.begin(command(*arguments, "--out", tmp_path / "whole"), tmp_path / "log")
-        assert server.wait(pid) == 0, (tmp_path / "log").read_text()
-        duration = time.monotonic() - begun
+        duration = run_to_end(server, command(*arguments, "--out", tmp_path / "whole"))
 
         run = RunFolder(tmp_path / "run")
-        pid = server.begin(command(*arguments, "--out", run.path), tmp_path / "log")
-        until(run.state_path.exists)
-        os.kill(pid, signal.SIGKILL)
-        assert server.wait(pid) == -signal.SIGKILL
+        process = server.begin(command(*arguments, "--out", run.path))
+        until(run.state_path.exists, process)
+        assert killed(process) == -signal.SIGKILL
         assert not run.model_path("epoch_003").exists()
 
         resume = command("--out", run.path, "--resume")
         delay = random.uniform(0.1, 0.8) * duration  # any moment, another in each test run
-        pid = server.begin(resume, tmp_path / "log")
+        process = server.begin(resume)
         time.sleep(delay)
-        os.kill(pid, signal.SIGKILL)
-        assert server.wait(pid) in (-signal.SIGKILL, 0)
+        assert killed(process) in (-signal.SIGKILL, 0)
 
-        pid = server.begin(resume, tmp_path / "log")
-        assert server.wait(pid) == 0, (tmp_path / "log").read_text()
+        run_to_end(server, resume)
         print(f"killed after {delay:.3f} s")
         assert_same_run(tmp_path / "whole", run.path)
 
@@ -198,10 +107,8 @@ owner.{name} = killing
         sets = settings(*hard, "run.save_every_steps=3")
         arguments = [folder / "own.yaml", "--labels", folder / "maps", *sets]
         run = command(*arguments, "--out", tmp_path / "run")
-        pid = server.begin(code + run, tmp_path / "log")
-        assert server.wait(pid) == -signal.SIGKILL
-        pid = server.begin(command("--out", tmp_path / "run", "--resume"), tmp_path / "log")
-        assert server.wait(pid) == 0, (tmp_path / "log").read_text()
+        assert server.begin(code + run).wait() == -signal.SIGKILL
+        run_to_end(server, command("--out", tmp_path / "run", "--resume"))
         assert_same_run(whole, tmp_path / "run")
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -209,12 +116,15 @@ owner.{name} = killing
         arguments = [folder / "own.yaml", "--labels", folder / "maps"]
         sets = settings("run.steps_per_epoch=5000")
         run = RunFolder(tmp_path / "run")
-        pid = server.begin(command(*arguments, *sets, "--out", run.path), tmp_path / "log")
-        until(lambda: "batches" in (tmp_path / "log").read_text())
-        os.kill(pid, number)
-        assert server.wait(pid) == 130
-        told = (tmp_path / "log").read_text().splitlines()
-        assert told[-1] == f"Stopped. `synthsr train --out {run.path} --resume` goes on."
+        process = server.begin(command(*arguments, *sets, "--out", run.path))
+        until(lambda: "batches" in process.files[1].read_text(), process)
+        process.send_signal(number)
+        _, errors = process.communicate()
+        assert process.returncode == 130
+        assert (
+            errors.splitlines()[-1]
+            == f"Stopped. `synthsr train --out {run.path} --resume` goes on."
+        )
         assert torch.load(run.state_path, weights_only=True)["position"] > 0
 
 
@@ -257,22 +167,14 @@ class TestSeveralProcesses:
             "folder": str(place),
             "sets": [*self.SETS, *sets],
         }
-        logs = [place.with_name(f"log{rank}") for rank in (0, 1)]
-        pids = [
-            server.begin(
-                SEVERAL.format(**about),
-                logs[rank],
-                RANK=rank,
-                LOCAL_RANK=rank,
-                NODE_RANK=0,
-                WORLD_SIZE=2,
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=port,
-            )
+        code = SEVERAL.format(**about)
+        network = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        started = [
+            server.begin(code, RANK=rank, LOCAL_RANK=rank, NODE_RANK=0, **network)
             for rank in (0, 1)
         ]
-        codes = [server.wait(pid) for pid in pids]
-        assert codes == [0, 0], "\n".join(log.read_text() for log in logs)
+        errors = [process.communicate()[1] for process in started]
+        assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
         return [torch.load(place / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
     def test_gradients_are_means_over_the_batches_of_all(self, server, folder, tmp_path, begin):

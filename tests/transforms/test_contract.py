@@ -24,6 +24,7 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 import synthsr_transforms
 from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.transforms import base
 from synthsr_transforms.transforms.base import SynthTransform, registered_transforms
 from synthsr_transforms.transforms.build import build_transform
 from synthsr_transforms.transforms.kinds import (
@@ -252,6 +253,11 @@ def _cases(kind: type = SynthTransform, most: int | None = None) -> list[Any]:
     ]
 
 
+def _has_neutral(case: Case) -> bool:
+    """Whether elements that were not chosen can go through with neutral parameters."""
+    return case.cls.neutral is not SynthTransform.neutral
+
+
 every_case = pytest.mark.parametrize("case", _cases())
 every_first_case = pytest.mark.parametrize("case", _cases(most=1))
 """For what is the same code whatever the arguments."""
@@ -369,6 +375,27 @@ class TestProbability:
                 for name, image in first.images.items():
                     assert torch.equal(image.data, second.images[name].data)
         assert len(out.applied_transforms) <= 1
+
+    @pytest.mark.parametrize("case", [c for c in _cases() if _has_neutral(c.values[0])])
+    def test_computing_all_elements_equals_computing_the_chosen_bit_for_bit(
+        self,
+        case: Case,
+        make_batch: Maker,
+        seeded: Maker,
+        assert_same: Maker,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        transform, batch = case.build(p=0.5), make_batch(4, affine="anisotropic")
+        for seed in (1, 2, 4):
+            outputs = []
+            for together in (True, False):
+                monkeypatch.setattr(
+                    base, "computes_all", lambda device, together=together: together
+                )
+                outputs.append(transform(batch, generator=seeded(seed)))
+            keep = outputs[0].applied_transforms[-1].params["_keep"]
+            assert 0 < sum(keep) < 4
+            assert_same(*outputs, history=True)
 
 
 class TestTypes:

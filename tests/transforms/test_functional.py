@@ -280,6 +280,13 @@ class TestFields:
         nodes = field[:, :, ::3, ::4, ::4].log()
         torch.testing.assert_close(nodes, coarse, rtol=0, atol=1e-5)
 
+    def test_smooth_fields_of_a_batch_equal_those_alone(self, device: torch.device) -> None:
+        generator = torch.Generator().manual_seed(0)
+        coarse = [torch.randn(n, generator=generator).to(device) for n in [(4, 7, 5), (9, 2, 30)]]
+        together = fields.smooth_normal_fields(coarse, SHAPE)
+        alone = [fields.smooth_normal_field(one[None, None], SHAPE) for one in coarse]
+        torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-6)
+
     def test_smooth_normal_fields_have_unit_variance_everywhere(self, device: torch.device) -> None:
         basis = torch.eye(3 * 2 * 4, device=device).reshape(-1, 1, 3, 2, 4)
         variance = fields.smooth_normal_field(basis, SHAPE).square().sum(0)

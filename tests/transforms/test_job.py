@@ -433,7 +433,7 @@ class TestStop:
 
     def test_a_killed_job_goes_on_as_if_nothing_happened(self, running, make_job, tmp_path):
         running.send_signal(signal.SIGKILL)
-        running.wait()
+        running.wait(60)
         records = list((tmp_path / "out").glob("*.json"))
         assert 4 <= len(records) < 14
         for record in records:

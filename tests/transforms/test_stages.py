@@ -12,12 +12,15 @@ from torch import Tensor
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms import (
+    CopyImage,
     GaussianSmoothing,
     HemisphereFlip,
     PatchCrop,
     SliceAcquisition,
     SpatialDeformation,
     TargetResolution,
+    TissueContrast,
+    TissueMixture,
 )
 from synthsr_transforms.generator.stages import Stage
 from synthsr_transforms.transforms.base import SynthTransform, shallow_copy
@@ -107,6 +110,74 @@ class TestSpatialRun:
         assert Stage.length([SpatialDeformation(include=["image"]), crop]) == 1
         assert Stage.length([deform, PatchCrop(shape=4, p=0.5)]) == 1
         assert Stage.length([deform, HemisphereFlip(exclude=["image"])]) == 1
+
+
+def painters(**more: Any) -> list[SynthTransform]:
+    """Steps that paint one over the other."""
+    table: dict[str, Any] = {"label_table": "freesurfer_aseg"}
+    contrast = {**table, "destination": "image", "replace": True, "by_tissue": {"csf": [1, 9]}}
+    return [
+        TissueContrast(**table, by_tissue={"white_matter": [100, 120]}, same_sides=True),
+        TissueMixture(**table, background_mean=3, **more),
+        TissueContrast(**contrast, std=[1, 4], p=0.5),
+        CopyImage(source="target", destination="image", replace=True, p=0.3),
+        TissueContrast(**contrast, p=0.3, coil=False),
+        CopyImage(source="image", destination="target", replace=True, p=0.2),
+    ]
+
+
+class TestPainting:
+    @pytest.mark.parametrize("seed", range(6))
+    def test_it_equals_the_steps_one_after_the_other_bit_for_bit(
+        self, seed: int, make_batch: Maker, seeded: Maker, assert_same: Maker
+    ) -> None:
+        batch, steps = make_batch(5, affine="oblique"), painters()
+        run = Stage(steps)
+        params = run.sample_record(batch, seeded(seed))
+        together = shallow_copy(batch)
+        run.apply(together, params)
+        assert_same(together, one_after_the_other(batch, steps, params))
+        assert list(together.images) == ["labels", "image", "target"]
+
+    def test_it_draws_and_remembers_what_the_steps_do(
+        self, make_batch: Maker, seeded: Maker
+    ) -> None:
+        batch, steps = make_batch(4), painters()
+        run = Stage(steps)
+        drawn, generator, apart = run.draw(batch, seeded(2)), seeded(2), make_batch(4)
+        records = [step.run(apart, generator) for step in steps]
+        assert [one.record for one in drawn] == records
+        run.apply(batch, records, [one.tensors for one in drawn])
+        traces, expected = batch.applied_transforms, apart.applied_transforms
+        assert [(t.name, t.params) for t in traces] == [(t.name, t.params) for t in expected]
+        assert batch.metadata == apart.metadata
+
+    def test_noise_that_is_given_is_used(
+        self, make_batch: Maker, seeded: Maker, assert_same: Maker
+    ) -> None:
+        batch, steps = make_batch(2), painters()
+        run = Stage(steps)
+        params = run.sample_record(batch, seeded(1))
+        shape = (2, 1, *batch.images["labels"].data.shape[2:])
+        params[1]["noise"] = torch.ones(shape).tolist()
+        together = shallow_copy(batch)
+        run.apply(together, params)
+        assert_same(together, one_after_the_other(batch, steps, params))
+
+    def test_only_steps_on_one_label_map_and_channel_paint_together(self) -> None:
+        target, mixture, contrast, copied, *_ = painters()
+        assert Stage.length([target, mixture, contrast, copied, GaussianSmoothing()]) == 4
+        assert Stage.length([contrast, mixture]) == 1  # it replaces what is not made here
+        assert Stage.length([mixture, copied]) == 1  # which copies what is not made here
+        assert Stage.length([target, painters(labels="other")[1]]) == 1
+        assert Stage.length([target, painters(num_channels=2)[1]]) == 1
+        assert Stage.length([target, painters(p=0.5)[1]]) == 1
+
+    def test_unknown_labels_are_refused(self, make_batch: Maker, seeded: Maker) -> None:
+        batch, run = make_batch(2), Stage(painters())
+        batch.images["labels"].data = batch.images["labels"].data + 20000
+        with pytest.raises(ValueError, match="labels must be in the label table"):
+            run.apply(batch, run.sample_record(batch, seeded(0)))
 
 
 def world_of(image: ImagesBatch) -> Tensor:

@@ -31,7 +31,7 @@ def test_an_error_lets_work_in_progress_end_and_drops_the_rest() -> None:
         with threads(1) as pool:
             for number in range(5):
                 pool.submit(work, number)
-            begun.wait()
+            assert begun.wait(60)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -22,6 +22,8 @@ from synthsr_transforms.support.stopping import signals_held, undoing
 
 DEPTH = 9
 """Levels of subfolders that are searched, the most that dcm2niix allows."""
+HOURS = 2.0
+"""Time after which dcm2niix is taken to have got stuck; studies take minutes."""
 OPTIONS = ("-g", "i", "-z", "n", "-b", "y", "-ba", "n", "-l", "n", "-w", "2", "-c", "")
 """No defaults of the user; plain NIfTI with all fields of the header beside it; uint16 as int16
 where it fits, without which dcm2niix does not resolve uneven slices; no comment."""
@@ -144,7 +146,15 @@ def _run(arguments: Sequence[str]) -> tuple[int, list[str]]:
                     stderr=subprocess.STDOUT,
                 )
                 started.append(process)
-            said = process.communicate()[0].decode("utf-8", "replace")
+            try:
+                said = process.communicate(timeout=3600 * HOURS)[0].decode("utf-8", "replace")
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                raise WorkFailedError(
+                    f"dcm2niix, which converts DICOM, must end within {HOURS:g} h, but was still at"
+                    " work. A file may be damaged: give the folders of series one by one."
+                ) from None
     except OSError as error:
         raise WorkFailedError(
             f"dcm2niix, which converts DICOM, cannot be run ({error.strerror}). Install the package"

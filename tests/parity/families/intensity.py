@@ -101,7 +101,7 @@ def gmm_parameters(vector: Vector, case: str) -> Iterator[Agreement]:
     )
     lookup = _class_lookup(values, classes)
     for name, numbers in zip(("means", "stds"), priors.from_draws(draws[None]), strict=True):
-        ours = ValueIndex(lookup).spread(numbers, torch.device("cpu"))[..., values].movedim(1, -1)
+        ours = ValueIndex(lookup).spread(numbers)[..., values].movedim(1, -1)
         # float32 against float64 numbers of hundreds: relative to the largest
         size = max(1.0, float(np.abs(vector[f"{case}_{name}"]).max()))
         yield near(name, ours / size, vector[f"{case}_{name}"] / size, INTENSITY)
