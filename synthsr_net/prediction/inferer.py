@@ -21,14 +21,17 @@ from synthsr_net.inference.memory import Plan, plan_memory
 from synthsr_net.inference.precision import resolve_precision
 from synthsr_net.models.checkpoint import Model, save_model
 from synthsr_transforms.io.grids import Affine, Volume
+from synthsr_transforms.io.kinds import thinning
 from synthsr_transforms.io.scans import Scan, read_scan, scan_of
 from synthsr_transforms.io.volumes import nifti_of, write_volume
-from synthsr_transforms.support.devices import available_device
+from synthsr_transforms.support.devices import available_device, shared_here
 from synthsr_transforms.support.memory import left_within, parse_size
 from synthsr_transforms.support.messages import SynthSRError
 
 from .checks.ct import is_ct
+from .checks.ct import sampling as sampling_of_ct
 from .checks.limits import limited
+from .checks.limits import sampling as sampling_of_limits
 from .checks.plausibility import check_plausible
 from .checks.voxels import Voxels
 from .exams.alignment import Exam, Placement, aligned_as_told
@@ -251,6 +254,7 @@ class Inferer(Generic[Made, Kind]):
         doubts, found, legacy = [], [], self.settings.legacy
         for scan, each in zip(scans, cts, strict=True):
             voxels = Voxels(scan.data, self.measures_on)
+            voxels.order([kind(voxels.shape) for kind in SAMPLES])
             doubts += check_plausible(scan, self.settings.force, voxels)
             found.append((scan, voxels) if legacy else _limited(scan, each, voxels))
         scans = [scan for scan, _ in found]
@@ -333,6 +337,7 @@ class Inferer(Generic[Made, Kind]):
         """
         with _ONE_NETWORK:
             prepared = prepared if prepared.plan is not None else self.planned(prepared)
+            shared_here(prepared.tensor)
 
             def predict(x: Tensor) -> Tensor:
                 return predict_volume(
@@ -430,5 +435,7 @@ def _limited(scan: Scan, ct: bool | None, voxels: Voxels) -> tuple[Scan, Voxels]
     return mended, voxels if mended is scan else Voxels(mended.data, voxels.data.device)
 
 
+SAMPLES = (thinning, sampling_of_ct, sampling_of_limits)
+"""Which voxels the checks of a scan look at."""
 _ONE_NETWORK = Lock()
 """One network computes at a time: two would take each other's memory and cores."""

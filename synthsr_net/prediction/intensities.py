@@ -13,6 +13,7 @@ from torch import Tensor
 
 from synthsr_net.models.checkpoint import ScanConfig
 from synthsr_transforms.functional.blur import mirrored_blur
+from synthsr_transforms.support.devices import is_on_host, on_host
 
 CT_WINDOW_HU = (0.0, 80.0)
 """Values of CT are clipped to this, in Hounsfield units."""
@@ -87,7 +88,7 @@ def normalise_(
         [0.0, 0.5, 1.0]
     """
     if percentiles is None:
-        low, high = torch.stack(in_memory_order(image).aminmax()).cpu()
+        low, high = torch.from_numpy(on_host(torch.stack(in_memory_order(image).aminmax())))
     else:
         low, high = torch.tensor(percentiles_of(image, percentiles), dtype=image.dtype)
         image.clamp_(float(low), float(high))
@@ -177,11 +178,11 @@ def percentiles_of(values: Tensor, percents: Sequence[float]) -> list[float]:
     flat = in_memory_order(values).flatten()
     places = [(flat.numel() - 1) * percent / 100 for percent in percents]
     around = [each for place in places for each in (math.floor(place), math.ceil(place))]
-    if flat.device.type == "cpu":
+    if is_on_host(flat):
         found = np.partition(flat.numpy(), around)[around].tolist()
     else:
-        index = torch.tensor(around).to(flat.device, non_blocking=True)
-        found = flat.sort().values[index].tolist()
+        ordered = flat.sort().values
+        found = on_host(torch.stack([ordered[place] for place in around])).tolist()
     return [
         float(low + (high - low) * (place - math.floor(place)))
         for low, high, place in zip(found[::2], found[1::2], places, strict=True)

@@ -21,6 +21,7 @@ from synthsr_transforms.functional.operators import (
     axis_operator,
 )
 from synthsr_transforms.io.grids import Affine, Volume, directions_of, turn_between
+from synthsr_transforms.support.devices import on_device, on_host
 
 SIZE_TOLERANCE = 1e-3
 """A grid need not reach the last thousandth of a voxel: spacings in headers are rounded."""
@@ -60,7 +61,7 @@ class Image(NamedTuple):
 
     def on_host(self) -> Volume:
         """The volume in the memory of the host."""
-        return Volume(self.data.cpu().numpy(), self.affine)
+        return Volume(on_host(self.data), self.affine)
 
 
 def resample(
@@ -117,7 +118,7 @@ def resampled(
             shift[axis] = size - len(where) / factor
         sigma = aliasing_sigma(factor, exact=exact) if blur else 0.0
         operator = axis_operator(size, torch.from_numpy(where + shift[axis]), sigma)
-        operators.append(operator.to(image.data.device, non_blocking=True))
+        operators.append(on_device(operator, image.data.device))
     affine = image.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ shift
     affine[:3, :3] /= factors

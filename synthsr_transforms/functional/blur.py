@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .cache import cached
 from .operators import (
     along_axes,
     apply_separable,
@@ -62,8 +63,15 @@ def mirrored_blur(volume: Tensor, sigma: float) -> Tensor:
         volume: `(X, Y, Z)` float32.
         sigma: Standard deviation in voxels of all axes.
     """
-    operators = [axis_operator(n, torch.arange(n), sigma).to(volume.device) for n in volume.shape]
-    return along_axes(volume, operators)
+    return along_axes(
+        volume, [mirrored_blur_operator(n, sigma, volume.device) for n in volume.shape]
+    )
+
+
+@cached(16)
+def mirrored_blur_operator(size: int, sigma: float, device: torch.device) -> Tensor:
+    """Axis operator of `mirrored_blur`, `(size, size)`."""
+    return axis_operator(size, torch.arange(size), sigma).to(device)
 
 
 def acquisition_sigma(

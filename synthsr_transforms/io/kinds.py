@@ -136,7 +136,9 @@ def count(*masks: Any) -> list[int]:
         return [int(np.count_nonzero(mask)) for mask in masks]
     import torch
 
-    return [int(number) for number in torch.stack([mask.sum() for mask in masks]).tolist()]
+    from synthsr_transforms.support.devices import on_host
+
+    return list(map(int, on_host(torch.stack([mask.sum() for mask in masks]))))
 
 
 def _num_values_is_at_most(most: int, data: Any) -> bool:

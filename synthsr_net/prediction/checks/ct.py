@@ -16,7 +16,7 @@ from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.kinds import commonest, runs
 
 from ..intensities import CT_WINDOW_HU
-from .voxels import Voxels, place_of
+from .voxels import Voxels, percentile_of, place_of
 
 AIR_HU, HEAD_HU, BONE_HU = -500.0, -200.0, 200.0
 """Air lies below, the head above, and bone above."""
@@ -47,7 +47,7 @@ class _Sample:
         function: Callable[[Array], Array] | None = None,
     ) -> None:
         self._voxels, self._spacing_mm, self._function = voxels, spacing_mm, function
-        self._steps = [-(-n // 100) for n in voxels.shape]
+        self._steps = sampling(voxels.shape)
         ordered = voxels.ordered(self._steps)
         self.ordered: Array = ordered if function is None else function(ordered)
         """The values, sorted."""
@@ -84,6 +84,11 @@ class _Sample:
             return (values - air) * unit - 1000
 
         return _Sample(self._voxels, self._spacing_mm, function)
+
+
+def sampling(shape: Sequence[int]) -> list[int]:
+    """Steps along each axis from one voxel of the sample to the next."""
+    return [-(-n // 100) for n in shape]
 
 
 def decide_ct(
@@ -216,11 +221,14 @@ def _has_skull(sample: _Sample) -> bool:
 def _is_rescaled(sample: _Sample) -> bool:
     """Whether the values of CT appear once air and the commonest tissue are where they belong."""
     values = sample.ordered
-    low, top = np.percentile(values, (0, 99.9))
+    low, top = float(values[0]), percentile_of(values, 99.9)
     if not top > low:
         return False
     dark = sample.below(low + (top - low) / 4)
-    counts, edges = np.histogram(values, 200, (low + (top - low) / 4, top))
+    edges = np.linspace(low + (top - low) / 4, top, 201)
+    ends = np.searchsorted(values, edges)
+    ends[-1] = place_of(values, top, "right")
+    counts = np.diff(ends)
     tissue = float(edges[counts.argmax()] + edges[counts.argmax() + 1]) / 2
     air = float(np.median(dark))
     mapped = sample.mapped(air, tissue, 35.0)

@@ -6,7 +6,7 @@ padding with a number far away, darkens the whole head. Sound scans are not touc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import torch
 
 from synthsr_transforms.io.kinds import count
 from synthsr_transforms.io.scans import Scan
+from synthsr_transforms.support.devices import is_on_host, on_host
 from synthsr_transforms.support.messages import listed
 
 from .voxels import Voxels, every, percentile_of, place_of
@@ -122,7 +123,7 @@ def _with_sign(data: Array, voxels: Voxels) -> tuple[Array, list[str]]:
 
 
 def _tissue(voxels: Voxels) -> _Tissue:
-    steps = [-(-n // 128) for n in voxels.shape]
+    steps = sampling(voxels.shape)
     ordered = voxels.ordered(steps)
     low, high = _without_padding(ordered, lambda: voxels.sample(steps))
     sound = ordered[place_of(ordered, low) : place_of(ordered, high, "right")]
@@ -137,6 +138,11 @@ def _tissue(voxels: Voxels) -> _Tissue:
     return _Tissue(low, high, background, level, has_air, all_levels)
 
 
+def sampling(shape: Sequence[int]) -> list[int]:
+    """Steps along each axis from one voxel of the sample that tissue is found in to the next."""
+    return [-(-n // 128) for n in shape]
+
+
 def _levels(
     voxels: Voxels, low: float, high: float, background: float
 ) -> tuple[npt.NDArray[np.float64], ...]:
@@ -148,11 +154,11 @@ def _levels(
         if np.isfinite(low) or np.isfinite(high):
             slices = slices.where((slices >= low) & (slices <= high), background)
         place = int(0.99 * (slices.shape[1] - 1))
-        if slices.device.type == "cpu":
+        if is_on_host(slices):
             levels.append(torch.from_numpy(np.partition(slices.numpy(), place, axis=1)[:, place]))
         else:
             levels.append(slices.sort(1).values[:, place])
-    every_level = torch.cat(levels).cpu().numpy().astype(np.float64)
+    every_level = on_host(torch.cat(levels)).astype(np.float64)
     return tuple(np.split(every_level, np.cumsum(voxels.shape)[:2]))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from synthsr_transforms.io.kinds import thinning
+from synthsr_transforms.support.devices import is_on_host, on_device, on_host
 
+from ..intensities import in_memory_order
 from ..resampling import as_tensor
 
 Array = npt.NDArray[Any]
@@ -32,7 +34,7 @@ class Voxels:
 
     def __init__(self, data: Array, device: torch.device | str = "cpu") -> None:
         tensor = as_tensor(data)
-        self.data: Tensor = tensor.to(device, non_blocking=True)
+        self.data: Tensor = on_device(tensor, device)
         """`(X, Y, Z)` float32."""
         self._host = tensor.numpy()
         self._ordered: dict[tuple[int, ...], Array] = {}
@@ -45,14 +47,14 @@ class Voxels:
     @property
     def measured(self) -> Any:
         """The volume as what counts fastest: an array on a CPU, a tensor elsewhere."""
-        return self._host if self.data.device.type == "cpu" else self.data
+        return self._host if is_on_host(self.data) else self.data
 
     @cached_property
     def extremes(self) -> tuple[float, float]:
         """The lowest and the highest value."""
-        if self.data.device.type == "cpu":
+        if is_on_host(self.data):
             return float(self._host.min()), float(self._host.max())
-        low, high = torch.stack(self.data.aminmax()).tolist()
+        low, high = on_host(torch.stack(in_memory_order(self.data).aminmax())).tolist()
         return low, high
 
     @property
@@ -62,11 +64,11 @@ class Voxels:
 
     def number_along(self, axis: int, background: float) -> npt.NDArray[np.int64]:
         """Number of voxels in each plane across an axis that differ from the background."""
-        if self.data.device.type == "cpu":
+        if is_on_host(self.data):
             planes = np.moveaxis(self._host, axis, 0)
             return np.array([np.count_nonzero(plane != background) for plane in planes])
         shown = (self.data != background).movedim(axis, 0).flatten(1)
-        return shown.sum(1).cpu().numpy()
+        return on_host(shown.sum(1))
 
     @property
     def are_whole(self) -> bool:
@@ -74,7 +76,7 @@ class Voxels:
         seen = self.ordered(thinning(self.shape))
         if not np.array_equal(np.rint(seen), seen):
             return False
-        if self.data.device.type == "cpu":
+        if is_on_host(self.data):
             return np.array_equal(np.rint(self._host), self._host)
         return torch.equal(self.data.round(), self.data)
 
@@ -85,16 +87,23 @@ class Voxels:
     def ordered(self, steps: Sequence[int]) -> Array:
         """The values of a sample, sorted, on the host."""
         key = tuple(steps)
-        if key not in self._ordered:
-            self._ordered[key] = sorted_values(self.data[every(steps)])
+        if key not in self._ordered and is_on_host(self.data):
+            self._ordered[key] = np.sort(self.sample(steps), axis=None)  # far faster than PyTorch
+        self.order([key])
         return self._ordered[key]
 
-
-def sorted_values(values: Tensor) -> Array:
-    """Values in order, on the host: NumPy sorts far faster on a CPU than PyTorch."""
-    if values.device.type == "cpu":
-        return np.sort(values.numpy(), axis=None)
-    return values.flatten().sort().values.cpu().numpy()
+    def order(self, samples: Iterable[Sequence[int]]) -> None:
+        """Sort samples, by their steps, before they are asked for, where one go reads them all."""
+        wanted = dict.fromkeys(map(tuple, samples))
+        missing = [steps for steps in wanted if steps not in self._ordered]
+        if is_on_host(self.data) or not missing:
+            return
+        parts = [in_memory_order(self.data[every(steps)]).flatten() for steps in missing]
+        ends = torch.stack(in_memory_order(self.data).aminmax())
+        whole = on_host(torch.cat([*(part.sort().values for part in parts), ends]))
+        *found, (low, high) = np.split(whole, np.cumsum([part.numel() for part in parts]))
+        self.extremes = float(low), float(high)
+        self._ordered.update(zip(missing, found, strict=True))
 
 
 def place_of(ordered: Array, value: float, side: Literal["left", "right"] = "left") -> int:

@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from synthsr_net.inference.slabs import Box
+from synthsr_transforms.support.devices import is_on_host, on_host
 
 TISSUE_ABOVE = 50.0
 """Intensity above which a predicted T1 shows brain tissue, and not fluid or bone."""
@@ -151,4 +152,40 @@ def large_parts(mask: Tensor, counted: Tensor, share: float = 1.0) -> Tensor:
 def filled(mask: Tensor) -> Tensor:
     """A mask without holes that nothing leads to."""
     outside = F.pad(~mask, [1] * 6, value=True)
+    if not is_on_host(mask):
+        reached = flooded(outside)
+        part, whole = on_host(torch.stack([reached.sum(), outside.sum()])).tolist()
+        if 2 * part > whole:  # no hole is larger
+            return ~reached[1:-1, 1:-1, 1:-1]
     return ~large_parts(outside, outside)[1:-1, 1:-1, 1:-1]
+
+
+def flooded(mask: Tensor) -> Tensor:
+    """What is connected (over faces) to the first voxel of a mask, which is in it.
+
+    Along each axis, there and back, what was reached spreads to the next voxel outside of the mask,
+    again and again until nothing new is reached: few rounds on a GPU, whose host sees no voxels.
+
+    Args:
+        mask: `(X, Y, Z)` bool.
+    """
+    reached = torch.zeros_like(mask)
+    reached[0, 0, 0] = True
+    before = 1
+    while True:
+        for axis in range(3):
+            reached = _spread(reached, mask, axis)
+            reached = _spread(reached.flip(axis), mask.flip(axis), axis).flip(axis)
+        number = int(on_host(reached.sum()))
+        if number == before:
+            return reached
+        before = number
+
+
+def _spread(reached: Tensor, mask: Tensor, axis: int) -> Tensor:
+    """What is reached along an axis: where the last voxel that was reached is in no other part."""
+    shape = [-1 if other == axis else 1 for other in range(3)]
+    number = 2 * torch.arange(mask.shape[axis], dtype=torch.int16, device=mask.device).view(shape)
+    stops = torch.where(mask, 0, number)
+    last = torch.where(reached, number + 1, stops).cummax(axis).values
+    return mask & (last % 2 == 1)

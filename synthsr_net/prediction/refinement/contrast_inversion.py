@@ -13,6 +13,7 @@ from torch import Tensor
 
 from synthsr_net.models.checkpoint import ScanConfig
 from synthsr_net.prediction.intensities import correlation, percentile
+from synthsr_transforms.support.devices import on_device, on_host
 
 from .brain_mask import HEAD_ABOVE, closed, dilated, filled, find_brain
 
@@ -48,24 +49,28 @@ def second_input(x: Tensor, output: Tensor, settings: ScanConfig) -> tuple[Tenso
     t1 = output[0] if settings.clip_each_pass else settings.output_scale * output[0]
     scans = [x[0]] if x.ndim == 4 else list(x[:, 0])
     reached = [None] if len(scans) == 1 else [scan > 0 for scan in scans]
+    brain = _coarse_brain(t1, settings.spacing_mm)
     again = [
-        with_t1_contrast(scan, t1, settings.spacing_mm, reached=mask)
+        with_t1_contrast(scan, t1, settings.spacing_mm, reached=mask, brain=brain)
         for scan, mask in zip(scans, reached, strict=True)
     ]
     if all(new is scan for new, scan in zip(again, scans, strict=True)):
         return x, None
-    return torch.stack(again).view_as(x), 0.5 * brain_proximity(t1, settings.spacing_mm)
+    near = brain_proximity(t1, settings.spacing_mm, brain)
+    return torch.stack(again).view_as(x), 0.5 * near
 
 
-def brain_proximity(t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
+def brain_proximity(t1: Tensor, spacing_mm: float = 1.0, brain: Tensor | None = None) -> Tensor:
     """From 1 at the brain of a prediction to 0 away from it, `(X, Y, Z)`.
 
     Args:
         t1: `(X, Y, Z)` float32, white matter near 110.
         spacing_mm: Voxel spacing.
+        brain: The brain on some of the voxels, if it was found, see `with_t1_contrast`.
     """
     step = _step(spacing_mm)
-    near = dilated(_coarse_brain(t1, spacing_mm), NEAR_MM / (step * spacing_mm)).float()
+    brain = _coarse_brain(t1, spacing_mm) if brain is None else brain
+    near = on_device(dilated(brain, NEAR_MM / (step * spacing_mm)).float(), t1.device)
     reached = [step * (n - 1) + 1 for n in near.shape]
     fine = F.interpolate(near[None, None], size=reached, mode="trilinear", align_corners=True)
     margins: list[int] = []
@@ -75,7 +80,12 @@ def brain_proximity(t1: Tensor, spacing_mm: float = 1.0) -> Tensor:
 
 
 def with_t1_contrast(
-    scan: Tensor, t1: Tensor, spacing_mm: float = 1.0, *, reached: Tensor | None = None
+    scan: Tensor,
+    t1: Tensor,
+    spacing_mm: float = 1.0,
+    *,
+    reached: Tensor | None = None,
+    brain: Tensor | None = None,
 ) -> Tensor:
     """Invert a scan if its contrast is the inverse of that of its prediction.
 
@@ -84,32 +94,41 @@ def with_t1_contrast(
         t1: Prediction from it, on the same grid, white matter near 110.
         spacing_mm: Voxel spacing of the grid.
         reached: Voxels that the scan shows, of which the others stay; None: all.
+        brain: The brain of the prediction on voxels about `BRAIN_MM` apart, on the CPU; None: to be
+            found.
 
     Returns:
         The inverted scan, see `inverted`, or the scan itself.
     """
-    if not _is_inverse(scan, t1, spacing_mm, reached):
+    brain = _coarse_brain(t1, spacing_mm) if brain is None else brain
+    if not _is_inverse(scan, t1, spacing_mm, reached, brain):
         return scan
     head = filled(closed(t1 > HEAD_ABOVE, CLOSING_MM / spacing_mm))
     return inverted(scan, head if reached is None else head & reached)
 
 
-def _is_inverse(scan: Tensor, t1: Tensor, spacing_mm: float, reached: Tensor | None) -> bool:
+def _is_inverse(
+    scan: Tensor, t1: Tensor, spacing_mm: float, reached: Tensor | None, brain: Tensor
+) -> bool:
     step = _step(spacing_mm)
-    brain = _coarse_brain(t1, spacing_mm)
     if reached is not None:
-        brain &= reached[::step, ::step, ::step]
-    scan, t1 = (volume[::step, ::step, ::step] for volume in (scan, t1))
+        brain = brain & _coarse(reached, step)
     millilitres = float(brain.sum()) * (step * spacing_mm) ** 3 / 1000
     if millilitres < _MIN_BRAIN_ML:
         return False
-    return correlation(scan, t1, brain) < CORRELATION  # not where it is not a number
+    # not where it is not a number
+    return correlation(_coarse(scan, step), _coarse(t1, step), brain) < CORRELATION
 
 
 def _coarse_brain(t1: Tensor, spacing_mm: float) -> Tensor:
-    """The brain, on every so many voxels that they are about `BRAIN_MM` apart."""
+    """The brain, on every so many voxels that they are about `BRAIN_MM` apart, on the CPU."""
     step = _step(spacing_mm)
-    return find_brain(t1[::step, ::step, ::step], step * spacing_mm)
+    return find_brain(_coarse(t1, step), step * spacing_mm)
+
+
+def _coarse(volume: Tensor, step: int) -> Tensor:
+    """Every so many voxels, on the CPU, which takes less time there than one wait for a GPU."""
+    return torch.from_numpy(on_host(volume[::step, ::step, ::step]))
 
 
 def _step(spacing_mm: float) -> int:

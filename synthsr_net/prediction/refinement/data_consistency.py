@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,12 +11,18 @@ from torch import Tensor
 
 from synthsr_net.prediction.resampling import Grid
 from synthsr_transforms.functional.acquisition import slice_operator
-from synthsr_transforms.functional.blur import SLICE_PROFILE, mirrored_blur
+from synthsr_transforms.functional.blur import (
+    SLICE_PROFILE,
+    mirrored_blur,
+    mirrored_blur_operator,
+)
+from synthsr_transforms.functional.cache import cached
 from synthsr_transforms.functional.operators import (
     along_axes,
     axis_operator,
 )
 from synthsr_transforms.functional.resample import centred_coordinates
+from synthsr_transforms.support.devices import on_device
 
 WINDOW_MM = 10.0
 """Standard deviation of the neighbourhood in which scan and prediction are compared."""
@@ -67,15 +74,16 @@ def consistent(
     """
     compared = with_wider_slices(Comparison(prediction, scan, slices, spacing_mm))
     window, x, y = compared.window, compared.x, compared.y
-    xx, yy, xy = (window.mean(product) for product in (x * x, y * y, x * y))
+    seen_x, seen_y = compared.shown
+    xx, yy, xy = (window.mean_of(product) for product in (seen_x * x, seen_y * y, seen_x * y))
     correlation = xy / (xx * yy).sqrt().clamp(min=1e-9)
     low, high = CORRELATIONS
     share = ((correlation - low) / (high - low)).clamp(0, 1)
     share = share.square() * (3 - 2 * share)
     kept = window.everywhere(xy / xx.clamp(min=1e-12)).mul_(x).sub_(y)
-    kept *= (1 - (kept / LARGEST).square()).clamp_(min=0).square_()
+    kept *= (kept / LARGEST).square_().neg_().add_(1).clamp_(min=0).square_()
     kept *= window.everywhere(share).mul_(window.weight)
-    return prediction + mirrored_blur(kept, SMOOTHING)
+    return mirrored_blur(kept, SMOOTHING).add_(prediction)
 
 
 def slices_between(grid: Grid, scan_grid: Grid) -> list[Tensor | None]:
@@ -116,14 +124,25 @@ class Comparison:
         self, prediction: Tensor, scan: Tensor, slices: Operators, spacing_mm: float = 1.0
     ) -> None:
         self.prediction, self.scan, self.spacing_mm = prediction, scan, spacing_mm
-        self.slices = [None if each is None else each.to(prediction.device) for each in slices]
+        device = prediction.device
+        self.slices = [None if each is None else on_device(each, device) for each in slices]
         seen = along_axes(prediction, self.slices)
         self.window = _Window(seen > HEAD, spacing_mm)
         self.x, self.y = self.window.centred(scan), self.window.centred(seen)
 
-    def likeness(self, y: Tensor) -> float:
-        """Correlation of the scan with other slices of the prediction, minus their mean nearby."""
-        x, y = self.x * self.window.weight, y * self.window.weight
+    @cached_property
+    def shown(self) -> tuple[Tensor, Tensor]:
+        """`x` and `y`, 0 where nothing counts."""
+        return self.x * self.window.weight, self.y * self.window.weight
+
+    def likeness(self, y: Tensor | None = None) -> float:
+        """Correlation of the scan with slices of the prediction, minus their mean nearby.
+
+        Args:
+            y: Other slices, minus their mean; None: those of the comparison.
+        """
+        x, own = self.shown
+        y = own if y is None else y * self.window.weight
         return float((x * y).sum() / (x.square().sum() * y.square().sum()).sqrt().clamp(min=1e-9))
 
 
@@ -137,7 +156,7 @@ def with_wider_slices(compared: Comparison) -> Comparison:
         The same comparison, or one with other slices along axes that are blurred.
     """
     prediction, spacing_mm = compared.prediction, compared.spacing_mm
-    best, found = compared.likeness(compared.y), compared.slices
+    best, found = compared.likeness(), compared.slices
     if best < _MIN_CORRELATION:
         return compared
     for axis, size in enumerate(prediction.shape):
@@ -146,7 +165,7 @@ def with_wider_slices(compared: Comparison) -> Comparison:
         least = best + _BETTER
         for width in [mm for mm in WIDER_MM if mm > spacing_mm]:
             sigma = SLICE_PROFILE * width / spacing_mm
-            blur = axis_operator(size, torch.arange(size), sigma).to(prediction.device)
+            blur = mirrored_blur_operator(size, sigma, prediction.device)
             tried = [blur if a == axis else found[a] for a in range(3)]
             value = compared.likeness(compared.window.centred(along_axes(prediction, tried)))
             if value <= least:
@@ -167,20 +186,17 @@ class _Window:
 
     def __init__(self, head: Tensor, spacing_mm: float) -> None:
         self.weight = head.float()
-        self._down, self._up = [], []
-        for size in head.shape:
-            number = -(-size // _STEP)
-            where = centred_coordinates(torch.arange(number), _STEP)
-            down = axis_operator(size, where, WINDOW_MM / spacing_mm)
-            back = centred_coordinates(torch.arange(size), 1 / _STEP)
-            up = axis_operator(number, back)
-            self._down.append(down.to(head.device))
-            self._up.append(up.to(head.device))
+        operators = [_to_and_from(size, WINDOW_MM / spacing_mm, head.device) for size in head.shape]
+        self._down, self._up = zip(*operators, strict=True)
         self._total = along_axes(self.weight, self._down).clamp(min=1e-3)
 
     def mean(self, volume: Tensor) -> Tensor:
         """Means of the neighbourhoods."""
-        return along_axes(self.weight * volume, self._down) / self._total
+        return self.mean_of(self.weight * volume)
+
+    def mean_of(self, shown: Tensor) -> Tensor:
+        """Means of the neighbourhoods of a volume that is 0 where nothing counts."""
+        return along_axes(shown, self._down) / self._total
 
     def everywhere(self, means: Tensor) -> Tensor:
         """Means interpolated to all voxels."""
@@ -189,3 +205,13 @@ class _Window:
     def centred(self, volume: Tensor) -> Tensor:
         """A volume minus its mean nearby."""
         return volume - self.everywhere(self.mean(volume))
+
+
+@cached(16)
+def _to_and_from(size: int, sigma: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Axis operators to the places of neighbourhoods, as their Gaussians weight, and back."""
+    number = -(-size // _STEP)
+    where = centred_coordinates(torch.arange(number), _STEP)
+    back = centred_coordinates(torch.arange(size), 1 / _STEP)
+    down, up = axis_operator(size, where, sigma), axis_operator(number, back)
+    return down.to(device), up.to(device)

@@ -29,6 +29,7 @@ from synthsr_transforms.io.grids import Volume, format_spacing
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.io.volumes import read_image
 from synthsr_transforms.support.atomic import write_json
+from synthsr_transforms.support.devices import beside, mark, shared_here
 from synthsr_transforms.support.messages import SynthSRError, WorkFailedError, describe, is_full
 from synthsr_transforms.support.stopping import undoing
 from synthsr_transforms.support.threads import num_cores, threads
@@ -177,7 +178,8 @@ class Batch:
         scans = [read_scan(path) for path in task.inputs]
         mask = None if task.lesion_mask is None else read_image(task.lesion_mask)
         ct = task.cts or task.ct
-        prepared = self.predictor.prepare(scans, ct=ct, transforms=task.transforms)
+        with beside(self.predictor.device):
+            prepared = self.predictor.prepare(scans, ct=ct, transforms=task.transforms)
         return _Loaded(prepared, mask, time.perf_counter() - begin)
 
     def _infer(
@@ -195,12 +197,16 @@ class Batch:
             return pool.submit(self._failed, Outcome(task, 0.0, error=error))
         seconds = loaded.seconds + time.perf_counter() - begin
         loaded = loaded._replace(prepared=prepared, seconds=seconds)
-        return pool.submit(self._write, task, loaded, output)
+        return pool.submit(self._write, task, loaded, output, mark(self.predictor.device))
 
-    def _write(self, task: Task, loaded: _Loaded, output: Tensor) -> Outcome:
+    def _write(
+        self, task: Task, loaded: _Loaded, output: Tensor, made: torch.cuda.Event | None
+    ) -> Outcome:
         begin = time.perf_counter()
         try:
-            result = self.predictor.finish(loaded.prepared, output, lesion_mask=loaded.mask)
+            with beside(self.predictor.device, after=made):
+                shared_here(output, loaded.prepared.tensor)
+                result = self.predictor.finish(loaded.prepared, output, lesion_mask=loaded.mask)
             self._write_files(task, result, loaded.prepared)
             seconds = loaded.seconds + time.perf_counter() - begin
             outcome = Outcome(task, seconds, result.warnings, score=_score(result))

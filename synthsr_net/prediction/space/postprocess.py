@@ -26,6 +26,7 @@ from synthsr_transforms.io.grids import (
     spacing_of,
     upright,
 )
+from synthsr_transforms.support.devices import is_on_host, on_device
 from synthsr_transforms.support.messages import check_choice
 
 from ..intensities import clip_, replace_nonfinite, scaled, sharpened
@@ -359,7 +360,7 @@ def place(image: Tensor, space: ScanSpace, grid: str) -> Volume:
     legacy = space.legacy is not None
     source = np.eye(4) if legacy else space.aligned_grid[1]
     turned = Image(image, source).turned(space.grid[1], legacy=legacy).data
-    own = Image(turned.contiguous(), space.grid[1])
+    own = Image(_in_file_order(turned), space.grid[1])
     if grid == "1mm":
         return own.on_host()
     shape, affine = space.input_grid
@@ -373,7 +374,15 @@ def place(image: Tensor, space: ScanSpace, grid: str) -> Volume:
         axis_operator(
             own.data.shape[axis],
             torch.from_numpy(np.arange(n) * matrix[axis, axis] + matrix[axis, 3]),
-        ).to(own.data.device, non_blocking=True)
+        )
         for axis, n in enumerate(shape)
     ]
-    return Image(along_axes(own.data, operators).contiguous(), affine).on_host()
+    operators = [on_device(operator, own.data.device) for operator in operators]
+    return Image(_in_file_order(along_axes(own.data, operators)), affine).on_host()
+
+
+def _in_file_order(volume: Tensor) -> Tensor:
+    """A volume with its voxels one after the other, on devices as files have them."""
+    if is_on_host(volume):
+        return volume.contiguous()
+    return volume.permute(2, 1, 0).contiguous().permute(2, 1, 0)
