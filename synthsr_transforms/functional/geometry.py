@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,14 +47,13 @@ def affine_matrix(
 def rotation_matrix(rotation_degrees: Tensor) -> Tensor:
     r"""Rotations \(R_x R_y R_z\) from `(B, 3)` angles in degrees, as `(B, 3, 3)` float64."""
     angles = torch.deg2rad(rotation_degrees.double())
-    both = torch.stack([angles.cos(), angles.sin()]).cpu().numpy()  # quicker on a few numbers
-    (cx, cy, cz), (sx, sy, sz) = both.transpose(0, 2, 1)
+    (cx, cy, cz), (sx, sy, sz) = angles.cos().unbind(1), angles.sin().unbind(1)
     rows = [
         [cy * cz, -cy * sz, sy],
         [cx * sz + sx * sy * cz, cx * cz - sx * sy * sz, -sx * cy],
         [sx * sz - cx * sy * cz, sx * cz + cx * sy * sz, cx * cy],
     ]
-    return torch.from_numpy(np.array(rows).transpose(2, 0, 1).copy()).to(angles.device)
+    return torch.stack([entry for row in rows for entry in row], dim=1).view(-1, 3, 3)
 
 
 def _shearing_matrix(shearing: Tensor) -> Tensor:
@@ -90,6 +88,5 @@ def about_centre(matrix: Tensor, shape: Sequence[int]) -> Tensor:
     """
     result = matrix.double().clone()
     centre = torch.tensor([(n - 1) / 2 for n in shape], dtype=torch.float64, device=matrix.device)
-    linear, shift = result[:, :3].split([3, 1], -1)
-    shift += (centre - linear @ centre)[..., None]
+    result[:, :3, 3] += centre - result[:, :3, :3] @ centre
     return result
