@@ -196,8 +196,8 @@ class Segmenter(Inferer[Segmentation, "LabelMap"]):
         space = prepared.space
         quality = quality_score(summary, space.aligned_grid[1], self.config, scans)
         doubts = [*space.warnings, *self.about_windows(prepared.plan)]
-        if quality is not None and quality.doubtful:
-            doubts.append(f"quality score {quality.overall:.2f} is low: look at the result.")
+        if quality is not None and quality.doubt is not None:
+            doubts.append(quality.doubt)
         volumes = self._volumes_ml(summary.total)
         return Segmentation(image, volumes, posteriors, quality, tuple(doubts))
 

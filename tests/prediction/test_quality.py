@@ -352,4 +352,15 @@ class TestSupport:
 
     def test_files_without_its_weight_score_as_before(self):
         found = quality_score(_sure(self.labels), AFFINE, CONFIG, torch.zeros(1, *SHAPE))
-        assert found == quality_score(_sure(self.labels), AFFINE, CONFIG)
+        assert found is not None
+        before = quality_score(_sure(self.labels), AFFINE, CONFIG)
+        assert found._replace(support=None) == before
+
+    @pytest.mark.parametrize("shows", [True, False])
+    def test_the_doubt_says_so(self, shows):
+        scan = self.shown(0, 5, 4, 1, 2, 3, 6) if shows else torch.zeros(SHAPE)
+        found = quality_score(_sure(self.labels, 0.3), np.eye(4), CONFIG, scan[None])
+        assert found is not None
+        assert found.doubt is not None
+        assert "quality score" in found.doubt
+        assert ("may be made up" in found.doubt) != shows
