@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import hypothesis
 import pytest
 import torch
 import torchio as tio
-from processes import Server
+from helpers.processes import Server
 from torch import Tensor
 from torchio.data.batch import SubjectsBatch
 
@@ -41,7 +42,7 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
-hypothesis.settings.register_profile("tests", max_examples=50, deadline=None)  # any machine
+hypothesis.settings.register_profile("tests", max_examples=30, deadline=None)  # any machine
 hypothesis.settings.load_profile("tests")
 
 SHAPE = (12, 10, 14)
@@ -250,6 +251,35 @@ def _assert_close(first: Tensor, second: Tensor, tolerance: float, name: str) ->
     torch.testing.assert_close(first, second, rtol=0, atol=tolerance * scale)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def forget_people() -> Iterator[Callable[[], None]]:
+    """Phantoms share what is the same on every grid, which takes most of their time.
+
+    The function lets the next one be made from nothing.
+    """
+    from synthsr_transforms.phantom import head
+
+    person = lru_cache(maxsize=4)(head.sample_person)
+    make, lattices = head.lattice_fields, dict[tuple[int, int], tuple[Any, Tensor]]()
+
+    def lattice(individual: Any, side: int) -> Tensor:
+        key = id(individual), side
+        if key not in lattices:
+            if len(lattices) >= 8:
+                forget()
+            lattices[key] = individual, make(individual, side)
+        return lattices[key][1]
+
+    def forget() -> None:
+        person.cache_clear()
+        lattices.clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(head, "sample_person", person)
+        patch.setattr(head, "lattice_fields", lattice)
+        yield forget
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Begins processes that have imported everything already."""
@@ -364,11 +394,13 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
             thread.join()
 
     state.close = close
+    gc.freeze()  # what there is already need not be looked through
     yield state
     close()
     with warnings.catch_warnings():  # pooch leaves connections that broke to the collector
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -181,7 +181,7 @@ def fit(counts: Counts) -> Correction:
         corrected = correction_of(x).of(counts)[2] / number
         return float((number * np.log(corrected) + errors / corrected).sum() / number.sum())
 
-    usual = scales.sum() / number.sum()
+    usual = float(scales.sum() / number.sum())
     start = np.log([errors.sum() / scales.sum(), 1.0, 0.1 * errors.sum() / number.sum()])
     options = {"xatol": 1e-4, "fatol": 1e-9, "maxiter": 5000, "maxfev": 5000}
     return correction_of(minimize(loss, start, method="Nelder-Mead", options=options).x)

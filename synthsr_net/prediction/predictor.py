@@ -175,6 +175,7 @@ class Predictor(Inferer[Prediction, "ScalarImage"]):
         if self.segmenter is not None:
             segmentation = self.segmenter.segment_prediction(
                 prediction.aligned,
+                prepared.shown,
                 prepared.space,
                 self.settings.grid,
                 brain_only=self._brain_only,

@@ -57,10 +57,9 @@ def rotation_matrix(rotation_degrees: Tensor) -> Tensor:
 
 
 def _shearing_matrix(shearing: Tensor) -> Tensor:
-    one = torch.ones_like(shearing[:, 0])
-    h = shearing.unbind(1)
-    entries = [one, h[0], h[1], h[2], one, h[3], h[4], h[5], one]
-    return torch.stack(entries, dim=1).view(-1, 3, 3)
+    off_diagonal = torch.tensor([1, 2, 3, 5, 6, 7], device=shearing.device)
+    matrix = torch.eye(3, dtype=shearing.dtype, device=shearing.device).flatten()
+    return matrix.repeat(len(shearing), 1).index_copy_(1, off_diagonal, shearing).view(-1, 3, 3)
 
 
 def millimetres_to_voxels(matrix_mm: Tensor, spacing_mm: Tensor) -> Tensor:
@@ -87,7 +86,7 @@ def about_centre(matrix: Tensor, shape: Sequence[int]) -> Tensor:
     Returns:
         `(B, 4, 4)` float64, from output voxel to input voxel.
     """
-    centre = (torch.tensor(list(shape), dtype=torch.float64, device=matrix.device) - 1) / 2
     result = matrix.double().clone()
-    result[:, :3, 3] += centre - (result[:, :3, :3] @ centre)
+    centre = torch.tensor([(n - 1) / 2 for n in shape], dtype=torch.float64, device=matrix.device)
+    result[:, :3, 3] += centre - result[:, :3, :3] @ centre
     return result

@@ -95,7 +95,8 @@ def blur_operators(
         Three matrices `(B, C, N, N)`, not to be written into.
     """
     radius = gaussian_radius(sigma if window_sigma is None else window_sigma, truncate)
-    both = torch.stack([sigma.float(), radius.to(sigma.device, torch.float32).expand_as(sigma)])
+    widths, radius = sigma.float(), radius.to(sigma.device, torch.float32)
+    both = torch.stack([widths, radius.expand_as(widths)])
     if both.device.type != "cpu" or both.requires_grad:
         return _blur_operators(tuple(shape), both, boundary, device)
     return _cached_blur_operators(tuple(shape), _Numbers(both), boundary, device)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
+import numpy as np
 import torch
-from torch import Tensor
 from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.functional.mixture import look_up_each
@@ -77,14 +77,14 @@ def paint(
         if isinstance(step, TissueMixture) and step.check_labels:
             step.refuse_unknown(labels)
     labels = labels.clamp(0, tables.shape[-1] - 1)
-    noisy = tables[1].flatten(2).any(-1).any(-1).tolist()
-    flat = torch.cat([tables[0], tables[1][torch.tensor(noisy)]])
-    picked = look_up_each(labels, flat.transpose(0, 1).to(labels.device, non_blocking=True))
+    noisy = tables[1].any((1, 2))
+    flat = torch.from_numpy(np.concatenate([tables[0], tables[1, noisy]]).swapaxes(0, 1))
+    picked = look_up_each(labels, flat.to(labels.device, non_blocking=True))
     stds = iter(picked[len(last) :])
     for number, name in enumerate(last):
         made = picked[number]
         if noisy[number]:
-            noise = normal_field(seeds[number], made.shape[1:], labels.device)
+            noise = normal_field(torch.from_numpy(seeds[number]), made.shape[1:], labels.device)
             made.addcmul_(next(stds), noise)
         add_image(batch, name, made, like)
     _note(batch, steps, keep)
@@ -104,19 +104,19 @@ def _last_painters(steps: Sequence[Any], keep: Keep, size: int) -> dict[str, lis
 
 def _tables(
     steps: Sequence[Any], sampled: Sequence[Params], last: dict[str, list[int]]
-) -> tuple[Tensor, Tensor]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Means and deviations per label value, `(2, images, B, V)`, and seeds, `(images, B)`."""
-    used = sorted({number for numbers in last.values() for number in numbers})
-    own = {number: steps[number].tables(sampled[number])[:, :, 0] for number in used}
-    size, values = len(sampled[used[0]]["means"]), max(table.shape[-1] for table in own.values())
-    tables = torch.zeros(2, len(last), size, values)
-    seeds = torch.zeros(len(last), size, dtype=torch.int64)
+    used = {number for numbers in last.values() for number in numbers}
+    own = {number: steps[number].tables(sampled[number])[:, :, 0].numpy() for number in used}
+    size = len(next(iter(last.values())))
+    tables = np.zeros((2, len(last), size, max(t.shape[-1] for t in own.values())), np.float32)
+    seeds = np.zeros((len(last), size), np.int64)
     for image, numbers in enumerate(last.values()):
         for number in set(numbers):
             rows = [row for row, painter in enumerate(numbers) if painter == number]
             tables[:, image, rows, : own[number].shape[-1]] = own[number][:, rows]
             if "noise_seed" in sampled[number]:
-                seeds[image, rows] = sampled[number]["noise_seed"][rows]
+                seeds[image, rows] = sampled[number]["noise_seed"].numpy()[rows]
     return tables, seeds
 
 

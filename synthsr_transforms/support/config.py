@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -133,7 +134,7 @@ def _merged(
     prefix = f"{where}: " if where else ""
     sections = _checked(kind, settings, "", prefix)
     try:
-        return convert(OmegaConf.merge(OmegaConf.structured(kind), sections))
+        return convert(OmegaConf.merge(_schema(kind), sections))
     except OmegaConfBaseException as error:
         field, owner = error.full_key or "", error.object_type
         if isinstance(error, ConfigKeyError) and is_dataclass(owner):
@@ -150,6 +151,17 @@ def _merged(
         raise SynthSRError(f"{prefix}{error}") from error
 
 
+@cache
+def _schema(kind: type) -> Any:
+    """Fields of a dataclass with their types and defaults; merging leaves them alone."""
+    return OmegaConf.structured(kind)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 def _checked(hint: Any, value: Any, field: str, prefix: str) -> Any:
     """Settings without empty sections, with mappings, lists and numbers where they belong."""
     kinds = [kind for kind in get_args(hint) if kind is not NoneType]
@@ -158,7 +170,7 @@ def _checked(hint: Any, value: Any, field: str, prefix: str) -> Any:
         kinds = list(get_args(hint))
     origin = get_origin(hint) or hint
     if is_dataclass(origin) or origin is dict:
-        hints = get_type_hints(origin) if is_dataclass(origin) else {}
+        hints = _hints(cast(type, origin)) if is_dataclass(origin) else {}
         if not isinstance(value, Mapping):
             name = field.rpartition(".")[2]
             example = f", such as {name}.{next(iter(hints))}" if hints and name else ""
@@ -195,13 +207,27 @@ def _is_section(hint: Any) -> bool:
 def to_yaml(config: Any) -> str:
     """Settings as YAML text that `read_yaml` and `from_mapping` turn back into them."""
     layout = {"default_flow_style": None, "sort_keys": False, "allow_unicode": True, "width": 100}
-    settings = OmegaConf.to_container(OmegaConf.structured(config))
-    return str(yaml.dump(settings, Dumper=_Dumper, **layout))
+    return str(yaml.dump(to_plain(config), Dumper=_Dumper, **layout))
 
 
-def to_plain(config: Any) -> dict[str, Any]:
-    """Settings as `read_yaml` gives them back: mappings and lists, no tuples."""
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
+def to_plain(config: Any, hint: Any = Any) -> Any:
+    """Settings as `read_yaml` gives them back: mappings, lists, no tuples, floats as such.
+
+    Args:
+        config: A dataclass, or a value of a field.
+        hint: Type of the field.
+    """
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+    if get_origin(hint) in (Union, UnionType):
+        return to_plain(config, kinds[0] if len(kinds) == 1 else Any)
+    if is_dataclass(config):
+        hints = _hints(cast(type, type(config)))
+        return {name: to_plain(getattr(config, name), each) for name, each in hints.items()}
+    if isinstance(config, Mapping):
+        return {key: to_plain(v, kinds[1] if kinds else Any) for key, v in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_plain(value, kinds[0] if kinds else Any) for value in config]
+    return float(config) if hint is float and type(config) is int else config
 
 
 def override(

@@ -61,10 +61,11 @@ class ValueIndex:
     def __init__(self, lookup: Tensor) -> None:
         lookup = torch.cat([lookup, torch.tensor([-1])])
         self._index, self.known = lookup.clamp(min=0), lookup >= 0
+        self._weight = self.known.float()
 
     def spread(self, numbers: Tensor) -> Tensor:
         """Numbers per row or class, `(..., K)`, as numbers per value, `(..., V + 1)`.
 
         Unknown values read 0; the last entry stands for all values above the table.
         """
-        return torch.where(self.known, numbers.index_select(-1, self._index), 0.0)
+        return numbers.index_select(-1, self._index).mul_(self._weight)

@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from helpers import one_error
+from helpers import (
+    ROOT,
+    one_error,
+)
 
 from synthsr_net.models.checkpoint import (
     InputConfig,
@@ -31,7 +34,7 @@ from synthsr_net.models.packing import stored_precision
 from synthsr_net.models.zoo.registry import PUBLISHED_MODELS
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 
-RECORDED = Path(__file__).parents[1] / "parity" / "data"
+RECORDED = ROOT / "tests" / "parity" / "data"
 
 
 def run(*arguments: object) -> Result:

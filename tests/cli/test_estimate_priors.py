@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import Result
-from helpers import run, save
+from helpers import (
+    SHARED_DATA,
+    run,
+    save,
+)
 
 from synthsr_transforms import LabelTable, TissuePriors
 from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.priors.tissue_priors import read_prior_file
 from synthsr_transforms.support.config import read_yaml
 
-SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(
     not SHARED_DATA.is_dir(), reason=f"example data is not in {SHARED_DATA}"
 )
@@ -157,10 +160,6 @@ class TestEstimate:
         assert Path("priors/priors.yaml").read_bytes() != before
 
 
-def nan_scan(folder: Path) -> None:
-    save(folder / "scans" / "sub-1_desc-preproc_T1w.nii.gz", np.full(SHAPE, np.nan, np.float32))
-
-
 def bad_scan(data: np.ndarray) -> Any:
     return lambda folder: save(folder / "scans" / "sub-1_desc-preproc_T1w.nii.gz", data)
 
@@ -222,12 +221,6 @@ class TestBadInput:
         (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error")]
         assert message in line
         assert not list(folder.glob("priors/*"))
-
-    def test_errors_come_out_of_processes(self, folder):
-        nan_scan(folder)
-        result = estimate(*GOOD, "--workers", 2)
-        assert result.exit_code == 2
-        assert "sub-1_desc-preproc_T1w.nii.gz must hold finite numbers" in result.stderr
 
     def test_processes_that_die_fail_the_work(self, folder, monkeypatch):
         from synthsr_transforms.estimation import PriorEstimation
@@ -303,12 +296,12 @@ class TestThereAndBack:
         values = LabelTable.ready("synthseg").subset(phantom.data.unique().tolist())
         values.write("table.tsv")
         save(tmp_path / "maps" / "head.nii", phantom.data[0].numpy().astype(np.int16))
-        there_and_back(tmp_path / "maps", "table.tsv", 8)
+        there_and_back(tmp_path / "maps", "table.tsv", 4)
 
     @needs_shared_data
     def test_on_brain_label_maps(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        there_and_back(SHARED_DATA / "synthsr_labels", "synthsr", 6)
+        there_and_back(SHARED_DATA / "synthsr_labels", "synthsr", 3)
 
     @needs_shared_data
     def test_real_scans_become_training_images(self, tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from click.testing import Result
-from helpers import save
+from helpers import (
+    SHARED_DATA,
+    save,
+)
 
 from synthsr_transforms.labels.summary import report_label_maps
 from synthsr_transforms.labels.table import LabelTable
 
-SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(
     not SHARED_DATA.is_dir(), reason=f"example data is not in {SHARED_DATA}"
 )

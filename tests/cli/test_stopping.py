@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from helpers import PROGRAM, save, until
-from processes import Process, Server
+from helpers.processes import Process, Server
 
 AT_IMPORT = """
 import os, signal

@@ -12,12 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import SCAN_MM, SCAN_SHAPE, save, save_tiny_model
+from helpers import (
+    ROOT,
+    SCAN_MM,
+    SCAN_SHAPE,
+    save,
+    save_tiny_model,
+)
 
 from synthsr_cli.group import synthsr
 from synthsr_transforms.phantom import head_phantom
 
-SCRIPTS = Path(__file__).parents[2] / "examples" / "cluster"
+SCRIPTS = ROOT / "examples" / "cluster"
 PROGRAM = """#!/bin/bash
 exec {python} -W ignore -c 'from synthsr_cli.main import {main}; {main}()' "$@"
 """
@@ -84,7 +90,7 @@ def test_parts_of_an_array_predict_each_scan_once_and_say_so(tools):
     log = Path("out.log").read_text()
     assert log.count("exit code 0") == 2
     assert log.count(": wrote out/s") == 5
-    assert all("Nothing to do" in said for said in array("predict.sh", words))
+    assert "Nothing to do" in array("predict.sh", words, parts=1)[0]
 
 
 def test_parts_of_an_array_make_each_sample_once(tools):
@@ -105,7 +111,7 @@ def test_a_task_takes_one_participant(tools):
 
 
 def test_a_scheduler_and_workers_are_started_and_stopped(tools):
-    """With stand-ins for Dask and `srun`; `tests/cli/test_dask.py` runs a real cluster."""
+    """With stand-ins for Dask and `srun`; `test_dask.py` of the commands runs a real cluster."""
     program(tools / "dask", DASK)
     program(tools / "srun", '#!/bin/bash\nexec "$@"\n')
     both = "until [ $(wc -l < dask.txt) = 2 ]; do sleep 0.05; done"

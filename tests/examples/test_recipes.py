@@ -18,6 +18,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from helpers import (
+    ROOT,
+)
 from nibabel.processing import resample_from_to
 
 from synthsr_net import Predictor
@@ -25,7 +28,7 @@ from synthsr_net.training.callbacks.metrics_file import MetricsFile
 from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.transforms.base import registered_transforms
 
-RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
+RECIPES = ROOT / "examples" / "recipes"
 DOCS = RECIPES.parents[1] / "docs"
 MODULES_OF_NNUNET = (
     "batchgeneratorsv2.transforms.base.basic_transform",

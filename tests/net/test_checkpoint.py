@@ -128,7 +128,7 @@ class TestRoundTrip:
             sizes.append((tmp_path / f"{name}.safetensors").stat().st_size)
         assert sizes[1] < 0.52 * sizes[0]
 
-    @settings(max_examples=50)
+    @settings(max_examples=20)
     @given(text=st.text(st.sampled_from("$\\{}:.aé\n 1'\"#"), max_size=12), number=st.floats(-9, 9))
     def test_any_text_comes_back(self, tmp_path_factory, text, number):
         config = replace(CONFIG, name=text, training={"note": text, "rows": [text, number]})
@@ -292,7 +292,7 @@ class TestBadFiles:
         network = read_model(write(tmp_path / "m.safetensors", kept)).network
         assert network.encoder[0].norm.num_batches_tracked == 0
 
-    @settings(max_examples=60)
+    @settings(max_examples=20)
     @given(data=st.data())
     def test_damaged_bytes_never_crash(self, tmp_path_factory, state, data):
         path = tmp_path_factory.mktemp("damage") / "m.safetensors"

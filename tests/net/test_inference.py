@@ -156,7 +156,7 @@ def test_maxima_follow_the_normalisation_whatever_its_sign(scale: float) -> None
     radius=st.integers(0, 2),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_convolution_of_slabs_is_that_of_the_volume(
     size: int, thickness: int, radius: int, seed: int
 ) -> None:
@@ -312,7 +312,7 @@ def test_wrong_number_of_channels() -> None:
 
 
 @given(size=st.integers(1, 400), window=st.integers(48, 200), overlap=st.integers(0, 40))
-@settings(max_examples=100)
+@settings(max_examples=40)
 def test_windows_cover_an_axis_and_overlap(size: int, window: int, overlap: int) -> None:
     starts = window_starts(size, window, overlap)
     assert starts[0] == 0

@@ -15,6 +15,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from helpers import (
+    ROOT,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -25,7 +28,7 @@ from synthsr_net.models.keras.weights import KerasWeightsError, read_keras, writ
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.support.messages import SynthSRError
 
-RECORDED = Path(__file__).parents[1] / "parity" / "data"
+RECORDED = ROOT / "tests" / "parity" / "data"
 SMALL = UNetConfig(num_levels=3, num_features=3, in_channels=2)
 
 configs = st.builds(
@@ -86,7 +89,7 @@ def set_array(file: h5py.Group, layer: str, role: str, values: Any) -> None:
 
 
 class TestRoundTrip:
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(config=configs)
     def test_any_architecture_is_found_in_its_weights(self, tmp_path_factory, config):
         path = tmp_path_factory.mktemp("keras") / "any.h5"
@@ -97,7 +100,7 @@ class TestRoundTrip:
         assert plain(found) == plain(config)
         assert_same(read, state)
 
-    @settings(max_examples=200)
+    @settings(max_examples=25)
     @given(
         first=st.integers(1, 64),
         multiplier=st.one_of(st.floats(0.5, 4), st.sampled_from([0.5, 1.25, 1.5, 2.5, 3.5])),
@@ -668,7 +671,7 @@ class TestFaults:
             file["vol_data"] = np.zeros((2, 2, 2))
         self.refuses(tmp_path / "m.h5", "none of its 0 layers")
 
-    @settings(max_examples=60)
+    @settings(max_examples=25)
     @given(data=st.data())
     def test_damaged_bytes_never_crash(self, tmp_path_factory, data):
         path = tmp_path_factory.mktemp("damage") / "m.h5"

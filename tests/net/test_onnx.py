@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import (
+    ROOT,
+)
 from torch import Tensor, nn
 
 from synthsr_net.models.checkpoint import InputConfig, Model, ModelConfig, ScanConfig, save_model
@@ -29,7 +32,7 @@ from synthsr_transforms.support.messages import SynthSRError, WorkFailedError
 onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 
-DOCS = Path(__file__).parents[2] / "docs" / "export.md"
+DOCS = ROOT / "docs" / "export.md"
 
 
 def network_of(seed: int = 0, **settings: Any) -> UNet3d:

@@ -13,13 +13,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 from click.testing import Result
-from helpers import one_error
+from helpers import (
+    ROOT,
+    one_error,
+)
 
 from synthsr_net.example import EXAMPLE_SCAN, write_example
 from synthsr_transforms.io.scans import read_scan
 from synthsr_transforms.support.messages import SynthSRError
 
-MAKER = Path(__file__).parents[2] / "examples" / "make_example_scan.py"
+MAKER = ROOT / "examples" / "make_example_scan.py"
 
 
 def run(*arguments: object) -> Result:

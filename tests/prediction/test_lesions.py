@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import (
+    SHARED_DATA,
+)
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -19,7 +21,7 @@ from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan, read_scan
 from synthsr_transforms.io.volumes import read_volume
 
-SHARED_DATA = Path(__file__).parents[3] / "shared" / "data" / "real"
+REAL_SCANS = SHARED_DATA / "real"
 SHAPE = (48, 52, 44)
 CENTRE = np.array([24.0, 28.0, 20.0])
 FILLED, LESION = 100.0, 40.0
@@ -213,10 +215,10 @@ def test_a_mask_must_be_3d():
         )
 
 
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=f"real scans are not in {SHARED_DATA}")
+@pytest.mark.skipif(not REAL_SCANS.is_dir(), reason=f"real scans are not in {REAL_SCANS}")
 def test_lesions_of_a_patient_come_back():
-    scan = read_scan(SHARED_DATA / "ms_patient" / "FLAIR.nii.gz")
-    mask = read_volume(SHARED_DATA / "ms_patient" / "gt.nii.gz")
+    scan = read_scan(REAL_SCANS / "ms_patient" / "FLAIR.nii.gz")
+    mask = read_volume(REAL_SCANS / "ms_patient" / "gt.nii.gz")
     fine = resample(scan.volume, 1.0)
     truth = np.where(fine.data > 60, 200 - 0.3 * fine.data, 0).astype(np.float32)
     grid = np.linalg.inv(mask.affine) @ fine.affine

@@ -21,7 +21,9 @@ for package in (synthsr_transforms, synthsr_net, synthsr_cli):
         importlib.import_module(module.name)
 
 from synthsr_cli.group import synthsr
-synthsr(["example", "scan.nii.gz"], standalone_mode=False)
+synthsr(["example", "whole.nii.gz"], standalone_mode=False)
+import nibabel
+nibabel.save(nibabel.load("whole.nii.gz").slicer[50:-50, 60:-60, 12:-12], "scan.nii.gz")
 synthsr(["predict", "scan.nii.gz", "t1.nii.gz", "--model", "fast", "--precision", "auto"])
 """
 

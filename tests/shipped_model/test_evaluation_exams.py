@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,37 +120,39 @@ class TestMoves:
 
 
 class TestRegistrations:
-    @pytest.fixture
-    def command(
-        self, network: HeadNetwork, subject: SubjectFiles, monkeypatch: pytest.MonkeyPatch
-    ) -> Callable[..., int]:
-        """The script with a registration that trusts headers."""
-        monkeypatch.setattr(Predictor, "from_file", lambda *_, **__: network.predictor)
+    def test_what_is_left_is_measured(self, subject, network, monkeypatch):
         monkeypatch.setattr(Predictor, "aligned", lambda _self, scans, *_: by_headers(scans))
-        label_map = ["--labels", str(subject.labels)]
-        return lambda out, *words: measure_registration.main([str(out), *label_map, *words])
-
-    def test_what_is_left_is_measured_and_a_broken_off_run_goes_on(self, command, tmp_path):
-        assert command(tmp_path, "--moves", "1") == 0
-        file = tmp_path / "registrations.jsonl"
-        before = file.read_text()
-        assert command(tmp_path, "--moves", "2") == 0
-        assert file.read_text().startswith(before)
-        rows = read_registrations(file)
-        assert [(row["move"], row["scan"]) for row in rows] == [
-            (n, scan) for n in (0, 1) for scan in ("T2, axial", "FLAIR, coronal", "T2, sagittal")
-        ]
+        rows = list(measure_registration.registered(subject, network, PLAN, 0))
+        assert [row["scan"] for row in rows] == ["T2, axial", "FLAIR, coronal", "T2, sagittal"]
         for row in rows:
             np.testing.assert_allclose(row["rest"], row["moved"])
-        assert (tmp_path / "table.md").read_text() == table_text(rows)
+            assert row["left_out"] is None
 
-    def test_shares_make_what_one_run_makes(self, command, tmp_path):
+    def test_broken_off_runs_go_on_and_shares_make_what_one_run_makes(
+        self, subject, network, monkeypatch, tmp_path
+    ):
+        asked = []
+
+        def registered(*_: object) -> list[dict[str, Any]]:
+            asked.append(_[-1])
+            row = {"map": "head", "move": _[-1], "scan": "T2", "rest": [0.1, 0.1]}
+            return [row | {"left_out": None, "correlation": 0.9}]
+
+        def run(out: str, *words: str) -> str:
+            label_map = ["--labels", str(subject.labels)]
+            assert measure_registration.main([str(tmp_path / out), *label_map, *words]) == 0
+            table = tmp_path / out / "table.md"
+            return table.read_text() if table.exists() else ""
+
+        monkeypatch.setattr(Predictor, "from_file", lambda *_, **__: network.predictor)
+        monkeypatch.setattr(measure_registration, "registered", registered)
+        run("one", "--moves", "1")
+        one = run("one", "--moves", "4")
+        assert asked == [0, 1, 2, 3]
         for number in (1, 2):
-            assert command(tmp_path / "two", "--moves", "2", "--share", f"{number}/2") == 0
-        assert command(tmp_path / "two", "--moves", "2") == 0
-        assert command(tmp_path / "one", "--moves", "2") == 0
-        one, two = ((tmp_path / n / "table.md").read_text() for n in ("one", "two"))
-        assert one == two
+            assert run("two", "--moves", "4", "--share", f"{number}/2") == ""
+        assert run("two", "--moves", "4") == one
+        assert asked == [0, 1, 2, 3] * 2
 
     def test_good_ones_are_counted(self):
         def row(rest: list[float], left_out: str | None = None) -> dict[str, Any]:

@@ -16,13 +16,16 @@ import torchio as tio
 from evaluation.heads import Head
 from evaluation.run import EvaluationData
 from evaluation.tables import report_text, table
+from helpers import (
+    ROOT,
+)
 from PIL import Image
 
 from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, read_model, save_model
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.phantom import head_phantom
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "shipped_model" / "evaluate.py"
+EXAMPLE = ROOT / "examples" / "shipped_model" / "evaluate.py"
 SPACING = 4.0
 Command = Callable[..., int]
 

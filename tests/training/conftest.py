@@ -17,6 +17,11 @@ from torch import Tensor
 from synthsr_net.training.run import TrainingRun, start
 
 
+@pytest.fixture(autouse=True)
+def no_curves(without_curves: None) -> None:
+    """No training curves, unless a test asks for `curves`."""
+
+
 @pytest.fixture(scope="session")
 def save_label_maps(make_labels: Callable[..., Tensor]) -> Callable[[Path, int], None]:
     """Write label maps of 20 x 18 x 22 voxels of 4 mm into a new folder, `sub-00.nii` and so on."""

@@ -29,8 +29,6 @@ from synthsr_net.training.task.adversarial import AdversarialTask, is_network_tu
 from synthsr_transforms.seeds import derive_seed
 from synthsr_transforms.support.messages import WorkFailedError
 
-pytestmark = pytest.mark.usefixtures("without_curves")
-
 CONFIG = """
 label_table: freesurfer_aseg
 steps:

@@ -9,6 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from helpers import (
+    ROOT,
+)
 
 from synthsr_net.models.checkpoint import read_model
 from synthsr_net.training.config import Experiment, TrainingConfig
@@ -115,7 +118,7 @@ def test_residuals_are_added_to_the_t1_scan(name: str, maps: Path, tmp_path: Pat
 def test_the_example_trains_and_predicts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "train_small.py"))
+    example = runpy.run_path(str(ROOT / "examples" / "train_small.py"))
     example["SETTINGS"] += ["crop.shape=32", "validation.samples=1", "validation.previews=0"]
     example["main"]([str(tmp_path), "--epochs", "2", "--steps-per-epoch", "1", "--spacing-mm", "5"])
     assert "epoch 2: loss" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import until
-from processes import Process, Server
+from helpers.processes import Process, Server
 
 from synthsr_net.losses.adversarial import critic_loss, generator_total
 from synthsr_net.training.callbacks.metrics_file import MetricsFile

@@ -33,8 +33,6 @@ from synthsr_transforms.support.config import read_yaml
 from synthsr_transforms.support.messages import WorkFailedError
 from synthsr_transforms.support.stopping import is_first_process
 
-pytestmark = pytest.mark.usefixtures("without_curves")
-
 
 @pytest.fixture(scope="module")
 def whole(folder: Path, tmp_path_factory, hard: list[str]) -> TrainingRun:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import (
+    ROOT,
+)
 
 from synthsr_net import Predictor
 from synthsr_net.losses import build_loss
@@ -22,8 +24,6 @@ from synthsr_transforms.drawing.slices import outlined
 from synthsr_transforms.labels.structures import StructureTable
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.messages import SynthSRError
-
-pytestmark = pytest.mark.usefixtures("without_curves")
 
 OWN = """
 label_table: freesurfer_aseg
@@ -237,7 +237,7 @@ def test_outlines_have_the_colour_of_their_label_and_leave_the_rest_grey():
 
 def test_monai_trains_on_the_pairs(capsys, monkeypatch):
     pytest.importorskip("monai")
-    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "segmentation_monai.py"))
+    example = runpy.run_path(str(ROOT / "examples" / "segmentation_monai.py"))
     monkeypatch.setattr("sys.argv", ["segmentation_monai.py"])
     example["main"].__globals__["STEPS"] = 1
     example["main"]()

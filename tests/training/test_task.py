@@ -44,8 +44,6 @@ from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.subjects.files import SubjectFiles
 from synthsr_transforms.support.messages import SynthSRError
 
-pytestmark = pytest.mark.usefixtures("without_curves")
-
 SHAPE = (20, 18, 22)
 TABLE = LabelTable.ready("freesurfer_aseg")
 SYNTHETIC = """

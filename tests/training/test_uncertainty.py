@@ -13,6 +13,8 @@ from helpers import save_tiny_model
 
 from synthsr_net.models.checkpoint import ModelConfig, ScanConfig, read_model, save_model
 from synthsr_net.networks.unet import UNet3d, UNetConfig
+from synthsr_net.training.folder import RunFolder
+from synthsr_net.training.run import start
 from synthsr_net.training.setup.experiment import SCALE_FEATURES
 
 SETTINGS = """
@@ -38,9 +40,10 @@ def folder(tmp_path_factory, save_label_maps) -> Path:
     return place
 
 
-@pytest.fixture(params=["batch", "instance"])
-def weights(request, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module", params=["batch", "instance"])
+def weights(request, tmp_path_factory) -> Path:
     """A trained T1 model, as far as anybody can tell."""
+    path: Path = tmp_path_factory.mktemp("weights") / "t1.safetensors"
     config = UNetConfig(num_levels=2, num_features=4, dropout=0.1, normalisation=request.param)
     torch.manual_seed(0)
     network = UNet3d(config)
@@ -50,14 +53,21 @@ def weights(request, tmp_path: Path) -> Path:
         network=config,
         scan=ScanConfig(spacing_mm=4.0, sharpen=True),
     )
-    save_model(tmp_path / "t1.safetensors", model, network.state_dict())
-    return tmp_path / "t1.safetensors"
+    save_model(path, model, network.state_dict())
+    return path
 
 
-def test_all_weights_but_those_of_the_second_head_stay(begin, weights):
-    run = begin(f"initial_weights={weights}")
+@pytest.fixture(scope="module")
+def trained(folder: Path, weights: Path, tmp_path_factory) -> RunFolder:
+    """Folder of a run that gave it a second head."""
+    place, sets = tmp_path_factory.mktemp("trained") / "run", [f"initial_weights={weights}"]
+    run = start(folder / "own.yaml", sets, folder=place, labels=folder / "maps")
     run.fit()
-    before, after = read_model(weights), read_model(run.folder.model_path("last"))
+    return run.folder
+
+
+def test_all_weights_but_those_of_the_second_head_stay(trained, weights):
+    before, after = read_model(weights), read_model(trained.model_path("last"))
     state = after.network.state_dict()
     for name, tensor in before.network.state_dict().items():
         assert torch.equal(tensor, state[name]), name
@@ -73,10 +83,8 @@ def test_all_weights_but_those_of_the_second_head_stay(begin, weights):
     assert after.config.training["uncertainty"]["loss"] == "laplace"
 
 
-def test_validation_reports_errors_against_scales_per_tenth(begin, weights):
-    run = begin(f"initial_weights={weights}")
-    run.fit()
-    with run.folder.metrics_path.open(newline="") as file:
+def test_validation_reports_errors_against_scales_per_tenth(trained):
+    with trained.metrics_path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     ratios = [float(rows[-1][f"validation/calibration/{n}"]) for n in range(1, 11)]
     worst = float(rows[-1]["validation/calibration/l1"])
@@ -86,11 +94,9 @@ def test_validation_reports_errors_against_scales_per_tenth(begin, weights):
     assert rows[0]["validation/brain/l1"] == rows[-1]["validation/brain/l1"]
 
 
-def test_a_second_head_is_trained_on(begin, weights):
-    run = begin(f"initial_weights={weights}")
-    run.fit()
-    last = run.folder.model_path("last")
-    again = begin(f"initial_weights={last}", name="again")
+def test_a_second_head_is_trained_on(begin, trained):
+    last = trained.model_path("last")
+    again = begin(f"initial_weights={last}", "run.epochs=1")
     assert not any("is new" in note for note in again.prepared.notes)
     again.fit()
     assert read_model(again.folder.model_path("last")).config.name == "mine"

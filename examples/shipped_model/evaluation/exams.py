@@ -16,7 +16,7 @@ from torch import Tensor
 from synthsr_net.metrics.comparison import DICE_TISSUES, OTHER, Reference, compare, reference_of
 from synthsr_net.prediction.resampling import Grid, reslice
 from synthsr_net.training.validation import RealPair, on_grid_of_network
-from synthsr_transforms.io.files import VolumeError
+from synthsr_transforms.io.files import VolumeError, stem
 from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.subjects.files import SubjectFiles
@@ -106,7 +106,7 @@ def evaluate_moved_exams(
         `EXAM` `together`; and of the first with `SAME_PLANE`.
     """
     for subject in subjects:
-        name = head_for(subject, network, plan).name
+        name = stem(subject.labels)
         for number in numbers_of(registrations, name):
             head, scans = moved_exam(subject, network, plan, number)
             found = {
