@@ -305,7 +305,7 @@ class TestWindows:
         assert torch.autograd.gradcheck(curved, (x,))
         assert torch.autograd.gradgradcheck(curved, (x,))
 
-    @pytest.mark.parametrize("name", ["ssim", "ssim3d", "l1_ssim3d"])
+    @pytest.mark.parametrize("name", ["ssim", "l1_ssim3d"])
     def test_compiled_losses_are_the_same_in_one_graph(self, volume, name):
         prediction, target = (volume(1, 2, (11, 12, 13), seed=seed) for seed in (0, 1))
         results = []

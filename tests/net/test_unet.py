@@ -286,8 +286,9 @@ class TestPhased:
         model(volume(1, 1, 9, 8, 8))  # not halved without a remainder: the plain way
         assert seen[0] == 3
 
-    @pytest.mark.parametrize(("normalisation", "multiple"), [("batch", 1), ("instance", 4)])
-    @pytest.mark.parametrize("transposed", [False, True])
+    @pytest.mark.parametrize(
+        ("transposed", "normalisation", "multiple"), [(False, "batch", 1), (True, "instance", 4)]
+    )
     def test_it_compiles_to_one_graph(
         self, make, volume, monkeypatch, transposed, normalisation, multiple
     ):

@@ -139,8 +139,8 @@ def replace_empty() -> Case:
 
 
 def test_weights_explain_coefficients_and_stay_usual_without_them() -> None:
-    features = np.abs(np.random.default_rng(0).normal(size=(300, 7))) * 0.2
-    weights = np.array([0.03, 1.4, 0.08, 0.05, 0.03, 0.5, 1.0])
+    features = np.abs(np.random.default_rng(0).normal(size=(300, 8))) * 0.2
+    weights = np.array([0.03, 1.4, 0.08, 0.05, 0.03, 0.5, 1.0, 0.8])
     dice = np.exp(-features @ weights)
     found = np.array(list(asdict(fitted_weights(features, dice)).values()))
     assert np.exp(-features @ found) == pytest.approx(dice, abs=0.05)

@@ -147,7 +147,7 @@ def test_the_example_in_a_run(tmp_path, monkeypatch):
     small_run = ["network.num_levels=2", "network.num_features=2", "run.epochs=1"]
     small_run += ["run.steps_per_epoch=1", "loss.name=CharbonnierLoss", "loss.params.width=0.02"]
     chosen = [word for setting in small_run for word in ("--set", setting)]
-    head_phantom(spacing_mm=6).save("head.nii.gz")
+    head_phantom(spacing_mm=5).save("head.nii.gz")
     source = ("ringing.yaml", "--labels", "head.nii.gz", "--import", EXAMPLE)
     done = run("train", *source, "--out", "run", *chosen)
     assert done.exit_code == 0, done.stderr
