@@ -71,7 +71,13 @@ from synthsr_net.models.checkpoint import (
 from synthsr_net.prediction.checks.limits import limited
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.resampling import Grid
-from synthsr_net.prediction.segmentation.quality import Evidence, evidence_of
+from synthsr_net.prediction.segmentation.posteriors import summary_of
+from synthsr_net.prediction.segmentation.quality import (
+    Evidence,
+    evidence_in,
+    evidence_of,
+    support_of,
+)
 from synthsr_net.prediction.space.preprocess import to_network_space
 from synthsr_transforms.io.files import list_volumes, stem
 from synthsr_transforms.io.grids import reorient
@@ -159,14 +165,12 @@ class Sampler:
         rng = np.random.default_rng([number, 20])
         case = self._heads(number)
         degrade(case, number, rng)
-        scan = Scan(np.ascontiguousarray(case.data), case.affine)
-        model = SEGMENTED[number % len(SEGMENTED)]
-        if model == RAW:
-            segmented = limited(scan)
-        else:
+        scan = limited(Scan(np.ascontiguousarray(case.data), case.affine))
+        model, segmented = SEGMENTED[number % len(SEGMENTED)], scan
+        if model != RAW:
             image = self._predictor(model).predict([scan]).image
             segmented = Scan(image.data, image.affine)
-        evidence, found = self.segment(segmented)
+        evidence, found = self.segment(segmented, scan)
         return Sample(
             number=number,
             head=case.head,
@@ -177,14 +181,25 @@ class Sampler:
             **in_numbers(evidence),
         )
 
-    def segment(self, scan: Scan) -> tuple[Evidence, npt.NDArray[np.int64]]:
-        """Evidence of the posteriors, and the most probable channels, on the aligned grid."""
-        tensor, space = to_network_space([scan], self._config)
+    def segment(self, image: Scan, scan: Scan) -> tuple[Evidence, npt.NDArray[np.int64]]:
+        """Evidence of the posteriors, and the most probable channels, on the aligned grid.
+
+        Args:
+            image: What is segmented.
+            scan: What it was predicted from, or the same.
+        """
+        tensor, space = to_network_space([image], self._config)
         tensor = tensor.to(self._device)
         output = predict_volume(self._network, tensor, precision=self._precision)
-        posteriors = output[(slice(None), *space.inside)]
-        found = posteriors.max(0).indices.cpu().numpy()
-        return evidence_of(posteriors, space.aligned_grid[1]), found
+        summary = summary_of(output[(slice(None), *space.inside)])
+        shown, its_space = to_network_space([scan], self._config)
+        shown = shown[(slice(None), *its_space.inside)].to(self._device)
+        affine = space.aligned_grid[1]
+        brain = BRAIN.nonzero()[0].tolist()
+        evidence = evidence_in(summary, affine)._replace(
+            support=support_of(summary.best, shown[0], brain, affine)
+        )
+        return evidence, summary.best.cpu().numpy().astype(np.int64)
 
 
 def in_numbers(evidence: Evidence) -> dict[str, Any]:
@@ -192,7 +207,8 @@ def in_numbers(evidence: Evidence) -> dict[str, Any]:
     shape, affine = evidence.grid
     names = ("soft_dice", "volume_ml", "centre", "border")
     rounded = {name: getattr(evidence, name).round(4).tolist() for name in names}
-    return {**rounded, "shape": list(shape), "affine": affine.tolist()}
+    place = {"shape": list(shape), "affine": affine.tolist()}
+    return {**rounded, **place, "support": evidence.support}
 
 
 def true_dice(found: npt.NDArray[np.int64], case: Case, grid: Grid) -> list[float | None]:
@@ -291,12 +307,8 @@ def _is_label_map(path: Path) -> bool:
 def calibrate(
     samples: Sequence[Sample], population: list[PopulationStructure], out: Path
 ) -> QualityConfig:
-    """Fit the score, write figures, and return the calibration.
-
-    Brains that were invented are left out, see `Sample.invented`: they would only lower the scores
-    of sound scans.
-    """
-    table = Table([s for s in samples if not s.invented], VALUES, uncalibrated(population))
+    """Fit the score, write figures, and return the calibration."""
+    table = Table(samples, VALUES, uncalibrated(population))
     scores = table.cross_validated()
     threshold = threshold_of(scores[OVERALL], table.truth[OVERALL])
     quality = replace(table.fitted(), threshold=threshold)

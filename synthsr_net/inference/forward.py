@@ -22,7 +22,8 @@ from .streamed_unet import prepare
 LEFT_RIGHT = -3
 """Axis of `(..., X, Y, Z)` that is mirrored for test-time augmentation."""
 
-Pass = Callable[[Tensor, Box | None], Tensor]
+Pass = Callable[[Tensor, Box | None, bool], Tensor]
+"""Network applied to a volume, or its mirror image, or the part of the output in a box of it."""
 
 
 def predict_volume(
@@ -72,11 +73,11 @@ def predict_volume(
         return_freed()
     with torch.no_grad(), _products(x.device, tf32=precision != "fp32"):
         forward = _forward(network, x, plan, dtype)
-        result = finish(forward(x, box))
+        result = finish(forward(x, box, False))
         if flip:
             volume, share = (x, None) if second is None else second(x, result)
             other = None if box is None else (_mirrored(box[0], x.shape[LEFT_RIGHT]), *box[1:])
-            mirrored = finish(forward(volume.flip(LEFT_RIGHT), other)).flip(LEFT_RIGHT)
+            mirrored = finish(forward(volume, other, True)).flip(LEFT_RIGHT)
             mirrored = mirrored if swap is None else mirrored[list(swap)]
             if share is None:
                 result = result.add_(mirrored).mul_(0.5)
@@ -99,9 +100,13 @@ def _forward(network: UNet3d, x: Tensor, plan: Plan, dtype: torch.dtype) -> Pass
         exact = _exact(network, window, x.device, dtype, keep=True)
 
         def tile(volume: Tensor) -> Tensor:
-            return exact(volume, None)
+            return exact(volume, None, False)
 
-        return lambda volume, box: _part(sliding_window(tile, volume, window, HALO), box)
+        def windowed(volume: Tensor, box: Box | None, mirror: bool) -> Tensor:
+            volume = volume.flip(LEFT_RIGHT) if mirror else volume
+            return _part(sliding_window(tile, volume, window, HALO), box)
+
+        return windowed
     shape = (x.shape[-3], x.shape[-2], x.shape[-1])
     return _exact(network, shape, x.device, dtype, keep=plan.strategy != "recompute")
 
@@ -115,11 +120,16 @@ def _exact(
 ) -> Pass:
     if not network.config.halves(shape):
         same = copy.deepcopy(network).eval().to(dtype=dtype)
-        return lambda volume, box: _part(same(volume[None].to(dtype))[0].float(), box)
+
+        def whole(volume: Tensor, box: Box | None, mirror: bool) -> Tensor:
+            volume = volume.flip(LEFT_RIGHT) if mirror else volume
+            return _part(same(volume[None].to(dtype))[0].float(), box)
+
+        return whole
     streamed = prepare(network, dtype)
     elements = slab_bytes(device) // dtype.itemsize
-    return lambda volume, box: streamed(
-        volume, slab_elements=elements, keep_first_skip=keep, box=box
+    return lambda volume, box, mirror: streamed(
+        volume, slab_elements=elements, keep_first_skip=keep, box=box, mirror=mirror
     )
 
 

@@ -44,6 +44,7 @@ class StreamedUNet:
         slab_elements: int,
         keep_first_skip: bool = True,
         box: Box | None = None,
+        mirror: bool = False,
     ) -> Tensor:
         """Apply the network.
 
@@ -56,11 +57,15 @@ class StreamedUNet:
                 computed a second time, and all takes about two thirds longer.
             box: Part of the output to compute, the same as in the whole output: unless the last
                 level has statistics of its own, that level is computed there alone.
+            mirror: Whether to apply it to the input with its first axis reversed, of which no copy
+                is kept where it is not needed any more.
 
         Returns:
             `(O, X, Y, Z)` float32, of the box if there is one.
         """
-        source = Volume(x.permute(1, 2, 3, 0).contiguous().to(self.dtype))
+        turned = x.flip(1) if mirror else x
+        source = Volume(turned.permute(1, 2, 3, 0).contiguous().to(self.dtype))
+        del turned
         shape = source.data.shape
         inner: tuple[slice, ...] = (slice(None), *box) if box else ()
         if not self.decoder:
@@ -70,11 +75,13 @@ class StreamedUNet:
         for stage in self.decoder[:-1]:
             place = skips.pop()
             assert place is not None
+            _return_freed(place)
             result = self._decoded(stage, place, small, source, slab_elements)
             small = self._kept(stage, place, result)  # planes are read before they are overwritten
         stage, skip = self.decoder[-1], skips.pop()
-        if x.device.type == "cpu":  # the last level takes most
-            return_freed()
+        if skip is not None:
+            source = Volume(source.data.new_empty(0, *shape[1:]))  # it is not read again
+        _return_freed(x)
         if box and not stage.measures:
             reach = (1 if skip is not None else 2) * sum(conv.radius for conv in stage.convs) + 1
             around = [_around(part, reach, size) for part, size in zip(box, shape, strict=False)]
@@ -83,7 +90,7 @@ class StreamedUNet:
             halves = tuple(slice(part.start // 2, part.stop // 2) for part in around)
             small = small._replace(data=small.data[halves])
             source = source._replace(data=source.data[tuple(around)])
-            shape = source.data.shape
+            shape = torch.Size([*(part.stop - part.start for part in around), shape[3]])
         reads, ends = (skip, small, source, slab_elements), (skip, shape, slab_elements)
         return self._outputs(stage, lambda level: self._decoded(level, *reads), *ends)[inner]
 
@@ -95,16 +102,18 @@ class StreamedUNet:
         shape: torch.Size,
         slab_elements: int,
     ) -> Tensor:
-        """The output of all heads, see `_headed`; `slabs` makes the result of a last level.
+        """The output of all heads, see `_head`; `slabs` makes the result of a last level.
 
         The scales come first, while the skip connection is still there.
         """
-        scales = None
+        number = len(self.head.weight)
+        more = len(self.scales[1].weight) if self.scales else 0
+        output = self.head.weight.new_empty(number + more, *shape[:3])
         if self.scales:
             own, last = self.scales
-            scales = self._headed(own, partial(slabs, own), last, None, shape, slab_elements)
-        output = self._headed(stage, partial(slabs, stage), self.head, skip, shape, slab_elements)
-        return output if scales is None else torch.cat([output, scales])
+            self._head(output[number:], own, partial(slabs, own), last, None, slab_elements)
+        self._head(output[:number], stage, partial(slabs, stage), self.head, skip, slab_elements)
+        return output
 
     def _descended(
         self, source: Volume, slab_elements: int, keep_first_skip: bool
@@ -146,24 +155,24 @@ class StreamedUNet:
         thickness = _thickness(_doubled(small.data.shape), stage, slab_elements) // 2
         return stage.decoded(skip_slabs, small.slabs(thickness))
 
-    def _headed(
+    def _head(
         self,
+        output: Tensor,
         stage: Stage,
         slabs: Callable[[], Slabs],
         head: Convolution,
         skip: Tensor | None,
-        shape: torch.Size,
         slab_elements: int,
-    ) -> Tensor:
-        """The output of a head, from the result of a last level, which can be computed repeatedly.
+    ) -> None:
+        """Compute the output of a head from the result of a last level, perhaps repeatedly.
 
         Args:
+            output: `(O, X, Y, Z)`, where it goes.
             stage: The last level.
             slabs: Makes its result.
             head: The last layer.
             skip: Its skip connection, if stored. Its place is taken by the result, where that is
                 needed twice: planes are read before they are overwritten.
-            shape: `(X, Y, Z, C)` of the input.
             slab_elements: About how many numbers a slab holds.
         """
         statistics = Statistics()
@@ -181,10 +190,14 @@ class StreamedUNet:
             result = cut(place, _thickness(place.shape, stage, slab_elements))
         head = stage.folded(head, statistics)
         weight, bias = head.weight[:, :, 0, 0, 0], head.bias
-        output = weight.new_empty(len(weight), *shape[:3])
         make = partial(_probabilities if self.softmax else F.linear, weight=weight, bias=bias)
         fill(output.permute(1, 2, 3, 0), mapped(make, mapped(torch.Tensor.float, result)))
-        return output
+
+
+def _return_freed(volume: Tensor) -> None:
+    """Give back what slabs of the levels before have left, in the memory of a CPU."""
+    if volume.device.type == "cpu":
+        return_freed()
 
 
 def _probabilities(slab: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

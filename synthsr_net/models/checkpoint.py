@@ -102,6 +102,8 @@ class QualityWeights:
     """Of an unusual direction of the head."""
     absence: float = 0.0
     """Of the share of structures that are missing."""
+    unsupported: float = 0.0
+    """Of what is missing of a usual support by the scan, in logarithms."""
 
     def __post_init__(self) -> None:
         wrong = {name: value for name, value in vars(self).items() if not value >= 0}

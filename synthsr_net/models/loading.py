@@ -12,8 +12,6 @@ from synthsr_net.models.zoo.files import resolve_model
 from synthsr_net.networks.unet import UNetConfig
 
 from .checkpoint import Model, ModelConfig, network_of, read_config, read_model
-from .keras.converted import config_of_keras
-from .keras.weights import read_keras
 
 log = logging.getLogger("synthsr_net")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -39,6 +37,9 @@ def load_model(
     log.debug("model %s: reading %s", name_or_path, path)
     if not _is_hdf5(path):
         return read_model(path)
+    from .keras.converted import config_of_keras
+    from .keras.weights import read_keras
+
     network = read_keras(path)
     config = config_of_keras(path, network.config)
     return Model(config, network_of(network.config, network.state, str(path)))
@@ -50,7 +51,12 @@ def load_model_config(path: str | os.PathLike[str]) -> ModelConfig:
     Raises:
         SynthSRError: As for `load_model`.
     """
-    return config_of_keras(path, read_keras(path).config) if _is_hdf5(path) else read_config(path)
+    if not _is_hdf5(path):
+        return read_config(path)
+    from .keras.converted import config_of_keras
+    from .keras.weights import read_keras
+
+    return config_of_keras(path, read_keras(path).config)
 
 
 def load_weights(name_or_path: str | os.PathLike[str]) -> tuple[UNetConfig, dict[str, Tensor]]:
@@ -61,6 +67,8 @@ def load_weights(name_or_path: str | os.PathLike[str]) -> tuple[UNetConfig, dict
     """
     path = resolve_model(name_or_path)
     if _is_hdf5(path):
+        from .keras.weights import read_keras
+
         network = read_keras(path)
         return network.config, network.state
     model = read_model(path)

@@ -103,6 +103,11 @@ class Prepared(NamedTuple):
         """First channel `(X, Y, Z)` of the (first) scan in the tensor."""
         return self.tensor.flatten(0, -4)[0]
 
+    @property
+    def shown(self) -> Tensor:
+        """All channels of all scans in the tensor, `(N, X, Y, Z)` without padding."""
+        return self.tensor.flatten(0, -4)[(slice(None), *self.space.inside)]
+
 
 class Inferer(Generic[Made, Kind]):
     """A model, ready to be applied to scans.

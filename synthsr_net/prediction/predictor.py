@@ -12,7 +12,6 @@ from torch import Tensor
 
 from synthsr_net.models.checkpoint import Model
 from synthsr_net.prediction.refinement.contrast_inversion import second_input
-from synthsr_net.prediction.refinement.lesions import keep_lesion
 from synthsr_transforms.io.grids import Affine, Volume
 from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.support.messages import SynthSRError
@@ -176,6 +175,7 @@ class Predictor(Inferer[Prediction, "ScalarImage"]):
         if self.segmenter is not None:
             segmentation = self.segmenter.segment_prediction(
                 prediction.aligned,
+                prepared.shown,
                 prepared.space,
                 self.settings.grid,
                 brain_only=self._brain_only,
@@ -185,6 +185,8 @@ class Predictor(Inferer[Prediction, "ScalarImage"]):
         if segmentation is not None:
             doubts += segmentation.warnings
         if lesion_mask is not None:
+            from synthsr_net.prediction.refinement.lesions import keep_lesion
+
             image, more = keep_lesion(image, prepared.scans[0], lesion_mask)
             doubts += more
         return dataclasses.replace(

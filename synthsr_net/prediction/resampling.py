@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 
 from synthsr_transforms.functional.operators import (
@@ -165,6 +164,8 @@ def as_tensor(data: Array) -> Tensor:
 
 def antialiased(volume: Volume, spacing_mm: float) -> Volume:
     """Blur the axes that are finer than a spacing, as `resample` does before it interpolates."""
+    from scipy.ndimage import gaussian_filter
+
     factors = np.linalg.norm(volume.affine[:3, :3], axis=0) / spacing_mm
     sigma = [aliasing_sigma(factor) for factor in factors.tolist()]
     data = np.asarray(volume.data, dtype=np.float32)
@@ -204,6 +205,8 @@ def reslice(
     Returns:
         float32 array of the grid's shape, and the share of the grid that lies in the volume.
     """
+    from scipy.ndimage import map_coordinates
+
     shape, affine = grid
     matrix = np.linalg.inv(volume.affine) @ affine
     last = np.array(volume.data.shape) - 1

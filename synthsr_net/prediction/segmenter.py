@@ -117,13 +117,20 @@ class Segmenter(Inferer[Segmentation, "LabelMap"]):
             )
 
     def segment_prediction(
-        self, image: Tensor, space: ScanSpace, grid: str, *, brain_only: bool = False
+        self,
+        image: Tensor,
+        scans: Tensor,
+        space: ScanSpace,
+        grid: str,
+        *,
+        brain_only: bool = False,
     ) -> Segmentation:
         """Segment a prediction, before it leaves the space of its network.
 
         Args:
             image: `(X, Y, Z)` on the aligned grid of the space, with the voxel spacing of this
                 network as well.
+            scans: `(N, X, Y, Z)` what it was predicted from, on the same grid.
             space: Place of the scan.
             grid: Grid of the result, see `place`.
             brain_only: Whether structures around the brain are all that is wanted: what is far from
@@ -135,14 +142,15 @@ class Segmenter(Inferer[Segmentation, "LabelMap"]):
         prepared = self.planned(prepared)
         box = self._around_brain(image) if brain_only and grid == "1mm" else None
         if box is None:
-            return self._placed(prepared, self.infer(prepared), grid)
+            return self._placed(prepared, self.infer(prepared), grid, scans)
         moved = [slice(p.start + b, p.stop + b) for p, b in zip(box, begin, strict=True)]
         assert prepared.plan is not None
         plan = replace(prepared.plan, box=(moved[0], moved[1], moved[2]))
         posteriors = self.infer(prepared._replace(plan=plan))
         values = [structure.value for structure in self.config.structures]
         summary = summary_of(posteriors).placed(image.shape, box, values.index(BACKGROUND))
-        return self._result(prepared, summary, self._labels(summary, prepared.space, grid))
+        labels = self._labels(summary, prepared.space, grid)
+        return self._result(prepared, summary, scans, labels)
 
     def _around_brain(self, image: Tensor) -> Box | None:
         """Box of the brain in a prediction and its surroundings; None if all is near it."""
@@ -161,9 +169,9 @@ class Segmenter(Inferer[Segmentation, "LabelMap"]):
             output: From the second, `(S, X, Y, Z)` probabilities.
             lesion_mask: Not used.
         """
-        return self._placed(prepared, output, self.settings.grid)
+        return self._placed(prepared, output, self.settings.grid, prepared.shown)
 
-    def _placed(self, prepared: Prepared, output: Tensor, grid: str) -> Segmentation:
+    def _placed(self, prepared: Prepared, output: Tensor, grid: str, scans: Tensor) -> Segmentation:
         space = prepared.space
         inside = output[(slice(None), *space.inside)]
         summary = summary_of(inside)
@@ -175,20 +183,21 @@ class Segmenter(Inferer[Segmentation, "LabelMap"]):
         posteriors = None
         if self.keeps_posteriors:
             posteriors = Volume(np.stack([c.data for c in channels], axis=-1), image.affine)
-        return self._result(prepared, summary, image, posteriors)
+        return self._result(prepared, summary, scans, image, posteriors)
 
     def _result(
         self,
         prepared: Prepared,
         summary: Summary,
+        scans: Tensor,
         image: Volume,
         posteriors: Volume | None = None,
     ) -> Segmentation:
         space = prepared.space
-        quality = quality_score(summary, space.aligned_grid[1], self.config)
+        quality = quality_score(summary, space.aligned_grid[1], self.config, scans)
         doubts = [*space.warnings, *self.about_windows(prepared.plan)]
-        if quality is not None and quality.doubtful:
-            doubts.append(f"quality score {quality.overall:.2f} is low: look at the result.")
+        if quality is not None and quality.doubt is not None:
+            doubts.append(quality.doubt)
         volumes = self._volumes_ml(summary.total)
         return Segmentation(image, volumes, posteriors, quality, tuple(doubts))
 

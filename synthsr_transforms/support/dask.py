@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ def connected(address: str) -> Iterator[Any]:
         WorkFailedError: If the scheduler is lost later.
     """
     try:
-        from distributed import Client
+        from distributed import Client, TimeoutError
         from distributed.comm import CommClosedError
     except ImportError:
         raise SynthSRError(
@@ -59,7 +59,8 @@ def connected(address: str) -> Iterator[Any]:
     except CommClosedError as error:
         raise WorkFailedError(_lost(address)) from error
     finally:
-        client.close(timeout=5)
+        with suppress(TimeoutError):  # the work is done, or its error is on the way
+            client.close(timeout=5)
 
 
 def each_done(

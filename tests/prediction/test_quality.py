@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from synthsr_net.models.checkpoint import (
@@ -24,10 +25,12 @@ from synthsr_net.models.checkpoint import (
 from synthsr_net.networks.unet import UNetConfig
 from synthsr_net.prediction.segmentation.posteriors import summary_of
 from synthsr_net.prediction.segmentation.quality import (
+    USUAL_SUPPORT,
     QualityScore,
     align,
     evidence_of,
     quality_score,
+    support_of,
 )
 from synthsr_transforms.support.messages import SynthSRError
 
@@ -277,3 +280,87 @@ def test_a_summary_of_a_box_is_that_of_a_volume_with_background_around() -> None
     torch.testing.assert_close(found.certain, expected.certain, rtol=1e-6, atol=0)
     torch.testing.assert_close(found.total, expected.total, rtol=1e-6, atol=0)
     torch.testing.assert_close(expected.total, large.double().sum((1, 2, 3)), rtol=1e-6, atol=0)
+
+
+def _cells() -> Tensor:
+    """Structures side by side in a ball, as those of a brain: the cells around random points."""
+    random = np.random.default_rng(0)
+    where = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1)
+    points = random.uniform(0, SHAPE, (60, 3))
+    nearest = cKDTree(points).query(where)[1] % (len(VALUES) - 1) + 1
+    ball = ((where - np.array(SHAPE) / 2) ** 2).sum(-1) < 17**2
+    return torch.from_numpy(np.where(ball, nearest, 0))
+
+
+class TestSupport:
+    """Whether the scan itself shows the structures."""
+
+    labels = _cells()
+    brain = range(1, len(VALUES))
+
+    def shown(self, *means: float, noise: float = 0.0) -> Tensor:
+        """A scan with a mean in each structure."""
+        random = torch.Generator().manual_seed(1)
+        clean = torch.tensor(means)[self.labels]
+        return clean + noise * torch.randn(self.labels.shape, generator=random)
+
+    def support(self, scan: Tensor) -> float:
+        return support_of(self.labels, scan, self.brain, np.eye(4))
+
+    @pytest.mark.parametrize("means", [(0, 5, 4, 1, 2, 3, 6), (9, 1, 2, 5, 4, 3, 0)])
+    def test_structures_that_are_there_explain_the_scan_whatever_its_contrast(self, means):
+        scan = self.shown(*means, noise=0.5)
+        assert self.support(scan) > 2
+        assert self.support(300 - 7 * scan) == pytest.approx(self.support(scan), rel=1e-3)
+        ramp = torch.linspace(0.5, 2, SHAPE[0])[:, None, None]  # as of a bias field
+        assert self.support(ramp * (scan + 5)) > 2
+
+    def test_those_that_are_not_do_not(self):
+        random = torch.Generator().manual_seed(2)
+        noise = torch.randn(SHAPE, generator=random)
+        smooth = torch.nn.functional.avg_pool3d(noise[None], 5, 1, 2)[0]
+        elsewhere = self.shown(0, 5, 4, 1, 2, 3, 6, noise=0.5).flip(0, 2)
+        for scan in (noise, smooth, elsewhere, torch.zeros(SHAPE), torch.full(SHAPE, 7.0)):
+            assert self.support(scan) < 1.5
+
+    def test_voxels_that_are_much_too_bright_do_not_hide_it(self):
+        scan = self.shown(0, 5, 4, 1, 2, 3, 6)
+        hot = scan.clone()
+        hot.view(-1)[::401] = 1000
+        assert self.support(hot) > 0.7 * self.support(scan)
+
+    def test_nothing_is_said_without_structures(self):
+        labels, scan = torch.zeros(SHAPE, dtype=torch.uint8), torch.rand(SHAPE)
+        assert support_of(labels, scan, self.brain, AFFINE) == 1
+        assert support_of(labels, scan, [], AFFINE) == 1
+
+    def test_a_scan_that_shows_nothing_lowers_the_score_and_one_of_an_exam_that_does_is_enough(
+        self,
+    ):
+        config = _config(volume=0, place=0, size=0, turn=0, absence=0, unsupported=1.0)
+        sure = _sure(self.labels)
+        scan, nothing = self.shown(0, 5, 4, 1, 2, 3, 6), torch.zeros(SHAPE)
+
+        def overall(*scans: Tensor) -> float:
+            found = quality_score(sure, AFFINE, config, torch.stack(scans) if scans else None)
+            assert found is not None
+            return found.overall
+
+        assert overall(nothing) == pytest.approx(overall() / USUAL_SUPPORT, rel=1e-3)
+        assert overall(scan) > 2 * overall(nothing)
+        assert overall(nothing, scan) == overall(scan)
+
+    def test_files_without_its_weight_score_as_before(self):
+        found = quality_score(_sure(self.labels), AFFINE, CONFIG, torch.zeros(1, *SHAPE))
+        assert found is not None
+        before = quality_score(_sure(self.labels), AFFINE, CONFIG)
+        assert found._replace(support=None) == before
+
+    @pytest.mark.parametrize("shows", [True, False])
+    def test_the_doubt_says_so(self, shows):
+        scan = self.shown(0, 5, 4, 1, 2, 3, 6) if shows else torch.zeros(SHAPE)
+        found = quality_score(_sure(self.labels, 0.3), np.eye(4), CONFIG, scan[None])
+        assert found is not None
+        assert found.doubt is not None
+        assert "quality score" in found.doubt
+        assert ("may be made up" in found.doubt) != shows

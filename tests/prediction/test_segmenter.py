@@ -168,8 +168,8 @@ class TestOfPredictions:
         monkeypatch.setattr("synthsr_net.prediction.segmenter.AROUND_BRAIN_MM", 2 * COARSE_MM)
         segmenter = Segmenter(model, device="cpu")
         space = predictor.prepare([Scan(t1.numpy(), np.diag([*[COARSE_MM] * 3, 1.0]))]).space
-        whole = segmenter.segment_prediction(t1, space, "1mm").image.data
-        part = segmenter.segment_prediction(t1, space, "1mm", brain_only=True).image.data
+        whole = segmenter.segment_prediction(t1, t1[None], space, "1mm").image.data
+        part = segmenter.segment_prediction(t1, t1[None], space, "1mm", brain_only=True).image.data
         box = brain_box(t1, COARSE_MM, 2 * COARSE_MM)
         assert box is not None
         assert bool((distance < 9)[box].sum() == (distance < 9).sum())
@@ -180,8 +180,8 @@ class TestOfPredictions:
     def test_where_no_brain_is_found_all_is_segmented(self, model, predictor, scan):
         segmenter = Segmenter(model, device="cpu")
         space, nothing = predictor.prepare([scan]).space, torch.zeros(24, 28, 24)
-        whole = segmenter.segment_prediction(nothing, space, "1mm")
-        part = segmenter.segment_prediction(nothing, space, "1mm", brain_only=True)
+        whole = segmenter.segment_prediction(nothing, nothing[None], space, "1mm")
+        part = segmenter.segment_prediction(nothing, nothing[None], space, "1mm", brain_only=True)
         np.testing.assert_array_equal(part.image.data, whole.image.data)
         assert part.volumes_ml == whole.volumes_ml
 

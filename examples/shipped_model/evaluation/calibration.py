@@ -46,7 +46,14 @@ LOW, HIGH = 0.6, 0.8
 LEAST_SD_LOG_ML, LEAST_SD_MM, SD_LOG_SIZE = 0.15, 1.5, 0.06
 """Least deviations of volumes and places, and that of sizes, which few brains would understate."""
 USUAL_WEIGHTS = QualityWeights(
-    constant=0.02, doubt=1.2, volume=0.05, place=0.1, size=0.02, turn=1.0, absence=2.0
+    constant=0.02,
+    doubt=1.2,
+    volume=0.05,
+    place=0.1,
+    size=0.02,
+    turn=1.0,
+    absence=2.0,
+    unsupported=1.0,
 )
 """What weights stay near to as far as the samples say nothing: nonsense of kinds that are not among
 them must score low as well."""
@@ -81,6 +88,7 @@ class Sample:
     border: list[float]
     shape: list[int]
     affine: list[list[float]]
+    support: float | None = None
 
     @property
     def evidence(self) -> Evidence:
@@ -88,15 +96,11 @@ class Sample:
         names = ("soft_dice", "volume_ml", "centre", "border")
         arrays = [np.asarray(getattr(self, name), dtype=np.float64) for name in names]
         x, y, z = self.shape
-        return Evidence(*arrays, ((x, y, z), np.asarray(self.affine)))
+        return Evidence(*arrays, ((x, y, z), np.asarray(self.affine)), self.support)
 
     @property
     def invented(self) -> bool:
-        """Whether the default model was given a head without a brain.
-
-        It draws a whole one, which the segmentation of the prediction does not tell from a true
-        one.
-        """
+        """Whether the default model was given a head without a brain: it draws a whole one."""
         return self.model == "default" and "empty skull" in self.what
 
     def true_dice(self, group: Sequence[int], values: Sequence[int]) -> float:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
-from scipy import ndimage
 from torch import Tensor
 
 from synthsr_net.inference.slabs import Box
@@ -140,7 +139,9 @@ def large_parts(mask: Tensor, counted: Tensor, share: float = 1.0) -> Tensor:
         counted: Voxels whose number in a part is its size, likewise.
         share: Size of the smallest part to keep, as a share of the largest.
     """
-    numbers, count = ndimage.label(mask.cpu().numpy())
+    from scipy.ndimage import label
+
+    numbers, count = label(mask.cpu().numpy())
     if count < 2:
         return mask
     sizes = np.bincount(numbers[counted.cpu().numpy()], minlength=count + 1)
