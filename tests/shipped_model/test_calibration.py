@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from calibrate_quality import collect, labels_on, one_hot, true_dice, write_calibrated
+from calibrate_quality import SEGMENTED, collect, labels_on, one_hot, true_dice, write_calibrated
 from evaluation.calibration import (
     GROUPS,
     OVERALL,
@@ -25,7 +25,7 @@ from evaluation.calibration import (
     threshold_of,
     uncalibrated,
 )
-from evaluation.degradations import ACQUISITION, NOTHING, WRONG, Case, degrade, mirrored
+from evaluation.degradations import ACQUISITION, CYCLE, NOTHING, WRONG, Case, degrade, mirrored
 from evaluation.shares import Share
 from safetensors.torch import load_file
 from train_segmentation import HEAD, NETWORK, VALUES
@@ -179,6 +179,12 @@ def test_a_broken_off_run_goes_on(tmp_path: Path) -> None:
     collect(sampler, path, 2)
     assert collect(sampler, path, 3) == read_samples(path)
     assert asked == [0, 1, 2]
+
+
+def test_each_kind_of_case_and_of_head_meets_everything_that_is_segmented() -> None:
+    for kinds in (len(CYCLE), 2):  # label maps and real scans
+        met = {(n % kinds, SEGMENTED[n % len(SEGMENTED)]) for n in range(240)}
+        assert len(met) == kinds * len(set(SEGMENTED))
 
 
 def test_shares_make_the_samples_that_one_run_makes(tmp_path: Path) -> None:
