@@ -268,7 +268,7 @@ class TestSettings:
             seen.append((scan, mask))
             return prediction._replace(data=prediction.data + 1), ["odd."]
 
-        monkeypatch.setattr(predict_module, "keep_lesion", keep)
+        monkeypatch.setattr("synthsr_net.prediction.refinement.lesions.keep_lesion", keep)
         scan = read_scan(save_image())
         predictor = Predictor(model)
         mask = scan.volume
