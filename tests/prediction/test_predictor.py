@@ -23,7 +23,6 @@ from synthsr_net.inference.memory import Plan, plan_memory
 from synthsr_net.models.checkpoint import InputConfig, Model, ScanConfig, save_model
 from synthsr_net.networks.unet import UNet3d
 from synthsr_net.prediction import inferer
-from synthsr_net.prediction import predictor as predict_module
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_transforms.io.scans import read_scan
 
