@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from synthsr_transforms.functional.blur import acquisition_sigma, gaussian_blur
 from synthsr_transforms.functional.layout import plan_patch
 from synthsr_transforms.functional.reliability import distance_map, reliability_map
 from synthsr_transforms.functional.resample import resize
-from synthsr_transforms.seeds import normal_field, sample_seeds
+from synthsr_transforms.seeds import normal_numbers, sample_seeds
 from synthsr_transforms.support.messages import check_choice
 
 from .arguments import (
@@ -273,12 +274,17 @@ def _add_slice_noise(slices: Tensor, params: Params, low_shape: Tensor) -> Tenso
     """Noise on the acquired samples of each channel, the same whatever else is in the batch."""
     kinds = params["rician"].tolist()
     parts = slices.new_zeros(1 + any(kinds), *slices.shape)  # of complex numbers
-    for b, (channels, rician) in enumerate(zip(low_shape.tolist(), kinds, strict=True)):
-        for c, box in enumerate(channels):
-            seed = params["noise_seed"][b : b + 1] + c
-            numbers = normal_field(seed, (1 + rician, *box), slices.device)[0]
-            x, y, z = box
-            parts[: 1 + rician, b, c, :x, :y, :z] = numbers
+    boxes = [
+        (b, c, (1 + rician, *box))
+        for b, (channels, rician) in enumerate(zip(low_shape.tolist(), kinds, strict=True))
+        for c, box in enumerate(channels)
+    ]
+    own = (params["noise_seed"][:, None] + torch.arange(slices.shape[1])).flatten()
+    counts = [math.prod(box) for *_, box in boxes]
+    numbers = normal_numbers(own, counts, slices.device).split(counts)
+    for (b, c, box), part in zip(boxes, numbers, strict=True):
+        n, x, y, z = box
+        parts[:n, b, c, :x, :y, :z] = part.view(box)
     std = params["noise_std"].to(slices.device, non_blocking=True)[..., None, None, None]
     noisy = parts.mul_(std)[0].add_(slices)
     if not any(kinds):

@@ -72,7 +72,7 @@ def save(path: Path, data: Any, affine: Any = None) -> Path:
 
 # Processes ----------------------------------------------------------------------------------------
 
-SECONDS = 120.0
+SECONDS = 240.0
 """Longest time that a test waits for anything."""
 PROGRAM = "from synthsr_cli.main import main; main()"
 """The command `synthsr`, for `python`."""

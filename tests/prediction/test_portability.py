@@ -23,7 +23,7 @@ for package in (synthsr_transforms, synthsr_net, synthsr_cli):
 from synthsr_cli.group import synthsr
 synthsr(["example", "whole.nii.gz"], standalone_mode=False)
 import nibabel
-nibabel.save(nibabel.load("whole.nii.gz").slicer[50:-50, 60:-60, 12:-12], "scan.nii.gz")
+nibabel.save(nibabel.load("whole.nii.gz").slicer[40:-40, 40:-40, 10:-10], "scan.nii.gz")
 synthsr(["predict", "scan.nii.gz", "t1.nii.gz", "--model", "fast", "--precision", "auto"])
 """
 

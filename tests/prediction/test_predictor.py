@@ -23,7 +23,6 @@ from synthsr_net.inference.memory import Plan, plan_memory
 from synthsr_net.models.checkpoint import InputConfig, Model, ScanConfig, save_model
 from synthsr_net.networks.unet import UNet3d
 from synthsr_net.prediction import inferer
-from synthsr_net.prediction import predictor as predict_module
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_transforms.io.scans import read_scan
 
@@ -268,7 +267,7 @@ class TestSettings:
             seen.append((scan, mask))
             return prediction._replace(data=prediction.data + 1), ["odd."]
 
-        monkeypatch.setattr(predict_module, "keep_lesion", keep)
+        monkeypatch.setattr("synthsr_net.prediction.refinement.lesions.keep_lesion", keep)
         scan = read_scan(save_image())
         predictor = Predictor(model)
         mask = scan.volume

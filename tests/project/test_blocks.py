@@ -182,7 +182,7 @@ def desk(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to(data / there)
     image = np.random.default_rng(0).random((16, 18, 17), np.float32)
     for name in ("scan", "t1", "t2", "flair"):
-        save(folder / f"{name}.nii.gz", image, np.diag([5.5, 5.5, 5.5, 1]))
+        save(folder / f"{name}.nii.gz", image, np.diag([3.5, 3.5, 3.5, 1]))
     LabelTable.ready("freesurfer_aseg").write(folder / "tumour.tsv")
     with (folder / "tumour.tsv").open("a") as file:
         file.write("300\ttumour\tneutral\t16\tlesion\n")

@@ -172,8 +172,8 @@ class TestPredictor:
         """What each pass of the network is given; its output is the T1, or its mirror image."""
         seen: list[Tensor] = []
 
-        def forward(_: object, x: Tensor, **_more: object) -> Tensor:
-            seen.append(x[0].clone())
+        def forward(_: object, x: Tensor, *, mirror: bool, **_more: object) -> Tensor:
+            seen.append(x[0].flip(0) if mirror else x[0].clone())
             inside = tuple(slice(0, n) for n in t1.shape)
             output = torch.zeros_like(x[0])
             output[inside] = t1 / 255
