@@ -22,9 +22,9 @@ from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.messages import SynthSRError, listed
 from synthsr_transforms.transforms.base import shallow_copy
 from synthsr_transforms.transforms.build import build_transform
+from synthsr_transforms.transforms.common.images import find_labels
+from synthsr_transforms.transforms.common.labels_on_grid import LabelSet, whole_labels
 from synthsr_transforms.transforms.containers import wrap_dict
-from synthsr_transforms.transforms.images import find_labels
-from synthsr_transforms.transforms.labels_on_grid import LabelSet, whole_labels
 
 from .config import GeneratorConfig, StepConfig, load_config
 from .scans import RECORD, ExamPair, Scans, exam_pair, heads, pair_figure

@@ -18,8 +18,8 @@ from synthsr_transforms.functional.mixture import look_up_each
 from synthsr_transforms.seeds import normal_field
 from synthsr_transforms.transforms import CopyImage, TissueContrast, TissueMixture
 from synthsr_transforms.transforms.base import BARE_IMAGE, Params, add_image, put_notes
-from synthsr_transforms.transforms.images import Notes, find_labels
-from synthsr_transforms.transforms.labels_on_grid import whole_labels
+from synthsr_transforms.transforms.common.images import Notes, find_labels
+from synthsr_transforms.transforms.common.labels_on_grid import whole_labels
 
 Painter = TissueContrast | TissueMixture
 Keep = Sequence[Sequence[bool]]

@@ -16,7 +16,7 @@ from synthsr_transforms.io.grids import Volume
 from synthsr_transforms.seeds import derive_seed
 from synthsr_transforms.support.messages import SynthSRError, suggest
 from synthsr_transforms.transforms.base import Drawn, SynthTransform, take_elements
-from synthsr_transforms.transforms.images import SCAN
+from synthsr_transforms.transforms.common.images import SCAN
 
 from .config import ScansConfig
 

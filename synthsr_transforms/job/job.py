@@ -54,7 +54,7 @@ from synthsr_transforms.support.messages import SynthSRError, check_choice, nami
 from synthsr_transforms.support.texts import read_json
 from synthsr_transforms.support.threads import num_cores, threads
 from synthsr_transforms.transforms import PatchCrop, TissueMixture
-from synthsr_transforms.transforms.images import find_labels
+from synthsr_transforms.transforms.common.images import find_labels
 
 from .record import (
     CONFIG,

@@ -23,7 +23,7 @@ from .base import (
     is_label_map,
     replace_image,
 )
-from .images import (
+from .common.images import (
     REGISTRATION_ERROR,
     SCAN,
     Notes,

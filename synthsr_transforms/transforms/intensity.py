@@ -15,12 +15,12 @@ from synthsr_transforms.functional.fields import bias_field, coarse_shape
 from synthsr_transforms.functional.intensity import add_noise, gamma_contrast, min_max
 from synthsr_transforms.seeds import normal_field, sample_seeds
 
-from .arguments import blur_boundary, grid_ratio, positive
-from .arguments import probability as checked_probability
 from .base import Grid, Params
-from .images import has_coil
+from .common.arguments import blur_boundary, grid_ratio, positive
+from .common.arguments import probability as checked_probability
+from .common.images import has_coil
+from .common.random_fields import field_from_params
 from .kinds import SynthIntensityTransform
-from .random_fields import field_from_params
 
 
 class GammaContrast(SynthIntensityTransform):

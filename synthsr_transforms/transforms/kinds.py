@@ -12,7 +12,13 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 from synthsr_transforms.functional.layout import take_channels
 
 from .base import Grid, Params, SynthTransform, grid_of, is_label_map, is_scalar_image
-from .images import channel_indices, check_channels, check_one_shape, find_labels, float_dtype
+from .common.images import (
+    channel_indices,
+    check_channels,
+    check_one_shape,
+    find_labels,
+    float_dtype,
+)
 
 
 class SynthIntensityTransform(SynthTransform, abstract=True):

@@ -22,19 +22,19 @@ from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import sample_seeds
 from synthsr_transforms.support.messages import integers
 
-from .arguments import grid_ratio, positive, probability
 from .base import Grid, Params, grid_of
-from .images import float_dtype
-from .kinds import SynthLabelTransform
-from .labels_on_grid import LabelSet
-from .lesion_masks import LesionMask, read_lesion_mask
-from .random_fields import (
+from .common.arguments import grid_ratio, positive, probability
+from .common.images import float_dtype
+from .common.labels_on_grid import LabelSet
+from .common.lesion_masks import LesionMask, read_lesion_mask
+from .common.random_fields import (
     coarse_velocity,
     each_per_element,
     field_from_params,
     per_element,
     smooth_fields,
 )
+from .kinds import SynthLabelTransform
 
 _BORDER = 0.1  # width of the border of cavities, in standard deviations of their field
 

@@ -15,10 +15,10 @@ from synthsr_transforms.functional.blur import gaussian_blur
 from synthsr_transforms.labels.table import LabelTable
 
 from .base import Params, SynthTransform, grid_of, is_label_map
-from .images import outside
+from .common.images import outside
+from .common.labels_on_grid import LabelSet
+from .common.random_fields import each_per_element
 from .kinds import SynthLabelTransform
-from .labels_on_grid import LabelSet
-from .random_fields import each_per_element
 
 
 class SkullStripping(SynthLabelTransform):

@@ -27,7 +27,8 @@ from synthsr_transforms.functional.resample import resize
 from synthsr_transforms.seeds import normal_numbers, sample_seeds
 from synthsr_transforms.support.messages import check_choice
 
-from .arguments import (
+from .base import Grid, Params, SynthTransform, grid_of, is_label_map
+from .common.arguments import (
     blur_boundary,
     optional_triple,
     positive,
@@ -36,8 +37,7 @@ from .arguments import (
     sample_axes,
     triple,
 )
-from .base import Grid, Params, SynthTransform, grid_of, is_label_map
-from .images import (
+from .common.images import (
     ACQUISITION_SPACING,
     ACQUISITION_THICKNESS,
     SLICES,

@@ -27,11 +27,11 @@ from synthsr_transforms.functional.warp import (
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import sample_seeds
 
-from .arguments import grid_ratio, optional_triple
 from .base import Grid, Params, is_label_map
-from .images import OUTPUT_SHAPE, move_origins
+from .common.arguments import grid_ratio, optional_triple
+from .common.images import OUTPUT_SHAPE, move_origins
+from .common.random_fields import coarse_velocity, per_element
 from .kinds import SynthSpatialTransform
-from .random_fields import coarse_velocity, per_element
 
 
 class SpatialDeformation(SynthSpatialTransform):

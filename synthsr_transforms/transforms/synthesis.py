@@ -24,10 +24,10 @@ from synthsr_transforms.priors.tissue_priors import TissuePriors, resolve_priors
 from synthsr_transforms.seeds import sample_seeds
 
 from .base import BARE_IMAGE, Params, check_destination, replace_image
-from .images import Notes, add_made_image, note_coil
+from .common.images import Notes, add_made_image, note_coil
+from .common.labels_on_grid import ValueIndex, whole_labels
+from .common.random_fields import field_from_params
 from .kinds import SynthLabelTransform
-from .labels_on_grid import ValueIndex, whole_labels
-from .random_fields import field_from_params
 
 PriorSpec = float | Sequence[Any] | str | None
 

@@ -16,10 +16,10 @@ from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import sample_seeds
 
 from .base import Grid, Params, grid_of
-from .images import float_dtype, named_image
+from .common.images import float_dtype, named_image
+from .common.labels_on_grid import LabelSet
+from .common.random_fields import per_element, smooth_fields
 from .kinds import SynthLabelTransform
-from .labels_on_grid import LabelSet
-from .random_fields import per_element, smooth_fields
 
 
 class SharedTexture(SynthLabelTransform):

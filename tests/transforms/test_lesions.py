@@ -17,7 +17,7 @@ from torchio.data.batch import SubjectsBatch
 import synthsr_transforms as synth
 from synthsr_transforms.support.messages import SynthSRError
 from synthsr_transforms.transforms.base import grid_of
-from synthsr_transforms.transforms.lesion_masks import read_lesion_mask
+from synthsr_transforms.transforms.common.lesion_masks import read_lesion_mask
 from synthsr_transforms.transforms.lesions import _random_voxel
 
 ASEG = "freesurfer_aseg"

@@ -22,7 +22,7 @@ from synthsr_transforms.functional.resample import resize
 from synthsr_transforms.functional.warp import warp_affine
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.transforms.base import SynthTransform, grid_of
-from synthsr_transforms.transforms.images import find_labels
+from synthsr_transforms.transforms.common.images import find_labels
 
 ASEG = "freesurfer_aseg"
 Maker = Callable[..., Any]

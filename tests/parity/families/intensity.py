@@ -19,7 +19,7 @@ from synthsr_transforms import (
     TissuePriors,
 )
 from synthsr_transforms.functional.fields import coarse_shape
-from synthsr_transforms.transforms.labels_on_grid import ValueIndex
+from synthsr_transforms.transforms.common.labels_on_grid import ValueIndex
 
 from ..replay import batch_of, replayed
 from ..vectors import (

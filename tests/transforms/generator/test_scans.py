@@ -23,7 +23,7 @@ from synthsr_transforms.generator.config import ScansConfig, StepConfig, make_co
 from synthsr_transforms.generator.scans import ExamPair, num_scans
 from synthsr_transforms.job.job import remake_sample
 from synthsr_transforms.support.messages import SynthSRError
-from synthsr_transforms.transforms.images import ACQUISITION_SPACING, SCAN
+from synthsr_transforms.transforms.common.images import ACQUISITION_SPACING, SCAN
 
 VALUES = torch.tensor([0, 2, 3, 4, 41, 42, 43, 10], dtype=torch.int16)
 SHAPE = (16, 20, 18)

@@ -11,7 +11,7 @@ from torch import Tensor
 from synthsr_transforms.functional.fields import coarse_shape, smooth_normal_fields
 from synthsr_transforms.seeds import normal_field, normal_numbers
 
-from .base import Grid, Params
+from ..base import Grid, Params
 
 
 def field_from_params(

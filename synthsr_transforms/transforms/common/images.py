@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
-from .base import BARE_IMAGE, add_image, is_label_map, set_affines
+from ..base import BARE_IMAGE, add_image, is_label_map, set_affines
 
 ACQUISITION_SPACING = "acquisition_spacing_mm"
 """Spacing of each channel to be acquired, `(C, 3)` in mm."""
