@@ -47,9 +47,10 @@ MOST_ODD = 36.0
 USUAL_DEGREES = 30.0
 """Angles by which heads may be turned."""
 SMALLEST_DICE = 1e-3
-USUAL_SUPPORT = 4.0
+USUAL_SUPPORT = 2.5
 """Support, see `support_of`, from which on a scan is not doubted to show the structures: 10 to 15
-in sound T1s of 1 mm, 5 to 9 in other scans of patients, about 1 where it shows none of them."""
+in sound T1s of 1 mm, 4 to 11 in other scans of patients, 3 in the phantom of `synthsr example`,
+below 2 where it shows none of them."""
 LEAST_SUPPORT = 0.5
 SHIFT_MM = 8.0
 """Distance by which structures are moved for that."""
@@ -129,7 +130,7 @@ class QualityScore(NamedTuple):
         if not self.doubtful:
             return None
         doubt = f"quality score {self.overall:.2f} is low: look at the result."
-        if self.support is not None and self.support < USUAL_SUPPORT / 2:
+        if self.support is not None and self.support < USUAL_SUPPORT:
             doubt += " The scan hardly shows the structures that were found, which may be made up."
         return doubt
 
