@@ -48,7 +48,7 @@ USUAL_DEGREES = 30.0
 """Angles by which heads may be turned."""
 SMALLEST_DICE = 1e-3
 USUAL_SUPPORT = 2.5
-"""Support, see `support_of`, from which on a scan is not doubted to show the structures: 10 to 15
+"""Support, see `support_of`, from which on a scan is not doubted to show the structures: 12 to 16
 in sound T1s of 1 mm, 4 to 11 in other scans of patients, 3 in the phantom of `synthsr example`,
 below 2 where it shows none of them."""
 LEAST_SUPPORT = 0.5
