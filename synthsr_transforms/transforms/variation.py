@@ -15,10 +15,11 @@ from synthsr_transforms.functional.intensity import total
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import sample_seeds
 
-from .base import Grid, Params, grid_of
+from .base import Params, grid_of
 from .common.images import float_dtype, named_image
 from .common.labels_on_grid import LabelSet
-from .common.random_fields import per_element, smooth_fields
+from .common.prepared import Prepared, prefixed, under
+from .common.random_fields import SmoothFields, per_element, smooth_fields
 from .kinds import SynthLabelTransform
 
 
@@ -90,8 +91,8 @@ class SharedTexture(SynthLabelTransform):
             "texture_seed": sample_seeds(size, generator),
         }
 
-    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
-        """Vary both images."""
+    def prepare(self, batch: SubjectsBatch, params: Params) -> Prepared:
+        """The field, and its strength."""
         image, target = named_image(batch, self.image), named_image(batch, self.target)
         if image.data.shape[2:] != target.data.shape[2:]:
             raise ValueError(
@@ -99,22 +100,28 @@ class SharedTexture(SynthLabelTransform):
                 f" {tuple(image.data.shape[2:])} and {tuple(target.data.shape[2:])}. Put"
                 " SharedTexture before steps that resample one of them."
             )
+        fields = SmoothFields(params["texture_seed"], params["size_mm"], self.size_mm.bounds[0])
+        field = fields.prepare(grid_of(target), target.device, coarse_on_cpu=False)
+        return {"std": params["std"].float(), **prefixed("field", field)}
+
+    def compute(self, batch: SubjectsBatch, prepared: Prepared) -> None:
+        """Vary both images."""
+        image, target = named_image(batch, self.image), named_image(batch, self.target)
         x, t = image.data.float(), target.data.float()
-        masked, device = t * self._where(batch, t), t.device
-        strength = per_element(params["std"].float(), device)
-        change = masked * self._field(params, grid_of(target), device).mul_(strength)
+        masked = t * self._where(batch, t)
+        field = smooth_fields(under("field", prepared))
+        change = masked * field.mul_(per_element(prepared["std"]))
         image.data = (x + slope(x, masked[:, :1]) * change[:, :1]).to(float_dtype(image.data))
         target.data = (t + change).to(float_dtype(target.data))
+
+    def repeats(self) -> bool:
+        """Always."""
+        return True
 
     def neutral(self, params: Params, keep: Tensor) -> Params:
         """No strength, and the largest grain, which is cheap."""
         size_mm = torch.where(keep, params["size_mm"], math.inf)
         return {**params, "std": params["std"] * keep, "size_mm": size_mm}
-
-    @staticmethod
-    def _field(params: Params, grid: Grid, device: torch.device) -> Tensor:
-        seeds, size_mm = params["texture_seed"], params["size_mm"]
-        return smooth_fields(seeds, size_mm, grid, device, coarse_on=device)
 
     def _where(self, batch: SubjectsBatch, t: Tensor) -> Tensor:
         """1 where to vary, else 0, `(B, 1, X, Y, Z)`."""

@@ -24,7 +24,7 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 import synthsr_transforms
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.transforms import base
+from synthsr_transforms.support import devices
 from synthsr_transforms.transforms.base import SynthTransform, registered_transforms
 from synthsr_transforms.transforms.build import build_transform
 from synthsr_transforms.transforms.kinds import (
@@ -390,7 +390,7 @@ class TestProbability:
             outputs = []
             for together in (True, False):
                 monkeypatch.setattr(
-                    base, "computes_all", lambda device, together=together: together
+                    devices, "computes_all", lambda device, together=together: together
                 )
                 outputs.append(transform(batch, generator=seeded(seed)))
             keep = outputs[0].applied_transforms[-1].params["_keep"]

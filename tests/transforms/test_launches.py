@@ -20,7 +20,7 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.phantom import head_phantom
-from synthsr_transforms.transforms import base
+from synthsr_transforms.support import devices
 
 SIZE = 32
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select")
@@ -78,7 +78,7 @@ def followed(size: int, seed: int) -> OnVoxels:
 
 
 def test_a_batch_takes_no_wait(monkeypatch):
-    monkeypatch.setattr(base, "computes_all", lambda device: True)
+    monkeypatch.setattr(devices, "computes_all", lambda device: True)
     assert not [name for seed in range(2) for name in followed(4, seed).waits]
 
 
