@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -126,14 +127,14 @@ def crop_start(
     Returns:
         `(B, 3)` whole numbers.
     """
-    size, wanted = torch.tensor(list(shape)), torch.tensor(list(crop_shape))
-    low, high = torch.zeros_like(size), size - wanted
+    wanted = np.array(list(crop_shape))
+    low, high = np.zeros_like(wanted), np.array(list(shape)) - wanted
     if box is not None:
-        begin, end = box[:, 0], box[:, 1] - wanted
-        low, high = torch.minimum(begin, end).clamp(min=0), torch.maximum(begin, end)
-        high = high.minimum(size - wanted)
-        low = low.minimum(high)
-    return (low + torch.floor(uniform * (high - low + 1)).long()).minimum(high)
+        begin, end = box[:, 0].numpy(), box[:, 1].numpy() - wanted
+        high = np.minimum(np.maximum(begin, end), high)
+        low = np.minimum(np.maximum(np.minimum(begin, end), 0), high)
+    moved = np.floor(uniform.numpy() * (high - low + 1)).astype(np.int64)
+    return torch.from_numpy(np.minimum(low + moved, high))
 
 
 def bounding_box(mask: Tensor) -> Tensor:

@@ -10,15 +10,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 from torchio.transforms import Transform
 
+from synthsr_transforms.functional.warp import whole_grid
 from synthsr_transforms.seeds import sample_seeds
 from synthsr_transforms.support import devices
 from synthsr_transforms.transforms import HemisphereFlip, PatchCrop, SpatialDeformation
-from synthsr_transforms.transforms.base import Drawn, Params, SynthTransform, append_history
+from synthsr_transforms.transforms.base import (
+    Drawn,
+    Params,
+    SynthTransform,
+    append_history,
+    grid_of,
+)
 from synthsr_transforms.transforms.common.prepared import Prepared, sent
 from synthsr_transforms.transforms.spatial import left_right_axis
 
@@ -59,6 +67,7 @@ class Stage:
         self.steps = list(steps)
         self._paints = painting_length(self.steps) == len(self.steps)
         self._alone = len(self.steps) == 1 and not self._paints
+        self._idle: tuple[Any, Prepared | None] | None = None
 
     @staticmethod
     def length(transforms: Sequence[Any]) -> int:
@@ -174,14 +183,23 @@ class Stage:
         if not self._alone:
             return self._prepare_together(batch, sampled, keep)
         params: Params | None = sampled[0]
+        if not any(keep[0]):
+            return self._prepare_idle(batch)
         if first.p < 1:
-            params = first.neutral(params or self._example(batch), torch.tensor(keep[0]))
+            params = first.neutral(params, torch.tensor(keep[0]))
         return None if params is None else first.prepare(batch, params)
 
-    def _example(self, batch: SubjectsBatch) -> Params:
-        """Parameters of a step that nobody uses, as where it leaves all elements alone."""
-        params: Params = self.steps[0].sample_params(batch, torch.Generator().manual_seed(0))
-        return params
+    def _prepare_idle(self, batch: SubjectsBatch) -> Prepared | None:
+        """What is prepared where a step leaves all elements alone: the same for each layout."""
+        images = {name: image.data.shape for name, image in batch.images.items()}
+        spacing = grid_of(next(iter(batch.images.values()))).spacing_mm
+        key = batch.device, tuple(images.items()), tuple(spacing.flatten().tolist())
+        if self._idle is None or self._idle[0] != key:
+            first, keep = self.steps[0], torch.zeros(batch.batch_size, dtype=torch.bool)
+            params = first.sample_params(batch, torch.Generator().manual_seed(0))
+            params = first.neutral(params, keep)
+            self._idle = key, None if params is None else first.prepare(batch, params)
+        return self._idle[1]
 
     def _prepare_together(
         self, batch: SubjectsBatch, sampled: Sequence[Params], keep: Sequence[Sequence[bool]]
@@ -190,7 +208,7 @@ class Stage:
             return prepare_painting(batch, self.steps, sampled, keep)
         deformation = self.steps[0]
         grid = deformation.grid(batch)
-        indices = [torch.arange(n).expand(grid.batch_size, n) for n in grid.shape]
+        indices = whole_grid(grid.shape, grid.batch_size, "cpu")
         prepared: Prepared = {}
         for step, params, chosen in zip(self.steps, sampled, keep, strict=True):
             if isinstance(step, PatchCrop):
@@ -236,8 +254,12 @@ class Stage:
 
 
 def _cropped(indices: Sequence[Tensor], start: Tensor, shape: Sequence[int]) -> list[Tensor]:
-    windows = [start[:, axis, None] + torch.arange(n) for axis, n in enumerate(shape)]
-    return [index.gather(1, window) for index, window in zip(indices, windows, strict=True)]
+    begin = start.numpy()[:, :, None]
+    windows = [begin[:, axis] + np.arange(n) for axis, n in enumerate(shape)]
+    return [
+        torch.from_numpy(np.take_along_axis(index.numpy(), window, 1))
+        for index, window in zip(indices, windows, strict=True)
+    ]
 
 
 def _mirrored(indices: Sequence[Tensor], axis: int, flipped: Tensor) -> list[Tensor]:
