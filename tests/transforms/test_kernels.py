@@ -1,0 +1,214 @@
+"""Kernels equal the plain operations, and leave to these what they cannot do.
+
+With `--device cuda` they run on the GPU. On a CPU, `TRITON_INTERPRET=1 pytest
+tests/transforms/test_kernels.py` runs them by Triton's interpreter, if Triton is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+from helpers.interpreted import interpreted_kernels
+from torch import Tensor
+
+from synthsr_transforms.functional import acquisition, blur, operators, resample
+from synthsr_transforms.functional.kernels import banded, choice
+from synthsr_transforms.functional.kernels.choice import kernels_on, usable
+
+SHAPE = (36, 9, 21)
+
+
+@pytest.fixture
+def kernels(device: torch.device) -> Iterator[None]:
+    """Kernels on the device of the tests."""
+    pytest.importorskip("triton")
+    if device.type == "cuda":
+        yield
+        return
+    if not os.environ.get("TRITON_INTERPRET"):
+        pytest.skip("kernels run on a CPU with TRITON_INTERPRET=1 only")
+    with interpreted_kernels():
+        yield
+
+
+def random(*shape: int, device: torch.device) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(device)
+
+
+def plain(volume: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
+    with kernels_on():
+        return operators.apply_separable(volume, matrices)
+
+
+def assert_near(made: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    assert made.dtype == expected.dtype
+    scale = max(expected.abs().max().item(), 1e-6)
+    torch.testing.assert_close(made, expected, rtol=0, atol=tolerance * scale)
+
+
+# Banded products ---------------------------------------------------------------------------------
+
+
+def blurs(device: torch.device, boundary: str) -> list[Tensor]:
+    sigma = torch.tensor([[[0.0, 0.6, 2.0]], [[1.1, 0.3, 5.0]]])
+    return operators.blur_operators(SHAPE, sigma, device, boundary=boundary)
+
+
+def kinds(device: torch.device) -> dict[str, list[Tensor | None]]:
+    """Operators of every kind for `SHAPE`."""
+    gap = torch.zeros(1, 1, 70, SHAPE[0])
+    gap[..., 40, [3, 30]] = torch.tensor([1.0, -2.0])  # a row with two samples, all others are 0
+    rows = random(2, 1, 5, SHAPE[1], device=device)
+    return {
+        "blur": list(blurs(device, "renormalise")),
+        "dark_blur": list(blurs(device, "zero")),
+        "up": resample._resize_operators(SHAPE, (70, 40, 21), False, device),
+        "down": resample._resize_operators(SHAPE, (5, 3, 1), True, device),
+        "any": [gap.to(device), rows, None],
+        "backwards": [None, None, torch.eye(SHAPE[2], device=device).flip(0)[None, None]],
+    }
+
+
+@pytest.mark.parametrize("kind", ["blur", "dark_blur", "up", "down", "any", "backwards"])
+def test_bands_give_what_whole_matrices_do(kernels, kind, device):
+    volume, matrices = random(2, 1, *SHAPE, device=device), kinds(device)[kind]
+    assert banded.has_bands(volume, matrices)
+    assert_near(operators.apply_separable(volume, matrices), plain(volume, matrices))
+
+
+def test_bands_are_applied_to_volumes_of_any_layout(kernels, device):
+    x, y, z = blurs(device, "zero")
+    volume = random(1, 2, SHAPE[2], SHAPE[0], SHAPE[1], device=device).permute(0, 1, 3, 4, 2)
+    volume = volume.expand(2, -1, -1, -1, -1)
+    assert_near(operators.apply_separable(volume, [x, y, z]), plain(volume, [x, y, z]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_bands_of_short_types_are_summed_in_float32(kernels, dtype, device):
+    volume = random(1, 1, *SHAPE, device=device).to(dtype)
+    matrix = random(1, 1, 7, SHAPE[0], device=device).to(dtype)
+    made = operators.apply_separable(volume, [matrix, None, None])
+    assert made.dtype == dtype
+    expected = plain(volume.float(), [matrix.float(), None, None]).to(dtype)
+    assert_near(made, expected, tolerance=2 * torch.finfo(dtype).eps)
+
+
+def test_bands_are_narrow_and_hold_every_weight(kernels, device):
+    matrices = blurs(device, "renormalise")
+    bands = banded.find_bands(matrices)
+    for matrix, band in zip(matrices, bands.expand(3, 2, 1, -1, -1), strict=True):
+        tiles = matrix.split(banded.TILE_ROWS, dim=2)
+        for number, tile in enumerate(tiles):
+            for weights, (first, end) in zip(tile[:, 0], band[:, 0, number].tolist(), strict=True):
+                used = weights.any(0).nonzero()[:, 0].tolist()
+                assert (first, end) == (used[0] // 4 * 4, used[-1] + 1)
+
+
+def test_a_blur_and_an_acquisition_are_the_same_by_bands(kernels, device):
+    volume = random(2, 1, *SHAPE, device=device)
+    sigma, spacing = torch.tensor([[[0.5, 1.5, 1.0]]]), torch.tensor([[[1.0, 2.0, 5.0]]] * 2)
+    plan = acquisition.plan_slices(SHAPE, torch.ones(1, 1, 3), spacing)
+
+    def both() -> list[Tensor]:
+        slices = acquisition.acquire_slices(
+            volume, plan, sigma.expand(2, 1, 3), SHAPE, at_low_resolution=lambda low: 2 * low
+        )
+        return [blur.gaussian_blur(volume, sigma), slices]
+
+    made = both()
+    with kernels_on():
+        for ours, expected in zip(made, both(), strict=True):
+            assert_near(ours, expected)
+
+
+# What is left to plain operations ----------------------------------------------------------------
+
+
+@pytest.fixture
+def anywhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if kernels ran on every device, Triton or not."""
+    monkeypatch.setattr(choice, "_runs_kernels", lambda device: True)
+    with kernels_on("cpu", "cuda", "mps"):
+        yield
+
+
+def test_without_triton_all_is_plain(monkeypatch, device):
+    monkeypatch.setitem(sys.modules, "triton", None)  # to import it is an error
+    for name in ("banded", "choice"):
+        monkeypatch.delitem(
+            sys.modules, f"synthsr_transforms.functional.kernels.{name}_program", raising=False
+        )
+    choice._runs_kernels.cache_clear()
+    volume, matrices = random(2, 1, *SHAPE, device=device), blurs(device, "zero")
+    with kernels_on("cpu", "cuda", "mps"):
+        assert not usable(volume)
+        made = operators.apply_separable(volume, matrices)
+    choice._runs_kernels.cache_clear()
+    assert torch.equal(made, plain(volume, matrices))
+
+
+def test_kernels_are_off_where_they_are_not_wanted(anywhere, device):
+    volume = random(2, 1, device=device)
+    assert usable(volume)
+    with kernels_on():
+        assert not usable(volume)
+    with kernels_on("meta"):
+        assert not usable(volume)
+        assert usable(volume.to("meta"))
+    assert usable(volume)
+
+
+def test_gradients_go_through_plain_operations(anywhere, device):
+    volume, matrices = random(1, 1, *SHAPE, device=device), kinds(device)["down"]
+    assert banded.has_bands(volume, matrices)
+    volume.requires_grad_()
+    assert not banded.has_bands(volume, matrices)
+    with torch.no_grad():
+        assert banded.has_bands(volume, matrices)
+    operators.apply_separable(volume, matrices).sum().backward()
+    assert volume.grad is not None
+    assert volume.grad.any()
+
+
+def test_tensors_that_are_traced_are_left_to_plain_operations(anywhere, device):
+    seen = []
+
+    def look(volume: Tensor) -> Tensor:
+        seen.append(usable(volume))
+        return volume
+
+    torch.vmap(look)(random(2, 3, device=device))
+    assert seen == [False]
+    assert not usable(torch.nn.Parameter(random(2, 3, device=device)).data.as_subclass(Marked))
+
+
+class Marked(Tensor):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("shape", "matrix"),
+    [
+        ((1, 1, 4, 4, 4), torch.ones(2, 1, 4, 4)),  # more elements than the volume
+        ((2, 1, 4, 4, 4), torch.ones(2, 3, 4, 4)),
+        ((1, 1, 4, 4, 4), torch.ones(1, 1, 4, 5)),
+        ((1, 1, 4, 4, 4), torch.ones(4, 4)),
+        ((1, 1, 4, 4, 4), torch.ones(1, 1, 4, 4, dtype=torch.float64)),
+        ((0, 1, 4, 4, 4), torch.ones(1, 1, 4, 4)),
+    ],
+)
+def test_operators_that_do_not_fit_are_left_to_plain_operations(anywhere, shape, matrix, device):
+    assert not banded.has_bands(torch.ones(shape, device=device), [None, matrix.to(device), None])
+    assert not banded.has_bands(torch.ones(shape, device=device), [None, None, None])
+
+
+def test_huge_volumes_are_left_to_plain_operations(anywhere):
+    volume = torch.empty(1, 1, 2048, 1024, 1024, device="meta")
+    matrix = torch.empty(1, 1, 4, 2048, device="meta")
+    with kernels_on("meta"):
+        assert banded.has_bands(volume[:, :, :1000], [matrix[..., :1000], None, None])
+        assert not banded.has_bands(volume, [matrix, None, None])
