@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torchio.data.batch import SubjectsBatch
 
-from synthsr_transforms.functional.mixture import look_up_each
+from synthsr_transforms.functional.mixture import tissue_mixtures
 from synthsr_transforms.seeds import normal_field
 from synthsr_transforms.transforms import CopyImage, TissueContrast, TissueMixture
 from synthsr_transforms.transforms.base import BARE_IMAGE, Params, add_image, put_notes
@@ -76,16 +76,15 @@ def paint(
     for step in steps:
         if isinstance(step, TissueMixture) and step.check_labels:
             step.refuse_unknown(labels)
-    labels = labels.clamp(0, tables.shape[-1] - 1)
     noisy = tables[1].any((1, 2))
     flat = torch.from_numpy(np.concatenate([tables[0], tables[1, noisy]]).swapaxes(0, 1))
-    picked = look_up_each(labels, flat.to(labels.device, non_blocking=True))
-    stds = iter(picked[len(last) :])
-    for number, name in enumerate(last):
-        made = picked[number]
-        if noisy[number]:
-            noise = normal_field(torch.from_numpy(seeds[number]), made.shape[1:], labels.device)
-            made.addcmul_(next(stds), noise)
+    shape, device = labels.shape[1:], labels.device
+    noises = [
+        normal_field(torch.from_numpy(own), shape, device) if wanted else None
+        for own, wanted in zip(seeds, noisy, strict=True)
+    ]
+    painted = tissue_mixtures(labels, flat.to(device, non_blocking=True), noises)
+    for name, made in zip(last, painted, strict=True):
         add_image(batch, name, made, like)
     _note(batch, steps, keep)
 

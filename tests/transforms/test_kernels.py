@@ -15,8 +15,8 @@ import torch
 from helpers.interpreted import interpreted_kernels
 from torch import Tensor
 
-from synthsr_transforms.functional import acquisition, blur, operators, resample
-from synthsr_transforms.functional.kernels import banded, choice
+from synthsr_transforms.functional import acquisition, blur, mixture, operators, resample
+from synthsr_transforms.functional.kernels import banded, choice, painting
 from synthsr_transforms.functional.kernels.choice import kernels_on, usable
 
 SHAPE = (36, 9, 21)
@@ -123,6 +123,55 @@ def test_a_blur_and_an_acquisition_are_the_same_by_bands(kernels, device):
     with kernels_on():
         for ours, expected in zip(made, both(), strict=True):
             assert_near(ours, expected)
+
+
+# Painting ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def labels(device: torch.device) -> Tensor:
+    """Labels from -1 to 9, beyond tables of eight values at both ends."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(-1, 10, (2, 1, 7, 11, 15), generator=generator).to(device)
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("tables", [1, 2])
+def test_look_up_by_a_kernel_is_the_same(kernels, labels, dtype, tables, device):
+    table = random(tables, 3, 8, device=device)
+    assert painting.can_paint(labels.to(dtype), [table])
+    with kernels_on():
+        expected = mixture.look_up(labels, table)
+    assert torch.equal(mixture.look_up(labels.to(dtype), table), expected)
+    numbers = (100 * table).long()
+    assert torch.equal(mixture.look_up(labels, numbers), (100 * expected).long())
+
+
+def test_mixtures_by_a_kernel_are_the_same(kernels, labels, device):
+    means, stds = random(2, 2, 8, device=device), random(1, 2, 8, device=device)
+    noise = random(2, 2, *labels.shape[2:], device=device)
+    one = noise[:, :1].contiguous()
+    together = torch.cat([means, stds[:, :1].expand(2, -1, -1)], 1)
+
+    def all_of_them() -> list[Tensor]:
+        several = mixture.tissue_mixtures(labels, together, [None, one])
+        return [mixture.tissue_mixture(labels, means, stds, noise), *several]
+
+    made = all_of_them()
+    with kernels_on():
+        for ours, expected in zip(made, all_of_them(), strict=True):
+            assert_near(ours, expected)
+
+
+def test_what_cannot_be_painted_by_a_kernel_is_painted_plainly(anywhere, labels, device):
+    table = random(2, 1, 8, device=device)
+    assert painting.can_paint(labels, [table])
+    assert not painting.can_paint(labels.float(), [table])
+    assert not painting.can_paint(labels, [table.double()])
+    assert not painting.can_paint(labels, [random(3, 1, 8, device=device)])
+    assert not painting.can_paint(labels, [table], [random(2, 2, 7, 11, 15, device=device)])
+    assert not painting.can_paint(labels.transpose(2, 3), [table])
+    assert not painting.can_paint(labels[:0], [table])
 
 
 # What is left to plain operations ----------------------------------------------------------------

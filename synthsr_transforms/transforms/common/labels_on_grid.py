@@ -40,7 +40,7 @@ class LabelSet:
     def mask(self, labels: Tensor) -> Tensor:
         """1 where a label is in the set, else 0, `(B, 1, X, Y, Z)` float32."""
         table = _table_of(self._values, labels.device)
-        return look_up(whole_labels(labels).clamp(0, table.shape[-1] - 1), table)
+        return look_up(whole_labels(labels), table)
 
 
 @cached(64)
