@@ -22,9 +22,11 @@ from synthsr_transforms.functional import (
     mixture,
     operators,
     resample,
+    texture,
     warp,
 )
 from synthsr_transforms.functional.kernels import banded, choice, painting
+from synthsr_transforms.functional.kernels import texture as vary
 from synthsr_transforms.functional.kernels import warp as sampling
 from synthsr_transforms.functional.kernels.choice import kernels_on, usable
 
@@ -239,6 +241,41 @@ def test_what_cannot_be_sampled_by_a_kernel_is_sampled_plainly(anywhere, device)
     assert not sampling.can_sample(image[:1], rows, PATCH, nearest=False)
     assert not sampling.can_sample(image, rows.double(), PATCH, nearest=False)
     assert not sampling.can_sample(image, rows, (9, 0, 13), nearest=False)
+
+
+# Texture -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_images_vary_alike_by_kernels_as_without(kernels, labels, masked, device):
+    shape = labels.shape[2:]
+    t = 200 * random(2, 2, *shape, device=device) - 20
+    x = 50 + 0.3 * t[:, :1] + 30 * random(2, 3, *shape, device=device)
+    t[1] = 7  # does not vary, so that the image does not follow
+    field, strength = random(2, 1, *shape, device=device) - 0.5, torch.tensor([0.1, 0.2])
+    where = (labels, torch.eye(8)[3:4, None].to(device)) if masked else ()
+    given = x, t, field, strength.to(device), *where
+    assert vary.can_vary(*given[:4], *(where or (None, None)))
+    made = texture.vary_alike(*given)
+    with kernels_on():
+        expected = texture.vary_alike(*given)
+    assert_near(made[1], expected[1])
+    assert_near(made[0][0], expected[0][0])
+    assert torch.equal(made[0][1], x[1])
+    assert not torch.equal(made[0][0], x[0])
+
+
+def test_what_cannot_be_varied_by_kernels_is_varied_plainly(anywhere, labels, device):
+    x, t = (random(2, 1, *labels.shape[2:], device=device) for _ in range(2))
+    strength, table = torch.ones(2, device=device), torch.ones(1, 1, 8, device=device)
+    assert vary.can_vary(x, t, t, strength, labels, table)
+    assert not vary.can_vary(x.double(), t, t, strength, labels, table)
+    assert not vary.can_vary(x, t[:1], t, strength, labels, table)
+    assert not vary.can_vary(x, t, t.expand(2, 3, -1, -1, -1), strength, labels, table)
+    assert not vary.can_vary(x, t, t, strength[:1], labels, table)
+    assert not vary.can_vary(x, t, t, strength, labels.float(), table)
+    assert not vary.can_vary(x, t, t, strength, labels, table.expand(2, -1, -1))
+    assert not vary.can_vary(x, t, t, strength, labels, None)
 
 
 # What is left to plain operations ----------------------------------------------------------------
