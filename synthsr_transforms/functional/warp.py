@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from .cache import cached
 from .geometry import about_centre
+from .kernels import warp as kernels
 from .operators import (
     apply_separable,
     check_volume,
@@ -141,27 +142,111 @@ def patch_coordinates(
     Returns:
         `(B, 3, nx, ny, nz)` coordinates in voxels.
     """
-    here = indices[0].device
-    device = here if device is None else torch.device(device)
-    matrix = matrix[:, :3].to(here, torch.float32, non_blocking=True)
+    sizes = None if displacement is None else displacement.shape[2:]
+    rows = patch_rows(matrix, shape, indices, sizes)
+    rows = rows if device is None else rows.to(device, non_blocking=True)
+    return coordinates_of(rows, [index.shape[-1] for index in indices], displacement)
+
+
+def patch_rows(
+    matrix: Tensor,
+    shape: Sequence[int],
+    indices: Sequence[Tensor],
+    coarse_shape: Sequence[int] | None = None,
+) -> Tensor:
+    """What `patch_coordinates` needs beside the displacement, computed where the indices are.
+
+    Args:
+        matrix: See `patch_coordinates`.
+        shape: Likewise.
+        indices: Likewise.
+        coarse_shape: Three sizes of the displacement, if there is one.
+
+    Returns:
+        `(B, 3, any)` float32, for `coordinates_of`.
+    """
+    matrix = matrix[:, :3].to(indices[0].device, torch.float32, non_blocking=True)
     along = [matrix[..., axis, None] * i[:, None, :].float() for axis, i in enumerate(indices)]
     along[1] = along[1] + matrix[..., 3, None]
     parts = [*along, matrix]
-    if displacement is not None:
-        parts.append(_coarse_rows(indices, shape, displacement.shape[2:]))
-    packed = torch.cat(parts, -1).to(device, non_blocking=True)
-    split: Sequence[Tensor] = packed.split([part.shape[-1] for part in parts], -1)
-    x, y, z, matrix, *rows = split
+    if coarse_shape is not None:
+        parts.append(_coarse_rows(indices, shape, coarse_shape))
+    return torch.cat(parts, -1)
+
+
+def coordinates_of(rows: Tensor, lengths: Sequence[int], displacement: Tensor | None) -> Tensor:
+    """Coordinates of a patch, see `patch_coordinates`.
+
+    Args:
+        rows: From `patch_rows`, on the device of the result.
+        lengths: Three sizes of the patch.
+        displacement: `(B, 3, h, w, d)` on that device, or None.
+
+    Returns:
+        `(B, 3, nx, ny, nz)`.
+    """
+    x, y, z, matrix, *coarse = _split_rows(rows, lengths, displacement)
     in_plane = x[..., None] + y[:, :, None, :]
     if displacement is None:
         return in_plane[..., None] + z[:, :, None, None, :]
-    with full_precision(device.type):
-        linear = matrix[..., :3] @ displacement.flatten(2)
-    sizes = displacement.shape[2:]
-    weights = interpolation_weights(rows[0][:, None], max(sizes))
-    operators = per_axis(weights, [index.shape[-1] for index in indices], sizes)
-    coordinates: Tensor = apply_separable(linear.view_as(displacement), operators)
+    along = _upsampling(coarse[0], lengths, displacement)
+    coordinates: Tensor = apply_separable(_turned(displacement, matrix), along)
     return coordinates.add_(in_plane[..., None]).add_(z[:, :, None, None, :])
+
+
+def _split_rows(
+    rows: Tensor, lengths: Sequence[int], displacement: Tensor | None
+) -> Sequence[Tensor]:
+    """Rows of x, y and z, the matrix, and rows on the coarse grid if there is a displacement."""
+    coarse = [] if displacement is None else [max(lengths)]
+    split: Sequence[Tensor] = rows.split([*lengths, 4, *coarse], -1)
+    return split
+
+
+def _turned(displacement: Tensor, matrix: Tensor) -> Tensor:
+    """Displacement times the linear part of the pull-back."""
+    with full_precision(displacement.device.type):
+        return (matrix[..., :3] @ displacement.flatten(2)).view_as(displacement)
+
+
+def _upsampling(coarse: Tensor, lengths: Sequence[int], displacement: Tensor) -> list[Tensor]:
+    """Operators that interpolate a displacement at the rows of a patch."""
+    sizes = displacement.shape[2:]
+    return per_axis(interpolation_weights(coarse[:, None], max(sizes)), lengths, sizes)
+
+
+def sample_patch(
+    volumes: Sequence[Tensor],
+    nearest: Sequence[bool],
+    rows: Tensor,
+    lengths: Sequence[int],
+    displacement: Tensor | None = None,
+) -> list[Tensor]:
+    """Volumes at the coordinates of a patch, see `coordinates_of`.
+
+    Args:
+        volumes: `(B, C, X, Y, Z)` each, all on one grid.
+        nearest: Whether to read the nearest voxel of each, as of label maps; otherwise it is
+            floating point and interpolated.
+        rows: From `patch_rows`, on the device of the volumes.
+        lengths: Three sizes of the patch.
+        displacement: `(B, 3, h, w, d)` on that device, or None.
+
+    Returns:
+        `(B, C, nx, ny, nz)` each.
+    """
+    kinds = list(zip(volumes, nearest, strict=True))
+    if all(kernels.can_sample(v, rows, lengths, nearest=kind) for v, kind in kinds):
+        *along, matrix = _split_rows(rows, lengths, displacement)[:4]
+        field, coarse_y = None, along[1][:, 1]
+        if displacement is not None:
+            coarse = rows[..., -max(lengths) :]
+            x, _, z = _upsampling(coarse, lengths, displacement)
+            field = apply_separable(_turned(displacement, matrix), [x, None, z])
+            coarse_y = coarse[:, 1]
+        return [kernels.sample(v, along, coarse_y, field, nearest=kind) for v, kind in kinds]
+    coordinates = coordinates_of(rows, lengths, displacement)
+    return [(sample_nearest if kind else sample_linear)(v, coordinates) for v, kind in kinds]
 
 
 def _coarse_rows(indices: Sequence[Tensor], shape: Sequence[int], sizes: Sequence[int]) -> Tensor:
@@ -208,11 +293,20 @@ def affine_grid(
     Returns:
         `(B, X, Y, Z, 3)` normalised coordinates, last axis first.
     """
+    return grid_of_rows(grid_rows(matrix, input_shape).to(device, non_blocking=True), shape)
+
+
+def grid_rows(matrix: Tensor, input_shape: Sequence[int]) -> Tensor:
+    """Pull-backs in the units of `sample_grid`, `(B, 3, 4)` on the CPU, see `affine_grid`."""
     scale = torch.tensor([2.0 / max(n - 1, 1) for n in input_shape], dtype=torch.float64)
     rows = matrix[:, :3].cpu().double() * scale[:, None]
     rows[:, :, 3] -= 1
-    rows = rows.flip(1).float().to(device, non_blocking=True)
-    x, y, z = (torch.arange(n, device=device, dtype=torch.float32) for n in shape)
+    return rows.flip(1).float()
+
+
+def grid_of_rows(rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """Sampling grid from `grid_rows`, on their device, see `affine_grid`."""
+    x, y, z = (torch.arange(n, device=rows.device, dtype=torch.float32) for n in shape)
     in_plane = rows[:, None, :, 0] * x[:, None] + rows[:, None, :, 3]
     in_plane = in_plane[:, :, None] + (rows[:, None, :, 1] * y[:, None])[:, None]
     return in_plane[:, :, :, None] + (rows[:, None, :, 2] * z[:, None])[:, None, None]

@@ -19,9 +19,8 @@ from synthsr_transforms.functional.geometry import (
 from synthsr_transforms.functional.layout import PatchPlan, crop, crop_start, plan_patch
 from synthsr_transforms.functional.mixture import look_up
 from synthsr_transforms.functional.warp import (
-    patch_coordinates,
-    sample_linear,
-    sample_nearest,
+    patch_rows,
+    sample_patch,
     whole_grid,
 )
 from synthsr_transforms.labels.table import LabelTable
@@ -118,13 +117,28 @@ class SpatialDeformation(SynthSpatialTransform):
         grid = self.grid(batch)
         matrix = about_centre(self._matrix(params, grid), grid.shape)
         displacement = self._displacement(params, grid, batch.device)
-        coordinates = patch_coordinates(matrix, grid.shape, indices, displacement, batch.device)
-        for image in self.chosen_images(batch).values():
-            if is_label_map(image):
-                image.data = sample_nearest(image.data, coordinates)
-            else:
-                data = image.data if image.data.is_floating_point() else image.data.float()
-                image.data = sample_linear(data, coordinates)
+        coarse = None if displacement is None else displacement.shape[2:]
+        rows = patch_rows(matrix, grid.shape, indices, coarse)
+        rows = rows.to(batch.device, non_blocking=True)
+        self._read(batch, rows, [index.shape[-1] for index in indices], displacement)
+
+    def _read(
+        self,
+        batch: SubjectsBatch,
+        rows: Tensor,
+        lengths: Sequence[int],
+        displacement: Tensor | None,
+    ) -> None:
+        """Read every image at the coordinates of a patch, see `functional.warp.sample_patch`."""
+        images = list(self.chosen_images(batch).values())
+        nearest = [is_label_map(image) for image in images]
+        volumes = [
+            image.data if whole or image.data.is_floating_point() else image.data.float()
+            for image, whole in zip(images, nearest, strict=True)
+        ]
+        made = sample_patch(volumes, nearest, rows, lengths, displacement)
+        for image, data in zip(images, made, strict=True):
+            image.data = data
 
     def _matrix(self, params: Params, grid: Grid) -> Tensor:
         matrix = affine_matrix(

@@ -15,8 +15,17 @@ import torch
 from helpers.interpreted import interpreted_kernels
 from torch import Tensor
 
-from synthsr_transforms.functional import acquisition, blur, mixture, operators, resample
+from synthsr_transforms.functional import (
+    acquisition,
+    blur,
+    geometry,
+    mixture,
+    operators,
+    resample,
+    warp,
+)
 from synthsr_transforms.functional.kernels import banded, choice, painting
+from synthsr_transforms.functional.kernels import warp as sampling
 from synthsr_transforms.functional.kernels.choice import kernels_on, usable
 
 SHAPE = (36, 9, 21)
@@ -172,6 +181,64 @@ def test_what_cannot_be_painted_by_a_kernel_is_painted_plainly(anywhere, labels,
     assert not painting.can_paint(labels, [table], [random(2, 2, 7, 11, 15, device=device)])
     assert not painting.can_paint(labels.transpose(2, 3), [table])
     assert not painting.can_paint(labels[:0], [table])
+
+
+# Sampling ----------------------------------------------------------------------------------------
+
+
+PATCH = (9, 6, 13)
+
+
+def patch(device: torch.device, *, displaced: bool) -> tuple[Tensor, Tensor | None]:
+    """Rows of a turned, mirrored patch that leaves a volume of `SHAPE`, and a displacement."""
+    generator = torch.Generator().manual_seed(3)
+    angles = torch.tensor([[20.0, -10, 5], [-15, 30, 12]])
+    still = torch.zeros(2, 3)
+    matrix = geometry.affine_matrix(angles, torch.zeros(2, 6), still + 1.1, still + 2)
+    indices = [torch.stack([torch.arange(n), torch.arange(n).flip(0) + 2]) for n in PATCH]
+    coarse = (4, 3, 5) if displaced else None
+    rows = warp.patch_rows(geometry.about_centre(matrix, SHAPE), SHAPE, indices, coarse)
+    displacement = 3 * torch.randn(2, 3, 4, 3, 5, generator=generator) if displaced else None
+    return rows.to(device), None if displacement is None else displacement.to(device)
+
+
+@pytest.mark.parametrize("displaced", [True, False])
+def test_patches_are_read_by_a_kernel_as_at_coordinates(kernels, displaced, device):
+    rows, displacement = patch(device, displaced=displaced)
+    image = random(2, 3, *SHAPE, device=device)
+    volumes = [torch.arange(2 * image[0, 0].numel(), device=device).view(2, 1, *SHAPE), image]
+    volumes += [image.bfloat16(), image[:1, :1].half().expand(2, -1, -1, -1, -1)]
+    kinds = [True, False, False, True]
+    for volume, nearest in zip(volumes, kinds, strict=True):
+        assert sampling.can_sample(volume, rows, PATCH, nearest=nearest)
+    made = warp.sample_patch(volumes, kinds, rows, PATCH, displacement)
+    with kernels_on():
+        expected = warp.sample_patch(volumes, kinds, rows, PATCH, displacement)
+    assert (made[0] != expected[0]).sum() <= 2  # halfway between two voxels
+    assert_near(made[1], expected[1])
+    assert_near(made[2], expected[2], tolerance=2 * torch.finfo(torch.bfloat16).eps)
+    assert (made[3] != expected[3]).sum() <= 2
+
+
+def test_a_patch_of_whole_voxels_is_the_volume(kernels, device):
+    volume = torch.arange(36 * 9 * 21, device=device).view(1, 1, *SHAPE)
+    rows = warp.patch_rows(torch.eye(4)[None], SHAPE, warp.whole_grid(SHAPE, 1, "cpu"))
+    for nearest in (True, False):
+        read = volume if nearest else volume.float()
+        made = warp.sample_patch([read], [nearest], rows.to(device), SHAPE)[0]
+        assert torch.equal(made, read)
+
+
+def test_what_cannot_be_sampled_by_a_kernel_is_sampled_plainly(anywhere, device):
+    rows, _ = patch(device, displaced=False)
+    image = random(2, 1, *SHAPE, device=device)
+    assert sampling.can_sample(image, rows, PATCH, nearest=False)
+    assert not sampling.can_sample(image.int(), rows, PATCH, nearest=False)
+    assert not sampling.can_sample(image > 0, rows, PATCH, nearest=True)
+    assert not sampling.can_sample(image.double(), rows, PATCH, nearest=False)
+    assert not sampling.can_sample(image[:1], rows, PATCH, nearest=False)
+    assert not sampling.can_sample(image, rows.double(), PATCH, nearest=False)
+    assert not sampling.can_sample(image, rows, (9, 0, 13), nearest=False)
 
 
 # What is left to plain operations ----------------------------------------------------------------

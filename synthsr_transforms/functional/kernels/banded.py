@@ -41,11 +41,11 @@ def has_bands(volume: Tensor, operators: Sequence[Tensor | None]) -> bool:
         ):
             return False
     most = [n if m is None else max(n, m.shape[2]) for m, n in zip(operators, shape, strict=True)]
-    small = most[0] * most[1] * most[2] < 2**31 and _reach(volume) < 2**31
+    small = most[0] * most[1] * most[2] < 2**31 and reach(volume) < 2**31
     return small and volume.numel() > 0 and batch * channels < 2**16
 
 
-def _reach(volume: Tensor) -> int:
+def reach(volume: Tensor) -> int:
     """Places in memory from the first to the last voxel of a channel."""
     sizes, strides = volume.shape[2:], volume.stride()[2:]
     return sum((n - 1) * abs(step) for n, step in zip(sizes, strides, strict=True))
