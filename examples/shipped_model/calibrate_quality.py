@@ -42,7 +42,7 @@ from evaluation.calibration import (
     uncalibrated,
 )
 from evaluation.calibration_report import draw, table_text
-from evaluation.degradations import Case, degrade
+from evaluation.degradations import CYCLE, Case, degrade
 from evaluation.heads import find_label_maps, read_head
 from evaluation.shares import Share, all_files
 from evaluation.truth import Setting, scan_of_head, seed_of
@@ -92,8 +92,8 @@ CONTRASTS = ("T1", "random", "T2", "random", "FLAIR", "random", "CT", "random")
 """Contrasts of the simulated scans, in turns."""
 RAW = "scan"
 SEGMENTED = ("fast", "default", RAW, "fast", "default")
-"""What is segmented, in turns: the prediction of a model, or the scan itself. Kinds of cases and of
-heads come in turns of other lengths, so that each meets all of these."""
+"""What is segmented, in turns: the prediction of a model, or the scan itself. Kinds of cases have
+turns of another length, so that each meets all of these."""
 BRAIN = np.array([value not in NO_BRAIN for value in VALUES])
 
 # Heads -------------------------------------------------------------------------------------------
@@ -108,20 +108,32 @@ class Heads:
     """
 
     def __init__(self, maps: Sequence[str], real: Path | None) -> None:
-        self._real = sorted(real.glob("*_T1.mgz")) if real else []
-        self._maps = find_label_maps(maps)
-        if not self._real and not self._maps:
+        found: list[Sequence[Path | SubjectFiles]] = [
+            sorted(real.glob("*_T1.mgz")) if real else [],
+            find_label_maps(maps),
+        ]
+        kinds = [kind for kind in found if kind]
+        if not kinds:
             raise SynthSRError("there must be heads, got none. Give --maps or --real.")
+        longest = max(map(len, kinds))
+        self._turns = [kind[n % len(kind)] for n in range(longest) for kind in kinds]
 
     def __call__(self, number: int) -> Case:
         """The head for the case with this number."""
-        kinds = [k for k in (self._real, self._maps) if k]
-        turn, number = kinds[number % len(kinds)], number // len(kinds)
-        source = turn[number % len(turn)]
+        rounds, turn = self.turn(number)
+        source = self._turns[turn]
         if isinstance(source, Path):
             data, labels = read_real(source)
             return Case(stem(source), data.numpy(), labels.numpy(), BRAIN[labels.numpy()])
-        return self._simulated(source, CONTRASTS[number // len(turn) % len(CONTRASTS)], number)
+        return self._simulated(source, CONTRASTS[rounds % len(CONTRASTS)], rounds)
+
+    def turn(self, number: int) -> tuple[int, int]:
+        """How often all heads had their turns before a case, and whose turn it is.
+
+        The turns move on by one after each cycle of degradations, so that no head meets the same
+        ones over and over.
+        """
+        return divmod(number + number // len(CYCLE), len(self._turns))
 
     def _simulated(self, source: SubjectFiles, contrast: str, seed: int) -> Case:
         head = read_head(source, 1.0, 16, "cpu")

@@ -1,7 +1,7 @@
 """Compare the errors of a model with the scales of them that it predicts, and correct the scales.
 
 Usage: python calibrate_uncertainty.py MODEL OUTPUT --fit LABEL_MAP ... [--held-out LABEL_MAP ...]
-           [--images SCANS --image-labels LABEL_MAPS] [--contrasts T1 T2 FLAIR]
+           [--images SCANS --image-labels LABEL_MAPS] [--fit-real] [--contrasts T1 T2 FLAIR]
            [--spacings 1 3 5 7] [--axes 0 1 2] [--device cuda]
 
 Scans are simulated of label maps as for `evaluate.py`, predicted as `synthsr predict` does, with
@@ -15,10 +15,12 @@ The label maps held out then say how mean absolute errors compare with mean pred
 tenth of the predicted scales, before and after; without any, each label map to fit is measured with
 a correction fitted to the others. Label maps that the network was trained on have smaller errors
 than others. Slices of real T1-weighted scans are measured too, within the brain, against the scans,
-mapped to the contrast of the prediction by a cubic polynomial.
+mapped to the contrast of the prediction by a cubic polynomial; with --fit-real, they are fitted as
+well, and each head, simulated or real, is measured with a correction fitted to all the others.
 
 OUTPUT also gets scans.jsonl (a run that was broken off goes on from there), results.json and
-table.md.
+table.md. Several processes can measure heads of their own at the same time, each into its own
+folder: put their files into one, as scans_1.jsonl and so on, and a run there without any data fits.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ import torch
 from evaluation.contrasts import CONTRASTS, TARGET_PRESET
 from evaluation.heads import find_label_maps
 from evaluation.network import HeadNetwork
+from evaluation.shares import all_files
 from evaluation.slices import AXES, acquire, linear, operators
 from evaluation.tables import table
 from evaluation.truth import Setting, SimulationPlan, head_for, scans_of
@@ -59,6 +62,14 @@ ALLOWED = 0.2
 """Deviation of a tenth that counts as calibrated."""
 FIT, HELD_OUT, REAL = "fit", "held out", "real"
 """What scans are measured for."""
+ALL = "all"
+"""Those that are fitted, simulated and real."""
+TITLES = {
+    FIT: "Simulated, each head corrected by a fit to the others",
+    REAL: "Real, each head corrected by a fit to the others",
+    ALL: "All that were fitted, each head corrected by a fit to the others",
+    HELD_OUT: "Held out",
+}
 Counts = npt.NDArray[np.float64]
 """`(3, N)`: of groups of voxels that have nearly one scale, their number, the sum of their errors
 and that of their scales."""
@@ -138,10 +149,12 @@ def collect(
 ) -> list[dict[str, Any]]:
     """Add rows to a file of JSON lines, but for those that are there, and return all of this use.
 
+    Those in files of other processes beside it, see `evaluation.shares`, are there as well.
+
     Returns:
         Rows with `use`, `map`, `contrast`, `slice_mm`, `axis` and `counts`.
     """
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = [line for each in all_files(path) for line in each.read_text().splitlines()]
     rows = {tuple(row[key] for key in _KEYS): row for row in map(json.loads, lines)}
     for name, setting, count in found:
         key = (use, name, setting.contrast, setting.slice_mm, AXES[setting.axis])
@@ -222,13 +235,16 @@ def fitted_to_others(rows: Sequence[dict[str, Any]]) -> list[Counts]:
 def report(
     rows: Sequence[dict[str, Any]], after: Sequence[Counts], config: ModelConfig
 ) -> dict[str, Any]:
-    """Measures of one use: ratios of tenths before and after, and means by kind of scan."""
+    """Measures of one use: ratios of tenths before and after and by head, means by kind of scan."""
     unit = config.scan.output_scale
     error, scale = unit * tenths_of(np.concatenate(after, axis=1))
     before = tenths_of(Correction(smallest=config.smallest_scale).of(joined(rows)))
     kinds: dict[tuple[str, float], list[Counts]] = {}
+    heads: dict[str, list[Counts]] = {}
     for row, counts in zip(rows, after, strict=True):
         kinds.setdefault((row["contrast"], row["slice_mm"]), []).append(counts)
+        heads.setdefault(row["map"], []).append(counts)
+    tenths = {name: tenths_of(np.concatenate(v, axis=1)) for name, v in heads.items()}
     return {
         "scales": scale.tolist(),
         "errors": error.tolist(),
@@ -238,6 +254,7 @@ def report(
             [contrast, f"{mm:g}", *(unit * each[::-1][:2].sum(1) / each[0].sum()).tolist()]
             for (contrast, mm), each in ((k, np.concatenate(v, axis=1)) for k, v in kinds.items())
         ],
+        "heads": [[name, *(each[0] / each[1]).tolist()] for name, each in tenths.items()],
     }
 
 
@@ -247,7 +264,8 @@ def report_text(title: str, found: dict[str, Any]) -> list[str]:
     tenths = [[n + 1, *values] for n, values in enumerate(zip(*columns, strict=True))]
     header = ["tenth", "scale", "error", "error / scale", "before correction"]
     kinds = table(["contrast", "slices (mm)", "scale", "error"], found["kinds"])
-    return [f"### {title}", "", *table(header, tenths), "", *kinds, ""]
+    heads = table(["error / scale of tenths", *map(str, range(1, 11))], found["heads"])
+    return [f"### {title}", "", *table(header, tenths), "", *heads, "", *kinds, ""]
 
 
 def calibrate(options: argparse.Namespace) -> float:
@@ -267,33 +285,62 @@ def calibrate(options: argparse.Namespace) -> float:
         target=options.target,
     )
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "scans.jsonl"
-    fitted = collect(FIT, simulated(network, options.fit, replace(plan, seed=1)), path)
-    correction = fit(joined(fitted))
-    uses = {}
-    if options.held_out:
-        uses[HELD_OUT] = collect(HELD_OUT, simulated(network, options.held_out, plan), path)
-    if options.images:
-        found = real(network, options.images, options.image_labels, plan)
-        uses[REAL] = collect(REAL, found, path)
-    config = predictor.config
+    rows = measured(network, options, plan)
+    fitted = [row for use in (FIT, *[REAL] * options.fit_real) for row in rows[use]]
+    if not fitted:
+        raise SynthSRError(
+            f"there must be scans to fit, got none. Give --fit, or put files into {options.out}."
+        )
+    correction, config = fit(joined(fitted)), predictor.config
     results: dict[str, Any] = {
-        use: report(rows, [correction.of(np.array(row["counts"])) for row in rows], config)
-        for use, rows in uses.items()
+        use: report(rows[use], [correction.of(np.array(r["counts"])) for r in rows[use]], config)
+        for use in (HELD_OUT, *[REAL] * (not options.fit_real))
+        if rows[use]
     }
     if len({row["map"] for row in fitted}) > 1:
-        results[FIT] = report(fitted, fitted_to_others(fitted), config)
+        results |= reports_by_others(fitted, config)
     text = [f"Scales b become {correction.factor:.4g} b^{correction.power:.4g}"]
     text[0] += f" + {correction.smallest:.4g}, in units of the output.\n"
-    titles = {FIT: "Each head corrected by a fit to the others", HELD_OUT: "Held out", REAL: "Real"}
+    titles = TITLES if options.fit_real else TITLES | {REAL: "Real"}
     text += [line for use, found in results.items() for line in report_text(titles[use], found)]
     print("\n".join(text))
     (options.out / "table.md").write_text("\n".join(text), encoding="utf-8")
     results = {"correction": correction._asdict(), **results}
     (options.out / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     write_corrected(source, Model(config, predictor.network), correction, options.out)
-    judged = results.get(HELD_OUT) or results.get(FIT)
+    judged = results.get(HELD_OUT) or results.get(ALL) or results.get(FIT)
     return float(np.nanmax(np.abs(np.array(judged["ratios"]) - 1))) if judged else math.nan
+
+
+def measured(
+    network: HeadNetwork, options: argparse.Namespace, plan: SimulationPlan
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows of all uses: what is measured now, and what is in the folder already."""
+    nothing: Iterator[tuple[str, Setting, Callable[[], Counts]]] = iter(())
+    images = options.images, options.image_labels
+    parts = {
+        FIT: simulated(network, options.fit, replace(plan, seed=1)),
+        HELD_OUT: simulated(network, options.held_out, plan),
+        REAL: real(network, *images, plan) if options.images else nothing,
+    }
+    path = options.out / "scans.jsonl"
+    return {use: collect(use, part, path) for use, part in parts.items()}
+
+
+def reports_by_others(
+    fitted: Sequence[dict[str, Any]], config: ModelConfig
+) -> dict[str, dict[str, Any]]:
+    """Reports of the scans that were fitted, each head corrected by a fit to the others.
+
+    Those of simulated and of real scans, and if there are both, of all.
+    """
+    after = fitted_to_others(fitted)
+    found = {}
+    for use in (FIT, REAL, ALL):
+        chosen = [n for n, row in enumerate(fitted) if use in (row["use"], ALL)]
+        if chosen and (use != ALL or len(found) > 1):
+            found[use] = report([fitted[n] for n in chosen], [after[n] for n in chosen], config)
+    return found
 
 
 def write_corrected(source: Path, model: Model, correction: Correction, out: Path) -> None:
@@ -309,10 +356,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", help="name or file of the model")
     parser.add_argument("out", type=Path, help="folder for the results")
-    parser.add_argument("--fit", nargs="+", required=True, metavar="LABEL_MAP")
+    parser.add_argument("--fit", nargs="+", default=[], metavar="LABEL_MAP")
     parser.add_argument("--held-out", nargs="+", default=[], metavar="LABEL_MAP")
     parser.add_argument("--images", metavar="PATH", help="real T1-weighted scans")
     parser.add_argument("--image-labels", metavar="PATH", help="their label maps")
+    parser.add_argument("--fit-real", action="store_true", help="fit the real scans as well")
     parser.add_argument("--contrasts", nargs="+", default=list(CONTRASTS), choices=list(CONTRASTS))
     parser.add_argument("--spacings", nargs="+", type=float, default=[1, 3, 5, 7], metavar="MM")
     parser.add_argument("--axes", nargs="+", type=int, default=[0, 1, 2], choices=[0, 1, 2])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
@@ -202,7 +204,14 @@ def correlation(first: Tensor, second: Tensor, mask: Tensor) -> float:
         >>> round(correlation(x, 3 - 2 * x, x >= 0), 6)
         -1.0
     """
-    pair = torch.stack([first[mask], second[mask]]).double().cpu()
-    centred = pair - pair.mean(1, keepdim=True)
-    length = centred.square().sum(1).sqrt().prod()
-    return float((centred[0] @ centred[1]) / length) if float(length) > 0 else math.nan
+    return correlation_of(on_host(torch.stack([first[mask], second[mask]])))
+
+
+def correlation_of(pair: npt.NDArray[np.floating[Any]]) -> float:
+    """Pearson correlation of two rows `(2, N)`, NaN if one is constant."""
+    if not pair.size:
+        return math.nan
+    pair = pair.astype(np.float64)
+    centred = pair - pair.mean(axis=1, keepdims=True)
+    length = float(np.sqrt(np.square(centred).sum(axis=1)).prod())
+    return float((centred[0] * centred[1]).sum()) / length if length > 0 else math.nan

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,11 +48,12 @@ def affine_matrix(
 def rotation_matrix(rotation_degrees: Tensor) -> Tensor:
     r"""Rotations \(R_x R_y R_z\) from `(B, 3)` angles in degrees, as `(B, 3, 3)` float64."""
     angles = torch.deg2rad(rotation_degrees.double())
+    cosines, sines = angles.cos(), angles.sin()
     if angles.device.type == "cpu" and not angles.requires_grad:  # quicker on a few numbers
-        cosines, sines = (numbers.numpy() for numbers in (angles.cos(), angles.sin()))
-        entries = np.stack(_rotation_entries(cosines.T, sines.T), 1)
-        return torch.from_numpy(entries).view(-1, 3, 3)
-    entries = _rotation_entries(angles.cos().unbind(1), angles.sin().unbind(1))
+        numbers = zip(cosines.tolist(), sines.tolist(), strict=True)
+        matrices = [_rotation_entries(*own) for own in numbers]
+        return torch.tensor(matrices, dtype=torch.float64).view(-1, 3, 3)
+    entries = _rotation_entries(cosines.unbind(1), sines.unbind(1))
     return torch.stack(entries, dim=1).view(-1, 3, 3)
 
 

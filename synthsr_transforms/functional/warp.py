@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from .cache import cached
 from .geometry import about_centre
+from .kernels import warp as kernels
 from .operators import (
     apply_separable,
     check_volume,
@@ -184,19 +185,68 @@ def coordinates_of(rows: Tensor, lengths: Sequence[int], displacement: Tensor | 
     Returns:
         `(B, 3, nx, ny, nz)`.
     """
-    longest = [] if displacement is None else [max(lengths)]
-    split: Sequence[Tensor] = rows.split([*lengths, 4, *longest], -1)
-    x, y, z, matrix, *coarse = split
+    x, y, z, matrix, *coarse = _split_rows(rows, lengths, displacement)
     in_plane = x[..., None] + y[:, :, None, :]
     if displacement is None:
         return in_plane[..., None] + z[:, :, None, None, :]
-    with full_precision(rows.device.type):
-        linear = matrix[..., :3] @ displacement.flatten(2)
-    sizes = displacement.shape[2:]
-    weights = interpolation_weights(coarse[0][:, None], max(sizes))
-    operators = per_axis(weights, lengths, sizes)
-    coordinates: Tensor = apply_separable(linear.view_as(displacement), operators)
+    along = _upsampling(coarse[0], lengths, displacement)
+    coordinates: Tensor = apply_separable(_turned(displacement, matrix), along)
     return coordinates.add_(in_plane[..., None]).add_(z[:, :, None, None, :])
+
+
+def _split_rows(
+    rows: Tensor, lengths: Sequence[int], displacement: Tensor | None
+) -> Sequence[Tensor]:
+    """Rows of x, y and z, the matrix, and rows on the coarse grid if there is a displacement."""
+    coarse = [] if displacement is None else [max(lengths)]
+    split: Sequence[Tensor] = rows.split([*lengths, 4, *coarse], -1)
+    return split
+
+
+def _turned(displacement: Tensor, matrix: Tensor) -> Tensor:
+    """Displacement times the linear part of the pull-back."""
+    with full_precision(displacement.device.type):
+        return (matrix[..., :3] @ displacement.flatten(2)).view_as(displacement)
+
+
+def _upsampling(coarse: Tensor, lengths: Sequence[int], displacement: Tensor) -> list[Tensor]:
+    """Operators that interpolate a displacement at the rows of a patch."""
+    sizes = displacement.shape[2:]
+    return per_axis(interpolation_weights(coarse[:, None], max(sizes)), lengths, sizes)
+
+
+def sample_patch(
+    volumes: Sequence[Tensor],
+    nearest: Sequence[bool],
+    rows: Tensor,
+    lengths: Sequence[int],
+    displacement: Tensor | None = None,
+) -> list[Tensor]:
+    """Volumes at the coordinates of a patch, see `coordinates_of`.
+
+    Args:
+        volumes: `(B, C, X, Y, Z)` each, all on one grid.
+        nearest: Whether to read the nearest voxel of each, as of label maps; otherwise it is
+            floating point and interpolated.
+        rows: From `patch_rows`, on the device of the volumes.
+        lengths: Three sizes of the patch.
+        displacement: `(B, 3, h, w, d)` on that device, or None.
+
+    Returns:
+        `(B, C, nx, ny, nz)` each.
+    """
+    kinds = list(zip(volumes, nearest, strict=True))
+    if all(kernels.can_sample(v, rows, lengths, nearest=kind) for v, kind in kinds):
+        *along, matrix = _split_rows(rows, lengths, displacement)[:4]
+        field, coarse_y = None, along[1][:, 1]
+        if displacement is not None:
+            coarse = rows[..., -max(lengths) :]
+            x, _, z = _upsampling(coarse, lengths, displacement)
+            field = apply_separable(_turned(displacement, matrix), [x, None, z])
+            coarse_y = coarse[:, 1]
+        return [kernels.sample(v, along, coarse_y, field, nearest=kind) for v, kind in kinds]
+    coordinates = coordinates_of(rows, lengths, displacement)
+    return [(sample_nearest if kind else sample_linear)(v, coordinates) for v, kind in kinds]
 
 
 def _coarse_rows(indices: Sequence[Tensor], shape: Sequence[int], sizes: Sequence[int]) -> Tensor:

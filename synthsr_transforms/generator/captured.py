@@ -1,9 +1,9 @@
 """A generator whose work on a GPU is recorded once, and repeated with other numbers.
 
 To make a sample takes hundreds of small operations, and a host that starts them one by one takes
-longer than a GPU that does them. CUDA records them as a graph and starts all of them at once. So the
-host draws parameters, and prepares what depends on them, as the steps do, but for a batch that has a
-layout only; then all goes to the GPU by one copy, and the recorded work is repeated.
+longer than a GPU that does them. CUDA records them as a graph and starts all of them at once. So
+the host draws parameters, and prepares what depends on them, as the steps do, but for a batch that
+has a layout only; then all goes to the GPU by one copy, and the recorded work is repeated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 from synthsr_transforms.seeds import Seeds
 from synthsr_transforms.transforms.base import BARE_IMAGE, add_image
 from synthsr_transforms.transforms.common.images import find_labels
-from synthsr_transforms.transforms.common.prepared import (
+from synthsr_transforms.transforms.prepared import (
     Packing,
     Prepared,
     for_device,
@@ -70,6 +70,11 @@ class Captured:
         """Begin anew."""
         Captured.__init__(self)
 
+    @property
+    def num_recordings(self) -> int:
+        """Number of recordings that are kept."""
+        return len(self._recordings)
+
     def run(
         self, generator: Generator, batch: SubjectsBatch, seed: int
     ) -> tuple[SubjectsBatch, dict[str, Any]] | None:
@@ -100,8 +105,8 @@ class Captured:
     def _first(
         self, generator: Generator, batch: SubjectsBatch, seed: int, key: Any
     ) -> tuple[SubjectsBatch, dict[str, Any]]:
-        layouts, alike = list[Layout](), True
-        for made, record in generator.run_steps(batch, seed):
+        layouts, alike, record = list[Layout](), True, dict[str, Any]()
+        for made in generator.run_steps(batch, seed, record):
             alike = alike and _lie_alike(made)
             layouts.append(layout_of(made))
         _limit(self._layouts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -81,7 +82,8 @@ class Generator:
         label_table: Table to use instead of the one that the configuration names. Where that is
             `auto`, see `Generator.for_labels`; without label maps to look at it means `synthseg`.
         graphs: Record the work on an NVIDIA GPU, and repeat it, where that gives the same: see
-            `generator.captured`. It takes memory for each shape of label maps. May be changed later.
+            `generator.captured`. It takes memory for each shape of label maps. It may be changed
+            later.
 
     Raises:
         SynthSRError: If a step cannot be built; the message names it.
@@ -112,7 +114,7 @@ class Generator:
         self.transforms = {name: self._build(name, step) for name, step in config.steps.items()}
         self.scans = None if config.scans is None else Scans(config.scans, self.transforms)
         self.graphs = graphs
-        self._captured = Captured()
+        self.captured = Captured()
 
     @classmethod
     def from_preset(
@@ -189,24 +191,28 @@ class Generator:
         batch = self._start(data)
         with full_precision(batch.device.type), torch.no_grad():
             if self.graphs and can_capture(self, batch):
-                done = self._captured.run(self, shallow_copy(batch), seed)
+                done = self.captured.run(self, shallow_copy(batch), seed)
                 if done is not None:
                     return done
             record: dict[str, Any] = {}
-            for batch, record in self.run_steps(batch, seed):  # noqa: B007 - the last ones
-                pass
-        return batch, record
+            (made,) = deque(self.run_steps(batch, seed, record), maxlen=1)
+        return made, record
 
     def run_steps(
-        self, batch: SubjectsBatch, seed: int
-    ) -> Iterator[tuple[SubjectsBatch, dict[str, Any]]]:
+        self, batch: SubjectsBatch, seed: int, record: dict[str, Any]
+    ) -> Iterator[SubjectsBatch]:
         """Run every step of a batch that may be changed, see `run`.
 
+        Args:
+            batch: The batch.
+            seed: Seed of all random choices.
+            record: Takes the parameters.
+
         Yields:
-            The batch and the record, at the beginning and after each of the stages.
+            The batch at the beginning, and after each of the stages.
         """
-        random, record = torch.Generator().manual_seed(seed), dict[str, Any]()
-        yield batch, record
+        random = torch.Generator().manual_seed(seed)
+        yield batch
         for names, stage in self.stages:
             if self.begins_scans(names):
                 assert self.scans is not None
@@ -216,7 +222,7 @@ class Generator:
             params, tensors = zip(*drawn, strict=True)
             stage.apply(batch, params, tensors)
             record.update(zip(names, params, strict=True))
-            yield batch, record
+            yield batch
 
     def draw(
         self, names: Sequence[str], stage: Stage, batch: SubjectsBatch, random: torch.Generator

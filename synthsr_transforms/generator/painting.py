@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torchio.data.batch import SubjectsBatch
 
-from synthsr_transforms.functional.mixture import look_up_each
+from synthsr_transforms.functional.mixture import tissue_mixtures
 from synthsr_transforms.seeds import Seeds, normal_field
 from synthsr_transforms.support import devices
 from synthsr_transforms.transforms import CopyImage, TissueContrast, TissueMixture
 from synthsr_transforms.transforms.base import BARE_IMAGE, Params, add_image
 from synthsr_transforms.transforms.common.images import find_labels, note_of_chosen
 from synthsr_transforms.transforms.common.labels_on_grid import whole_labels
-from synthsr_transforms.transforms.common.prepared import Prepared
+from synthsr_transforms.transforms.prepared import Prepared
 
 Painter = TissueContrast | TissueMixture
 Keep = Sequence[Sequence[bool]]
@@ -100,14 +100,10 @@ def paint(batch: SubjectsBatch, steps: Sequence[Any], prepared: Prepared) -> Non
     for step in steps:
         if isinstance(step, TissueMixture) and step.check_labels:
             step.refuse_unknown(labels)
-    labels = labels.clamp(0, tables.shape[-1] - 1)
-    names = prepared["images"]
-    picked = look_up_each(labels, tables)
-    stds = iter(picked[len(names) :])
-    for name, made in zip(names, picked, strict=False):
-        if f"{name}.noise" in prepared:
-            noise = normal_field(prepared[f"{name}.noise"], made.shape[1:], labels.device)
-            made.addcmul_(next(stds), noise)
+    names, shape = prepared["images"], labels.shape[1:]
+    fields = [prepared.get(f"{name}.noise") for name in names]
+    noises = [None if own is None else normal_field(own, shape, labels.device) for own in fields]
+    for name, made in zip(names, tissue_mixtures(labels, tables, noises), strict=True):
         add_image(batch, name, made, like)
 
 

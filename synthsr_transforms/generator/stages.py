@@ -27,7 +27,7 @@ from synthsr_transforms.transforms.base import (
     append_history,
     grid_of,
 )
-from synthsr_transforms.transforms.common.prepared import Prepared, sent
+from synthsr_transforms.transforms.prepared import Prepared, sent
 from synthsr_transforms.transforms.spatial import left_right_axis
 
 from .painting import (

@@ -84,9 +84,9 @@ def on_host(tensor: Tensor) -> npt.NDArray[Any]:
 
 
 def on_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor of the host on a device, for which nobody waits."""
+    """A tensor on a device, for which nobody waits, also where it comes from the host."""
     device = torch.device(device)
-    if device.type == "cuda":
+    if device.type == "cuda" and is_on_host(tensor):
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 

@@ -27,8 +27,8 @@ from torchio.transforms.transform import AppliedTransform, Transform
 from synthsr_transforms.support import devices
 from synthsr_transforms.support.messages import suggest
 
-from .common.prepared import Prepared, sent
 from .containers import BARE_IMAGE, check_affines, wrap_bare, wrap_dict, wrap_sitk
+from .prepared import Prepared, sent
 from .spec import constructor_params, unknown_parameter
 
 Params = dict[str, Tensor]

@@ -42,9 +42,9 @@ from .common.images import (
     note_coil,
     note_of_chosen,
 )
-from .common.prepared import Prepared
 from .common.random_fields import per_element
 from .kinds import SynthIntensityTransform
+from .prepared import Prepared
 
 
 class CopyImage(SynthTransform):

@@ -19,9 +19,9 @@ from .base import Grid, Params
 from .common.arguments import blur_boundary, grid_ratio, positive
 from .common.arguments import probability as checked_probability
 from .common.images import has_coil
-from .common.prepared import Prepared
 from .common.random_fields import field_from_params
 from .kinds import SynthIntensityTransform
+from .prepared import Prepared
 
 
 class GammaContrast(SynthIntensityTransform):

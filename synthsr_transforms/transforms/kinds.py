@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from .common.images import (
     find_labels,
     float_dtype,
 )
-from .common.prepared import Prepared, prefixed, sent, under
+from .prepared import Prepared, prefixed, sent, under
 
 
 class SynthIntensityTransform(SynthTransform, abstract=True):
@@ -71,8 +72,8 @@ class SynthIntensityTransform(SynthTransform, abstract=True):
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
         """Change each image in turn."""
         for name, image in self.images(batch).items():
-            grid, own = self._grid(name, image), under(name, params)
-            self._change(image, lambda x, own=own, grid=grid: self.apply_to_image(x, own, grid))
+            own, grid = under(name, params), self._grid(name, image)
+            self._change(image, partial(self.apply_to_image, params=own, grid=grid))
 
     def prepare(self, batch: SubjectsBatch, params: Params) -> Prepared:
         """Prepare for each image in turn; names are `image.name`."""
@@ -85,8 +86,7 @@ class SynthIntensityTransform(SynthTransform, abstract=True):
     def compute(self, batch: SubjectsBatch, prepared: Prepared) -> None:
         """Change each image in turn."""
         for name, image in self.images(batch).items():
-            own = under(name, prepared)
-            self._change(image, lambda x, own=own: self.compute_image(x, own))
+            self._change(image, partial(self.compute_image, prepared=under(name, prepared)))
 
     def _change(self, image: ImagesBatch, change: Callable[[Tensor], Tensor]) -> None:
         """Replace the chosen channels of an image by what a function makes of them."""

@@ -28,7 +28,6 @@ from .common.arguments import grid_ratio, positive, probability
 from .common.images import float_dtype
 from .common.labels_on_grid import LabelSet
 from .common.lesion_masks import LesionMask, read_lesion_mask
-from .common.prepared import Prepared, prefixed, sent, under
 from .common.random_fields import (
     SmoothFields,
     as_field,
@@ -38,6 +37,7 @@ from .common.random_fields import (
     smooth_fields,
 )
 from .kinds import SynthLabelTransform
+from .prepared import Prepared, prefixed, sent, under
 
 _BORDER = 0.1  # width of the border of cavities, in standard deviations of their field
 

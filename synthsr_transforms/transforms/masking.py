@@ -18,9 +18,9 @@ from synthsr_transforms.support import devices
 from .base import Params, SynthTransform, grid_of, is_label_map
 from .common.images import outside
 from .common.labels_on_grid import LabelSet
-from .common.prepared import Prepared
 from .common.random_fields import per_element
 from .kinds import SynthLabelTransform
+from .prepared import Prepared
 
 
 class SkullStripping(SynthLabelTransform):

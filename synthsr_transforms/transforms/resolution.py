@@ -49,8 +49,8 @@ from .common.images import (
     noted_output_shape,
     rescale_affines,
 )
-from .common.prepared import Prepared
 from .kinds import SynthSpatialTransform
+from .prepared import Prepared
 
 
 class AcquisitionResolution(SynthTransform):

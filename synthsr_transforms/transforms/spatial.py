@@ -19,10 +19,8 @@ from synthsr_transforms.functional.geometry import (
 from synthsr_transforms.functional.layout import PatchPlan, crop, crop_start, plan_patch
 from synthsr_transforms.functional.mixture import look_up
 from synthsr_transforms.functional.warp import (
-    coordinates_of,
     patch_rows,
-    sample_linear,
-    sample_nearest,
+    sample_patch,
     whole_grid,
 )
 from synthsr_transforms.labels.table import LabelTable
@@ -32,9 +30,9 @@ from synthsr_transforms.support import devices
 from .base import Grid, Params, is_label_map
 from .common.arguments import grid_ratio, optional_triple
 from .common.images import OUTPUT_SHAPE, move_origins
-from .common.prepared import Prepared
 from .common.random_fields import coarse_velocity
 from .kinds import SynthSpatialTransform
+from .prepared import Prepared
 
 
 class SpatialDeformation(SynthSpatialTransform):
@@ -138,13 +136,15 @@ class SpatialDeformation(SynthSpatialTransform):
             displacement = elastic_displacement(
                 prepared["velocity"], prepared["shape"], half_grid_units=self.half_grid_units
             )
-        coordinates = coordinates_of(prepared["rows"], prepared["lengths"], displacement)
-        for image in self.chosen_images(batch).values():
-            if is_label_map(image):
-                image.data = sample_nearest(image.data, coordinates)
-            else:
-                data = image.data if image.data.is_floating_point() else image.data.float()
-                image.data = sample_linear(data, coordinates)
+        images = list(self.chosen_images(batch).values())
+        nearest = [is_label_map(image) for image in images]
+        volumes = [
+            image.data if whole or image.data.is_floating_point() else image.data.float()
+            for image, whole in zip(images, nearest, strict=True)
+        ]
+        made = sample_patch(volumes, nearest, prepared["rows"], prepared["lengths"], displacement)
+        for image, data in zip(images, made, strict=True):
+            image.data = data
 
     def repeats(self) -> bool:
         """Always."""

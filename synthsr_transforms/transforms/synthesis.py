@@ -140,7 +140,7 @@ class TissueMixture(SynthLabelTransform):
         means, stds = self.tables(params).to(device, non_blocking=True)
         shape = (means.shape[1], *labels.shape[2:])
         noise = field_from_params(params, "noise", shape, device)
-        made = tissue_mixture(labels.clamp(0, means.shape[-1] - 1), means, stds, noise)
+        made = tissue_mixture(labels, means, stds, noise)
         add_made_image(batch, self.destination, made, image)
 
     def tables(self, params: Params) -> Tensor:
@@ -273,7 +273,7 @@ class TissueContrast(SynthLabelTransform):
         """Make the image."""
         _, image = self.label_image(batch)
         means, stds = self.tables(params).to(image.device, non_blocking=True)
-        labels = whole_labels(image.data).clamp(0, means.shape[-1] - 1)
+        labels = whole_labels(image.data)
         if bool(params["stds"].any()):
             noise = field_from_params(params, "noise", (1, *labels.shape[2:]), labels.device)
             made = tissue_mixture(labels, means, stds, noise)

@@ -11,16 +11,16 @@ from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
-from synthsr_transforms.functional.intensity import total
+from synthsr_transforms.functional.texture import vary_alike
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import sample_seeds
 
 from .base import Params, grid_of
 from .common.images import float_dtype, named_image
-from .common.labels_on_grid import LabelSet
-from .common.prepared import Prepared, prefixed, under
-from .common.random_fields import SmoothFields, per_element, smooth_fields
+from .common.labels_on_grid import LabelSet, whole_labels
+from .common.random_fields import SmoothFields, smooth_fields
 from .kinds import SynthLabelTransform
+from .prepared import Prepared, prefixed, under
 
 
 class SharedTexture(SynthLabelTransform):
@@ -108,11 +108,9 @@ class SharedTexture(SynthLabelTransform):
         """Vary both images."""
         image, target = named_image(batch, self.image), named_image(batch, self.target)
         x, t = image.data.float(), target.data.float()
-        masked = t * self._where(batch, t)
         field = smooth_fields(under("field", prepared))
-        change = masked * field.mul_(per_element(prepared["std"]))
-        image.data = (x + slope(x, masked[:, :1]) * change[:, :1]).to(float_dtype(image.data))
-        target.data = (t + change).to(float_dtype(target.data))
+        x, t = vary_alike(x, t, field, prepared["std"], *self._where(batch))
+        image.data, target.data = x.to(float_dtype(image.data)), t.to(float_dtype(target.data))
 
     def repeats(self) -> bool:
         """Always."""
@@ -123,25 +121,9 @@ class SharedTexture(SynthLabelTransform):
         size_mm = torch.where(keep, params["size_mm"], math.inf)
         return {**params, "std": params["std"] * keep, "size_mm": size_mm}
 
-    def _where(self, batch: SubjectsBatch, t: Tensor) -> Tensor:
-        """1 where to vary, else 0, `(B, 1, X, Y, Z)`."""
+    def _where(self, batch: SubjectsBatch) -> tuple[Tensor | None, Tensor | None]:
+        """Labels, and a table of 1 for those to vary, else 0; None where all vary."""
         if self._varied is None:
-            return torch.ones((), device=t.device)
-        return self._varied.mask(self.label_image(batch)[1].data)
-
-
-def slope(x: Tensor, t: Tensor) -> Tensor:
-    """Slope of the line that fits x to t best, over the voxels where t is above 0.
-
-    Args:
-        x: `(B, C, X, Y, Z)`.
-        t: `(B, 1, X, Y, Z)`.
-
-    Returns:
-        `(B, C, 1, 1, 1)`; 0 where t does not vary.
-    """
-    inside = (t > 0).float()
-    count = total(inside).clamp_min(1)
-    centred = (t - total(t * inside) / count).mul_(inside)
-    variance = total(centred.square())
-    return torch.where(variance > 0, total(x * centred) / variance.clamp_min(1e-12), 0.0)
+            return None, None
+        labels = whole_labels(self.label_image(batch)[1].data)
+        return labels, self._varied.table(labels.device)

@@ -20,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from synthsr_net import Predictor
 from synthsr_net.models.checkpoint import Model, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNet3d, UNetConfig
-from synthsr_net.prediction.refinement.brain_mask import filled, flooded
+from synthsr_net.prediction.refinement.brain_mask import filled, find_brain, flooded
 from synthsr_transforms.io.scans import Scan
 from synthsr_transforms.support import devices
 
@@ -150,6 +150,28 @@ def test_flooding_reaches_what_is_connected(share):
         mask[0, 0, 0] = True
         parts = ndimage.label(mask.numpy())[0]
         np.testing.assert_array_equal(flooded(mask), parts == parts[0, 0, 0])
+
+
+def brain_like(seed: int) -> Tensor:
+    """Patches of all tissues, some of them large."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 1, 6, 5, 7, generator=generator)
+    fine = torch.nn.functional.interpolate(coarse, size=(42, 37, 45), mode="trilinear")[0, 0]
+    return 150 * fine + 20 * torch.rand(fine.shape, generator=generator)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_device_finds_the_brain_that_the_host_finds_without_threads_of_pytorch(seed, request):
+    t1 = brain_like(seed)
+    on_tensors = OnDevice()
+    on_tensors.alive[t1] = True
+    with on_tensors:
+        here = find_brain(t1, 3.0)
+    assert 0 < here.sum() < here.numel()
+    assert not on_tensors.launches
+    assert np.array_equal(find_brain(t1.numpy(), 3.0), here)
+    request.getfixturevalue("elsewhere")
+    assert torch.equal(find_brain(t1, 3.0), here)
 
 
 def test_devices_fill_the_holes_that_the_host_fills(request):

@@ -18,7 +18,8 @@ import importlib, pkgutil
 import synthsr_cli, synthsr_net, synthsr_transforms
 for package in (synthsr_transforms, synthsr_net, synthsr_cli):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        importlib.import_module(module.name)
+        if not module.name.endswith("_program"):  # for GPUs, and imported where these are
+            importlib.import_module(module.name)
 
 from synthsr_cli.group import synthsr
 synthsr(["example", "whole.nii.gz"], standalone_mode=False)

@@ -12,7 +12,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from calibrate_quality import SEGMENTED, collect, labels_on, one_hot, true_dice, write_calibrated
+from calibrate_quality import (
+    SEGMENTED,
+    Heads,
+    collect,
+    labels_on,
+    one_hot,
+    true_dice,
+    write_calibrated,
+)
 from evaluation.calibration import (
     GROUPS,
     OVERALL,
@@ -166,6 +174,20 @@ def test_scores_follow_samples_of_other_heads() -> None:
 def test_the_threshold_lies_between_good_and_bad() -> None:
     truth = np.array([0.1, 0.5, 0.55, 0.7, 0.85, 0.9])
     assert 0.5 < threshold_of(truth, truth) < 0.85
+
+
+def test_every_head_meets_every_kind_of_degradation_and_of_segmentation(tmp_path: Path) -> None:
+    for name in "abcd":
+        (tmp_path / f"{name}_T1.mgz").touch()
+    maps = [tmp_path / "e.nii.gz", tmp_path / "f.nii.gz"]
+    for path in maps:
+        path.touch()
+    heads = Heads([str(path) for path in maps], tmp_path)
+    turns = [heads.turn(number)[1] for number in range(480)]
+    assert sorted(set(turns)) == [*range(8)]  # each of the two maps twice
+    for others in (CYCLE, SEGMENTED):
+        met = {(turn, others[n % len(others)]) for n, turn in enumerate(turns)}
+        assert len(met) == 8 * len(set(others))
 
 
 def test_a_broken_off_run_goes_on(tmp_path: Path) -> None:

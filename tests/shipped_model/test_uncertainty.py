@@ -67,6 +67,39 @@ def test_a_head_is_not_measured_with_what_was_fitted_to_it():
     np.testing.assert_allclose(ratios, [1 / 3, 3, 3], rtol=0.02)
 
 
+def test_heads_that_several_processes_measured_are_fitted_together(tmp_path):
+    torch.manual_seed(0)
+    network = UNetConfig(num_levels=2, num_features=3, out_channels=2, scale_features=2)
+    scan = ScanConfig(spacing_mm=SPACING, divisor=8)
+    config = ModelConfig(name="toy", network=network, spread=True, scan=scan)
+    model, out = tmp_path / "toy.safetensors", tmp_path / "out"
+    save_model(model, config, UNet3d(network).state_dict())
+    assert calibrate_uncertainty.main([str(model), str(out), "--device", "cpu"]) == 2
+
+    def put(number: int, use: str, name: str, factor: float) -> None:
+        scales = torch.rand(2000) + 0.01
+        about = {"map": name, "contrast": "T1", "slice_mm": 5.0, "axis": "axial"}
+        counts = counts_of(scales, factor * scales).tolist()
+        row = json.dumps({"use": use, **about, "counts": counts})
+        (out / f"scans_{number}.jsonl").write_text(row + "\n")
+
+    for number, (use, factor) in enumerate([("fit", 1.0), ("fit", 1.1), ("real", 2.0)], start=1):
+        put(number, use, f"head {number}", factor)
+
+    def factor_of(*more: str) -> float:
+        assert calibrate_uncertainty.main([str(model), str(out), "--device", "cpu", *more]) < 2
+        return float(json.loads((out / "results.json").read_text())["correction"]["factor"])
+
+    assert factor_of() < 1.15
+    assert factor_of("--fit-real") > 1.2
+    results = json.loads((out / "results.json").read_text())
+    assert list(results) == ["correction", "fit", "real", "all"]
+    (real,) = results["real"]["heads"]
+    assert real[0] == "head 3"
+    np.testing.assert_allclose(real[1:], 2.0 / 1.05, rtol=0.05)  # fitted to the other two
+    assert len(results["all"]["heads"]) == 3
+
+
 def test_the_correction_goes_into_the_model():
     network = UNetConfig(num_levels=2, num_features=3, out_channels=2, scale_features=2)
     torch.manual_seed(0)

@@ -110,15 +110,6 @@ class OnMeta(TorchDispatchMode):
         return result
 
 
-@pytest.fixture
-def meta(monkeypatch):
-    """The device `meta`, where generators of random numbers and autocast are those of the CPU."""
-    generator, autocast = torch.Generator, torch.is_autocast_enabled
-    monkeypatch.setattr(torch, "Generator", lambda device="cpu": generator())
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device_type="cpu": autocast("cpu"))
-    return torch.device("meta")
-
-
 @pytest.mark.parametrize(("size", "launches"), [(1, 380), (8, 440)])
 def test_a_batch_of_common_size_takes_few_launches_and_little_memory(size, launches, meta):
     generator = Generator.from_preset("all_purpose")

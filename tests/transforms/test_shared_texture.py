@@ -7,8 +7,8 @@ import torch
 import torchio as tio
 from torch import Tensor
 
+from synthsr_transforms.functional.texture import slope
 from synthsr_transforms.transforms import SharedTexture
-from synthsr_transforms.transforms.variation import slope
 
 
 def volume(seed: int = 0, channels: int = 1) -> Tensor:

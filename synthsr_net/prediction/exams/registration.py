@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from synthsr_net.prediction.refinement.brain_mask import dilated, find_brain
 from synthsr_net.prediction.resampling import Grid, reslice
@@ -123,10 +122,10 @@ def head_of(prediction: Volume, margin_mm: float = 0.0) -> Head | None:
     """
     coarse = _coarse(prediction)
     spacing_mm = float(np.mean(coarse.spacing_mm))
-    found = find_brain(torch.from_numpy(coarse.data), spacing_mm)
-    if float(found.sum()) * spacing_mm**3 / 1000 < MIN_BRAIN_ML:
+    brain = find_brain(coarse.data, spacing_mm)
+    if float(brain.sum()) * spacing_mm**3 / 1000 < MIN_BRAIN_ML:
         return None
-    brain, mask = found.numpy(), dilated(found, MARGIN_MM / spacing_mm).numpy()
+    mask = dilated(brain, MARGIN_MM / spacing_mm)
     margin = round((margin_mm + MARGIN_MM) / spacing_mm)
     cut = []
     for axis, size in enumerate(mask.shape):

@@ -3,11 +3,16 @@
 Predictions have the intensities of a standard T1, white matter near 110, so thresholds do not
 depend on the scan. The regions are for averages over large parts of the brain; they are no
 segmentation.
+
+Masks on the host are NumPy's work, in the thread that asks: PyTorch would start all its threads for
+each of many small steps, and wait for them, long where others compute as well.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -25,6 +30,24 @@ HEAD_ABOVE = 20.0
 _OPENING_MM, _REGROWTH_MM, _CLOSING_MM = 3.0, 4.0, 5.0
 _HEAD_CLOSING_MM = 10.0
 _LARGE = 0.1  # share of the white matter of the largest part: hemispheres may come apart
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _by_numpy_on_the_host(function: Function) -> Function:
+    """Let a function of masks have arrays where tensors are on the host, and give such a tensor."""
+
+    @wraps(function)
+    def call(*args: Any) -> Any:
+        seen = [_array_on_the_host(each) for each in args]
+        made = function(*seen)
+        return made if seen[0] is args[0] else torch.from_numpy(made)
+
+    return cast("Function", call)
+
+
+def _array_on_the_host(each: Any) -> Any:
+    return each.numpy() if isinstance(each, Tensor) and is_on_host(each) else each
 
 
 class Regions(NamedTuple):
@@ -61,8 +84,9 @@ def find_regions(t1: Tensor, spacing_mm: float) -> Regions:
     return Regions(brain, brain & (t1 > WHITE_ABOVE), grey, head)
 
 
-def find_brain(t1: Tensor, spacing_mm: float) -> Tensor:
-    """The brain alone, see `find_regions`."""
+@_by_numpy_on_the_host
+def find_brain(t1: Any, spacing_mm: float) -> Any:
+    """The brain alone, see `find_regions`, of a tensor or an array, as the same."""
     tissue = t1 > TISSUE_ABOVE
     core = eroded(tissue, _OPENING_MM / spacing_mm)
     core = large_parts(core, t1 > WHITE_ABOVE, _LARGE)
@@ -93,7 +117,8 @@ def brain_box(t1: Tensor, spacing_mm: float, margin_mm: float) -> Box | None:
     return parts[0], parts[1], parts[2]
 
 
-def dilated(mask: Tensor, radius: float) -> Tensor:
+@_by_numpy_on_the_host
+def dilated(mask: Any, radius: float) -> Any:
     """A mask grown by a cube, `(X, Y, Z)` bool; the radius is in voxels, rounded.
 
     Examples:
@@ -105,33 +130,39 @@ def dilated(mask: Tensor, radius: float) -> Tensor:
     return mask
 
 
-def _grown(mask: Tensor, axis: int, size: int) -> Tensor:
+def _grown(mask: Any, axis: int, size: int) -> Any:
     """A mask grown along an axis, by shifts that double what they cover."""
     number, window, covered = mask.shape[axis], 2 * size + 1, 1
     shape = list(mask.shape)
     shape[axis] = number + 2 * size
-    grown = mask.new_zeros(shape)
-    grown.narrow(axis, 0, number).copy_(mask)
+    grown = np.zeros(shape, bool) if isinstance(mask, np.ndarray) else mask.new_zeros(shape)
+
+    def part(first: int, length: int) -> Any:
+        return grown[(slice(None),) * axis + (slice(first, first + length),)]
+
+    part(0, number)[...] = mask
     while covered < window:
         shift = min(covered, window - covered)
         length = shape[axis] - shift
-        later = grown.narrow(axis, shift, length)
-        later.copy_(later | grown.narrow(axis, 0, length))
+        part(shift, length)[...] = part(shift, length) | part(0, length)
         covered += shift
-    return grown.narrow(axis, size, number)
+    return part(size, number)
 
 
-def eroded(mask: Tensor, radius: float) -> Tensor:
+@_by_numpy_on_the_host
+def eroded(mask: Any, radius: float) -> Any:
     """A mask shrunk by a cube; beyond the border of the volume it is taken to go on."""
     return ~dilated(~mask, radius)
 
 
-def closed(mask: Tensor, radius: float) -> Tensor:
+@_by_numpy_on_the_host
+def closed(mask: Any, radius: float) -> Any:
     """A mask without its narrow gaps."""
     return eroded(dilated(mask, radius), radius)
 
 
-def large_parts(mask: Tensor, counted: Tensor, share: float = 1.0) -> Tensor:
+@_by_numpy_on_the_host
+def large_parts(mask: Any, counted: Any, share: float = 1.0) -> Any:
     """The largest connected part (over faces) of a mask, and those that are nearly as large.
 
     Args:
@@ -141,24 +172,29 @@ def large_parts(mask: Tensor, counted: Tensor, share: float = 1.0) -> Tensor:
     """
     from scipy.ndimage import label
 
-    numbers, count = label(mask.cpu().numpy())
+    if isinstance(mask, Tensor):
+        made = large_parts(on_host(mask), on_host(counted), share)
+        return torch.from_numpy(made).to(mask.device)
+    numbers, count = label(mask)
     if count < 2:
         return mask
-    sizes = np.bincount(numbers[counted.cpu().numpy()], minlength=count + 1)
+    sizes = np.bincount(numbers[counted], minlength=count + 1)
     sizes[0] = 0
-    large = sizes >= max(1, share * sizes.max())
-    return torch.from_numpy(large[numbers]).to(mask.device)
+    return (sizes >= max(1, share * sizes.max()))[numbers]
 
 
-def filled(mask: Tensor) -> Tensor:
+@_by_numpy_on_the_host
+def filled(mask: Any) -> Any:
     """A mask without holes that nothing leads to."""
-    outside = F.pad(~mask, [1] * 6, value=True)
-    if not is_on_host(mask):
+    if isinstance(mask, Tensor):
+        outside = F.pad(~mask, [1] * 6, value=True)
         reached = flooded(outside)
         part, whole = on_host(torch.stack([reached.sum(), outside.sum()])).tolist()
         if 2 * part > whole:  # no hole is larger
             return ~reached[1:-1, 1:-1, 1:-1]
-    return ~large_parts(outside, outside)[1:-1, 1:-1, 1:-1]
+        return ~large_parts(outside, outside)[1:-1, 1:-1, 1:-1]
+    around = np.pad(~mask, 1, constant_values=True)
+    return ~large_parts(around, around)[1:-1, 1:-1, 1:-1]
 
 
 def flooded(mask: Tensor) -> Tensor:

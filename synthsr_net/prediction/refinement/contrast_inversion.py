@@ -7,12 +7,17 @@ Bone and air, dark in both contrasts, are bright in it, so that the pass counts 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
 
 from synthsr_net.models.checkpoint import ScanConfig
-from synthsr_net.prediction.intensities import correlation, percentile
+from synthsr_net.prediction.intensities import correlation_of, percentile
 from synthsr_transforms.support.devices import on_device, on_host
 
 from .brain_mask import HEAD_ABOVE, closed, dilated, filled, find_brain
@@ -30,6 +35,8 @@ NEAR_MM = 8.0
 HIGH_PERCENTILE = 99.5
 """Percentile of the head that becomes 0."""
 _MIN_BRAIN_ML = 50.0  # less is no brain
+
+Array = npt.NDArray[Any]
 
 
 def second_input(x: Tensor, output: Tensor, settings: ScanConfig) -> tuple[Tensor, Tensor | None]:
@@ -49,28 +56,55 @@ def second_input(x: Tensor, output: Tensor, settings: ScanConfig) -> tuple[Tenso
     t1 = output[0] if settings.clip_each_pass else settings.output_scale * output[0]
     scans = [x[0]] if x.ndim == 4 else list(x[:, 0])
     reached = [None] if len(scans) == 1 else [scan > 0 for scan in scans]
-    brain = _coarse_brain(t1, settings.spacing_mm)
+    coarse = _Coarse.of(t1, scans, settings.spacing_mm)
     again = [
-        with_t1_contrast(scan, t1, settings.spacing_mm, reached=mask, brain=brain)
-        for scan, mask in zip(scans, reached, strict=True)
+        with_t1_contrast(scan, t1, settings.spacing_mm, reached=mask, coarse=seen)
+        for scan, mask, seen in zip(scans, reached, coarse, strict=True)
     ]
     if all(new is scan for new, scan in zip(again, scans, strict=True)):
         return x, None
-    near = brain_proximity(t1, settings.spacing_mm, brain)
+    near = brain_proximity(t1, settings.spacing_mm, coarse[0].brain)
     return torch.stack(again).view_as(x), 0.5 * near
 
 
-def brain_proximity(t1: Tensor, spacing_mm: float = 1.0, brain: Tensor | None = None) -> Tensor:
+class _Coarse(NamedTuple):
+    """A scan and its prediction on every so many voxels that they are about `BRAIN_MM` apart.
+
+    They are on the host, where so few take less time than one wait for a GPU.
+
+    Attributes:
+        scan: `(X, Y, Z)` float32.
+        t1: The prediction, likewise.
+        brain: The brain that it shows, bool.
+    """
+
+    scan: Array
+    t1: Array
+    brain: Array
+
+    @classmethod
+    def of(cls, t1: Tensor, scans: Sequence[Tensor], spacing_mm: float) -> list[_Coarse]:
+        """Of several scans with one prediction, read in one go."""
+        every = (slice(None, None, _step(spacing_mm)),) * 3
+        seen, *each = on_host(torch.stack([volume[every] for volume in (t1, *scans)]))
+        brain = find_brain(seen, _step(spacing_mm) * spacing_mm)
+        return [cls(scan, seen, brain) for scan in each]
+
+
+def brain_proximity(t1: Tensor, spacing_mm: float = 1.0, brain: Array | None = None) -> Tensor:
     """From 1 at the brain of a prediction to 0 away from it, `(X, Y, Z)`.
 
     Args:
         t1: `(X, Y, Z)` float32, white matter near 110.
         spacing_mm: Voxel spacing.
-        brain: The brain on some of the voxels, if it was found, see `with_t1_contrast`.
+        brain: The brain on voxels about `BRAIN_MM` apart, if it was found.
     """
     step = _step(spacing_mm)
-    brain = _coarse_brain(t1, spacing_mm) if brain is None else brain
-    near = on_device(dilated(brain, NEAR_MM / (step * spacing_mm)).float(), t1.device)
+    if brain is None:
+        (coarse,) = _Coarse.of(t1, [t1], spacing_mm)
+        brain = coarse.brain
+    grown = dilated(brain, NEAR_MM / (step * spacing_mm)).astype(np.float32)
+    near = on_device(torch.from_numpy(grown), t1.device)
     reached = [step * (n - 1) + 1 for n in near.shape]
     fine = F.interpolate(near[None, None], size=reached, mode="trilinear", align_corners=True)
     margins: list[int] = []
@@ -85,7 +119,7 @@ def with_t1_contrast(
     spacing_mm: float = 1.0,
     *,
     reached: Tensor | None = None,
-    brain: Tensor | None = None,
+    coarse: _Coarse | None = None,
 ) -> Tensor:
     """Invert a scan if its contrast is the inverse of that of its prediction.
 
@@ -93,42 +127,27 @@ def with_t1_contrast(
         scan: `(X, Y, Z)` float32, any unit.
         t1: Prediction from it, on the same grid, white matter near 110.
         spacing_mm: Voxel spacing of the grid.
-        reached: Voxels that the scan shows, of which the others stay; None: all.
-        brain: The brain of the prediction on voxels about `BRAIN_MM` apart, on the CPU; None: to be
-            found.
+        reached: Voxels that the scan shows, those above 0, of which the others stay; None: all.
+        coarse: Both on some of the voxels, if they were read.
 
     Returns:
         The inverted scan, see `inverted`, or the scan itself.
     """
-    brain = _coarse_brain(t1, spacing_mm) if brain is None else brain
-    if not _is_inverse(scan, t1, spacing_mm, reached, brain):
+    if coarse is None:
+        (coarse,) = _Coarse.of(t1, [scan], spacing_mm)
+    if not _is_inverse(coarse, spacing_mm, reached is not None):
         return scan
     head = filled(closed(t1 > HEAD_ABOVE, CLOSING_MM / spacing_mm))
     return inverted(scan, head if reached is None else head & reached)
 
 
-def _is_inverse(
-    scan: Tensor, t1: Tensor, spacing_mm: float, reached: Tensor | None, brain: Tensor
-) -> bool:
-    step = _step(spacing_mm)
-    if reached is not None:
-        brain = brain & _coarse(reached, step)
-    millilitres = float(brain.sum()) * (step * spacing_mm) ** 3 / 1000
+def _is_inverse(coarse: _Coarse, spacing_mm: float, where_above_0: bool) -> bool:
+    brain = coarse.brain & (coarse.scan > 0) if where_above_0 else coarse.brain
+    millilitres = float(brain.sum()) * (_step(spacing_mm) * spacing_mm) ** 3 / 1000
     if millilitres < _MIN_BRAIN_ML:
         return False
     # not where it is not a number
-    return correlation(_coarse(scan, step), _coarse(t1, step), brain) < CORRELATION
-
-
-def _coarse_brain(t1: Tensor, spacing_mm: float) -> Tensor:
-    """The brain, on every so many voxels that they are about `BRAIN_MM` apart, on the CPU."""
-    step = _step(spacing_mm)
-    return find_brain(_coarse(t1, step), step * spacing_mm)
-
-
-def _coarse(volume: Tensor, step: int) -> Tensor:
-    """Every so many voxels, on the CPU, which takes less time there than one wait for a GPU."""
-    return torch.from_numpy(on_host(volume[::step, ::step, ::step]))
+    return correlation_of(np.stack([coarse.scan[brain], coarse.t1[brain]])) < CORRELATION
 
 
 def _step(spacing_mm: float) -> int:

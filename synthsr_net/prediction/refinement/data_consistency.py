@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synthsr_net.prediction.neighbourhoods import Neighbourhoods
 from synthsr_net.prediction.resampling import Grid
 from synthsr_transforms.functional.acquisition import slice_operator
 from synthsr_transforms.functional.blur import (
@@ -16,16 +17,9 @@ from synthsr_transforms.functional.blur import (
     mirrored_blur,
     mirrored_blur_operator,
 )
-from synthsr_transforms.functional.cache import cached
-from synthsr_transforms.functional.operators import (
-    along_axes,
-    axis_operator,
-)
-from synthsr_transforms.functional.resample import centred_coordinates
+from synthsr_transforms.functional.operators import along_axes
 from synthsr_transforms.support.devices import on_device
 
-WINDOW_MM = 10.0
-"""Standard deviation of the neighbourhood in which scan and prediction are compared."""
 CORRELATIONS = (0.85, 0.97)
 """Correlations in a neighbourhood below which nothing is added, and above which everything."""
 LARGEST = 30.0
@@ -38,7 +32,6 @@ WIDER_MM = (3.0, 4.0, 5.0, 6.0, 8.0)
 """Widths of slices that are tried, in this order, where a scan may have been resampled."""
 _MIN_CORRELATION = 0.6  # below it, scan and prediction have nothing in common to find a width by
 _BETTER = 2e-3  # a width must raise the correlation by this
-_STEP = 4  # voxels between the places at which neighbourhoods are measured
 
 Operators = Sequence[Tensor | None]
 
@@ -127,7 +120,7 @@ class Comparison:
         device = prediction.device
         self.slices = [None if each is None else on_device(each, device) for each in slices]
         seen = along_axes(prediction, self.slices)
-        self.window = _Window(seen > HEAD, spacing_mm)
+        self.window = Neighbourhoods(seen > HEAD, spacing_mm)
         self.x, self.y = self.window.centred(scan), self.window.centred(seen)
 
     @cached_property
@@ -174,44 +167,3 @@ def with_wider_slices(compared: Comparison) -> Comparison:
     if found is compared.slices:
         return compared
     return Comparison(prediction, compared.scan, found, spacing_mm)
-
-
-class _Window:
-    """Weighted means in Gaussian neighbourhoods, on a coarser grid.
-
-    Args:
-        head: `(X, Y, Z)` bool, voxels that count.
-        spacing_mm: Voxel spacing.
-    """
-
-    def __init__(self, head: Tensor, spacing_mm: float) -> None:
-        self.weight = head.float()
-        operators = [_to_and_from(size, WINDOW_MM / spacing_mm, head.device) for size in head.shape]
-        self._down, self._up = zip(*operators, strict=True)
-        self._total = along_axes(self.weight, self._down).clamp(min=1e-3)
-
-    def mean(self, volume: Tensor) -> Tensor:
-        """Means of the neighbourhoods."""
-        return self.mean_of(self.weight * volume)
-
-    def mean_of(self, shown: Tensor) -> Tensor:
-        """Means of the neighbourhoods of a volume that is 0 where nothing counts."""
-        return along_axes(shown, self._down) / self._total
-
-    def everywhere(self, means: Tensor) -> Tensor:
-        """Means interpolated to all voxels."""
-        return along_axes(means, self._up)
-
-    def centred(self, volume: Tensor) -> Tensor:
-        """A volume minus its mean nearby."""
-        return volume - self.everywhere(self.mean(volume))
-
-
-@cached(16)
-def _to_and_from(size: int, sigma: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Axis operators to the places of neighbourhoods, as their Gaussians weight, and back."""
-    number = -(-size // _STEP)
-    where = centred_coordinates(torch.arange(number), _STEP)
-    back = centred_coordinates(torch.arange(size), 1 / _STEP)
-    down, up = axis_operator(size, where, sigma), axis_operator(number, back)
-    return down.to(device), up.to(device)

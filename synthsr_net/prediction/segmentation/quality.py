@@ -23,11 +23,11 @@ from synthsr_net.models.checkpoint import (
     QualityConfig,
     QualityWeights,
 )
-from synthsr_transforms.functional.blur import gaussian_blur
 from synthsr_transforms.functional.layout import bounding_box
 from synthsr_transforms.io.grids import spacing_of
 from synthsr_transforms.support.messages import SynthSRError
 
+from ..neighbourhoods import Neighbourhoods
 from ..resampling import Grid
 from .posteriors import Summary, summary_of
 
@@ -54,8 +54,6 @@ below 2 where it shows none of them."""
 LEAST_SUPPORT = 0.5
 SHIFT_MM = 8.0
 """Distance by which structures are moved for that."""
-LOCAL_MM = 10.0
-"""Standard deviation of the Gaussian of what counts as the mean around a voxel."""
 LEAST_SHARE = 1e-3
 """Share of the variance that is explained by chance, at most."""
 
@@ -234,7 +232,7 @@ def support_of(
     best, scan, inside = best[box], scan[box].float(), inside[box]
     low, high = scan[inside][::16].quantile(scan.new_tensor([0.01, 0.99]))
     spacing_mm = spacing_of(np.asarray(affine, dtype=np.float64))
-    scan = _about_local_mean(scan.clamp(low, high), inside, LOCAL_MM / spacing_mm)
+    scan = Neighbourhoods(inside, spacing_mm.tolist()).centred(scan.clamp(low, high))
     shares = []
     for axis, size in enumerate(scan.shape):
         step = min(max(round(SHIFT_MM / spacing_mm[axis]), 1), size - 1)
@@ -245,13 +243,6 @@ def support_of(
             shares.append(_explained(scan.narrow(axis, *here)[both], moved))
     own, elsewhere = _explained(scan[inside], best[inside]), sum(shares) / len(shares)
     return (own + LEAST_SHARE) / (elsewhere + LEAST_SHARE)
-
-
-def _about_local_mean(scan: Tensor, inside: Tensor, sigma: Array) -> Tensor:
-    """A scan less its mean around each voxel, of the voxels in a mask."""
-    both = torch.stack([scan * inside, inside.float()])[None]
-    blurred = gaussian_blur(both, torch.from_numpy(sigma).float()[None, None])[0]
-    return scan - blurred[0] / blurred[1].clamp(min=1e-6)
 
 
 def _explained(values: Tensor, structure: Tensor) -> float:

@@ -39,8 +39,11 @@ class LabelSet:
 
     def mask(self, labels: Tensor) -> Tensor:
         """1 where a label is in the set, else 0, `(B, 1, X, Y, Z)` float32."""
-        table = _table_of(self._values, labels.device)
-        return look_up(whole_labels(labels).clamp(0, table.shape[-1] - 1), table)
+        return look_up(whole_labels(labels), self.table(labels.device))
+
+    def table(self, device: torch.device) -> Tensor:
+        """1 for each value in the set, else 0, `(1, 1, V)`, for `functional.mixture.look_up`."""
+        return _table_of(self._values, device)
 
 
 @cached(64)

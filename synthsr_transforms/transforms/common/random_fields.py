@@ -19,7 +19,7 @@ from synthsr_transforms.seeds import Seeds, normal_field, normal_numbers
 from synthsr_transforms.support import devices
 
 from ..base import Grid, Params
-from .prepared import Prepared
+from ..prepared import Prepared
 
 
 def field_from_params(
@@ -34,9 +34,7 @@ def prepared_field(params: Params, name: str) -> Tensor | Seeds:
     return params[name].float() if name in params else Seeds(params[f"{name}_seed"])
 
 
-def as_field(
-    prepared: Tensor | Seeds, shape: Sequence[int], device: torch.device | str
-) -> Tensor:
+def as_field(prepared: Tensor | Seeds, shape: Sequence[int], device: torch.device | str) -> Tensor:
     """The numbers of a prepared field, on a device."""
     if isinstance(prepared, Seeds):
         return normal_field(prepared, shape, device)

@@ -16,8 +16,8 @@ from torch import Tensor
 from synthsr_transforms.seeds import Seeds
 
 Prepared = dict[str, Any]
-"""By name: tensors, which go to the device; `Seeds`, which stay on the host; and other values, which
-depend on the layout alone. Names that begin with `_` are for notes on the host."""
+"""By name: tensors, which go to the device; `Seeds`, which stay on the host; and other values,
+which depend on the layout alone. Names that begin with `_` are for notes on the host."""
 _ALIGNED = 64
 """Tensors begin at multiples of so many bytes, as GPUs read them best."""
 
@@ -116,7 +116,7 @@ class Packing:
 
 
 def signature(prepared: Mapping[str, Any]) -> tuple[Any, ...]:
-    """All of prepared values that is the same for all random numbers: shapes, types and settings."""
+    """All of prepared values that any random numbers leave as it is: shapes, types, settings."""
     return tuple((name, _form(value)) for name, value in for_device(prepared).items())
 
 
