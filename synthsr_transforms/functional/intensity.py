@@ -5,12 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .kernels import voxelwise
 
-def min_max(volume: Tensor, *, epsilon: float = 1e-7) -> Tensor:
+
+def min_max(
+    volume: Tensor, *, clip: tuple[float, float] | None = None, epsilon: float = 1e-7
+) -> Tensor:
     r"""Rescale each element and channel to \((x - \min) / (\max - \min + \epsilon)\).
 
     Args:
         volume: `(B, C, X, Y, Z)`.
+        clip: Bounds to clip to first; None does not clip.
         epsilon: Keeps constant volumes finite (they become 0).
 
     Returns:
@@ -20,6 +25,10 @@ def min_max(volume: Tensor, *, epsilon: float = 1e-7) -> Tensor:
         >>> min_max(torch.tensor([2.0, 4.0]).reshape(1, 1, 2, 1, 1)).flatten().tolist()
         [0.0, 1.0]
     """
+    if voxelwise.takes(volume):
+        return voxelwise.rescale(volume, clip, epsilon)
+    if clip is not None:
+        volume = volume.clamp(*clip)
     low = volume.amin(dim=(-3, -2, -1), keepdim=True)
     high = volume.amax(dim=(-3, -2, -1), keepdim=True)
     return (volume - low) / (high - low + epsilon)
@@ -40,6 +49,8 @@ def gamma_contrast(volume: Tensor, log_gamma: Tensor) -> Tensor:
         0.5
     """
     exponent = log_gamma.to(volume.device, volume.dtype, non_blocking=True).exp()
+    if voxelwise.takes(volume, numbers=(exponent,)):
+        return voxelwise.power(volume, exponent)
     return volume.sign() * volume.abs().pow(exponent[:, :, None, None, None])
 
 
@@ -70,6 +81,34 @@ def add_noise(
     if isinstance(std, Tensor):
         return torch.where(std > 0, noisy, volume)
     return noisy if std > 0 else volume
+
+
+def add_noise_by_channel(
+    volume: Tensor, noise: Tensor, std: Tensor, rician: Tensor | None = None
+) -> Tensor:
+    """Like `add_noise`, of a kind for each channel.
+
+    Args:
+        volume: `(B, C, X, Y, Z)`.
+        noise: Standard normal numbers, `(B, C, 1, X, Y, Z)`, or `(B, C, 2, X, Y, Z)`: real and
+            imaginary parts.
+        std: `(B, C)` on the same device, in the unit of the image.
+        rician: `(B, C)` booleans on the same device, with imaginary parts; None: no channel.
+
+    Returns:
+        Same shape as `volume`.
+    """
+    kinds = (std,) if rician is None else (std, rician)
+    parts = noise.unbind(2)
+    fits = parts[0].shape == volume.shape and len(parts) > len(kinds) - 1
+    if fits and voxelwise.takes(volume, numbers=kinds) and voxelwise.takes(noise.flatten(1, 2)):
+        return voxelwise.noisy(volume, noise, std, rician)
+    std = std[..., None, None, None]
+    noisy = torch.addcmul(volume, std, parts[0])
+    if rician is None:
+        return noisy
+    magnitude = torch.hypot(noisy, std * parts[1])
+    return torch.where(rician[..., None, None, None], magnitude, noisy)
 
 
 def total(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .cache import cached
-from .kernels import painting
+from .kernels import painting, voxelwise
 
 
 def tissue_mixture(labels: Tensor, means: Tensor, stds: Tensor, noise: Tensor) -> Tensor:
@@ -89,6 +89,27 @@ def look_up_each(labels: Tensor, table: Tensor) -> list[Tensor]:
     index, flat = index.flatten(), table.transpose(0, 1).reshape(channels, -1)
     shape = (len(labels), 1, *labels.shape[2:])
     return [channel.index_select(0, index).view(shape) for channel in flat.unbind()]
+
+
+def relabel(labels: Tensor, table: Tensor) -> Tensor:
+    """Exchange labels by a table.
+
+    Args:
+        labels: `(B, 1, X, Y, Z)`.
+        table: `(B, V)` the label that each becomes; those beyond the table stay.
+
+    Returns:
+        Same shape and dtype.
+
+    Examples:
+        >>> labels = torch.tensor([0, 1, 7]).reshape(1, 1, 3, 1, 1)
+        >>> relabel(labels, torch.tensor([[5, 6]])).flatten()
+        tensor([5, 6, 7])
+    """
+    if len(table) == len(labels) and voxelwise.takes_labels(labels, table):
+        return voxelwise.relabel(labels, table)
+    index = labels.int().clamp(0, table.shape[-1] - 1)
+    return torch.where(index == labels, look_up(index, table[:, None]).to(labels.dtype), labels)
 
 
 @cached(16)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from synthsr_transforms.functional.kernels.choice import kernels_on
 
 
@@ -25,7 +27,7 @@ def interpreted_kernels() -> Iterator[None]:
 
     interpreter._patch_lang_tensor = patch_too
     try:
-        with kernels_on("cpu", "cuda"):
+        with kernels_on("cpu", "cuda"), np.errstate(all="ignore"):
             yield
     finally:
         interpreter._patch_lang_tensor = patch

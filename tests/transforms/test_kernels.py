@@ -6,9 +6,10 @@ tests/transforms/test_kernels.py` runs them by Triton's interpreter, if Triton i
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -19,13 +20,15 @@ from synthsr_transforms.functional import (
     acquisition,
     blur,
     geometry,
+    intensity,
+    lesions,
     mixture,
     operators,
     resample,
     texture,
     warp,
 )
-from synthsr_transforms.functional.kernels import banded, choice, painting
+from synthsr_transforms.functional.kernels import banded, choice, painting, voxelwise
 from synthsr_transforms.functional.kernels import texture as vary
 from synthsr_transforms.functional.kernels import warp as sampling
 from synthsr_transforms.functional.kernels.choice import kernels_on, usable
@@ -276,6 +279,97 @@ def test_what_cannot_be_varied_by_kernels_is_varied_plainly(anywhere, labels, de
     assert not vary.can_vary(x, t, t, strength, labels.float(), table)
     assert not vary.can_vary(x, t, t, strength, labels, table.expand(2, -1, -1))
     assert not vary.can_vary(x, t, t, strength, labels, None)
+
+
+# Single voxels -----------------------------------------------------------------------------------
+
+
+def voxelwise_cases(labels: Tensor, device: torch.device) -> dict[str, Callable[[], Tensor]]:
+    """Functions of volumes of two channels, and of label maps."""
+    shape = labels.shape[2:]
+    image = 300 * random(2, 2, *shape, device=device) - 30
+    noise = random(2, 2, 2, *shape, device=device) - 0.5
+    real = noise[:, :, :1].contiguous()
+    field, near = (random(2, 1, *shape, device=device) for _ in range(2))
+    std, value = 20 * random(2, 2, device=device), 200 * random(2, 2, device=device)
+    rician = torch.tensor([[True, False], [False, True]], device=device)
+    height, lift = (torch.tensor(n, device=device) for n in ([0.4, math.inf], [0.5, 0.2]))
+    table, swap = random(1, 1, 8, device=device), torch.arange(16, device=device).view(2, 8).flip(1)
+    kept = torch.tensor([[0.3, 0.0], [-0.4, 0.1]])
+    return {
+        "min_max": lambda: intensity.min_max(image),
+        "clipped": lambda: intensity.min_max(image, clip=(0.0, 200.0)),
+        "one_value": lambda: intensity.min_max(torch.full_like(image, 3), clip=(0.0, 1.0)),
+        "gamma": lambda: intensity.gamma_contrast(image / 300, kept),
+        "noise": lambda: intensity.add_noise_by_channel(image, real, std),
+        "rician": lambda: intensity.add_noise_by_channel(image, noise, std, rician),
+        "relabel": lambda: mixture.relabel(labels, swap),
+        "relabel_short": lambda: mixture.relabel(labels.short(), swap.int()),
+        "share": lambda: lesions.lesion_share(field, height, 0.1, labels, table),
+        "near": lambda: lesions.lesion_share(field, height, 0.1, labels, table, near, lift),
+        "blend": lambda: lesions.blend_lesions(image, field, value, std),
+        "noisy_blend": lambda: lesions.blend_lesions(image, field, value, std, real[:, :, 0]),
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("min_max", "clipped", "one_value", "gamma", "noise", "rician"),
+        *("relabel", "relabel_short", "share", "near", "blend", "noisy_blend"),
+    ],
+)
+def test_voxels_change_by_kernels_as_without(kernels, monkeypatch, labels, case, device):
+    run = voxelwise_cases(labels, device)[case]
+    launched = []
+    launch = voxelwise._launch
+    monkeypatch.setattr(voxelwise, "_launch", lambda *a, **k: launched.append(launch(*a, **k)))
+    made = run()
+    assert launched
+    with kernels_on():
+        expected = run()
+    assert_near(made, expected)
+    if made.dtype != torch.float32:
+        assert torch.equal(made, expected)
+
+
+def test_what_does_nothing_changes_no_bit(kernels, labels, device):
+    image = random(2, 2, *labels.shape[2:], device=device)
+    zero, some = torch.zeros(2, 2, device=device), random(2, 2, device=device)
+    assert torch.equal(intensity.gamma_contrast(image, zero.cpu()), image)
+    never = torch.full((2,), math.inf, device=device)
+    table = torch.ones(1, 1, 8, device=device)
+    share = lesions.lesion_share(image[:, :1].contiguous(), never, 0.1, labels, table)
+    assert not share.any()
+    assert torch.equal(lesions.blend_lesions(image, share, some, some, image - 0.5), image)
+    none = torch.zeros(2, 2, dtype=torch.bool, device=device)
+    noise = torch.stack([image, image], 2)
+    assert torch.equal(intensity.add_noise_by_channel(image, noise, zero, none), image)
+
+
+def test_what_is_not_a_number_stays_so(kernels, labels, device):
+    image = random(2, 2, *labels.shape[2:], device=device)
+    image[0, 1, 3, 3, 3] = math.nan
+    made = intensity.min_max(image, clip=(0.0, 0.5))
+    assert made[0, 1].isnan().all()
+    assert made.isnan().sum() == image[0, 1].numel()
+    assert intensity.gamma_contrast(image, torch.ones(2, 2)).isnan().sum() == 1
+
+
+def test_volumes_of_other_kinds_are_changed_plainly(anywhere, labels, device):
+    image, number = random(2, 2, *labels.shape[2:], device=device), torch.ones(2, 2, device=device)
+    assert voxelwise.takes(image, image, numbers=(number, number > 0, number[:, 0]))
+    assert not voxelwise.takes(image, image[:, :1])
+    assert not voxelwise.takes(image.double())
+    assert not voxelwise.takes(image.transpose(2, 3))
+    assert not voxelwise.takes(image[:0])
+    assert not voxelwise.takes(image[0])
+    assert not voxelwise.takes(image, numbers=(number[:1],))
+    assert not voxelwise.takes(image, numbers=(number.double(),))
+    table = torch.ones(1, 8, device=device)
+    assert voxelwise.takes_labels(labels, table)
+    assert not voxelwise.takes_labels(labels.float(), table)
+    assert not voxelwise.takes_labels(labels.expand(2, 2, *labels.shape[2:]), table)
 
 
 # What is left to plain operations ----------------------------------------------------------------
