@@ -13,11 +13,11 @@ from torch import Tensor
 from synthsr_net.networks.unet import UNet3d
 from synthsr_transforms.support.memory import return_freed
 
-from .memory import HALO, Plan, plan_memory, slab_bytes
+from .memory import HALO, Plan, feature_multiple, plan_memory, slab_bytes
 from .precision import DTYPES, resolve_precision
 from .slabs import Box
 from .sliding_window import sliding_window
-from .streamed_unet import prepare
+from .streamed_unet import prepare, prepared_once
 
 LEFT_RIGHT = -3
 """Axis of `(..., X, Y, Z)` that is mirrored for test-time augmentation."""
@@ -97,7 +97,7 @@ def _part(output: Tensor, box: Box | None) -> Tensor:
 def _forward(network: UNet3d, x: Tensor, plan: Plan, dtype: torch.dtype) -> Pass:
     window = plan.window
     if window is not None:
-        exact = _exact(network, window, x.device, dtype, keep=True)
+        exact = _exact(network, window, x.device, dtype, plan)
 
         def tile(volume: Tensor) -> Tensor:
             return exact(volume, None, False)
@@ -108,7 +108,7 @@ def _forward(network: UNet3d, x: Tensor, plan: Plan, dtype: torch.dtype) -> Pass
 
         return windowed
     shape = (x.shape[-3], x.shape[-2], x.shape[-1])
-    return _exact(network, shape, x.device, dtype, keep=plan.strategy != "recompute")
+    return _exact(network, shape, x.device, dtype, plan)
 
 
 def _exact(
@@ -116,7 +116,7 @@ def _exact(
     shape: tuple[int, int, int],
     device: torch.device,
     dtype: torch.dtype,
-    keep: bool,
+    plan: Plan,
 ) -> Pass:
     if not network.config.halves(shape):
         same = copy.deepcopy(network).eval().to(dtype=dtype)
@@ -126,8 +126,12 @@ def _exact(
             return _part(same(volume[None].to(dtype))[0].float(), box)
 
         return whole
-    streamed = prepare(network, dtype)
-    elements = slab_bytes(device) // dtype.itemsize
+    if device.type == "cpu":
+        streamed = prepare(network, dtype)
+    else:
+        streamed = prepared_once(network, dtype, multiple=feature_multiple(device))
+    elements = (plan.slab_bytes or slab_bytes(device)) // dtype.itemsize
+    keep = plan.strategy != "recompute"
     return lambda volume, box, mirror: streamed(
         volume, slab_elements=elements, keep_first_skip=keep, box=box, mirror=mirror
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 
-from synthsr_net.networks.unet import UNetConfig
+from synthsr_net.networks.unet import WIDENED, UNetConfig
 from synthsr_transforms.support.memory import available_bytes
 from synthsr_transforms.support.messages import SynthSRError, bytes_in_words
 
@@ -26,6 +27,13 @@ RESERVE = 0.9
 
 _SLAB_BYTES = {"cpu": 8 * 2**20, "cuda": 2**26}
 _WORKSPACE_SLABS = {"cpu": 10, "cuda": 16}
+LARGE_SLAB_BYTES = 2**30
+"""Size of slabs on GPUs that have much memory, which is that of a whole level as a rule: so a host
+has less to launch, and nothing is padded or joined."""
+LARGE_SHARE = 0.5
+"""Share of the memory that may be used which such slabs may need."""
+FEATURE_MULTIPLE = 16
+"""Multiple to which numbers of features are padded on NVIDIA GPUs."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class Plan:
             whole volume, which changes the result everywhere: for `sliding_window` where the
             network has `instance` or `group` normalisation.
         box: Part of the output that is wanted, which takes less time and memory; None: all of it.
+        slab_bytes: Size of slabs; None: as `slab_bytes` says.
     """
 
     strategy: Strategy
@@ -49,6 +58,7 @@ class Plan:
     window: tuple[int, int, int] | None = None
     local_statistics: bool = False
     box: Box | None = None
+    slab_bytes: int | None = None
 
 
 def plan_memory(
@@ -83,16 +93,14 @@ def plan_memory(
     budget = int(RESERVE * available_bytes(device)) if max_bytes is None else max_bytes
     if window is not None:
         return _windowed(config, shape, window, kind, precision, flip)
-    for strategy in _exact_strategies(config, shape):
-        num_bytes = estimate_bytes(
-            config,
-            shape,
-            strategy,
-            device=kind,
-            precision=precision,
-            flip=flip,
-        )
-        plan = Plan(strategy, num_bytes)
+    estimate = partial(estimate_bytes, config, shape, device=kind, precision=precision, flip=flip)
+    strategies = _exact_strategies(config, shape)
+    if kind == "cuda" and "store" in strategies:
+        large = estimate("store", slab=LARGE_SLAB_BYTES)
+        if large <= LARGE_SHARE * budget:
+            return Plan("store", large, slab_bytes=LARGE_SLAB_BYTES)
+    for strategy in strategies:
+        plan = Plan(strategy, estimate(strategy))
         if plan.num_bytes <= budget:
             return plan
     step = _window_step(config)
@@ -119,6 +127,7 @@ def estimate_bytes(
     device: str = "cpu",
     precision: str = "fp32",
     flip: bool = True,
+    slab: int | None = None,
 ) -> int:
     """Estimate of the memory that a pass takes at most, with inputs, outputs and weights.
 
@@ -129,10 +138,13 @@ def estimate_bytes(
         device: `cpu` or `cuda`.
         precision: `fp32`, `tf32` or `bf16`.
         flip: Whether the output is averaged with that of the mirrored volume.
+        slab: Size of slabs in bytes; None: as `slab_bytes` says.
     """
     size = 2 if precision == "bf16" else 4
     voxels = [math.prod(-(-n // 2**level) for n in shape) for level in range(config.num_levels)]
-    tensors = [size * v * f for v, f in zip(voxels, config.features, strict=True)]
+    multiple = feature_multiple(device) if config.normalisation in WIDENED else 1
+    features = [-(-number // multiple) * multiple for number in config.features]
+    tensors = [size * v * f for v, f in zip(voxels, features, strict=True)]
     skips = [0 if strategy == "recompute" and not level else n for level, n in enumerate(tensors)]
     peak = 0
     for level in range(len(tensors)):  # what lives while a level is computed
@@ -141,7 +153,7 @@ def estimate_bytes(
         peak = max(peak, above + skips[level] + below)  # the result takes the place of the skip
     if strategy == "whole":  # nothing is streamed: upsampled, concatenated and convolved volumes
         peak = sum(tensors) + 4 * tensors[0] + (2 * tensors[1] if len(tensors) > 1 else 0)
-    slab = min(slab_bytes(device), tensors[0])
+    slab = min(slab or slab_bytes(device), tensors[0])
     workspace = 0 if strategy == "whole" else _WORKSPACE_SLABS.get(device, 8) * slab
     ends = 4 * voxels[0] * (3 * config.in_channels + _outputs(flip) * config.out_channels)
     return peak + workspace + ends + 3 * 4 * config.num_weights
@@ -150,6 +162,11 @@ def estimate_bytes(
 def slab_bytes(device: str | torch.device) -> int:
     """Size of slabs that suits a device: what its caches hold, or what keeps it busy."""
     return _SLAB_BYTES.get(torch.device(device).type, 2**28)
+
+
+def feature_multiple(device: str | torch.device) -> int:
+    """Multiple to which numbers of features are padded on a device."""
+    return FEATURE_MULTIPLE if torch.device(device).type == "cuda" else 1
 
 
 def _exact_strategies(config: UNetConfig, shape: Sequence[int]) -> tuple[Strategy, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
@@ -35,11 +36,18 @@ class Convolution:
         """Number of planes on each side that a plane of the result depends on."""
         return int(self.weight.shape[2]) // 2
 
-    def __call__(self, planes: Tensor) -> Tensor:
-        """Convolve planes that bring their neighbours along; beyond Y and Z lie zeros."""
+    def __call__(self, planes: Tensor, *, alone: bool = False) -> Tensor:
+        """Convolve planes that bring their neighbours along; beyond Y and Z lie zeros.
+
+        Args:
+            planes: `(X, Y, Z, C)`.
+            alone: Whether they are all there are, without neighbours, so that zeros lie beyond X
+                as well.
+        """
         if planes.shape[-1] == 1 and self.radius == 1 and self.weight.dtype == torch.float32:
-            return self._of_one_channel(planes)
-        return convolve(planes, self.weight, self.bias, self.radius)
+            return self._of_one_channel(_with_zeros(planes, 1, 1) if alone else planes)
+        around = (self.radius if alone else 0, self.radius, self.radius)
+        return convolve(planes, self.weight, self.bias, around)
 
     def _of_one_channel(self, planes: Tensor) -> Tensor:
         """The same with the 9 neighbours in a plane as channels: twice as fast on CPUs."""
@@ -47,19 +55,21 @@ class Convolution:
         padded = F.pad(planes[..., 0], (1, 1, 1, 1))
         neighbours = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
         weight = self.weight.reshape(-1, 1, 3, 9).permute(0, 3, 2, 1)[..., None]
-        return convolve(torch.stack(neighbours, dim=-1), packed(weight), self.bias, 0)
+        return convolve(torch.stack(neighbours, dim=-1), packed(weight), self.bias, (0, 0, 0))
 
 
-def convolve(planes: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-    """Convolution with zeros beyond Y and Z.
+def convolve(
+    planes: Tensor, weight: Tensor, bias: Tensor | None, around: tuple[int, int, int]
+) -> Tensor:
+    """Convolution with zeros beyond the borders.
 
     Args:
         planes: `(X, Y, Z, C)`.
         weight: `(O, C, k, k, k)`.
         bias: `(O,)` or None.
-        padding: Number of zeros at the borders of Y and Z.
+        around: Number of zeros at the borders of X, Y and Z.
     """
-    x, around = channels_first(planes.to(weight.dtype)), (0, padding, padding)
+    x = channels_first(planes.to(weight.dtype))
     if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
         # conv3d would take a slow path for thin slabs
         once = (1, 1, 1)
@@ -90,16 +100,17 @@ def cut(volume: Tensor, thickness: int) -> Iterator[Tensor]:
 def convolved(slabs: Slabs, convolution: Convolution) -> Iterator[Tensor]:
     """Slabs of the convolution of a volume, with zeros beyond it."""
     radius = convolution.radius
-    waiting: Tensor | None = None  # planes whose results follow, with their neighbours before
-    for slab in slabs:
-        if waiting is None:
-            waiting = _with_zeros(slab, before=radius)
-        elif waiting.shape[0] <= 2 * radius:
+    first, others = _first_of(slabs)
+    if others is None:
+        yield convolution(first, alone=True)
+        return
+    waiting = _with_zeros(first, before=radius)  # what follows, with its neighbours before
+    for slab in others:
+        if waiting.shape[0] <= 2 * radius:
             waiting = torch.cat([waiting, slab])
         else:
             yield convolution(waiting)
             waiting = torch.cat([waiting[waiting.shape[0] - 2 * radius :], slab])
-    assert waiting is not None
     yield convolution(_with_zeros(waiting, after=radius))
 
 
@@ -111,20 +122,30 @@ def convolved_phases(slabs: Slabs, convolution: Convolution, channels: int) -> I
         convolution: With a kernel of `phase_convolution.phase_weight`.
         channels: Number of channels of the result.
     """
-    waiting: Tensor | None = None
-    first = 1  # the first plane of all lies outside
-    for slab in slabs:
-        if waiting is None:
-            waiting = _with_zeros(slab, before=1)
-            continue
-        yield _phases(waiting, convolution, channels)[first:]
-        waiting, first = torch.cat([waiting[-1:], slab]), 0
-    assert waiting is not None
-    yield _phases(_with_zeros(waiting, after=1), convolution, channels)[first:-1]
+    first, others = _first_of(slabs)
+    if others is None:
+        yield _phases(first, convolution, channels, alone=True)[1:-1]
+        return
+    waiting = _with_zeros(first, before=1)
+    begin = 1  # the first plane of all lies outside
+    for slab in others:
+        yield _phases(waiting, convolution, channels)[begin:]
+        waiting, begin = torch.cat([waiting[-1:], slab]), 0
+    yield _phases(_with_zeros(waiting, after=1), convolution, channels)[begin:-1]
 
 
-def _phases(planes: Tensor, convolution: Convolution, channels: int) -> Tensor:
-    return interleave(convolve(planes, convolution.weight, convolution.bias, 1), channels)
+def _first_of(slabs: Slabs) -> tuple[Tensor, Slabs | None]:
+    """The first slab and the others, None if there are none."""
+    rest = iter(slabs)
+    first, second = next(rest), next(rest, None)
+    return first, None if second is None else chain([second], rest)
+
+
+def _phases(
+    planes: Tensor, convolution: Convolution, channels: int, *, alone: bool = False
+) -> Tensor:
+    around = (int(alone), 1, 1)
+    return interleave(convolve(planes, convolution.weight, convolution.bias, around), channels)
 
 
 def _with_zeros(slab: Tensor, before: int = 0, after: int = 0) -> Tensor:

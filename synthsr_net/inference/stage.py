@@ -64,6 +64,7 @@ class Stage:
         convs: Convolutions; the first of a decoder level is that of the skip connection.
         low: Convolution of the small volume in a decoder level, else None.
         norm: Normalisation that follows, or None.
+        affine: Its weight and bias.
         signs: -1 where the normalisation reverses the order of numbers, else 1: `(C,)`. None if
             it never does.
         activation: Follows each convolution, in place where it can.
@@ -72,6 +73,7 @@ class Stage:
     convs: tuple[Convolution, ...]
     low: Convolution | None
     norm: Norm | None
+    affine: tuple[Tensor, Tensor] | None
     signs: Tensor | None
     activation: Callable[[Tensor], Tensor]
 
@@ -120,23 +122,24 @@ class Stage:
             statistics: Those of the result, if `measures`.
             halved: Whether the slabs come from `halved`.
         """
-        if self.norm is None:
+        if self.norm is None or self.affine is None:
             return None
         mean, variance = self._moments(statistics)
-        weight: Tensor = self.norm.weight
+        weight, bias = self.affine
         if halved and self.signs is not None:
             mean, weight = mean * self.signs, weight * self.signs
-        bias, eps = self.norm.bias, self.norm.eps
+        eps = self.norm.eps
         return partial(_normalised, mean=mean, variance=variance, weight=weight, bias=bias, eps=eps)
 
     def folded(self, head: Convolution, statistics: Statistics) -> Convolution:
         """A 1x1x1 convolution that applies the normalisation on its way."""
-        if self.norm is None:
+        if self.norm is None or self.affine is None:
             return head
         assert head.bias is not None
         mean, variance = self._moments(statistics)
-        scale = self.norm.weight.float() / torch.sqrt(variance + self.norm.eps)
-        shift = self.norm.bias.float() - mean * scale
+        weight, bias = self.affine
+        scale = weight.float() / torch.sqrt(variance + self.norm.eps)
+        shift = bias.float() - mean * scale
         bias = head.bias + head.weight[:, :, 0, 0, 0] @ shift
         return Convolution(head.weight * scale.view(-1, 1, 1, 1), bias)
 
@@ -157,7 +160,15 @@ def _normalised(
     return channels_last(F.batch_norm(channels_first(slab), mean, variance, weight, bias, eps=eps))
 
 
-def stage_of(level: nn.Module, dtype: torch.dtype, activation: str, *, joins: bool) -> Stage:
+def stage_of(
+    level: nn.Module,
+    dtype: torch.dtype,
+    activation: str,
+    *,
+    joins: bool,
+    multiple: int = 1,
+    multiple_in: int | None = None,
+) -> Stage:
     """Rearrange the weights of a level.
 
     Args:
@@ -165,22 +176,32 @@ def stage_of(level: nn.Module, dtype: torch.dtype, activation: str, *, joins: bo
         dtype: Precision of the products.
         activation: One of `ACTIVATIONS`.
         joins: Whether the level is one of the decoder.
+        multiple: Features are padded with zeros to multiples of this, if the normalisation is one
+            of `unet.WIDENED`.
+        multiple_in: The same for the input of the level; None: as features.
     """
     assert isinstance(level, Level)
     first, *others = [weights(conv) for conv in level.convs]
+    entry = multiple if multiple_in is None else multiple_in
     low = None
     if joins:
         own = level.skip_channels
-        low = _cast(_of_upsampled(first.weight[:, own:]), dtype)
+        small = widened(Convolution(first.weight[:, own:], None), multiple, entry)
+        low = _cast(_of_upsampled(small.weight), dtype)
         first = Convolution(first.weight[:, :own], first.bias)
-    convolutions = tuple(_cast(convolution, dtype) for convolution in (first, *others))
-    norm, signs = None, None
+    first = widened(first, multiple, entry)
+    wide = (first, *(widened(convolution, multiple, multiple) for convolution in others))
+    convolutions = tuple(_cast(convolution, dtype) for convolution in wide)
+    norm, affine, signs = None, None, None
     if not isinstance(level.norm, nn.Identity):
         assert isinstance(level.norm, Norm)
-        norm, negative = level.norm, level.norm.weight < 0
+        norm = level.norm
+        more = len(first.weight) - norm.weight.numel()
+        affine = F.pad(norm.weight, (0, more)), F.pad(norm.bias, (0, more))
+        negative = affine[0] < 0
         signs = torch.where(negative, -1, 1).to(dtype) if bool(negative.any()) else None
     function = IN_PLACE.get(activation) or ACTIVATIONS[activation]
-    return Stage(convolutions, low, norm, signs, function)
+    return Stage(convolutions, low, norm, affine, signs, function)
 
 
 def exact_at_the_end(stage: Stage, level: nn.Module) -> Stage:
@@ -192,8 +213,25 @@ def exact_at_the_end(stage: Stage, level: nn.Module) -> Stage:
     assert isinstance(level, Level)
     if stage.low is not None and len(stage.convs) == 1:
         return stage  # what it is added to has the lower precision
-    last = _cast(weights(level.convs[-1]), torch.float32)
-    return replace(stage, convs=(*stage.convs[:-1], last))
+    features, channels = stage.convs[-1].weight.shape[:2]
+    exact = widened(weights(level.convs[-1]), features, channels)
+    return replace(stage, convs=(*stage.convs[:-1], _cast(exact, torch.float32)))
+
+
+def widened(convolution: Convolution, multiple: int, multiple_in: int = 1) -> Convolution:
+    """A convolution with further features of zeros, for inputs with such.
+
+    Args:
+        convolution: The convolution.
+        multiple: Of which the number of its features becomes a multiple.
+        multiple_in: Of which the number of its input channels becomes one.
+    """
+    weight, bias = convolution.weight, convolution.bias
+    more, more_in = -len(weight) % multiple, -weight.shape[1] % multiple_in
+    if not more and not more_in:
+        return convolution
+    weight = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, more_in, 0, more))
+    return Convolution(weight, None if bias is None else F.pad(bias, (0, more)))
 
 
 def weights(conv: nn.Module) -> Convolution:

@@ -13,17 +13,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
 
 from synthsr_net.networks.normalisation import Statistics
-from synthsr_net.networks.unet import UNet3d
+from synthsr_net.networks.unet import WIDENED, UNet3d
 from synthsr_transforms.support.memory import return_freed
 
 from .slabs import Box, Convolution, Slabs, copied, cut, fill, mapped, measured
-from .stage import Stage, Volume, exact_at_the_end, stage_of, weights
+from .stage import Stage, Volume, exact_at_the_end, stage_of, weights, widened
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class StreamedUNet:
             `(O, X, Y, Z)` float32, of the box if there is one.
         """
         turned = x.flip(1) if mirror else x
-        source = Volume(turned.permute(1, 2, 3, 0).contiguous().to(self.dtype))
+        source = Volume(self._source(turned))
         del turned
         shape = source.data.shape
         inner: tuple[slice, ...] = (slice(None), *box) if box else ()
@@ -93,6 +95,12 @@ class StreamedUNet:
             shape = torch.Size([*(part.stop - part.start for part in around), shape[3]])
         reads, ends = (skip, small, source, slab_elements), (skip, shape, slab_elements)
         return self._outputs(stage, lambda level: self._decoded(level, *reads), *ends)[inner]
+
+    def _source(self, x: Tensor) -> Tensor:
+        """The input `(X, Y, Z, C)`, with channels of zeros where the first level expects more."""
+        last = x.permute(1, 2, 3, 0).contiguous().to(self.dtype)
+        more = self.encoder[0].convs[0].weight.shape[1] - last.shape[3]
+        return F.pad(last, (0, more)) if more else last
 
     def _outputs(
         self,
@@ -247,33 +255,60 @@ def _thickness(shape: torch.Size, stage: Stage, slab_elements: int) -> int:
     return max(2, slab_elements // plane // 2 * 2)
 
 
-def prepare(network: UNet3d, dtype: torch.dtype) -> StreamedUNet:
+def prepare(network: UNet3d, dtype: torch.dtype, *, multiple: int = 1) -> StreamedUNet:
     """Rearrange the weights of a network for streaming.
 
     Args:
         network: In inference.
         dtype: Precision of the products; sums are float32 inside every layer, and so are the last
             convolution and the head.
+        multiple: Features are padded with zeros to multiples of this, if the normalisation allows
+            it: GPUs take longer to multiply others. The result is the same up to the order of sums.
     """
     kind = network.config.activation
-    encoder = [stage_of(level, dtype, kind, joins=False) for level in network.encoder]
-    decoder = [stage_of(level, dtype, kind, joins=True) for level in network.decoder]
+    multiple = multiple if network.config.normalisation in WIDENED else 1
+    make = partial(stage_of, dtype=dtype, activation=kind, multiple=multiple)
+    first = min(multiple, INPUT_MULTIPLE)
+    encoder = [
+        make(level, joins=False, multiple_in=None if depth else first)
+        for depth, level in enumerate(network.encoder)
+    ]
+    decoder = [make(level, joins=True) for level in network.decoder]
     last, level = (decoder, network.decoder) if decoder else (encoder, network.encoder)
     last[-1] = exact_at_the_end(last[-1], level[-1])
+    scales = None
+    if network.scales:
+        own, end = network.scales
+        stage = make(own, joins=bool(decoder), multiple_in=None if decoder else first)
+        scales = exact_at_the_end(stage, own), widened(weights(end), 1, stage.features)
     return StreamedUNet(
         encoder=tuple(encoder),
         decoder=tuple(decoder),
-        head=weights(network.head),
-        scales=_second_head(network, dtype),
+        head=widened(weights(network.head), 1, last[-1].features),
+        scales=scales,
         softmax=network.config.softmax,
         dtype=dtype,
     )
 
 
-def _second_head(network: UNet3d, dtype: torch.dtype) -> tuple[Stage, Convolution] | None:
-    if not network.scales:
-        return None
-    level, last = network.scales
-    joins = len(network.decoder) > 0
-    stage = stage_of(level, dtype, network.config.activation, joins=joins)
-    return exact_at_the_end(stage, level), weights(last)
+INPUT_MULTIPLE = 8
+"""Channels of the input are padded to a multiple of this at most."""
+_PREPARED: WeakKeyDictionary[UNet3d, dict[Any, tuple[Any, StreamedUNet]]] = WeakKeyDictionary()
+
+
+def prepared_once(network: UNet3d, dtype: torch.dtype, *, multiple: int = 1) -> StreamedUNet:
+    """`prepare`, whose result is kept as long as the weights are not changed.
+
+    Weights that take gradients are expected to change, so that nothing is kept.
+    """
+    tensors = [*network.parameters(), *network.buffers()]
+    if any(tensor.requires_grad or tensor.is_inference() for tensor in tensors):
+        return prepare(network, dtype, multiple=multiple)
+    made = _PREPARED.setdefault(network, {})
+    state = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+    key = dtype, multiple
+    if key not in made or made[key][0] != state:
+        made[key] = state, prepare(network, dtype, multiple=multiple)
+        if tensors[0].is_cuda:  # other threads use it on streams of their own
+            torch.cuda.current_stream(tensors[0].device).synchronize()
+    return made[key][1]

@@ -17,7 +17,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from synthsr_net.inference.forward import predict_volume
-from synthsr_net.inference.memory import Plan, estimate_bytes, plan_memory
+from synthsr_net.inference.memory import (
+    LARGE_SLAB_BYTES,
+    Plan,
+    estimate_bytes,
+    plan_memory,
+)
 from synthsr_net.inference.precision import resolve_precision
 from synthsr_net.inference.slabs import (
     Box,
@@ -31,7 +36,7 @@ from synthsr_net.inference.slabs import (
     pooled,
 )
 from synthsr_net.inference.sliding_window import sliding_window, window_starts, window_weight
-from synthsr_net.inference.streamed_unet import prepare
+from synthsr_net.inference.streamed_unet import prepare, prepared_once
 from synthsr_net.networks.normalisation import InstanceNorm
 from synthsr_net.networks.phase_convolution import interleave, phase_weight
 from synthsr_net.networks.unet import UNet3d, UNetConfig
@@ -89,13 +94,19 @@ def assert_close(result: Tensor, expected: Tensor, tolerance: float = 1e-5) -> N
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
 @pytest.mark.parametrize("keep_first_skip", [True, False])
-@pytest.mark.parametrize("slab_elements", [1, 3000, 10**9])
+@pytest.mark.parametrize(
+    ("slab_elements", "multiple"), [(1, 1), (3000, 1), (10**9, 1), (3000, 16), (10**9, 4)]
+)
 def test_slabs_give_what_the_network_gives(
-    architecture: dict[str, Any], keep_first_skip: bool, slab_elements: int, device: torch.device
+    architecture: dict[str, Any],
+    keep_first_skip: bool,
+    slab_elements: int,
+    multiple: int,
+    device: torch.device,
 ) -> None:
     network = network_of(device, **architecture)
     x = volume_of(network.config.in_channels, 12, 8, 20).to(device)
-    streamed = prepare(network, torch.float32)
+    streamed = prepare(network, torch.float32, multiple=multiple)
     result = streamed(x, slab_elements=slab_elements, keep_first_skip=keep_first_skip)
     assert result.dtype == torch.float32
     assert_close(result, network(x[None])[0])
@@ -139,6 +150,35 @@ def test_the_published_architecture_in_slabs(device: torch.device) -> None:
     x = volume_of(1, 32, 48, 16).to(device)
     result = prepare(network, torch.float32)(x, slab_elements=50_000)
     assert_close(result, network(x[None])[0])
+
+
+@pytest.mark.parametrize("normalisation", ["instance", "none"])
+def test_features_are_multiples_of_what_devices_multiply_soonest(normalisation: str) -> None:
+    network = network_of(
+        num_features=5, normalisation=normalisation, scale_features=3, out_channels=2
+    )
+    streamed = prepare(network, torch.bfloat16, multiple=16)
+    stages = [*streamed.encoder, *streamed.decoder, streamed.scales[0]]
+    weights = [conv.weight for stage in stages for conv in stage.convs]
+    weights += [stage.low.weight for stage in stages if stage.low is not None]
+    assert weights[0].shape[1] == 8
+    assert all(weight.shape[0] % 16 == 0 for weight in weights)
+    assert all(weight.shape[1] % 16 == 0 for weight in weights[1:])
+
+
+def test_what_is_prepared_of_weights_is_kept_until_they_change() -> None:
+    network = network_of()
+    first = prepared_once(network, torch.float32)
+    assert prepared_once(network, torch.float32) is first
+    assert prepared_once(network, torch.bfloat16) is not first
+    x = volume_of(1, 8, 8, 8)
+    before = first(x, slab_elements=10**9)
+    network.load_state_dict(network_of(seed=1).state_dict())
+    changed = prepared_once(network, torch.float32)
+    assert_close(changed(x, slab_elements=10**9), network(x[None])[0])
+    assert not torch.allclose(before, changed(x, slab_elements=10**9))
+    network.requires_grad_(True)
+    assert prepared_once(network, torch.float32) is not prepared_once(network, torch.float32)
 
 
 @pytest.mark.parametrize("scale", [1.0, -1.0])
@@ -401,6 +441,18 @@ def test_exact_strategies_come_before_tiles() -> None:
         assert plan.num_bytes <= budget
     assert kinds == ["store", "recompute", "sliding_window"]
     assert sizes == sorted(sizes, reverse=True)
+
+
+def test_gpus_with_much_memory_get_large_slabs() -> None:
+    config = UNetConfig(normalisation="instance")
+    much, little = (
+        plan_memory(config, HEAD, device="cuda", precision="bf16", max_bytes=budget)
+        for budget in (10**11, 4 * 10**9)
+    )
+    assert (much.strategy, little.strategy) == ("store", "store")
+    assert much.slab_bytes == LARGE_SLAB_BYTES
+    assert little.slab_bytes is None
+    assert little.num_bytes < much.num_bytes < 10**10
 
 
 def test_half_precision_takes_less_memory() -> None:
