@@ -366,4 +366,11 @@ def _plain(value: Any) -> Any:
 
 
 def _extent(low: Number, high: Number) -> tuple[float, float]:
-    return torch.tensor(low).min().item(), torch.tensor(high).max().item()
+    return min(_flat(low)), max(_flat(high))
+
+
+def _flat(value: Number) -> list[float]:
+    """All numbers of one or several rows."""
+    if not isinstance(value, tuple):
+        return [float(value)]
+    return [number for part in value for number in _flat(part)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -43,7 +43,29 @@ def derive_seed(seed: int, *path: int) -> int:
     return int(state.generate_state(1, np.uint64)[0] >> np.uint64(11))
 
 
-def normal_field(seeds: Tensor, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+class Seeds:
+    """Seeds of fields, which stay on the host where other parameters go to a device.
+
+    Args:
+        numbers: `(B,)` whole numbers, on the CPU.
+    """
+
+    def __init__(self, numbers: Tensor) -> None:
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def generators(self, device: torch.device | str) -> Iterator[Generator]:
+        """A generator that stands at each seed, to be used before the next is asked for."""
+        generator = torch.Generator(device=device)
+        for seed in self.numbers.tolist():
+            yield generator.manual_seed(int(seed))
+
+
+def normal_field(
+    seeds: Tensor | Seeds, shape: Sequence[int], device: torch.device | str = "cpu"
+) -> Tensor:
     """Standard normal numbers, each element from its own seed.
 
     An element of a batch is the same as that element alone. The numbers depend on the type of
@@ -67,7 +89,7 @@ def normal_field(seeds: Tensor, shape: Sequence[int], device: torch.device | str
 
 
 def normal_numbers(
-    seeds: Tensor, counts: Sequence[int], device: torch.device | str = "cpu"
+    seeds: Tensor | Seeds, counts: Sequence[int], device: torch.device | str = "cpu"
 ) -> Tensor:
     """Standard normal numbers in a row, so many of each seed; see `normal_field`.
 
@@ -80,7 +102,8 @@ def normal_numbers(
         `(sum of counts,)` float32.
     """
     result = torch.empty(sum(counts), device=device)
-    generator = torch.Generator(device=device)
-    for part, seed in zip(result.split(list(counts)), seeds.tolist(), strict=True):
-        part.normal_(generator=generator.manual_seed(int(seed)))
+    own = seeds if isinstance(seeds, Seeds) else Seeds(seeds)
+    parts = result.split(list(counts))
+    for part, generator in zip(parts, own.generators(device), strict=True):
+        part.normal_(generator=generator)
     return result

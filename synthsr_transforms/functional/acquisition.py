@@ -156,34 +156,97 @@ def acquire_slices(
     Returns:
         `(B, C, *output_shape)`.
     """
-    device = volume.device
+    rows, sizes = acquisition_rows(
+        plan, sigma, output_shape, window_sigma=window_sigma, truncate=truncate, boundary=boundary
+    )
+    rows = rows.to(volume.device, non_blocking=True)
+    return acquire(volume, rows, sizes, at_low_resolution)
+
+
+class AcquisitionSizes(NamedTuple):
+    """What is known of an acquisition without its numbers.
+
+    Attributes:
+        counts: Slices along each axis that are computed.
+        output_shape: Three sizes of the output.
+        boundary: See `acquire_slices`.
+        reach: See `operators.kernel_reach`.
+    """
+
+    counts: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    boundary: str
+    reach: int
+
+
+def acquisition_rows(
+    plan: SlicePlan,
+    sigma: Tensor,
+    output_shape: Sequence[int],
+    *,
+    window_sigma: Tensor | None = None,
+    truncate: float = 1.25,
+    boundary: str = "renormalise",
+    counts: Sequence[int] | None = None,
+) -> tuple[Tensor, AcquisitionSizes]:
+    """What `acquire_slices` computes on the host: places of slices, and widths of the blur.
+
+    Args:
+        plan: See `acquire_slices`.
+        sigma: Likewise.
+        output_shape: Likewise.
+        window_sigma: Likewise.
+        truncate: Likewise.
+        boundary: Likewise.
+        counts: Slices to compute along each axis, at least as many as any element has; None
+            computes no more than these.
+
+    Returns:
+        `(B, C, 3, any)` float32, and sizes, both for `acquire`.
+    """
     radius = gaussian_radius(sigma if window_sigma is None else window_sigma, truncate)
     reach = kernel_reach(radius, boundary)
-    counts = plan.low_shape.amax(dim=(0, 1)).tolist()
-    if plan.alignment == "corner_open":
-        counts = [min(m + 1, n) for m, n in zip(counts, plan.shape, strict=True)]
+    if counts is None:
+        counts = plan.low_shape.amax(dim=(0, 1)).tolist()
+        if plan.alignment == "corner_open":
+            counts = [min(m + 1, n) for m, n in zip(counts, plan.shape, strict=True)]
     where, back = slice_positions(plan, counts), slice_coordinates(plan, output_shape, counts)
     ends = torch.tensor([[n - 1.0] for n in counts])
     sigma, radius = bounded(sigma.float(), radius.float())
     parts = [where, back.clamp(min=0).minimum(ends), sigma[..., None], radius[..., None]]
-    where, back, *widths = _sent(parts, device)
-    sigma, radius = (width[..., 0] for width in widths)
-    rows = gaussian_rows(where, plan.shape, sigma, radius, boundary, reach)
-    down = per_axis(rows, counts, plan.shape)
+    rows = [part.float().expand(*where.shape[:-1], -1) for part in parts]
+    sizes = AcquisitionSizes(tuple(counts), tuple(output_shape), boundary, reach)
+    return torch.cat(rows, -1), sizes
+
+
+def acquire(
+    volume: Tensor,
+    rows: Tensor,
+    sizes: AcquisitionSizes,
+    at_low_resolution: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Blur, take slices and interpolate, see `acquire_slices`.
+
+    Args:
+        volume: `(B, C, X, Y, Z)` floating point.
+        rows: From `acquisition_rows`, on the device of the volume.
+        sizes: Likewise.
+        at_low_resolution: See `acquire_slices`.
+
+    Returns:
+        `(B, C, *output_shape)`.
+    """
+    counts, output_shape, boundary, reach = sizes
+    where, back, sigma, radius = rows.split([max(counts), max(output_shape), 1, 1], -1)
+    shape = volume.shape[2:]
+    weights = gaussian_rows(where, shape, sigma[..., 0], radius[..., 0], boundary, reach)
+    down = per_axis(weights, counts, shape)
     up = per_axis(interpolation_weights(back, max(counts)), output_shape, counts)
     if at_low_resolution is None:
-        with full_precision(device.type):
+        with full_precision(volume.device.type):
             there_and_back = [u @ d for u, d in zip(up, down, strict=True)]
         return apply_separable(volume, there_and_back)
     return apply_separable(at_low_resolution(apply_separable(volume, down)), up)
-
-
-def _sent(parts: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Tensors `(B, C, 3, any)` on another device in float32, by one copy."""
-    lead = parts[0].shape[:-1]
-    rows = [part.to(parts[0].device, torch.float32).expand(*lead, -1) for part in parts]
-    together = torch.cat(rows, -1).to(device, non_blocking=True)
-    return list(together.split([row.shape[-1] for row in rows], -1))
 
 
 def slice_operator(size: int, centres: Tensor, width: float) -> Tensor:

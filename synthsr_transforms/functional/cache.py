@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, wraps
 from typing import Any, TypeVar
 
@@ -37,11 +39,36 @@ def cached(number: int) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
         @wraps(make)
         def call(*args: Any) -> Made:
             device = torch.device(args[-1])
-            return made(_stream(device), *args[:-1], device)
+            key = (make, *args[:-1], device)
+            held = getattr(_HELD, "results", None)
+            if held is None:
+                return made(_stream(device), *args[:-1], device)
+            if key not in held:
+                held[key] = made(_stream(device), *args[:-1], device)
+            result: Made = held[key]
+            return result
 
         return call
 
     return decorate
+
+
+@contextmanager
+def holding(results: dict[Any, Any]) -> Iterator[None]:
+    """Hold what cached functions give to this thread, and give the same again.
+
+    Args:
+        results: Those that are held already, and after it those that were needed.
+    """
+    before = getattr(_HELD, "results", None)
+    _HELD.results = results
+    try:
+        yield
+    finally:
+        _HELD.results = before
+
+
+_HELD = threading.local()
 
 
 def _stream(device: torch.device) -> int:

@@ -81,13 +81,21 @@ def elastic_displacement(
     Returns:
         `(B, 3, h, w, d)` displacement in voxels of the full grid, for `warp.patch_coordinates`.
     """
-    divisor = 2 if half_grid_units else 4
-    sizes = [max(n // divisor, m) for n, m in zip(shape, coarse_velocity.shape[2:], strict=True)]
+    sizes = displacement_shape(coarse_velocity.shape[2:], shape, half_grid_units=half_grid_units)
     velocity = resize(coarse_velocity, sizes)
     if half_grid_units:
         return integrate_velocity(velocity)
     ratio = _ratio(tuple(shape), tuple(sizes), velocity.device)
     return integrate_velocity(velocity / ratio) * ratio
+
+
+def displacement_shape(
+    coarse: Sequence[int], shape: Sequence[int], *, half_grid_units: bool = False
+) -> tuple[int, int, int]:
+    """Sizes of the displacement of `elastic_displacement` for a coarse and a full grid."""
+    divisor = 2 if half_grid_units else 4
+    x, y, z = (max(n // divisor, m) for n, m in zip(shape, coarse, strict=True))
+    return x, y, z
 
 
 def bias_field(coarse_log: Tensor, shape: Sequence[int]) -> Tensor:
@@ -150,17 +158,50 @@ def smooth_normal_fields(
     return result
 
 
+def padded_normal_fields(
+    coarse: Tensor, steps: Tensor, shape: Sequence[int], width: float = 0.7
+) -> Tensor:
+    """Like `smooth_normal_fields`, for coarse grids in the corners of grids of one size.
+
+    Args:
+        coarse: `(B, a, b, c)`, whose other numbers do not count.
+        steps: See `coarse_steps`, on the device of `coarse`.
+        shape: Three output sizes.
+        width: Standard deviation of the weights, in steps of the coarse grid.
+
+    Returns:
+        `(B, 1, *shape)`.
+    """
+    sizes = coarse.shape[1:]
+    weights = _gaussian_weights(steps, max(sizes), shape, width, cut=True)
+    weights = weights / weights.norm(dim=-1, keepdim=True)
+    return apply_separable(coarse[:, None], per_axis(weights[:, None], shape, sizes))
+
+
+def coarse_steps(sizes: Sequence[Sequence[int]], shape: Sequence[int]) -> Tensor:
+    """Steps of coarse grids per voxel, and their sizes, `(2, B, 3)`."""
+    steps = [[(m - 1) / max(n - 1, 1) for n, m in zip(shape, own, strict=True)] for own in sizes]
+    return torch.tensor([steps, [list(map(float, own)) for own in sizes]])
+
+
 def _smooth_weights(
     sizes: Sequence[Sequence[int]], shape: Sequence[int], width: float, device: torch.device
 ) -> Tensor:
     """Gaussian weights of the coarse points of each axis, `(B, 3, longest axis, most points)`."""
-    steps = [[(m - 1) / max(n - 1, 1) for n, m in zip(shape, own, strict=True)] for own in sizes]
-    both = torch.tensor([steps, [list(map(float, own)) for own in sizes]])
-    both = both.to(device, non_blocking=True)[..., None]
-    points = voxel_indices(max(max(own) for own in sizes), device)
-    where = voxel_indices(max(shape), device) * both[0]
+    steps = coarse_steps(sizes, shape).to(device, non_blocking=True)
+    cut = any(len(set(own)) > 1 for own in sizes)
+    return _gaussian_weights(steps, max(max(own) for own in sizes), shape, width, cut=cut)
+
+
+def _gaussian_weights(
+    steps: Tensor, most: int, shape: Sequence[int], width: float, *, cut: bool
+) -> Tensor:
+    """Weights of so many coarse points, 0 from the size of each grid on if they are cut."""
+    both = steps[..., None]
+    points = voxel_indices(most, steps.device)
+    where = voxel_indices(max(shape), steps.device) * both[0]
     weights = torch.exp(((where[..., None] - points) / width).square_().mul_(-0.5))
-    if any(len(set(own)) > 1 for own in sizes):
+    if cut:
         weights = weights * (points < both[1])[..., None, :]
     return weights
 

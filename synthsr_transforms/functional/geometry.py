@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,13 +48,24 @@ def affine_matrix(
 def rotation_matrix(rotation_degrees: Tensor) -> Tensor:
     r"""Rotations \(R_x R_y R_z\) from `(B, 3)` angles in degrees, as `(B, 3, 3)` float64."""
     angles = torch.deg2rad(rotation_degrees.double())
-    (cx, cy, cz), (sx, sy, sz) = angles.cos().unbind(1), angles.sin().unbind(1)
+    cosines, sines = angles.cos(), angles.sin()
+    if angles.device.type == "cpu" and not angles.requires_grad:  # quicker on a few numbers
+        numbers = zip(cosines.tolist(), sines.tolist(), strict=True)
+        matrices = [_rotation_entries(*own) for own in numbers]
+        return torch.tensor(matrices, dtype=torch.float64).view(-1, 3, 3)
+    entries = _rotation_entries(cosines.unbind(1), sines.unbind(1))
+    return torch.stack(entries, dim=1).view(-1, 3, 3)
+
+
+def _rotation_entries(cosines: Any, sines: Any) -> list[Any]:
+    """The nine entries of rotations, row by row, from those of the angles about three axes."""
+    (cx, cy, cz), (sx, sy, sz) = cosines, sines
     rows = [
         [cy * cz, -cy * sz, sy],
         [cx * sz + sx * sy * cz, cx * cz - sx * sy * sz, -sx * cy],
         [sx * sz - cx * sy * cz, sx * cz + cx * sy * sz, cx * cy],
     ]
-    return torch.stack([entry for row in rows for entry in row], dim=1).view(-1, 3, 3)
+    return [entry for row in rows for entry in row]
 
 
 def _shearing_matrix(shearing: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -126,14 +127,17 @@ def crop_start(
     Returns:
         `(B, 3)` whole numbers.
     """
-    size, wanted = torch.tensor(list(shape)), torch.tensor(list(crop_shape))
-    low, high = torch.zeros_like(size), size - wanted
-    if box is not None:
-        begin, end = box[:, 0], box[:, 1] - wanted
-        low, high = torch.minimum(begin, end).clamp(min=0), torch.maximum(begin, end)
-        high = high.minimum(size - wanted)
-        low = low.minimum(high)
-    return (low + torch.floor(uniform * (high - low + 1)).long()).minimum(high)
+    boxes = [None] * len(uniform) if box is None else box.tolist()
+    starts = []  # quicker than tensors of a few numbers
+    for units, own in zip(uniform.tolist(), boxes, strict=True):
+        low, high = [0, 0, 0], [n - m for n, m in zip(shape, crop_shape, strict=True)]
+        if own is not None:
+            ends = [(begin, end - m) for begin, end, m in zip(*own, crop_shape, strict=True)]
+            high = [min(max(pair), last) for pair, last in zip(ends, high, strict=True)]
+            low = [min(max(min(pair), 0), last) for pair, last in zip(ends, high, strict=True)]
+        room = zip(units, low, high, strict=True)
+        starts.append([min(a + math.floor(u * (b - a + 1)), b) for u, a, b in room])
+    return torch.tensor(starts)
 
 
 def bounding_box(mask: Tensor) -> Tensor:

@@ -307,6 +307,10 @@ def apply_separable(volume: Tensor, operators: Sequence[Tensor | None]) -> Tenso
     check_volume(volume)
     if has_bands(volume, operators):
         return along_bands(volume, operators)
+    return _by_whole_matrices(volume, operators)
+
+
+def _by_whole_matrices(volume: Tensor, operators: Sequence[Tensor | None]) -> Tensor:
     along_x, along_y, along_z = operators
     with full_precision(volume.device.type):
         if along_z is not None:
@@ -327,6 +331,8 @@ def _along_last(volume: Tensor, operator: Tensor) -> Tensor:
 def along_axes(volume: Tensor, operators: Sequence[Tensor | None]) -> Tensor:
     """Apply one matrix per axis of one volume, the one that makes it smallest first.
 
+    The matrices are applied as a whole: to compile kernels for one volume takes longer than that.
+
     Args:
         volume: `(X, Y, Z)` float32.
         operators: Three matrices `(M, N)` on its device; None leaves an axis alone.
@@ -341,5 +347,5 @@ def along_axes(volume: Tensor, operators: Sequence[Tensor | None]) -> Tensor:
         matrix = operators[axis]
         assert matrix is not None
         alone = [matrix[None, None] if a == axis else None for a in range(3)]
-        volume = apply_separable(volume[None, None], alone)[0, 0]
+        volume = _by_whole_matrices(volume[None, None], alone)[0, 0]
     return volume

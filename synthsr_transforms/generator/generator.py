@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,12 +21,13 @@ from synthsr_transforms.functional.operators import full_precision
 from synthsr_transforms.labels.summary import best_ready_table
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.support.messages import SynthSRError, listed
-from synthsr_transforms.transforms.base import shallow_copy
+from synthsr_transforms.transforms.base import Drawn, shallow_copy
 from synthsr_transforms.transforms.build import build_transform
 from synthsr_transforms.transforms.common.images import find_labels
 from synthsr_transforms.transforms.common.labels_on_grid import LabelSet, whole_labels
 from synthsr_transforms.transforms.containers import wrap_dict
 
+from .captured import Captured, can_capture
 from .config import GeneratorConfig, StepConfig, load_config
 from .scans import RECORD, ExamPair, Scans, exam_pair, heads, pair_figure
 from .stages import Stage, in_stages
@@ -79,6 +81,9 @@ class Generator:
         config: The steps and their settings.
         label_table: Table to use instead of the one that the configuration names. Where that is
             `auto`, see `Generator.for_labels`; without label maps to look at it means `synthseg`.
+        graphs: Record the work on an NVIDIA GPU, and repeat it, where that gives the same: see
+            `generator.captured`. It takes memory for each shape of label maps. It may be changed
+            later.
 
     Raises:
         SynthSRError: If a step cannot be built; the message names it.
@@ -93,7 +98,13 @@ class Generator:
         ((1, 1, 32, 32, 32), (1, 1, 32, 32, 32))
     """
 
-    def __init__(self, config: GeneratorConfig, label_table: LabelTable | None = None) -> None:
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        label_table: LabelTable | None = None,
+        *,
+        graphs: bool = True,
+    ) -> None:
         self.config = config
         try:
             named = "synthseg" if config.label_table == "auto" else config.label_table
@@ -102,6 +113,8 @@ class Generator:
             raise SynthSRError(f"label_table: {error}") from error
         self.transforms = {name: self._build(name, step) for name, step in config.steps.items()}
         self.scans = None if config.scans is None else Scans(config.scans, self.transforms)
+        self.graphs = graphs
+        self.captured = Captured()
 
     @classmethod
     def from_preset(
@@ -175,23 +188,51 @@ class Generator:
             `replay` makes the same again. With `scans`, the batch has an element per scan, those of
             a head in a row, and the record their numbers, `scans`.
         """
-        generator = torch.Generator().manual_seed(seed)
         batch = self._start(data)
-        record: dict[str, Any] = {}
         with full_precision(batch.device.type), torch.no_grad():
-            for names, stage in self._stages:
-                if self._begins_scans(names):
-                    assert self.scans is not None
-                    record[RECORD] = self.scans.record(batch.batch_size, seed)
-                    batch = self.scans.repeat(batch, record[RECORD])
-                drawn = stage.draw(batch, generator)
-                if self.scans is not None:
-                    steps = zip(names, stage.steps, drawn, strict=True)
-                    drawn = [self.scans.share(*step, batch) for step in steps]
-                params, tensors = zip(*drawn, strict=True)
-                stage.apply(batch, params, tensors)
-                record.update(zip(names, params, strict=True))
-        return batch, record
+            if self.graphs and can_capture(self, batch):
+                done = self.captured.run(self, shallow_copy(batch), seed)
+                if done is not None:
+                    return done
+            record: dict[str, Any] = {}
+            (made,) = deque(self.run_steps(batch, seed, record), maxlen=1)
+        return made, record
+
+    def run_steps(
+        self, batch: SubjectsBatch, seed: int, record: dict[str, Any]
+    ) -> Iterator[SubjectsBatch]:
+        """Run every step of a batch that may be changed, see `run`.
+
+        Args:
+            batch: The batch.
+            seed: Seed of all random choices.
+            record: Takes the parameters.
+
+        Yields:
+            The batch at the beginning, and after each of the stages.
+        """
+        random = torch.Generator().manual_seed(seed)
+        yield batch
+        for names, stage in self.stages:
+            if self.begins_scans(names):
+                assert self.scans is not None
+                record[RECORD] = self.scans.record(batch.batch_size, seed)
+                batch = self.scans.repeat(batch, record[RECORD])
+            drawn = self.draw(names, stage, batch, random)
+            params, tensors = zip(*drawn, strict=True)
+            stage.apply(batch, params, tensors)
+            record.update(zip(names, params, strict=True))
+            yield batch
+
+    def draw(
+        self, names: Sequence[str], stage: Stage, batch: SubjectsBatch, random: torch.Generator
+    ) -> list[Drawn]:
+        """Draw the parameters of a stage for a batch, of which only the layout is read."""
+        drawn = stage.draw(batch, random)
+        if self.scans is None:
+            return drawn
+        steps = zip(names, stage.steps, drawn, strict=True)
+        return [self.scans.share(*step, batch) for step in steps]
 
     def replay(self, data: GeneratorInput, record: Mapping[str, Any]) -> SubjectsBatch:
         """Run every step with recorded parameters.
@@ -205,8 +246,8 @@ class Generator:
         """
         batch = self._start(data)
         with full_precision(batch.device.type), torch.no_grad():
-            for names, stage in self._stages:
-                if self._begins_scans(names):
+            for names, stage in self.stages:
+                if self.begins_scans(names):
                     batch = Scans.repeat(batch, record[RECORD])
                 stage.apply(batch, [record[name] for name in names])
         return batch
@@ -264,12 +305,19 @@ class Generator:
         return bounding_box(LabelSet.of_tissues(self.label_table, tissues).mask(labels.data) > 0)
 
     @cached_property
-    def _stages(self) -> list[tuple[list[str], Stage]]:
+    def stages(self) -> list[tuple[list[str], Stage]]:
+        """The stages in order, with the names of their steps."""
         scans = () if self.scans is None else self.scans.names
         common = {name: t for name, t in self.transforms.items() if name not in scans}
         return in_stages(common) + in_stages({name: self.transforms[name] for name in scans})
 
-    def _begins_scans(self, names: Sequence[str]) -> bool:
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether voxels are computed by the same work for all seeds, see `Stage.repeats`."""
+        return all(stage.repeats() for _, stage in self.stages)
+
+    def begins_scans(self, names: Sequence[str]) -> bool:
+        """Whether each scan of a head goes its own way from the step of these names on."""
         return self.scans is not None and names[0] == self.scans.config.first_step
 
 

@@ -15,11 +15,13 @@ import torch
 from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.functional.mixture import tissue_mixtures
-from synthsr_transforms.seeds import normal_field
+from synthsr_transforms.seeds import Seeds, normal_field
+from synthsr_transforms.support import devices
 from synthsr_transforms.transforms import CopyImage, TissueContrast, TissueMixture
-from synthsr_transforms.transforms.base import BARE_IMAGE, Params, add_image, put_notes
-from synthsr_transforms.transforms.common.images import Notes, find_labels
+from synthsr_transforms.transforms.base import BARE_IMAGE, Params, add_image
+from synthsr_transforms.transforms.common.images import find_labels, note_of_chosen
 from synthsr_transforms.transforms.common.labels_on_grid import whole_labels
+from synthsr_transforms.transforms.prepared import Prepared
 
 Painter = TissueContrast | TissueMixture
 Keep = Sequence[Sequence[bool]]
@@ -58,35 +60,71 @@ def can_paint(batch: SubjectsBatch, sampled: Sequence[Params]) -> bool:
     return BARE_IMAGE not in batch.images and not any("noise" in params for params in sampled)
 
 
-def paint(
+def prepare_painting(
     batch: SubjectsBatch, steps: Sequence[Any], sampled: Sequence[Params], keep: Keep
-) -> None:
-    """Paint as the steps do one after the other.
+) -> Prepared:
+    """What steps paint together, as tables of label values.
 
     Args:
-        batch: The batch to change.
+        batch: The batch to be painted; only its layout is read.
         steps: See `painting_length`.
         sampled: Their parameters.
         keep: The elements that each of them paints.
     """
-    _, like = find_labels(batch, steps[0].labels)
     last = _last_painters(steps, keep, batch.batch_size)
     tables, seeds = _tables(steps, sampled, last)
-    labels = whole_labels(like.data)
+    noisy = tables[1].any((1, 2)).tolist()
+    if devices.computes_all(batch.device):
+        may_vary = _images_that_may_vary(steps)
+        noisy = [name in may_vary for name in last]
+    flat = np.concatenate([tables[0], tables[1, noisy]]).swapaxes(0, 1)
+    noise = {
+        f"{name}.noise": Seeds(torch.from_numpy(own))
+        for name, own, varies in zip(last, seeds, noisy, strict=True)
+        if varies
+    }
+    return {"tables": torch.from_numpy(flat), "images": tuple(last), "_keep": keep, **noise}
+
+
+def note_painting(batch: SubjectsBatch, steps: Sequence[Any], prepared: Prepared) -> None:
+    """Note which images a coil made, as the steps do."""
+    for step, chosen in zip(steps, prepared["_keep"], strict=True):
+        if _notes(step):
+            note_of_chosen(batch, chosen, step.note_coil)
+
+
+def paint(batch: SubjectsBatch, steps: Sequence[Any], prepared: Prepared) -> None:
+    """Paint as the steps do one after the other, with what was prepared on the device."""
+    _, like = find_labels(batch, steps[0].labels)
+    labels, tables = whole_labels(like.data), prepared["tables"]
     for step in steps:
         if isinstance(step, TissueMixture) and step.check_labels:
             step.refuse_unknown(labels)
-    noisy = tables[1].any((1, 2))
-    flat = torch.from_numpy(np.concatenate([tables[0], tables[1, noisy]]).swapaxes(0, 1))
-    shape, device = labels.shape[1:], labels.device
-    noises = [
-        normal_field(torch.from_numpy(own), shape, device) if wanted else None
-        for own, wanted in zip(seeds, noisy, strict=True)
-    ]
-    painted = tissue_mixtures(labels, flat.to(device, non_blocking=True), noises)
-    for name, made in zip(last, painted, strict=True):
+    names, shape = prepared["images"], labels.shape[1:]
+    fields = [prepared.get(f"{name}.noise") for name in names]
+    noises = [None if own is None else normal_field(own, shape, labels.device) for own in fields]
+    for name, made in zip(names, tissue_mixtures(labels, tables, noises), strict=True):
         add_image(batch, name, made, like)
-    _note(batch, steps, keep)
+
+
+def paints_alike(steps: Sequence[Any]) -> bool:
+    """Whether `paint` is the same work for all random numbers."""
+    tables = {max(step.label_table.values) for step in steps if not isinstance(step, CopyImage)}
+    checks = any(isinstance(step, TissueMixture) and step.check_labels for step in steps)
+    return len(tables) == 1 and not checks
+
+
+def _images_that_may_vary(steps: Sequence[Any]) -> set[str]:
+    """Images that a step paints with noise, or that are copied from such."""
+    varying: set[str] = set()
+    for step in steps:
+        if isinstance(step, CopyImage):
+            noisy = step.source in varying
+        else:
+            noisy = isinstance(step, TissueMixture) or step.std.bounds[1] > 0
+        if noisy and step.may_happen():
+            varying.add(step.destination)
+    return varying
 
 
 def _last_painters(steps: Sequence[Any], keep: Keep, size: int) -> dict[str, list[int]]:
@@ -117,17 +155,6 @@ def _tables(
             if "noise_seed" in sampled[number]:
                 seeds[image, rows] = sampled[number]["noise_seed"].numpy()[rows]
     return tables, seeds
-
-
-def _note(batch: SubjectsBatch, steps: Sequence[Any], keep: Keep) -> None:
-    """Note which images a coil made, as the steps do."""
-    for step, chosen in zip(steps, keep, strict=True):
-        index = [element for element, here in enumerate(chosen) if here]
-        if index and _notes(step):
-            part = {key: [values[i] for i in index] for key, values in batch.metadata.items()}
-            notes = Notes(part, len(index))
-            step.note(notes)
-            put_notes(batch, notes.metadata, index)
 
 
 def _notes(step: Any) -> TypeGuard[TissueContrast | CopyImage]:

@@ -144,21 +144,30 @@ class Scans:
     @staticmethod
     def repeat(batch: SubjectsBatch, record: Mapping[str, Any]) -> SubjectsBatch:
         """A batch with an element per scan, those of a head in a row, noted in the metadata."""
-        counts = record["count"]
-        counts = [counts] * batch.batch_size if isinstance(counts, int) else counts
-        taken = take_elements(batch, [b for b, n in enumerate(counts) for _ in range(n)])
-        taken.metadata[SCAN] = [scan for n in counts for scan in range(n)]
+        elements = repeated_elements(record, batch.batch_size)
+        taken = take_elements(batch, elements)
+        taken.metadata[SCAN] = [elements[:i].count(b) for i, b in enumerate(elements)]
         return taken
 
     def share(self, name: str, step: Any, drawn: Drawn, batch: SubjectsBatch) -> Drawn:
         """Parameters of a step, those of the first scan of each head for all of its scans."""
         if name not in self.config.shared:
             return drawn
-        params = drawn.record
+        params, tensors = drawn.record, drawn.tensors
         first = [i - scan for i, scan in enumerate(batch.metadata[SCAN])]
         common = [k for k in params["_batched_keys"] if k.split(".")[-1] not in step.of_the_scan]
         common += [k for k in ("_keep",) if k in params]
-        return Drawn({**params, **{k: [params[k][i] for i in first] for k in common}})
+        record = {**params, **{k: [params[k][i] for i in first] for k in common}}
+        if tensors is None:
+            return Drawn(record)
+        return Drawn(record, {k: v[first] if k in common else v for k, v in tensors.items()})
+
+
+def repeated_elements(record: Mapping[str, Any], size: int) -> list[int]:
+    """The element of a batch that each scan is of, from a record of `Scans`."""
+    counts = record["count"]
+    counts = [counts] * size if isinstance(counts, int) else counts
+    return [b for b, n in enumerate(counts) for _ in range(n)]
 
 
 def _check_step(setting: str, name: str, known: Sequence[str]) -> None:

@@ -55,6 +55,15 @@ def available_device(name: str = "auto") -> str:
     return name
 
 
+def computes_all(device: torch.device) -> bool:
+    """Whether launches cost more on a device than computing what is not needed.
+
+    There, elements of a batch that a step leaves alone are computed with the others, and tensors
+    are as large as they can be with any random numbers, so that work is the same for all.
+    """
+    return device.type != "cpu"
+
+
 def is_on_host(tensor: Tensor) -> bool:
     """Whether the host reads a tensor without waiting for a device."""
     return tensor.device.type == "cpu"

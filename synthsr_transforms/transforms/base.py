@@ -24,9 +24,11 @@ from torchio.data.affine import AffineMatrix
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 from torchio.transforms.transform import AppliedTransform, Transform
 
+from synthsr_transforms.support import devices
 from synthsr_transforms.support.messages import suggest
 
 from .containers import BARE_IMAGE, check_affines, wrap_bare, wrap_dict, wrap_sitk
+from .prepared import Prepared, sent
 from .spec import constructor_params, unknown_parameter
 
 Params = dict[str, Tensor]
@@ -174,8 +176,45 @@ class SynthTransform(Transform):
         return {}
 
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
-        """Change the batch, by replacing tensors and never writing into them."""
+        """Change the batch, by replacing tensors and never writing into them.
+
+        A subclass may define this, or its halves `prepare`, `note` and `compute`.
+        """
+        prepared = self.prepare(batch, params)
+        self.note(batch, prepared)
+        self.compute(batch, sent(prepared, batch.device))
+
+    def prepare(self, batch: SubjectsBatch, params: Params) -> Prepared:
+        """What the host has to compute of the parameters before voxels are computed.
+
+        Args:
+            batch: The batch to be transformed; only its layout may be read.
+            params: Parameters of all elements.
+        """
         raise NotImplementedError
+
+    def note(self, batch: SubjectsBatch, prepared: Prepared) -> None:
+        """Change affines and metadata of a batch whose voxels are as before."""
+
+    def compute(self, batch: SubjectsBatch, prepared: Prepared) -> None:
+        """Compute voxels, without a number that the host reads from the device or sends there.
+
+        Args:
+            batch: The batch to change, by replacing tensors.
+            prepared: See `prepare`, with tensors on the device.
+        """
+        raise NotImplementedError
+
+    def repeats(self) -> bool:
+        """Whether `compute` is the same work for all random numbers on devices like GPUs.
+
+        Then it can be recorded and repeated with what `prepare` makes of other numbers.
+        """
+        return False
+
+    def may_happen(self) -> bool:
+        """Whether any element is ever transformed."""
+        return self.p > 0
 
     def neutral(self, params: Params, keep: Tensor) -> Params | None:
         """Parameters with which elements that were not chosen stay as they are, bit for bit.
@@ -299,7 +338,7 @@ class SynthTransform(Transform):
         if not index:
             return batch
         neutral = None
-        if len(index) < size and computes_all(batch.device):
+        if len(index) < size and devices.computes_all(batch.device):
             neutral = self.neutral(own, torch.tensor(keep))
         if len(index) == size or neutral is not None:
             self.apply_params(batch, own if neutral is None else neutral)
@@ -343,11 +382,6 @@ class SynthTransform(Transform):
         """Show the arguments that differ from their defaults."""
         inside = ", ".join(f"{k}={_shown(v)}" for k, v in constructor_params(self).items())
         return f"{type(self).__name__}({inside})"
-
-
-def computes_all(device: torch.device) -> bool:
-    """Whether launches cost more on a device than computing elements that were not chosen."""
-    return device.type != "cpu"
 
 
 def _as_recorded(value: Tensor) -> Tensor:
@@ -419,15 +453,30 @@ def replace_image(batch: SubjectsBatch, name: str, data: Tensor) -> None:
     Raises:
         ValueError: If there is no such image, or it has another shape or number of channels.
     """
+    image = image_to_replace(batch, name, data.shape[1:])
+    image.data = data.to(image.data.dtype) if image.data.is_floating_point() else data
+
+
+def image_to_replace(batch: SubjectsBatch, name: str, shape: Sequence[int]) -> ImagesBatch:
+    """The image whose voxels will be replaced, see `replace_image`.
+
+    Args:
+        batch: The batch.
+        name: Of the image; a bare image is replaced whatever its name.
+        shape: `(C, X, Y, Z)` of what replaces it.
+
+    Raises:
+        ValueError: If there is no such image, or it has another shape or number of channels.
+    """
     check_destination(batch, name)
     image = batch.images[BARE_IMAGE if BARE_IMAGE in batch.images else name]
-    if image.data.shape != data.shape:
+    if tuple(image.data.shape[1:]) != tuple(shape):
         raise ValueError(
-            f"destination {name!r} must have the channels and shape {tuple(data.shape[1:])} of what"
+            f"destination {name!r} must have the channels and shape {tuple(shape)} of what"
             f" replaces it, got {tuple(image.data.shape[1:])}. Leave out replace to make a new"
             " image."
         )
-    image.data = data.to(image.data.dtype) if image.data.is_floating_point() else data
+    return image
 
 
 def set_affines(image: ImagesBatch, matrices: Sequence[Tensor]) -> None:

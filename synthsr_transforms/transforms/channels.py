@@ -10,9 +10,14 @@ from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
-from synthsr_transforms.functional.geometry import affine_matrix, millimetres_to_voxels
+from synthsr_transforms.functional.geometry import (
+    about_centre,
+    affine_matrix,
+    millimetres_to_voxels,
+)
 from synthsr_transforms.functional.layout import take_channels
-from synthsr_transforms.functional.warp import warp_affine
+from synthsr_transforms.functional.warp import grid_of_rows, grid_rows, sample_grid
+from synthsr_transforms.support import devices
 
 from .base import (
     Params,
@@ -20,6 +25,7 @@ from .base import (
     add_image,
     check_destination,
     grid_of,
+    image_to_replace,
     is_label_map,
     replace_image,
 )
@@ -34,8 +40,11 @@ from .common.images import (
     has_coil,
     named_image,
     note_coil,
+    note_of_chosen,
 )
+from .common.random_fields import per_element
 from .kinds import SynthIntensityTransform
+from .prepared import Prepared
 
 
 class CopyImage(SynthTransform):
@@ -81,20 +90,45 @@ class CopyImage(SynthTransform):
         if self.replace:
             check_destination(batch, self.destination)
 
-    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
+    def neutral(self, params: Params, keep: Tensor) -> Params | None:
+        """A copy into the chosen elements alone."""
+        return {"chosen": keep} if self.replace else None
+
+    def prepare(self, batch: SubjectsBatch, params: Params) -> Prepared:
+        """The chosen elements, where there are others."""
+        image = named_image(batch, self.source)
+        if self.channels is not None:
+            check_channels(self.channels, image.data, self.source)
+        if self.replace:
+            count = image.data.shape[1] if self.channels is None else len(self.channels)
+            image_to_replace(batch, self.destination, (count, *image.data.shape[2:]))
+        return {**params, "_chosen": params["chosen"].tolist() if "chosen" in params else None}
+
+    def note(self, batch: SubjectsBatch, prepared: Prepared) -> None:
+        """Note whether a coil made the copy."""
+        if prepared["_chosen"] is None:
+            self.note_coil(batch)
+        else:
+            note_of_chosen(batch, prepared["_chosen"], self.note_coil)
+
+    def compute(self, batch: SubjectsBatch, prepared: Prepared) -> None:
         """Add the copy, or put it in the place of another image."""
         image = named_image(batch, self.source)
-        data = image.data
-        if self.channels is not None:
-            check_channels(self.channels, data, self.source)
-            data = take_channels(data, self.channels)
-        self.note(batch)
+        data = image.data if self.channels is None else take_channels(image.data, self.channels)
+        if "chosen" in prepared:
+            before = image_to_replace(batch, self.destination, data.shape[1:]).data
+            data = data.to(before.dtype) if before.is_floating_point() else data
+            data = torch.where(per_element(prepared["chosen"]), data, before.to(data.dtype))
         if self.replace:
             replace_image(batch, self.destination, data)
         else:
             add_image(batch, self.destination, data, image, labels=is_label_map(image))
 
-    def note(self, batch: SubjectsBatch | Notes) -> None:
+    def repeats(self) -> bool:
+        """Where all channels are copied."""
+        return self.channels is None
+
+    def note_coil(self, batch: SubjectsBatch | Notes) -> None:
         """Note whether a coil made the copy."""
         note_coil(batch, self.destination, has_coil(batch, self.source))
 
@@ -164,24 +198,49 @@ class _RigidChannels(SynthIntensityTransform, abstract=True):
         chosen = self.channels is None or channel in self.channels
         return chosen and channel != self.reference_channel
 
-    def _warp(self, batch: SubjectsBatch, matrices_mm: Tensor) -> None:
-        """Warp every channel that moves, `(B, C, 4, 4)` pull-backs in mm, all images at once."""
-        identity = torch.eye(4, dtype=torch.float64)
-        moving = (matrices_mm != identity).flatten(2).any(-1)
-        images = list(self.images(batch).values())
-        stacks = [list(image.data.float().unbind(1)) for image in images]
-        spacing = grid_of(images[0]).spacing_mm
-        for c in moving.any(0).nonzero().flatten().tolist():
+    def matrices(self, batch: SubjectsBatch, params: Params) -> Tensor:
+        """Pull-backs of all channels in mm, `(B, C, 4, 4)`."""
+        return rigid_matrices(params)
+
+    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
+        """Move the channels."""
+        SynthTransform.apply_params(self, batch, params)
+
+    def prepare(self, batch: SubjectsBatch, params: Params) -> Prepared:
+        """Which channels move, and where their voxels are read."""
+        matrices_mm = self.matrices(batch, params)
+        image = next(iter(self.images(batch).values()))
+        grid = grid_of(image)
+        moving = (matrices_mm != torch.eye(4, dtype=torch.float64)).flatten(2).any(-1)
+        channels = moving.any(0).nonzero().flatten().tolist()
+        if devices.computes_all(image.device):
+            channels = [c for c in range(grid.channels) if self._moves(c)]
+        prepared: Prepared = {"channels": tuple(channels), "_matrices": matrices_mm}
+        for c in channels:
             matrix = matrices_mm[:, c]
             if not self.index_grid:
-                matrix = millimetres_to_voxels(matrix, spacing)
+                matrix = millimetres_to_voxels(matrix, grid.spacing_mm)
+            prepared[f"rows.{c}"] = grid_rows(about_centre(matrix, grid.shape), grid.shape)
+            prepared[f"moving.{c}"] = moving[:, c]
+        return prepared
+
+    def compute(self, batch: SubjectsBatch, prepared: Prepared) -> None:
+        """Warp every channel that moves, all images at once."""
+        images = list(self.images(batch).values())
+        stacks = [list(image.data.float().unbind(1)) for image in images]
+        for c in prepared["channels"]:
             together = torch.stack([channels[c] for channels in stacks], dim=1)
-            keep = moving[:, c].to(together.device, non_blocking=True)[:, None, None, None, None]
-            warped = torch.where(keep, warp_affine(together, matrix), together)
+            where = grid_of_rows(prepared[f"rows.{c}"], together.shape[2:])
+            moving = prepared[f"moving.{c}"][:, None, None, None, None]
+            warped = torch.where(moving, sample_grid(together, where), together)
             for channels, data in zip(stacks, warped.unbind(1), strict=True):
                 channels[c] = data
         for image, channels in zip(images, stacks, strict=True):
             image.data = torch.stack(channels, 1).to(float_dtype(image.data))
+
+    def repeats(self) -> bool:
+        """Always."""
+        return True
 
 
 def rigid_matrices(params: Params) -> Tensor:
@@ -222,11 +281,9 @@ class RegistrationError(_RigidChannels):
     ) -> None:
         super().__init__(rotation_degrees=rotation_degrees, translation_mm=translation_mm, **kwargs)
 
-    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
-        """Move the channels and record how."""
-        matrices = rigid_matrices(params)
-        self._warp(batch, matrices)
-        batch.metadata[REGISTRATION_ERROR] = matrices.tolist()
+    def note(self, batch: SubjectsBatch, prepared: Prepared) -> None:
+        """Record how channels moved."""
+        batch.metadata[REGISTRATION_ERROR] = prepared["_matrices"].tolist()
 
 
 class RegistrationCorrection(_RigidChannels):
@@ -256,11 +313,11 @@ class RegistrationCorrection(_RigidChannels):
     ) -> None:
         super().__init__(rotation_degrees=rotation_degrees, translation_mm=translation_mm, **kwargs)
 
-    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
-        """Move the channels back."""
+    def matrices(self, batch: SubjectsBatch, params: Params) -> Tensor:
+        """Pull-backs that undo what was recorded, but for the error."""
         matrices = rigid_matrices(params)
         for element, applied in enumerate(batch.metadata.get(REGISTRATION_ERROR, [])):
             if applied is not None:
                 inverse = torch.linalg.inv(torch.tensor(applied, dtype=torch.float64))
                 matrices[element] = matrices[element] @ inverse
-        self._warp(batch, matrices)
+        return matrices

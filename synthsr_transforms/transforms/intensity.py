@@ -21,6 +21,7 @@ from .common.arguments import probability as checked_probability
 from .common.images import has_coil
 from .common.random_fields import field_from_params
 from .kinds import SynthIntensityTransform
+from .prepared import Prepared
 
 
 class GammaContrast(SynthIntensityTransform):
@@ -46,9 +47,9 @@ class GammaContrast(SynthIntensityTransform):
         """Sample the logarithms of the exponents."""
         return {"log_gamma": self.log_gamma.sample((grid.batch_size, grid.channels), generator)}
 
-    def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
+    def compute_image(self, image: Tensor, prepared: Prepared) -> Tensor:
         """Apply the power law."""
-        return gamma_contrast(image, params["log_gamma"])
+        return gamma_contrast(image, prepared["log_gamma"])
 
 
 class MinMaxRescale(SynthIntensityTransform):
@@ -77,7 +78,7 @@ class MinMaxRescale(SynthIntensityTransform):
         self.clip = _bounds(clip, "clip")
         self.input_range = _bounds(input_range, "input_range")
 
-    def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
+    def compute_image(self, image: Tensor, prepared: Prepared) -> Tensor:
         """Clip and rescale."""
         if self.clip is not None:
             image = image.clamp(*self.clip)
@@ -152,20 +153,28 @@ class GaussianSmoothing(SynthIntensityTransform):
             "multiplier": self.multiplier.sample(size, generator),
         }
 
-    def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
-        """Blur."""
+    def prepare_image(self, params: Params, grid: Grid, device: torch.device) -> Prepared:
+        """Widths of the Gaussian and of its window, in voxels."""
         spacing = grid.spacing_mm[:, None, :].float()
         drawn = params["sigma_mm"] / spacing
         window = drawn
         if self.max_sigma_mm is not None:
             window = torch.full_like(drawn, self.max_sigma_mm) / spacing
+        return {"sigma": drawn * params["multiplier"], "window": window}
+
+    def compute_image(self, image: Tensor, prepared: Prepared) -> Tensor:
+        """Blur."""
         return gaussian_blur(
             image,
-            drawn * params["multiplier"],
-            window_sigma=window,
+            prepared["sigma"],
+            window_sigma=prepared["window"],
             truncate=self.truncate,
             boundary=self.boundary,
         )
+
+    def repeats(self) -> bool:
+        """Unless the size of the window matters, which only the host can tell."""
+        return super().repeats() and self.boundary != "zero"
 
 
 class BiasCorruption(SynthIntensityTransform):
@@ -220,13 +229,17 @@ class BiasCorruption(SynthIntensityTransform):
             return None
         return _without_std(params, keep)
 
-    def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
-        """Multiply by the field, which is drawn on the CPU and the same on every device."""
-        shape = (image.shape[1], *coarse_shape(grid.shape, self.shape_factor))
+    def prepare_image(self, params: Params, grid: Grid, device: torch.device) -> Prepared:
+        """The coarse field, which is drawn on the CPU and the same on every device."""
+        shape = (grid.channels, *coarse_shape(grid.shape, self.shape_factor))
         coarse = field_from_params(params, "log_field", shape, "cpu")
         if "log_field" not in params:
             coarse = coarse * params["std"][:, :, None, None, None]
-        return image * bias_field(coarse.to(image.device, non_blocking=True), grid.shape)
+        return {"coarse": coarse}
+
+    def compute_image(self, image: Tensor, prepared: Prepared) -> Tensor:
+        """Multiply by the field."""
+        return image * bias_field(prepared["coarse"], image.shape[2:])
 
 
 class ScannerNoise(SynthIntensityTransform):

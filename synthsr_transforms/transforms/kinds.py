@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from .common.images import (
     find_labels,
     float_dtype,
 )
+from .prepared import Prepared, prefixed, sent, under
 
 
 class SynthIntensityTransform(SynthTransform, abstract=True):
@@ -38,7 +40,25 @@ class SynthIntensityTransform(SynthTransform, abstract=True):
         return {}
 
     def apply_to_image(self, image: Tensor, params: Params, grid: Grid) -> Tensor:
-        """Return the changed image, `(B, C, X, Y, Z)` float32."""
+        """Return the changed image, `(B, C, X, Y, Z)` float32.
+
+        A subclass may define this, or its halves `prepare_image` and `compute_image`.
+        """
+        prepared = self.prepare_image(params, grid, image.device)
+        return self.compute_image(image, sent(prepared, image.device))
+
+    def prepare_image(self, params: Params, grid: Grid, device: torch.device) -> Prepared:
+        """What the host has to compute of the parameters for one image, see `prepare`.
+
+        Args:
+            params: Parameters of the image.
+            grid: Its grid.
+            device: Where voxels will be computed.
+        """
+        return dict(params)
+
+    def compute_image(self, image: Tensor, prepared: Prepared) -> Tensor:
+        """Return the changed image, see `apply_to_image` and `compute`."""
         raise NotImplementedError
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
@@ -52,16 +72,36 @@ class SynthIntensityTransform(SynthTransform, abstract=True):
     def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
         """Change each image in turn."""
         for name, image in self.images(batch).items():
-            prefix = f"{name}."
-            own = {k[len(prefix) :]: v for k, v in params.items() if k.startswith(prefix)}
-            grid = self._grid(name, image)
-            data = image.data.to(float_dtype(image.data))
-            selected = data if self.channels is None else take_channels(data, self.channels)
-            result = self.apply_to_image(selected.float(), own, grid).to(data.dtype)
-            if self.channels is not None:
-                index = torch.tensor(self.channels).to(data.device, non_blocking=True)
-                result = data.index_copy(1, index, result)
-            image.data = result
+            own, grid = under(name, params), self._grid(name, image)
+            self._change(image, partial(self.apply_to_image, params=own, grid=grid))
+
+    def prepare(self, batch: SubjectsBatch, params: Params) -> Prepared:
+        """Prepare for each image in turn; names are `image.name`."""
+        prepared: Prepared = {}
+        for name, image in self.images(batch).items():
+            own = self.prepare_image(under(name, params), self._grid(name, image), image.device)
+            prepared |= prefixed(name, own)
+        return prepared
+
+    def compute(self, batch: SubjectsBatch, prepared: Prepared) -> None:
+        """Change each image in turn."""
+        for name, image in self.images(batch).items():
+            self._change(image, partial(self.compute_image, prepared=under(name, prepared)))
+
+    def _change(self, image: ImagesBatch, change: Callable[[Tensor], Tensor]) -> None:
+        """Replace the chosen channels of an image by what a function makes of them."""
+        data = image.data.to(float_dtype(image.data))
+        selected = data if self.channels is None else take_channels(data, self.channels)
+        result = change(selected.float()).to(data.dtype)
+        if self.channels is not None:
+            index = torch.tensor(self.channels).to(data.device, non_blocking=True)
+            result = data.index_copy(1, index, result)
+        image.data = result
+
+    def repeats(self) -> bool:
+        """Whether the halves of the subclass do all, on all channels."""
+        halves = type(self).apply_to_image is SynthIntensityTransform.apply_to_image
+        return halves and self.channels is None
 
     def images(self, batch: SubjectsBatch) -> dict[str, ImagesBatch]:
         """Scalar images of the batch that `include` and `exclude` leave."""

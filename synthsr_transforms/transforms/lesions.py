@@ -20,6 +20,7 @@ from synthsr_transforms.functional.warp import patch_coordinates, sample_linear,
 from synthsr_transforms.io.files import list_volumes
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import sample_seeds
+from synthsr_transforms.support import devices
 from synthsr_transforms.support.messages import integers
 
 from .base import Grid, Params, grid_of
@@ -28,13 +29,15 @@ from .common.images import float_dtype
 from .common.labels_on_grid import LabelSet
 from .common.lesion_masks import LesionMask, read_lesion_mask
 from .common.random_fields import (
+    SmoothFields,
+    as_field,
     coarse_velocity,
-    each_per_element,
-    field_from_params,
     per_element,
+    prepared_field,
     smooth_fields,
 )
 from .kinds import SynthLabelTransform
+from .prepared import Prepared, prefixed, sent, under
 
 _BORDER = 0.1  # width of the border of cavities, in standard deviations of their field
 
@@ -93,6 +96,15 @@ class LesionTransform(SynthLabelTransform, abstract=True):
 
     def lesion_fraction(self, labels: Tensor, params: Params, grid: Grid) -> Tensor:
         """Share of lesion in each voxel, `(B, 1, X, Y, Z)` within 0 and 1."""
+        shape = self.prepare_shape(params, grid, labels.device)
+        return self.compute_fraction(labels, sent(shape, labels.device))
+
+    def prepare_shape(self, params: Params, grid: Grid, device: torch.device) -> Prepared:
+        """What `compute_fraction` needs, see `prepare`."""
+        raise NotImplementedError
+
+    def compute_fraction(self, labels: Tensor, prepared: Prepared) -> Tensor:
+        """Share of lesion in each voxel, see `lesion_fraction` and `compute`."""
         raise NotImplementedError
 
     def sample_params(self, batch: SubjectsBatch, generator: Generator | None) -> Params:
@@ -110,38 +122,57 @@ class LesionTransform(SynthLabelTransform, abstract=True):
             params["cavity_seed"] = sample_seeds(size, generator)
         return params
 
-    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
-        """Blend lesions into every chosen image."""
+    def prepare(self, batch: SubjectsBatch, params: Params) -> Prepared:
+        """Shape, looks and cavities of lesions."""
         _, labels = self.label_image(batch)
-        grid = grid_of(labels)
-        lesion = self.lesion_fraction(labels.data, params, grid)
-        cavity = self._cavity(params, grid, labels.data.device)
-        fluid = None if cavity is None else self._fluid.mask(labels.data)
+        device, grid = labels.data.device, grid_of(labels)
+        prepared = prefixed("shape", self.prepare_shape(params, grid, device))
+        may_vary = devices.computes_all(device) and self.std.bounds[1] > 0
+        for name in self.scalar_images(batch):
+            intensity, std = params[f"{name}.intensity"], params[f"{name}.std"]
+            prepared[f"{name}.look"] = torch.stack([intensity, std])
+            if may_vary or bool(std.any()):
+                prepared["noise"] = prepared_field(params, "noise")
+                prepared[f"{name}.varies"] = True
+        return prepared | prefixed("cavity", self._prepare_cavity(params, grid, device))
+
+    def compute(self, batch: SubjectsBatch, prepared: Prepared) -> None:
+        """Blend lesions into every chosen image."""
+        labels = self.label_image(batch)[1].data
+        lesion = self.compute_fraction(labels, under("shape", prepared))
+        cavity = self._cavity(under("cavity", prepared))
+        fluid = None if cavity is None else self._fluid.mask(labels)
+        noise: dict[torch.Size, Tensor] = {}
         for name, image in self.scalar_images(batch).items():
-            device = image.data.device
-            both = torch.stack([params[f"{name}.intensity"], params[f"{name}.std"]])
-            value, std = both.to(device, non_blocking=True)[..., None, None, None]
+            value, std = prepared[f"{name}.look"][..., None, None, None]
             data = image.data.float()
-            inside = value.expand_as(data)
-            if bool(params[f"{name}.std"].any()):
-                inside = inside + std * field_from_params(params, "noise", data.shape[1:], device)
+            inside, shape = value.expand_as(data), data.shape[1:]
+            if f"{name}.varies" in prepared:
+                if shape not in noise:
+                    noise[shape] = as_field(prepared["noise"], shape, data.device)
+                inside = inside + std * noise[shape]
             if cavity is not None and fluid is not None:
                 inside = torch.lerp(inside, _mean_of(data, fluid, otherwise=value), cavity)
             image.data = torch.lerp(data, inside, lesion).to(float_dtype(image.data))
 
-    def _cavity(self, params: Params, grid: Grid, device: torch.device) -> Tensor | None:
-        """Share of cavity in each voxel, `(B, 1, X, Y, Z)`; None where no lesion holds any."""
-        if "cavity_share" not in params or not bool(params["cavity_share"].any()):
-            return None
-        field = smooth_fields(
-            params["cavity_seed"],
-            params["cavity_size_mm"],
-            grid,
-            device,
-            coarse_on=torch.device("cpu"),
-        )
+    def _prepare_cavity(self, params: Params, grid: Grid, device: torch.device) -> Prepared:
+        """The field of cavities, and its height; nothing where no lesion holds any."""
+        if "cavity_share" not in params:
+            return {}
+        if not devices.computes_all(device) and not bool(params["cavity_share"].any()):
+            return {}
+        size_mm, smallest_mm = params["cavity_size_mm"], self.cavity_size_mm.bounds[0]
+        field = SmoothFields(params["cavity_seed"], size_mm, smallest_mm)
         height = torch.special.ndtri(1 - params["cavity_share"].double()).float()
-        return torch.sigmoid((field - per_element(height, device)) / _BORDER)
+        return {"height": height, **field.prepare(grid, device, coarse_on_cpu=True)}
+
+    @staticmethod
+    def _cavity(prepared: Prepared) -> Tensor | None:
+        """Share of cavity in each voxel, `(B, 1, X, Y, Z)`; None where no lesion holds any."""
+        if not prepared:
+            return None
+        field = smooth_fields(prepared)
+        return torch.sigmoid((field - per_element(prepared["height"])) / _BORDER)
 
 
 def _mean_of(data: Tensor, mask: Tensor, otherwise: Tensor) -> Tensor:
@@ -222,17 +253,27 @@ class LesionSimulation(LesionTransform):
             params["beside_lift"] = self.beside_lift.sample((size,), generator)
         return params
 
-    def lesion_fraction(self, labels: Tensor, params: Params, grid: Grid) -> Tensor:
+    def prepare_shape(self, params: Params, grid: Grid, device: torch.device) -> Prepared:
+        """The field, its height, and where it is lower."""
+        field = SmoothFields(params["shape_seed"], params["size_mm"], self.size_mm.bounds[0])
+        prepared = field.prepare(grid, device, coarse_on_cpu=True)
+        prepared["height"] = params["height"]
+        if "beside_lift" in params:
+            prepared["lift"] = params["beside_lift"]
+            prepared["sigma"] = (self.beside_mm / grid.spacing_mm[:, None, :]).float()
+        return prepared
+
+    def compute_fraction(self, labels: Tensor, prepared: Prepared) -> Tensor:
         """Share of lesion in each voxel, `(B, 1, X, Y, Z)` within 0 and 1."""
-        device = labels.device
-        field = smooth_fields(
-            params["shape_seed"], params["size_mm"], grid, device, coarse_on=torch.device("cpu")
-        )
-        lifts = [params[key] for key in ("height", "beside_lift") if key in params]
-        height, *lift = each_per_element(lifts, device)
-        if lift:
-            height = height - lift[0] * self._nearness(labels, grid)
+        field, height = smooth_fields(prepared), per_element(prepared["height"])
+        if "lift" in prepared:
+            nearness = self._nearness(labels, prepared["sigma"])
+            height = height - per_element(prepared["lift"]) * nearness
         return torch.sigmoid((field - height) / self.softness) * self._candidate.mask(labels)
+
+    def repeats(self) -> bool:
+        """Always."""
+        return True
 
     def neutral(self, params: Params, keep: Tensor) -> Params:
         """Fields cut at an infinite height, and the largest blobs, which are cheap."""
@@ -244,9 +285,8 @@ class LesionSimulation(LesionTransform):
                 result[name] = torch.where(keep, value, math.inf)
         return result
 
-    def _nearness(self, labels: Tensor, grid: Grid) -> Tensor:
+    def _nearness(self, labels: Tensor, sigma: Tensor) -> Tensor:
         """From 1 at the labels `beside` to 0 far from them, `(B, 1, X, Y, Z)`."""
-        sigma = (self.beside_mm / grid.spacing_mm[:, None, :]).float()
         return (4 * gaussian_blur(self._beside.mask(labels), sigma)).clamp(max=1)
 
 
@@ -335,8 +375,17 @@ class LesionInsertion(LesionTransform):
             "noise_seed": sample_seeds(size, generator),
         }
 
-    def lesion_fraction(self, labels: Tensor, params: Params, grid: Grid) -> Tensor:
+    def may_happen(self) -> bool:
+        """Not where there are no masks."""
+        return super().may_happen() and bool(self._files)
+
+    def prepare_shape(self, params: Params, grid: Grid, device: torch.device) -> Prepared:
+        """The parameters: masks are read, and places chosen, where voxels are computed."""
+        return {"params": params, "grid": grid}
+
+    def compute_fraction(self, labels: Tensor, prepared: Prepared) -> Tensor:
         """Share of lesion in each voxel, `(B, 1, X, Y, Z)` within 0 and 1."""
+        params, grid = prepared["params"], prepared["grid"]
         tissue = self._candidate.mask(labels)
         masks = [read_lesion_mask(self._files[number]) for number in params["mask"].tolist()]
         where = self._coordinates(masks, tissue, params, grid)

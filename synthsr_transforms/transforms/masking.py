@@ -8,17 +8,19 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torchio.data.batch import SubjectsBatch
+from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
 from synthsr_transforms.functional.blur import gaussian_blur
 from synthsr_transforms.labels.table import LabelTable
+from synthsr_transforms.support import devices
 
 from .base import Params, SynthTransform, grid_of, is_label_map
 from .common.images import outside
 from .common.labels_on_grid import LabelSet
-from .common.random_fields import each_per_element
+from .common.random_fields import per_element
 from .kinds import SynthLabelTransform
+from .prepared import Prepared
 
 
 class SkullStripping(SynthLabelTransform):
@@ -70,18 +72,32 @@ class SkullStripping(SynthLabelTransform):
         """Sample the margin."""
         return {"margin_mm": self.margin_mm.sample((batch.batch_size,), generator)}
 
-    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
-        """Mask every chosen image."""
+    def prepare(self, batch: SubjectsBatch, params: Params) -> Prepared:
+        """Width of the Gaussian in voxels, and the threshold; nothing where all margins are 0."""
         _, labels = self.label_image(batch)
-        mask = self.brain_mask(labels.data, params["margin_mm"], grid_of(labels).spacing_mm)
+        margin_mm = params["margin_mm"]
+        if not devices.computes_all(labels.device) and not bool(margin_mm.any()):
+            return {}
+        threshold = torch.special.ndtr(-margin_mm / max(self.smoothness_mm, 1e-9))
+        threshold = torch.where(margin_mm == math.inf, -1.0, threshold)
+        sigma = (self.smoothness_mm / grid_of(labels).spacing_mm[:, None, :]).float()
+        return {"sigma": sigma, "margin_mm": margin_mm, "threshold": threshold}
+
+    def compute(self, batch: SubjectsBatch, prepared: Prepared) -> None:
+        """Mask every chosen image."""
+        mask = self._brain_mask(self.label_image(batch)[1].data, prepared)
         for image in self.scalar_images(batch).values():
             image.data = torch.where(mask, image.data, outside(image, self.value))
+
+    def repeats(self) -> bool:
+        """Always."""
+        return True
 
     def neutral(self, params: Params, keep: Tensor) -> Params:
         """Infinite margins."""
         return {"margin_mm": torch.where(keep, params["margin_mm"], math.inf)}
 
-    def brain_mask(self, labels: Tensor, margin_mm: Tensor, spacing_mm: Tensor) -> Tensor:
+    def _brain_mask(self, labels: Tensor, prepared: Prepared) -> Tensor:
         """Voxels that stay, `(B, 1, X, Y, Z)` booleans.
 
         A Gaussian turns a plane border into the normal distribution function, so a margin is a
@@ -89,14 +105,11 @@ class SkullStripping(SynthLabelTransform):
         """
         brain = self._brain.mask(labels)
         exact = brain > 0.5
-        if not bool(margin_mm.any()):
+        if not prepared:
             return exact
-        sigma = (self.smoothness_mm / spacing_mm[:, None, :]).float()
-        smooth = gaussian_blur(brain, sigma, truncate=4.0)
-        threshold = torch.special.ndtr(-margin_mm / max(self.smoothness_mm, 1e-9))
-        threshold = torch.where(margin_mm == math.inf, -1.0, threshold)
-        margin_mm, threshold = each_per_element([margin_mm, threshold], labels.device)
-        return torch.where(margin_mm == 0, exact, smooth > threshold)
+        smooth = gaussian_blur(brain, prepared["sigma"], truncate=4.0)
+        within = smooth > per_element(prepared["threshold"])
+        return torch.where(per_element(prepared["margin_mm"] == 0), exact, within)
 
 
 class PartialFieldOfView(SynthTransform):
@@ -137,16 +150,32 @@ class PartialFieldOfView(SynthTransform):
         """The whole axis."""
         return {**params, "fraction": torch.where(keep, params["fraction"], 1.0)}
 
-    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
+    def prepare(self, batch: SubjectsBatch, params: Params) -> Prepared:
+        """Masks of the slab along the axes of each image."""
+        own = self._masked(batch)
+        shapes = {tuple(image.data.shape[2:]) for image in own.values()}
+        masks = {shape: torch.cat(slab(shape, params), 1) for shape in shapes}
+        return {name: masks[tuple(image.data.shape[2:])] for name, image in own.items()}
+
+    def compute(self, batch: SubjectsBatch, prepared: Prepared) -> None:
         """Blank what lies outside the slab."""
-        for name, image in self.chosen_images(batch).items():
-            if not is_label_map(image) or name in (self.include or ()):
-                shape = image.data.shape[2:]
-                together = torch.cat(slab(shape, params), 1).to(image.device, non_blocking=True)
-                x, y, z = together.split(list(shape), 1)
-                mask = x[:, None, :, None, None] & y[:, None, None, :, None]
-                mask = mask & z[:, None, None, None, :]
-                image.data = torch.where(mask, image.data, outside(image, self.value))
+        for name, image in self._masked(batch).items():
+            x, y, z = prepared[name].split(list(image.data.shape[2:]), 1)
+            mask = x[:, None, :, None, None] & y[:, None, None, :, None]
+            mask = mask & z[:, None, None, None, :]
+            image.data = torch.where(mask, image.data, outside(image, self.value))
+
+    def repeats(self) -> bool:
+        """Always."""
+        return True
+
+    def _masked(self, batch: SubjectsBatch) -> dict[str, ImagesBatch]:
+        """Images that show the slab alone: label maps only where they are named."""
+        return {
+            name: image
+            for name, image in self.chosen_images(batch).items()
+            if not is_label_map(image) or name in (self.include or ())
+        }
 
 
 def slab(shape: Sequence[int], params: Params) -> list[Tensor]:

@@ -15,7 +15,8 @@ from synthsr_transforms.distributions import DistributionSpec, Uniform, as_distr
 from synthsr_transforms.functional.acquisition import (
     ALIGNMENTS,
     SlicePlan,
-    acquire_slices,
+    acquire,
+    acquisition_rows,
     plan_slices,
     random_resolution,
     thousandths,
@@ -24,7 +25,8 @@ from synthsr_transforms.functional.blur import acquisition_sigma, gaussian_blur
 from synthsr_transforms.functional.layout import plan_patch
 from synthsr_transforms.functional.reliability import distance_map, reliability_map
 from synthsr_transforms.functional.resample import resize
-from synthsr_transforms.seeds import normal_numbers, sample_seeds
+from synthsr_transforms.seeds import Seeds, normal_field, normal_numbers, sample_seeds
+from synthsr_transforms.support import devices
 from synthsr_transforms.support.messages import check_choice
 
 from .base import Grid, Params, SynthTransform, grid_of, is_label_map
@@ -48,6 +50,7 @@ from .common.images import (
     rescale_affines,
 )
 from .kinds import SynthSpatialTransform
+from .prepared import Prepared
 
 
 class AcquisitionResolution(SynthTransform):
@@ -126,10 +129,21 @@ class AcquisitionResolution(SynthTransform):
         room = (torch.tensor(coarsest) - finest).clamp(min=0)
         return finest + room * Uniform(0.0, 1.0).sample(finest.shape, generator)
 
-    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
+    def prepare(self, batch: SubjectsBatch, params: Params) -> Prepared:
+        """Nothing for voxels."""
+        return {"_params": params}
+
+    def note(self, batch: SubjectsBatch, prepared: Prepared) -> None:
         """Note both in the metadata of the subject."""
-        batch.metadata[ACQUISITION_SPACING] = params["spacing_mm"].tolist()
-        batch.metadata[ACQUISITION_THICKNESS] = params["thickness_mm"].tolist()
+        batch.metadata[ACQUISITION_SPACING] = prepared["_params"]["spacing_mm"].tolist()
+        batch.metadata[ACQUISITION_THICKNESS] = prepared["_params"]["thickness_mm"].tolist()
+
+    def compute(self, batch: SubjectsBatch, prepared: Prepared) -> None:
+        """Leave voxels as they are."""
+
+    def repeats(self) -> bool:
+        """Always."""
+        return True
 
 
 class SliceAcquisition(SynthTransform):
@@ -217,35 +231,60 @@ class SliceAcquisition(SynthTransform):
         params["rician"] = coins < self.rician_probability
         return params
 
-    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
-        """Acquire, and note the plan of the slices."""
+    def prepare(self, batch: SubjectsBatch, params: Params) -> Prepared:
+        """Places of the slices, widths of their profiles, and their noise."""
         image = named_image(batch, self.image)
         grid = grid_of(image)
         spacing, thickness = self._resolution(batch, params)
         plan = self._plan(grid, spacing)
         fine = grid.spacing_mm[:, None, :]
         width = acquisition_sigma(fine, spacing, thickness, self.blur_coefficient)
-        noisy = partial(_add_slice_noise, params=params, low_shape=plan.low_shape)
         window = width
         if self.max_spacing_mm is not None:
             coarsest = torch.tensor(self.max_spacing_mm, dtype=torch.float64)
             window = (0.75 * coarsest / fine).expand_as(width)
+        repeats = devices.computes_all(image.device) and self.repeats()
         output = self.output_shape or noted_output_shape(batch) or grid.shape
-        image.data = acquire_slices(
-            image.data.float(),
+        rows, sizes = acquisition_rows(
             plan,
             width * params["blur_multiplier"],
             output,
             window_sigma=window,
             truncate=self.truncate,
             boundary=self.boundary,
-            at_low_resolution=noisy if bool(params["noise_std"].any()) else None,
-        ).to(float_dtype(image.data))
-        rescale_affines(image, grid.shape, output, centred=self.alignment == "centre")
+            counts=grid.shape if repeats else None,
+        )
+        prepared: Prepared = {"rows": rows, "sizes": sizes, "_plan": plan, "_spacing": spacing}
+        if repeats and self.noise_std.bounds[1] > 0:
+            prepared |= _prepare_noise(params, rician=self.rician_probability > 0)
+        elif bool(params["noise_std"].any()):
+            prepared["noise"] = partial(_add_slice_noise, params=params, low_shape=plan.low_shape)
+        return prepared
+
+    def note(self, batch: SubjectsBatch, prepared: Prepared) -> None:
+        """Note the plan of the slices, and the spacing of the output."""
+        image = named_image(batch, self.image)
+        shape, output = grid_of(image).shape, prepared["sizes"].output_shape
+        rescale_affines(image, shape, output, centred=self.alignment == "centre")
+        low_shape, spacing = prepared["_plan"].low_shape, prepared["_spacing"]
         batch.metadata[SLICES] = [
-            {"low_shape": low, "shape": grid.shape, "spacing_mm": mm, "alignment": self.alignment}
-            for low, mm in zip(plan.low_shape.tolist(), spacing.tolist(), strict=True)
+            {"low_shape": low, "shape": shape, "spacing_mm": mm, "alignment": self.alignment}
+            for low, mm in zip(low_shape.tolist(), spacing.tolist(), strict=True)
         ]
+
+    def compute(self, batch: SubjectsBatch, prepared: Prepared) -> None:
+        """Acquire."""
+        image = named_image(batch, self.image)
+        noisy = prepared.get("noise")
+        if isinstance(noisy, Seeds):
+            noisy = partial(_add_noise, prepared=prepared)
+        image.data = acquire(image.data.float(), prepared["rows"], prepared["sizes"], noisy).to(
+            float_dtype(image.data)
+        )
+
+    def repeats(self) -> bool:
+        """Where no axis has more slices than voxels, and the size of windows does not matter."""
+        return self.alignment == "centre" and self.boundary != "zero"
 
     def _resolution(self, batch: SubjectsBatch, params: Params) -> tuple[Tensor, Tensor]:
         if "spacing_mm" in params:
@@ -268,6 +307,30 @@ class SliceAcquisition(SynthTransform):
         wanted = torch.tensor(self.downsample).expand(grid.channels)[None, :, None]
         full = torch.tensor(grid.shape).expand_as(plan.low_shape)
         return plan._replace(low_shape=torch.where(wanted, plan.low_shape, full))
+
+
+def _prepare_noise(params: Params, *, rician: bool) -> Prepared:
+    """Noise of the slices of each channel, as `_add_noise` takes it."""
+    std = params["noise_std"]
+    seeds = params["noise_seed"][:, None] + torch.arange(std.shape[1])
+    prepared: Prepared = {"noise": Seeds(seeds.flatten()), "noise_std": std}
+    if rician:
+        prepared["rician"] = params["rician"][:, None] & (std > 0)
+    return prepared
+
+
+def _add_noise(slices: Tensor, prepared: Prepared) -> Tensor:
+    """Noise on all samples, whether they are used or not: the same work for any resolution."""
+    batch, channels, *shape = slices.shape
+    parts = 1 + ("rician" in prepared)
+    numbers = normal_field(prepared["noise"], (parts, *shape), slices.device)
+    numbers = numbers.view(batch, channels, parts, *shape)
+    std = prepared["noise_std"][..., None, None, None]
+    noisy = torch.addcmul(slices, std, numbers[:, :, 0])
+    if parts == 1:
+        return noisy
+    magnitude = torch.hypot(noisy, std * numbers[:, :, 1])
+    return torch.where(prepared["rician"][..., None, None, None], magnitude, noisy)
 
 
 def _add_slice_noise(slices: Tensor, params: Params, low_shape: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
 
 from synthsr_transforms.distributions import DistributionSpec, as_distribution
-from synthsr_transforms.functional.fields import elastic_displacement
+from synthsr_transforms.functional.fields import displacement_shape, elastic_displacement
 from synthsr_transforms.functional.geometry import (
     about_centre,
     affine_matrix,
@@ -25,12 +25,14 @@ from synthsr_transforms.functional.warp import (
 )
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import sample_seeds
+from synthsr_transforms.support import devices
 
 from .base import Grid, Params, is_label_map
 from .common.arguments import grid_ratio, optional_triple
 from .common.images import OUTPUT_SHAPE, move_origins
-from .common.random_fields import coarse_velocity, per_element
+from .common.random_fields import coarse_velocity
 from .kinds import SynthSpatialTransform
+from .prepared import Prepared
 
 
 class SpatialDeformation(SynthSpatialTransform):
@@ -99,46 +101,54 @@ class SpatialDeformation(SynthSpatialTransform):
             "velocity_seed": sample_seeds(size, generator),
         }
 
-    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
-        """Sample every image once."""
+    def prepare(self, batch: SubjectsBatch, params: Params) -> Prepared:
+        """Coordinates of all voxels, and the velocity."""
         grid = self.grid(batch)
         indices = whole_grid(grid.shape, grid.batch_size, "cpu")
-        self.sample(batch, params, indices)
+        return self.prepare_patch(batch, params, indices)
 
-    def sample(self, batch: SubjectsBatch, params: Params, indices: Sequence[Tensor]) -> None:
-        """Deform and keep only some rows of each axis, so that a crop or flip costs nothing.
+    def prepare_patch(
+        self, batch: SubjectsBatch, params: Params, indices: Sequence[Tensor]
+    ) -> Prepared:
+        """Like `prepare`, to keep only some rows of each axis: a crop or flip costs nothing.
 
         Args:
-            batch: The batch to change.
+            batch: The batch to be transformed.
             params: Parameters, see `sample_params`.
-            indices: Voxels to keep along each axis, three tensors `(B, n)`, in any order, best on
-                the CPU.
+            indices: Voxels to keep along each axis, three tensors `(B, n)`, in any order.
         """
         grid = self.grid(batch)
+        prepared: Prepared = {"shape": grid.shape}
+        velocity, coarse = self._velocity(params, grid, batch.device), None
+        if velocity is not None:
+            prepared["velocity"] = velocity
+            coarse = displacement_shape(
+                velocity.shape[2:], grid.shape, half_grid_units=self.half_grid_units
+            )
         matrix = about_centre(self._matrix(params, grid), grid.shape)
-        displacement = self._displacement(params, grid, batch.device)
-        coarse = None if displacement is None else displacement.shape[2:]
-        rows = patch_rows(matrix, grid.shape, indices, coarse)
-        rows = rows.to(batch.device, non_blocking=True)
-        self._read(batch, rows, [index.shape[-1] for index in indices], displacement)
+        prepared["rows"] = patch_rows(matrix, grid.shape, indices, coarse)
+        return {**prepared, "lengths": tuple(index.shape[-1] for index in indices)}
 
-    def _read(
-        self,
-        batch: SubjectsBatch,
-        rows: Tensor,
-        lengths: Sequence[int],
-        displacement: Tensor | None,
-    ) -> None:
-        """Read every image at the coordinates of a patch, see `functional.warp.sample_patch`."""
+    def compute(self, batch: SubjectsBatch, prepared: Prepared) -> None:
+        """Sample every image once."""
+        displacement = None
+        if "velocity" in prepared:
+            displacement = elastic_displacement(
+                prepared["velocity"], prepared["shape"], half_grid_units=self.half_grid_units
+            )
         images = list(self.chosen_images(batch).values())
         nearest = [is_label_map(image) for image in images]
         volumes = [
             image.data if whole or image.data.is_floating_point() else image.data.float()
             for image, whole in zip(images, nearest, strict=True)
         ]
-        made = sample_patch(volumes, nearest, rows, lengths, displacement)
+        made = sample_patch(volumes, nearest, prepared["rows"], prepared["lengths"], displacement)
         for image, data in zip(images, made, strict=True):
             image.data = data
+
+    def repeats(self) -> bool:
+        """Always."""
+        return True
 
     def _matrix(self, params: Params, grid: Grid) -> Tensor:
         matrix = affine_matrix(
@@ -149,16 +159,12 @@ class SpatialDeformation(SynthSpatialTransform):
         )
         return matrix if self.index_grid else millimetres_to_voxels(matrix, grid.spacing_mm)
 
-    def _displacement(
-        self, params: Params, grid: Grid, device: torch.device | str
-    ) -> Tensor | None:
-        coarse = coarse_velocity(params, grid, self.velocity_shape_factor)
-        if coarse is None:
-            return None
-        if not self.index_grid:
-            coarse = coarse / grid.spacing_mm.float()[:, :, None, None, None]
-        coarse = coarse.to(device, non_blocking=True)
-        return elastic_displacement(coarse, grid.shape, half_grid_units=self.half_grid_units)
+    def _velocity(self, params: Params, grid: Grid, device: torch.device) -> Tensor | None:
+        always = devices.computes_all(device) and self.velocity_std_mm.bounds[1] > 0
+        coarse = coarse_velocity(params, grid, self.velocity_shape_factor, always=always)
+        if coarse is None or self.index_grid:
+            return coarse
+        return coarse / grid.spacing_mm.float()[:, :, None, None, None]
 
 
 class PatchCrop(SynthSpatialTransform):
@@ -266,23 +272,33 @@ class HemisphereFlip(SynthSpatialTransform):
         axis = left_right_axis(self.grid(batch))
         for image in self.chosen_images(batch).values():
             image.data = image.data.flip(axis + 2)
-        self.swap_sides(batch, torch.ones(batch.batch_size, dtype=torch.bool))
+        table = self.prepare_swap(torch.ones(batch.batch_size, dtype=torch.bool))
+        if table is not None:
+            self.swap_sides(batch, table.to(batch.device, non_blocking=True))
 
-    def swap_sides(self, batch: SubjectsBatch, flipped: Tensor) -> None:
-        """Exchange left and right labels in the elements that were mirrored."""
-        if self._swap is None or not bool(flipped.any()):
-            return
+    def prepare_swap(self, flipped: Tensor) -> Tensor | None:
+        """The label that each becomes, `(B, V)`, where left and right are to be exchanged.
+
+        Args:
+            flipped: Which elements were mirrored, `(B,)` booleans on the CPU.
+        """
+        if self._swap is None:
+            return None
+        same = torch.arange(len(self._swap))
+        return torch.where(flipped[:, None], self._swap, same)
+
+    def swap_sides(self, batch: SubjectsBatch, table: Tensor) -> None:
+        """Exchange left and right labels, see `prepare_swap`; the table is on the device."""
         for image in self.chosen_images(batch).values():
             if is_label_map(image):
-                image.data = _swapped(image.data, self._swap, flipped)
+                image.data = _swapped(image.data, table)
 
 
-def _swapped(labels: Tensor, swap: Tensor, flipped: Tensor) -> Tensor:
-    """Exchange partners where flipped; values beyond the table stay."""
-    index = labels.int().clamp(0, len(swap) - 1)
-    table = swap.to(labels.device, non_blocking=True).expand(len(labels), 1, -1)
-    exchange = (index == labels) & per_element(flipped, labels.device)
-    return torch.where(exchange, look_up(index, table).to(labels.dtype), labels)
+def _swapped(labels: Tensor, table: Tensor) -> Tensor:
+    """Labels from a table for each element, `(B, V)`; values beyond it stay."""
+    index = labels.int().clamp(0, table.shape[-1] - 1)
+    exchanged = look_up(index, table[:, None]).to(labels.dtype)
+    return torch.where(index == labels, exchanged, labels)
 
 
 def left_right_axis(grid: Grid) -> int:

@@ -280,13 +280,13 @@ class TissueContrast(SynthLabelTransform):
         else:
             made = look_up(labels, means)
         own = BARE_IMAGE if BARE_IMAGE in batch.images else self.destination
-        self.note(batch, own)
+        self.note_coil(batch, own)
         if self.replace and BARE_IMAGE not in batch.images:
             replace_image(batch, self.destination, made)
         else:
             add_made_image(batch, self.destination, made, image)
 
-    def note(self, batch: SubjectsBatch | Notes, name: str | None = None) -> None:
+    def note_coil(self, batch: SubjectsBatch | Notes, name: str | None = None) -> None:
         """Note whether a coil made the image; its name is the destination unless given."""
         note_coil(batch, name or self.destination, [self.coil] * batch.batch_size)
 

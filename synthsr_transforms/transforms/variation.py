@@ -15,11 +15,12 @@ from synthsr_transforms.functional.texture import vary_alike
 from synthsr_transforms.labels.table import LabelTable
 from synthsr_transforms.seeds import sample_seeds
 
-from .base import Grid, Params, grid_of
+from .base import Params, grid_of
 from .common.images import float_dtype, named_image
 from .common.labels_on_grid import LabelSet, whole_labels
-from .common.random_fields import smooth_fields
+from .common.random_fields import SmoothFields, smooth_fields
 from .kinds import SynthLabelTransform
+from .prepared import Prepared, prefixed, under
 
 
 class SharedTexture(SynthLabelTransform):
@@ -90,8 +91,8 @@ class SharedTexture(SynthLabelTransform):
             "texture_seed": sample_seeds(size, generator),
         }
 
-    def apply_params(self, batch: SubjectsBatch, params: Params) -> None:
-        """Vary both images."""
+    def prepare(self, batch: SubjectsBatch, params: Params) -> Prepared:
+        """The field, and its strength."""
         image, target = named_image(batch, self.image), named_image(batch, self.target)
         if image.data.shape[2:] != target.data.shape[2:]:
             raise ValueError(
@@ -99,21 +100,26 @@ class SharedTexture(SynthLabelTransform):
                 f" {tuple(image.data.shape[2:])} and {tuple(target.data.shape[2:])}. Put"
                 " SharedTexture before steps that resample one of them."
             )
+        fields = SmoothFields(params["texture_seed"], params["size_mm"], self.size_mm.bounds[0])
+        field = fields.prepare(grid_of(target), target.device, coarse_on_cpu=False)
+        return {"std": params["std"].float(), **prefixed("field", field)}
+
+    def compute(self, batch: SubjectsBatch, prepared: Prepared) -> None:
+        """Vary both images."""
+        image, target = named_image(batch, self.image), named_image(batch, self.target)
         x, t = image.data.float(), target.data.float()
-        field = self._field(params, grid_of(target), t.device)
-        strength = params["std"].float().to(t.device, non_blocking=True)
-        x, t = vary_alike(x, t, field, strength, *self._where(batch))
+        field = smooth_fields(under("field", prepared))
+        x, t = vary_alike(x, t, field, prepared["std"], *self._where(batch))
         image.data, target.data = x.to(float_dtype(image.data)), t.to(float_dtype(target.data))
+
+    def repeats(self) -> bool:
+        """Always."""
+        return True
 
     def neutral(self, params: Params, keep: Tensor) -> Params:
         """No strength, and the largest grain, which is cheap."""
         size_mm = torch.where(keep, params["size_mm"], math.inf)
         return {**params, "std": params["std"] * keep, "size_mm": size_mm}
-
-    @staticmethod
-    def _field(params: Params, grid: Grid, device: torch.device) -> Tensor:
-        seeds, size_mm = params["texture_seed"], params["size_mm"]
-        return smooth_fields(seeds, size_mm, grid, device, coarse_on=device)
 
     def _where(self, batch: SubjectsBatch) -> tuple[Tensor | None, Tensor | None]:
         """Labels, and a table of 1 for those to vary, else 0; None where all vary."""

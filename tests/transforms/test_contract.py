@@ -24,7 +24,7 @@ from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 import synthsr_transforms
 from synthsr_transforms.labels.table import LabelTable
-from synthsr_transforms.transforms import base
+from synthsr_transforms.support import devices
 from synthsr_transforms.transforms.base import SynthTransform, registered_transforms
 from synthsr_transforms.transforms.build import build_transform
 from synthsr_transforms.transforms.kinds import (
@@ -255,7 +255,7 @@ def _cases(kind: type = SynthTransform, most: int | None = None) -> list[Any]:
 
 def _has_neutral(case: Case) -> bool:
     """Whether elements that were not chosen can go through with neutral parameters."""
-    return case.cls.neutral is not SynthTransform.neutral
+    return case.cls.neutral is not SynthTransform.neutral and case.build().preserves_layout
 
 
 every_case = pytest.mark.parametrize("case", _cases())
@@ -385,13 +385,12 @@ class TestProbability:
         assert_same: Maker,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        monkeypatch.setattr(devices, "computes_all", lambda device: True)
         transform, batch = case.build(p=0.5), make_batch(4, affine="anisotropic")
         for seed in (1, 2, 4):
-            outputs = []
-            for together in (True, False):
-                monkeypatch.setattr(
-                    base, "computes_all", lambda device, together=together: together
-                )
+            outputs = [transform(batch, generator=seeded(seed))]
+            with monkeypatch.context() as alone:
+                alone.setattr(case.cls, "neutral", SynthTransform.neutral)
                 outputs.append(transform(batch, generator=seeded(seed)))
             keep = outputs[0].applied_transforms[-1].params["_keep"]
             assert 0 < sum(keep) < 4

@@ -421,6 +421,14 @@ def test_gradients_go_through_plain_operations(anywhere, device):
     assert volume.grad.any()
 
 
+def test_one_volume_waits_for_no_kernel_to_be_compiled(anywhere, monkeypatch, device):
+    monkeypatch.setattr(operators, "along_bands", None)  # to call it is an error
+    volume = random(4, 5, 6, device=device)
+    matrix = random(3, 4, device=device)
+    made = operators.along_axes(volume, [matrix, None, None])
+    torch.testing.assert_close(made, torch.einsum("mx,xyz->myz", matrix, volume))
+
+
 def test_tensors_that_are_traced_are_left_to_plain_operations(anywhere, device):
     seen = []
 

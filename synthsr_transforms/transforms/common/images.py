@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
-from ..base import BARE_IMAGE, add_image, is_label_map, set_affines
+from ..base import BARE_IMAGE, add_image, is_label_map, put_notes, set_affines
 
 ACQUISITION_SPACING = "acquisition_spacing_mm"
 """Spacing of each channel to be acquired, `(C, 3)` in mm."""
@@ -101,6 +101,18 @@ def note_coil(batch: SubjectsBatch | Notes, name: str, has_coil: Sequence[bool])
         names if coil else sorted([*names, name])
         for names, coil in zip(others, has_coil, strict=True)
     ]
+
+
+def note_of_chosen(
+    batch: SubjectsBatch, chosen: Sequence[bool], note: Callable[[Notes], None]
+) -> None:
+    """Let a function change the metadata of some elements of a batch only."""
+    index = [element for element, here in enumerate(chosen) if here]
+    if index:
+        part = {key: [values[i] for i in index] for key, values in batch.metadata.items()}
+        notes = Notes(part, len(index))
+        note(notes)
+        put_notes(batch, notes.metadata, index)
 
 
 def has_coil(batch: SubjectsBatch | Notes, name: str) -> list[bool]:
