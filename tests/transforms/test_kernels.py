@@ -82,10 +82,15 @@ def kinds(device: torch.device) -> dict[str, list[Tensor | None]]:
         "blur": list(blurs(device, "renormalise")),
         "dark_blur": list(blurs(device, "zero")),
         "up": resample._resize_operators(SHAPE, (70, 40, 21), False, device),
-        "down": resample._resize_operators(SHAPE, (5, 3, 1), True, device),
+        "down": resample_to(5, device),
         "any": [gap.to(device), rows, None],
         "backwards": [None, None, torch.eye(SHAPE[2], device=device).flip(0)[None, None]],
     }
+
+
+def resample_to(size: int, device: torch.device) -> list[Tensor | None]:
+    """Operators that bring volumes of `SHAPE` to a cube."""
+    return resample._resize_operators(SHAPE, (size,) * 3, True, device)
 
 
 @pytest.mark.parametrize("kind", ["blur", "dark_blur", "up", "down", "any", "backwards"])
@@ -464,7 +469,7 @@ def test_kernels_are_off_where_they_are_not_wanted(anywhere, device):
 
 
 def test_gradients_go_through_plain_operations(anywhere, device):
-    volume, matrices = random(1, 1, *SHAPE, device=device), kinds(device)["down"]
+    volume, matrices = random(1, 1, *SHAPE, device=device), resample_to(5, device)
     assert banded.has_bands(volume, matrices)
     volume.requires_grad_()
     assert not banded.has_bands(volume, matrices)
