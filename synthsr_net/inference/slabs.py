@@ -8,9 +8,10 @@ processor instead of filling memory.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import islice
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
@@ -100,17 +101,20 @@ def cut(volume: Tensor, thickness: int) -> Iterator[Tensor]:
 def convolved(slabs: Slabs, convolution: Convolution) -> Iterator[Tensor]:
     """Slabs of the convolution of a volume, with zeros beyond it."""
     radius = convolution.radius
-    first, others = _first_of(slabs)
-    if others is None:
-        yield convolution(first, alone=True)
+    whole, slabs = first_of(slabs)
+    if whole is not None:
+        yield convolution(whole, alone=True)
         return
-    waiting = _with_zeros(first, before=radius)  # what follows, with its neighbours before
-    for slab in others:
-        if waiting.shape[0] <= 2 * radius:
+    waiting: Tensor | None = None  # planes whose results follow, with their neighbours before
+    for slab in slabs:
+        if waiting is None:
+            waiting = _with_zeros(slab, before=radius)
+        elif waiting.shape[0] <= 2 * radius:
             waiting = torch.cat([waiting, slab])
         else:
             yield convolution(waiting)
             waiting = torch.cat([waiting[waiting.shape[0] - 2 * radius :], slab])
+    assert waiting is not None
     yield convolution(_with_zeros(waiting, after=radius))
 
 
@@ -122,23 +126,34 @@ def convolved_phases(slabs: Slabs, convolution: Convolution, channels: int) -> I
         convolution: With a kernel of `phase_convolution.phase_weight`.
         channels: Number of channels of the result.
     """
-    first, others = _first_of(slabs)
-    if others is None:
-        yield _phases(first, convolution, channels, alone=True)[1:-1]
+    whole, slabs = first_of(slabs)
+    if whole is not None:
+        yield _phases(whole, convolution, channels, alone=True)[1:-1]
         return
-    waiting = _with_zeros(first, before=1)
-    begin = 1  # the first plane of all lies outside
-    for slab in others:
-        yield _phases(waiting, convolution, channels)[begin:]
-        waiting, begin = torch.cat([waiting[-1:], slab]), 0
-    yield _phases(_with_zeros(waiting, after=1), convolution, channels)[begin:-1]
+    waiting: Tensor | None = None
+    first = 1  # the first plane of all lies outside
+    for slab in slabs:
+        if waiting is None:
+            waiting = _with_zeros(slab, before=1)
+            continue
+        yield _phases(waiting, convolution, channels)[first:]
+        waiting, first = torch.cat([waiting[-1:], slab]), 0
+    assert waiting is not None
+    yield _phases(_with_zeros(waiting, after=1), convolution, channels)[first:-1]
 
 
-def _first_of(slabs: Slabs) -> tuple[Tensor, Slabs | None]:
-    """The first slab and the others, None if there are none."""
+def first_of(slabs: Slabs) -> tuple[Tensor | None, Slabs]:
+    """The only slab of a volume, None if there are several; and all slabs again."""
     rest = iter(slabs)
-    first, second = next(rest), next(rest, None)
-    return first, None if second is None else chain([second], rest)
+    begin = deque(islice(rest, 2))
+    return begin[0] if len(begin) == 1 else None, _followed(begin, rest)
+
+
+def _followed(begin: deque[Tensor], rest: Slabs) -> Iterator[Tensor]:
+    """Some slabs, which are not kept, and others."""
+    while begin:
+        yield begin.popleft()
+    yield from rest
 
 
 def _phases(
@@ -215,3 +230,16 @@ def fill(volume: Tensor, slabs: Slabs) -> Tensor:
     for _ in copied(slabs, volume):
         pass
     return volume
+
+
+def gathered(slabs: Slabs, room: Tensor | Callable[[], Tensor]) -> Tensor:
+    """A whole volume `(X, Y, Z, C)` of slabs.
+
+    Args:
+        slabs: Slabs, the only one of which is the volume.
+        room: Where several go, or what makes room for them.
+    """
+    whole, slabs = first_of(slabs)
+    if whole is not None:
+        return whole
+    return fill(room if isinstance(room, Tensor) else room(), slabs)

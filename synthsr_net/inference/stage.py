@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -15,16 +15,20 @@ from synthsr_net.networks.normalisation import GroupNorm, InstanceNorm, Statisti
 from synthsr_net.networks.phase_convolution import phase_weight
 from synthsr_net.networks.unet import ACTIVATIONS, Level
 
+from .fused import activate_, can_fuse
 from .slabs import (
     Convolution,
     Slabs,
     added,
     channels_first,
     channels_last,
+    convolve,
     convolved,
     convolved_phases,
     cut,
+    first_of,
     mapped,
+    measured,
     packed,
     pooled,
     upsampled,
@@ -87,24 +91,67 @@ class Stage:
         """Whether the normalisation needs statistics of the whole result."""
         return isinstance(self.norm, InstanceNorm)
 
-    def encoded(self, slabs: Slabs) -> Iterator[Tensor]:
-        """The skip connection of an encoder level, from the input of the level."""
-        for convolution in self.convs:
-            slabs = mapped(self.activation, convolved(slabs, convolution))
-        yield from slabs
+    def encoded(self, slabs: Slabs, statistics: Statistics | None = None) -> Iterator[Tensor]:
+        """The skip connection of an encoder level, from the input of the level.
 
-    def decoded(self, skip: Slabs, small: Slabs) -> Iterator[Tensor]:
-        """The result of a decoder level, before its normalisation."""
+        Args:
+            slabs: Slabs of the input.
+            statistics: Take the result into account.
+        """
+        return self._through(slabs, self.convs, statistics)
+
+    def decoded(
+        self, skip: Slabs, small: Slabs, statistics: Statistics | None = None
+    ) -> Iterator[Tensor]:
+        """The result of a decoder level, before its normalisation.
+
+        Args:
+            skip: Slabs of the skip connection.
+            small: Slabs of the small volume, from which a slab comes for each of these.
+            statistics: Take the result into account.
+        """
+        last = None if len(self.convs) > 1 else statistics
+        return self._through(self._joined(skip, small, last), self.convs[1:], statistics)
+
+    def _joined(self, skip: Slabs, small: Slabs, statistics: Statistics | None) -> Iterator[Tensor]:
+        """The first convolution of a decoder level, activated."""
         assert self.low is not None
-        features = self.convs[0].weight.shape[0]
-        if self.low.weight.shape[2] == 2:
+        conv, features = self.convs[0], self.convs[0].weight.shape[0]
+        phased = self.low.weight.shape[2] == 2
+        if phased and can_fuse(self.activation, conv.weight) and conv.bias is not None:
+            first, skip = first_of(skip)
+            first_small, small = first_of(small)
+            if first is not None and first_small is not None:
+                yield self._joined_at_once(first, first_small, statistics)
+                return
+        if phased:
             from_small = convolved_phases(small, self.low, features)
         else:
             from_small = convolved(upsampled(small), self.low)
-        slabs: Slabs = added(convolved(skip, self.convs[0]), from_small)
-        slabs = mapped(self.activation, slabs)
-        for convolution in self.convs[1:]:
-            slabs = mapped(self.activation, convolved(slabs, convolution))
+        made = mapped(self.activation, added(convolved(skip, conv), from_small))
+        yield from made if statistics is None else measured(made, statistics)
+
+    def _joined_at_once(self, skip: Tensor, small: Tensor, statistics: Statistics | None) -> Tensor:
+        """The same of whole volumes, by one kernel after both convolutions."""
+        conv, low = self.convs[0], self.low
+        assert low is not None
+        assert conv.bias is not None
+        made = Convolution(conv.weight, None)(skip, alone=True)
+        phases = convolve(small, low.weight, None, (1, 1, 1))
+        return activate_(made, conv.bias, phases=phases, statistics=statistics)
+
+    def _through(
+        self, slabs: Slabs, convolutions: Sequence[Convolution], statistics: Statistics | None
+    ) -> Iterator[Tensor]:
+        """Slabs after convolutions, each of which is activated."""
+        for convolution in convolutions:
+            last = statistics if convolution is convolutions[-1] else None
+            if convolution.bias is not None and can_fuse(self.activation, convolution.weight):
+                bare = convolved(slabs, Convolution(convolution.weight, None))
+                slabs = mapped(partial(activate_, bias=convolution.bias, statistics=last), bare)
+            else:
+                slabs = mapped(self.activation, convolved(slabs, convolution))
+                slabs = slabs if last is None else measured(slabs, last)
         yield from slabs
 
     def halved(self, slabs: Slabs) -> Iterator[Tensor]:

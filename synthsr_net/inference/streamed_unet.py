@@ -24,7 +24,18 @@ from synthsr_net.networks.normalisation import Statistics
 from synthsr_net.networks.unet import WIDENED, UNet3d
 from synthsr_transforms.support.memory import return_freed
 
-from .slabs import Box, Convolution, Slabs, copied, cut, fill, mapped, measured
+from .slabs import (
+    Box,
+    Convolution,
+    Slabs,
+    copied,
+    cut,
+    fill,
+    first_of,
+    gathered,
+    mapped,
+    measured,
+)
 from .stage import Stage, Volume, exact_at_the_end, stage_of, weights, widened
 
 
@@ -78,8 +89,10 @@ class StreamedUNet:
             place = skips.pop()
             assert place is not None
             _return_freed(place)
-            result = self._decoded(stage, place, small, source, slab_elements)
-            small = self._kept(stage, place, result)  # planes are read before they are overwritten
+            result = partial(self._decoded, stage, place, small, source, slab_elements)
+            # planes are read before they are overwritten
+            small = _kept(stage, result, place)
+            del place, result
         stage, skip = self.decoder[-1], skips.pop()
         if skip is not None:
             source = Volume(source.data.new_empty(0, *shape[1:]))  # it is not read again
@@ -131,17 +144,12 @@ class StreamedUNet:
         small = source
         for depth, stage in enumerate(self.encoder[:-1]):
             keeps = keep_first_skip or depth > 0
-            skips.append(self._room(small.data.shape, stage) if keeps else None)
-            small = _descend(stage, small, skips[-1], slab_elements)
+            room = partial(self._room, small.data.shape, stage) if keeps else None
+            skip, small = _descend(stage, small, slab_elements, room)
+            skips.append(skip)
         last = self.encoder[-1]
-        place = self._room(small.data.shape, last)
-        return skips, self._kept(last, place, _encoded(last, small, slab_elements))
-
-    def _kept(self, stage: Stage, place: Tensor, slabs: Slabs) -> Volume:
-        """The result of a level in a place, from its slabs before the normalisation."""
-        statistics = Statistics()
-        result = fill(place, _measured(stage, slabs, statistics))
-        return Volume(result, stage.normaliser(statistics))
+        result = partial(_encoded, last, small, slab_elements)
+        return skips, _kept(last, result, partial(self._room, small.data.shape, last))
 
     def _room(self, shape: torch.Size, stage: Stage) -> Tensor:
         size = (*shape[:3], stage.features)
@@ -154,6 +162,7 @@ class StreamedUNet:
         small: Volume,
         source: Volume,
         slab_elements: int,
+        statistics: Statistics | None = None,
     ) -> Slabs:
         """The result of a decoder level, from the small volume and a skip connection, if stored."""
         if skip is None:
@@ -161,7 +170,7 @@ class StreamedUNet:
         else:
             skip_slabs = cut(skip, _thickness(skip.shape, stage, slab_elements))
         thickness = _thickness(_doubled(small.data.shape), stage, slab_elements) // 2
-        return stage.decoded(skip_slabs, small.slabs(thickness))
+        return stage.decoded(skip_slabs, small.slabs(thickness), statistics)
 
     def _head(
         self,
@@ -215,20 +224,39 @@ def _probabilities(slab: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return scores.softmax(0).T.unflatten(0, slab.shape[:3])
 
 
-def _encoded(stage: Stage, volume: Volume, slab_elements: int) -> Iterator[Tensor]:
+def _encoded(
+    stage: Stage, volume: Volume, slab_elements: int, statistics: Statistics | None = None
+) -> Iterator[Tensor]:
     thickness = _thickness(volume.data.shape, stage, slab_elements)
-    return stage.encoded(volume.slabs(thickness))
+    return stage.encoded(volume.slabs(thickness), statistics)
 
 
-def _descend(stage: Stage, volume: Volume, skip: Tensor | None, slab_elements: int) -> Volume:
-    """The input of the next encoder level, from that of a level; its skip connection is kept."""
+def _kept(
+    stage: Stage, slabs: Callable[[Statistics | None], Slabs], room: Tensor | Callable[[], Tensor]
+) -> Volume:
+    """The result of a level, from a function that makes its slabs and measures them."""
     statistics = Statistics()
-    slabs = _measured(stage, _encoded(stage, volume, slab_elements), statistics)
-    slabs = slabs if skip is None else copied(slabs, skip)
+    result = gathered(slabs(statistics if stage.measures else None), room)
+    return Volume(result, stage.normaliser(statistics))
+
+
+def _descend(
+    stage: Stage, volume: Volume, slab_elements: int, room: Callable[[], Tensor] | None
+) -> tuple[Tensor | None, Volume]:
+    """The skip connection of a level, if there is room for it, and the input of the next."""
+    statistics = Statistics()
+    measures = statistics if stage.measures else None
+    slabs: Slabs = _encoded(stage, volume, slab_elements, measures)
+    skip: Tensor | None = None
+    if room is not None:
+        skip, slabs = first_of(slabs)
+        if skip is None:
+            skip = room()
+            slabs = copied(slabs, skip)
     x, y, z, _ = volume.data.shape
-    half = volume.data.new_empty(x // 2, y // 2, z // 2, stage.features)
-    fill(half, stage.halved(slabs))
-    return Volume(half, stage.normaliser(statistics, halved=True))
+    shape = x // 2, y // 2, z // 2, stage.features
+    half = gathered(stage.halved(slabs), partial(volume.data.new_empty, shape))
+    return skip, Volume(half, stage.normaliser(statistics, halved=True))
 
 
 def _around(part: slice, reach: int, size: int) -> slice:
@@ -238,11 +266,6 @@ def _around(part: slice, reach: int, size: int) -> slice:
 
 def _within(part: slice, around: slice) -> slice:
     return slice(part.start - around.start, part.stop - around.start)
-
-
-def _measured(stage: Stage, slabs: Slabs, statistics: Statistics) -> Slabs:
-    """Take slabs into account in statistics, if the normalisation of their level needs them."""
-    return measured(slabs, statistics) if stage.measures else slabs
 
 
 def _doubled(shape: torch.Size) -> torch.Size:

@@ -153,10 +153,22 @@ class Statistics:
 
     def add(self, part: Tensor) -> None:
         """Take a part `(X, Y, Z, C)` into account."""
-        count = part[..., 0].numel()
-        total = self._count + count
         mean = part.mean((0, 1, 2), dtype=torch.float32)
         squares = (part - mean).square_().sum((0, 1, 2))
+        self.join(part[..., 0].numel(), mean, squares)
+
+    def join(self, count: int, mean: Tensor, squares: Tensor) -> None:
+        """Take a part into account that was measured.
+
+        Args:
+            count: Number of its voxels.
+            mean: Means of its channels, `(C,)` float32.
+            squares: Sums of the squared differences from them, likewise.
+        """
+        if not self._count:
+            self._count, self._mean, self._squares = count, mean, squares
+            return
+        total = self._count + count
         change = mean - self._mean
         self._squares = self._squares + squares + change.square() * (self._count * count / total)
         self._mean, self._count = self._mean + change * (count / total), total

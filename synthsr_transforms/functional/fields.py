@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .cache import cached, voxel_indices
+from .kernels import warp as kernels
 from .operators import apply_separable, full_precision, per_axis
 from .resample import resize
 from .warp import affine_grid, sample_grid
@@ -42,6 +43,8 @@ def integrate_velocity(velocity: Tensor, squarings: int = 7) -> Tensor:
         >>> bool(torch.allclose(integrate_velocity(constant), constant))
         True
     """
+    if kernels.can_compose(velocity):
+        return kernels.compose(velocity / 2**squarings, squarings)
     grid, scale = _identity_grid(tuple(velocity.shape[2:]), velocity.device)
     flow: Tensor = velocity.flip(1) / 2**squarings
     for _ in range(squarings):

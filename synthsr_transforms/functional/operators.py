@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .cache import cached, voxel_indices
+from .kernels import gaussians
 from .kernels.banded import along_bands, has_bands
 
 BLUR_BOUNDARIES = ("zero", "renormalise")
@@ -97,7 +98,12 @@ def blur_operators(
     Returns:
         Three matrices `(B, C, N, N)`, not to be written into.
     """
-    radius = gaussian_radius(sigma if window_sigma is None else window_sigma, truncate)
+    window = sigma if window_sigma is None else window_sigma
+    if boundary == "renormalise" and gaussians.can_make(shape, sigma, window):
+        window = window.expand_as(sigma)
+        made = gaussians.gaussian_rows(shape, sigma, window, factor=2 * truncate)
+        return per_axis(made, shape, shape)
+    radius = gaussian_radius(window, truncate)
     widths, radius = sigma.float(), radius.to(sigma.device, torch.float32)
     both = torch.stack([widths, radius.expand_as(widths)])
     if both.device.type != "cpu" or both.requires_grad:
@@ -188,6 +194,9 @@ def gaussian_rows(
     Returns:
         Weights `(..., 3, M, largest size)`.
     """
+    fits = sigma.shape == radius.shape == positions.shape[:3] and boundary == "renormalise"
+    if fits and gaussians.can_make(sizes, sigma, radius, positions):
+        return gaussians.gaussian_rows(sizes, sigma, radius, positions=positions)
     device, size = positions.device, max(sizes)
     sigma, radius = sigma[..., None, None], radius[..., None, None]
     distance = (voxel_indices(size, device) - positions[..., None]).abs_()

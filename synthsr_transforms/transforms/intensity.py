@@ -80,10 +80,10 @@ class MinMaxRescale(SynthIntensityTransform):
 
     def compute_image(self, image: Tensor, prepared: Prepared) -> Tensor:
         """Clip and rescale."""
+        if self.input_range is None:
+            return min_max(image, clip=self.clip)
         if self.clip is not None:
             image = image.clamp(*self.clip)
-        if self.input_range is None:
-            return min_max(image)
         low, high = self.input_range
         return (image - low if low else image) / (high - low)
 

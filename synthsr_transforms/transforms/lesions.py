@@ -16,6 +16,7 @@ from synthsr_transforms.functional.blur import gaussian_blur
 from synthsr_transforms.functional.fields import elastic_displacement
 from synthsr_transforms.functional.geometry import affine_matrix
 from synthsr_transforms.functional.intensity import total
+from synthsr_transforms.functional.lesions import blend_lesions, lesion_share
 from synthsr_transforms.functional.warp import patch_coordinates, sample_linear, whole_grid
 from synthsr_transforms.io.files import list_volumes
 from synthsr_transforms.labels.table import LabelTable
@@ -26,7 +27,7 @@ from synthsr_transforms.support.messages import integers
 from .base import Grid, Params, grid_of
 from .common.arguments import grid_ratio, positive, probability
 from .common.images import float_dtype
-from .common.labels_on_grid import LabelSet
+from .common.labels_on_grid import LabelSet, whole_labels
 from .common.lesion_masks import LesionMask, read_lesion_mask
 from .common.random_fields import (
     SmoothFields,
@@ -144,16 +145,21 @@ class LesionTransform(SynthLabelTransform, abstract=True):
         fluid = None if cavity is None else self._fluid.mask(labels)
         noise: dict[torch.Size, Tensor] = {}
         for name, image in self.scalar_images(batch).items():
-            value, std = prepared[f"{name}.look"][..., None, None, None]
-            data = image.data.float()
-            inside, shape = value.expand_as(data), data.shape[1:]
+            value, std = prepared[f"{name}.look"]
+            data, own = image.data.float(), None
+            shape = data.shape[1:]
             if f"{name}.varies" in prepared:
                 if shape not in noise:
                     noise[shape] = as_field(prepared["noise"], shape, data.device)
-                inside = inside + std * noise[shape]
-            if cavity is not None and fluid is not None:
+                own = noise[shape]
+            if cavity is None or fluid is None:
+                made = blend_lesions(data, lesion, value, std, own)
+            else:
+                value, std = (number[..., None, None, None] for number in (value, std))
+                inside = value.expand_as(data) if own is None else value + std * own
                 inside = torch.lerp(inside, _mean_of(data, fluid, otherwise=value), cavity)
-            image.data = torch.lerp(data, inside, lesion).to(float_dtype(image.data))
+                made = torch.lerp(data, inside, lesion)
+            image.data = made.to(float_dtype(image.data))
 
     def _prepare_cavity(self, params: Params, grid: Grid, device: torch.device) -> Prepared:
         """The field of cavities, and its height; nothing where no lesion holds any."""
@@ -265,11 +271,12 @@ class LesionSimulation(LesionTransform):
 
     def compute_fraction(self, labels: Tensor, prepared: Prepared) -> Tensor:
         """Share of lesion in each voxel, `(B, 1, X, Y, Z)` within 0 and 1."""
-        field, height = smooth_fields(prepared), per_element(prepared["height"])
-        if "lift" in prepared:
-            nearness = self._nearness(labels, prepared["sigma"])
-            height = height - per_element(prepared["lift"]) * nearness
-        return torch.sigmoid((field - height) / self.softness) * self._candidate.mask(labels)
+        field, labels = smooth_fields(prepared), whole_labels(labels)
+        tissue = self._candidate.table(labels.device)
+        near, lift = None, prepared.get("lift")
+        if lift is not None:
+            near = gaussian_blur(self._beside.mask(labels), prepared["sigma"])
+        return lesion_share(field, prepared["height"], self.softness, labels, tissue, near, lift)
 
     def repeats(self) -> bool:
         """Always."""
@@ -284,10 +291,6 @@ class LesionSimulation(LesionTransform):
             elif name in ("height", "size_mm", "cavity_size_mm"):
                 result[name] = torch.where(keep, value, math.inf)
         return result
-
-    def _nearness(self, labels: Tensor, sigma: Tensor) -> Tensor:
-        """From 1 at the labels `beside` to 0 far from them, `(B, 1, X, Y, Z)`."""
-        return (4 * gaussian_blur(self._beside.mask(labels), sigma)).clamp(max=1)
 
 
 class LesionInsertion(LesionTransform):

@@ -22,6 +22,7 @@ from synthsr_transforms.functional.acquisition import (
     thousandths,
 )
 from synthsr_transforms.functional.blur import acquisition_sigma, gaussian_blur
+from synthsr_transforms.functional.intensity import add_noise_by_channel
 from synthsr_transforms.functional.layout import plan_patch
 from synthsr_transforms.functional.reliability import distance_map, reliability_map
 from synthsr_transforms.functional.resample import resize
@@ -325,12 +326,8 @@ def _add_noise(slices: Tensor, prepared: Prepared) -> Tensor:
     parts = 1 + ("rician" in prepared)
     numbers = normal_field(prepared["noise"], (parts, *shape), slices.device)
     numbers = numbers.view(batch, channels, parts, *shape)
-    std = prepared["noise_std"][..., None, None, None]
-    noisy = torch.addcmul(slices, std, numbers[:, :, 0])
-    if parts == 1:
-        return noisy
-    magnitude = torch.hypot(noisy, std * numbers[:, :, 1])
-    return torch.where(prepared["rician"][..., None, None, None], magnitude, noisy)
+    std = prepared["noise_std"]
+    return add_noise_by_channel(slices, numbers, std, prepared.get("rician"))
 
 
 def _add_slice_noise(slices: Tensor, params: Params, low_shape: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from synthsr_transforms.functional.geometry import (
     millimetres_to_voxels,
 )
 from synthsr_transforms.functional.layout import PatchPlan, crop, crop_start, plan_patch
-from synthsr_transforms.functional.mixture import look_up
+from synthsr_transforms.functional.mixture import relabel
 from synthsr_transforms.functional.warp import (
     patch_rows,
     sample_patch,
@@ -291,14 +291,7 @@ class HemisphereFlip(SynthSpatialTransform):
         """Exchange left and right labels, see `prepare_swap`; the table is on the device."""
         for image in self.chosen_images(batch).values():
             if is_label_map(image):
-                image.data = _swapped(image.data, table)
-
-
-def _swapped(labels: Tensor, table: Tensor) -> Tensor:
-    """Labels from a table for each element, `(B, V)`; values beyond it stay."""
-    index = labels.int().clamp(0, table.shape[-1] - 1)
-    exchanged = look_up(index, table[:, None]).to(labels.dtype)
-    return torch.where(index == labels, exchanged, labels)
+                image.data = relabel(image.data, table)
 
 
 def left_right_axis(grid: Grid) -> int:

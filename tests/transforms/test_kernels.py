@@ -19,6 +19,7 @@ from torch import Tensor
 from synthsr_transforms.functional import (
     acquisition,
     blur,
+    fields,
     geometry,
     intensity,
     lesions,
@@ -28,7 +29,7 @@ from synthsr_transforms.functional import (
     texture,
     warp,
 )
-from synthsr_transforms.functional.kernels import banded, choice, painting, voxelwise
+from synthsr_transforms.functional.kernels import banded, choice, gaussians, painting, voxelwise
 from synthsr_transforms.functional.kernels import texture as vary
 from synthsr_transforms.functional.kernels import warp as sampling
 from synthsr_transforms.functional.kernels.choice import kernels_on, usable
@@ -81,10 +82,15 @@ def kinds(device: torch.device) -> dict[str, list[Tensor | None]]:
         "blur": list(blurs(device, "renormalise")),
         "dark_blur": list(blurs(device, "zero")),
         "up": resample._resize_operators(SHAPE, (70, 40, 21), False, device),
-        "down": resample._resize_operators(SHAPE, (5, 3, 1), True, device),
+        "down": resample_to(5, device),
         "any": [gap.to(device), rows, None],
         "backwards": [None, None, torch.eye(SHAPE[2], device=device).flip(0)[None, None]],
     }
+
+
+def resample_to(size: int, device: torch.device) -> list[Tensor | None]:
+    """Operators that bring volumes of `SHAPE` to a cube."""
+    return resample._resize_operators(SHAPE, (size,) * 3, True, device)
 
 
 @pytest.mark.parametrize("kind", ["blur", "dark_blur", "up", "down", "any", "backwards"])
@@ -109,6 +115,39 @@ def test_bands_of_short_types_are_summed_in_float32(kernels, dtype, device):
     assert made.dtype == dtype
     expected = plain(volume.float(), [matrix.float(), None, None]).to(dtype)
     assert_near(made, expected, tolerance=2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (20, 20, 20)])
+def test_weights_of_a_blur_are_made_by_a_kernel_as_without(kernels, shape, device):
+    sigma = torch.tensor([[[0.0, 0.6, 2.0], [1.0, 1.3, 0.4]]], device=device).expand(2, -1, -1)
+    window = torch.tensor([[[1.0, 2.0, 3.0]]], device=device)
+    for own in ({}, {"window_sigma": window, "truncate": 1.25}):
+        assert gaussians.can_make(shape, sigma, window)
+        made = operators.blur_operators(shape, sigma, device, **own)
+        with kernels_on():
+            expected = operators.blur_operators(shape, sigma, device, **own)
+        for ours, theirs in zip(made, expected, strict=True):
+            assert ours.shape == theirs.shape
+            assert_near(ours, theirs)
+
+
+def test_weights_of_slices_are_made_by_a_kernel_as_without(kernels, device):
+    where = 40 * random(2, 1, 3, 12, device=device) - 2
+    widths = 3 * random(2, 1, 6, device=device)
+    sigma, radius = operators.bounded(widths[..., :3], widths[..., 3:])
+    given = where[..., 1:], SHAPE, sigma, radius, "renormalise", 0
+    assert gaussians.can_make(SHAPE, sigma, radius, where)
+    made = operators.gaussian_rows(*given)
+    with kernels_on():
+        assert_near(made, operators.gaussian_rows(*given))
+
+
+def test_weights_that_no_kernel_makes_are_made_plainly(anywhere, device):
+    sigma = torch.ones(2, 1, 3, device=device)
+    assert gaussians.can_make(SHAPE, sigma, sigma)
+    assert not gaussians.can_make(SHAPE, sigma.double(), sigma)
+    assert not gaussians.can_make(SHAPE, sigma[0], sigma)
+    assert not gaussians.can_make((9, 9, 5000), sigma, sigma)
 
 
 def test_bands_are_narrow_and_hold_every_weight(kernels, device):
@@ -232,6 +271,26 @@ def test_a_patch_of_whole_voxels_is_the_volume(kernels, device):
         read = volume if nearest else volume.float()
         made = warp.sample_patch([read], [nearest], rows.to(device), SHAPE)[0]
         assert torch.equal(made, read)
+
+
+def test_velocities_are_integrated_by_kernels_as_without(kernels, device):
+    velocity = 6 * random(2, 3, 7, 6, 9, device=device) - 3
+    before = velocity.clone()
+    assert sampling.can_compose(velocity)
+    made = fields.integrate_velocity(velocity)
+    assert torch.equal(velocity, before)
+    with kernels_on():
+        assert_near(made, fields.integrate_velocity(velocity))
+    once = sampling.compose(velocity, 1)
+    assert not torch.equal(once, sampling.compose(velocity, 2))
+    assert torch.equal(sampling.compose(once, 1), sampling.compose(velocity, 2))
+
+
+def test_velocities_of_other_kinds_are_integrated_plainly(anywhere, device):
+    assert sampling.can_compose(torch.ones(1, 3, 4, 4, 4, device=device))
+    assert not sampling.can_compose(torch.ones(1, 2, 4, 4, 4, device=device))
+    assert not sampling.can_compose(torch.ones(3, 4, 4, 4, device=device))
+    assert not sampling.can_compose(torch.ones(1, 3, 4, 4, 4, dtype=torch.float64, device=device))
 
 
 def test_what_cannot_be_sampled_by_a_kernel_is_sampled_plainly(anywhere, device):
@@ -410,7 +469,7 @@ def test_kernels_are_off_where_they_are_not_wanted(anywhere, device):
 
 
 def test_gradients_go_through_plain_operations(anywhere, device):
-    volume, matrices = random(1, 1, *SHAPE, device=device), kinds(device)["down"]
+    volume, matrices = random(1, 1, *SHAPE, device=device), resample_to(5, device)
     assert banded.has_bands(volume, matrices)
     volume.requires_grad_()
     assert not banded.has_bands(volume, matrices)

@@ -12,8 +12,8 @@ from .choice import on_device, usable
 
 WHOLE_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 REAL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
-BLOCK = 512
-"""Voxels of a program."""
+BLOCK, COMPOSED = 512, 128
+"""Voxels of a program that samples, or composes displacements, which are small."""
 
 
 def can_sample(volume: Tensor, rows: Tensor, lengths: Sequence[int], *, nearest: bool) -> bool:
@@ -65,3 +65,32 @@ def sample(
             block=BLOCK,
         )
     return made
+
+
+def can_compose(flow: Tensor) -> bool:
+    """Whether `compose` takes a displacement."""
+    shape = flow.shape
+    few = 0 < flow.numel() < 2**31 and len(shape) == 5 and shape[0] < 2**16
+    return usable(flow) and few and shape[1] == 3 and flow.dtype == torch.float32
+
+
+def compose(flow: Tensor, times: int) -> Tensor:
+    """Displacement after itself, so many times one after the other, see `fields`.
+
+    Args:
+        flow: `(B, 3, X, Y, Z)` in voxels; see `can_compose`. It stays as it is.
+        times: How often, at least once.
+
+    Returns:
+        Same shape.
+    """
+    from .warp_program import compose as program
+
+    before, made = flow.contiguous(), torch.empty_like(flow, memory_format=torch.contiguous_format)
+    spare = torch.empty_like(made)
+    blocks = -(-flow[0, 0].numel() // COMPOSED)
+    with on_device(flow):
+        for number in range(times):
+            program[(blocks, len(flow))](before, made, *flow.shape[2:], block=COMPOSED)
+            before, made = made, spare if number == 0 else before
+    return before

@@ -85,6 +85,39 @@ def sample(
 
 
 @triton.jit
+def compose(flow, out, size_x, size_y, size_z, block: tl.constexpr):
+    """Displacement `(B, 3, X, Y, Z)` in voxels after itself."""
+    voxels = size_x * size_y * size_z
+    voxel = tl.program_id(0) * block + tl.arange(0, block)
+    inside = voxel < voxels
+    begin = tl.program_id(1).to(tl.int64) * 3 * voxels
+    flow += begin
+    out += begin
+    px = (voxel // (size_y * size_z)).to(tl.float32)
+    py = (voxel // size_z % size_y).to(tl.float32)
+    pz = (voxel % size_z).to(tl.float32)
+    px += tl.load(flow + voxel, mask=inside, other=0.0)
+    py += tl.load(flow + voxels + voxel, mask=inside, other=0.0)
+    pz += tl.load(flow + 2 * voxels + voxel, mask=inside, other=0.0)
+    px = tl.minimum(tl.maximum(px, 0.0), size_x - 1.0)
+    py = tl.minimum(tl.maximum(py, 0.0), size_y - 1.0)
+    pz = tl.minimum(tl.maximum(pz, 0.0), size_z - 1.0)
+    x0, y0, z0 = px.to(tl.int32), py.to(tl.int32), pz.to(tl.int32)
+    fx, fy, fz = px - x0, py - y0, pz - z0
+    x1 = tl.minimum(x0 + 1, size_x - 1) * (size_y * size_z)
+    y1 = tl.minimum(y0 + 1, size_y - 1) * size_z
+    z1 = tl.minimum(z0 + 1, size_z - 1)
+    x0, y0 = x0 * (size_y * size_z), y0 * size_z
+    for _ in range(3):
+        made = (1 - fx) * _bilinear(flow + x0, y0, y1, z0, z1, fy, fz, inside)
+        made += fx * _bilinear(flow + x1, y0, y1, z0, z1, fy, fz, inside)
+        before = tl.load(flow + voxel, mask=inside, other=0.0)
+        tl.store(out + voxel, before + made, mask=inside)
+        flow += voxels
+        out += voxels
+
+
+@triton.jit
 def _sum(x, y, z, field, low, high, low_share, high_share, inside, displaced: tl.constexpr):
     """One coordinate, in the order in which `coordinates_of` adds it up."""
     made = tl.load(x) + tl.load(y, mask=inside, other=0.0)
