@@ -153,13 +153,16 @@ def sharpened(image: Tensor) -> Tensor:
     return mirrored_blur(image, SHARPENING_SIGMA).neg_().add_(image, alpha=2)
 
 
-def replace_nonfinite(image: Tensor, value: float) -> tuple[Tensor, int]:
-    """Replace NaN and infinity, and count them."""
-    if math.isfinite(float(in_memory_order(image).sum())):  # far quicker than to look at each voxel
-        return image, 0
+def replace_nonfinite(image: Tensor, value: float) -> tuple[Tensor, Tensor]:
+    """Replace NaN and infinity, and count them.
+
+    Returns:
+        The image, and the number, which is where the image is: nobody waits for it.
+    """
+    if is_on_host(image) and math.isfinite(float(in_memory_order(image).sum())):
+        return image, torch.zeros((), dtype=torch.int64)  # far quicker than to look at each voxel
     wrong = ~torch.isfinite(image)
-    count = int(wrong.sum())
-    return (image.masked_fill(wrong, value) if count else image), count
+    return image.masked_fill(wrong, value), wrong.sum()
 
 
 # Measures ----------------------------------------------------------------------------------------

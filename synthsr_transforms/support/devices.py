@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -75,12 +75,21 @@ def on_host(tensor: Tensor) -> npt.NDArray[Any]:
     From an NVIDIA GPU it comes through page-locked memory, several times as fast as through other
     memory; PyTorch uses that again once the array is gone.
     """
-    if not tensor.is_cuda:
-        return tensor.detach().cpu().numpy()
-    copy = torch.empty_like(tensor, device="cpu", pin_memory=True)
-    copy.copy_(tensor.detach(), non_blocking=True)
-    torch.cuda.current_stream(tensor.device).synchronize()
-    return copy.numpy()
+    return on_host_together([tensor])[0]
+
+
+def on_host_together(tensors: Sequence[Tensor]) -> list[npt.NDArray[Any]]:
+    """Several tensors of one device as arrays, see `on_host`, for which the host waits once."""
+    copies = []
+    for tensor in tensors:
+        if not tensor.is_cuda:
+            copies.append(tensor.detach().cpu())
+            continue
+        copies.append(torch.empty_like(tensor, device="cpu", pin_memory=True))
+        copies[-1].copy_(tensor.detach(), non_blocking=True)
+    for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
+    return [copy.numpy() for copy in copies]
 
 
 def on_device(tensor: Tensor, device: torch.device | str) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from synthsr_transforms.io.grids import (
     spacing_of,
     upright,
 )
-from synthsr_transforms.support.devices import is_on_host, on_device
+from synthsr_transforms.support.devices import is_on_host, on_device, on_host_together
 from synthsr_transforms.support.messages import check_choice
 
 from ..intensities import clip_, replace_nonfinite, scaled, sharpened
@@ -233,7 +233,7 @@ def from_network_space(
     _check_output(output, space, config)
     inside = output[(slice(None), *space.inside)].detach().float()
     image = _intensities(inside[0], space, settings)
-    image, wrong = replace_nonfinite(image, (settings.output_range or (0.0, 0.0))[0])
+    image, number = replace_nonfinite(image, (settings.output_range or (0.0, 0.0))[0])
     image = refined(
         image,
         settings,
@@ -243,23 +243,32 @@ def from_network_space(
         sharpen=settings.sharpen if sharpen is None else sharpen,
         clip_sharpened=space.legacy is None,
     )
-    doubts = list(space.warnings)
+    made = [on_grid(image, space, grid)]
+    if config.spread:
+        unit = _unit(space, settings)
+        scales = laplace_scales(inside[images], unit, config.smallest_scale)
+        made.append(on_grid(scales, space, grid))
+    *arrays, wrong = on_host_together([*(each.data for each in made), number])
+    volumes = [
+        _on_sheared_grid(Volume(array, each.affine), space, grid)
+        for array, each in zip(arrays, made, strict=True)
+    ]
+    doubts = (*space.warnings, *_doubts(int(wrong), space, grid))
+    return Prediction(volumes[0], image, volumes[1] if config.spread else None, doubts)
+
+
+def _doubts(wrong: int, space: ScanSpace, grid: str) -> Iterator[str]:
+    """Doubts about a prediction of which a number of voxels was not finite."""
     if wrong:
-        doubts.append(
+        yield (
             f"{wrong} voxels of the prediction are NaN or infinite: set to the minimum. The model"
             " does not suit this scan, or is damaged."
         )
     if grid == "input" and not space.parallel:
-        doubts.append(
+        yield (
             f"axes are {shear_degrees(space.input_grid[1]):.2g} degrees off a right angle, which"
             " headers of predictions cannot hold: the grid is that of the scan, but upright."
         )
-    laplace_scale = None
-    if config.spread:
-        unit = _unit(space, settings)
-        scales = laplace_scales(inside[images], unit, config.smallest_scale)
-        laplace_scale = place(scales, space, grid)
-    return Prediction(place(image, space, grid), image, laplace_scale, tuple(doubts))
 
 
 def laplace_scales(log_scale: Tensor, unit: float, smallest: float = SMALLEST_SCALE) -> Tensor:
@@ -354,21 +363,21 @@ def place(image: Tensor, space: ScanSpace, grid: str) -> Volume:
         space: From `to_network_space`.
         grid: One of `GRIDS`; `input` by linear interpolation.
     """
+    return _on_sheared_grid(on_grid(image, space, grid).on_host(), space, grid)
+
+
+def on_grid(image: Tensor, space: ScanSpace, grid: str) -> Image:
+    """`place` where the volume is; what `_on_sheared_grid` does is left to be done."""
     image = image if image.is_cuda else image.cpu()
     if space.legacy == "v1" and grid == "1mm":
-        return Image(image.contiguous(), space.aligned_grid[1]).on_host()
+        return Image(image.contiguous(), space.aligned_grid[1])
     legacy = space.legacy is not None
     source = np.eye(4) if legacy else space.aligned_grid[1]
     turned = Image(image, source).turned(space.grid[1], legacy=legacy).data
     own = Image(_in_file_order(turned), space.grid[1])
-    if grid == "1mm":
-        return own.on_host()
+    if grid == "1mm" or not space.parallel:
+        return own
     shape, affine = space.input_grid
-    if not space.parallel:
-        goal: Grid = shape, upright(affine, shape)
-        if shear_degrees(affine) >= MIN_SHEAR_DEGREES:
-            goal = orthogonal_grid(space.input_grid, spacing_of(affine))
-        return Volume(reslice(own.on_host(), goal, outside=None)[0], goal[1])
     matrix = np.linalg.inv(space.grid[1]) @ affine  # diagonal but for the last column
     operators = [
         axis_operator(
@@ -378,7 +387,18 @@ def place(image: Tensor, space: ScanSpace, grid: str) -> Volume:
         for axis, n in enumerate(shape)
     ]
     operators = [on_device(operator, own.data.device) for operator in operators]
-    return Image(_in_file_order(along_axes(own.data, operators)), affine).on_host()
+    return Image(_in_file_order(along_axes(own.data, operators)), affine)
+
+
+def _on_sheared_grid(own: Volume, space: ScanSpace, grid: str) -> Volume:
+    """A volume on the grid of the scan, if it is asked for and its axes are sheared."""
+    if grid == "1mm" or space.parallel:
+        return own
+    shape, affine = space.input_grid
+    goal: Grid = shape, upright(affine, shape)
+    if shear_degrees(affine) >= MIN_SHEAR_DEGREES:
+        goal = orthogonal_grid(space.input_grid, spacing_of(affine))
+    return Volume(reslice(own, goal, outside=None)[0], goal[1])
 
 
 def _in_file_order(volume: Tensor) -> Tensor:
