@@ -6,6 +6,9 @@ their own, each of which takes as long as a GPU needs to read and write the volu
 
 from __future__ import annotations
 
+import threading
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the customary name
@@ -22,8 +25,49 @@ _PARTS, _CHANNELS = 64, 16  # of a step of joining statistics
 
 
 def can_fuse(activation: object, weight: Tensor) -> bool:
-    """Whether `activate_` can follow a convolution with this kernel."""
-    return activation is F.elu_ and usable(weight)
+    """Whether `activate_` can follow a convolution with this kernel; it waits for `warm_up`."""
+    return activation is F.elu_ and usable(weight) and _ready(weight.device, weight.dtype)
+
+
+def warm_up(device: torch.device, dtype: torch.dtype) -> None:
+    """Let kernels be compiled beside other work, where there are any, see `can_fuse`.
+
+    Triton needs about a second for them on a machine where it has not done so before.
+
+    Args:
+        device: Where a network will compute.
+        dtype: Type of its products; the last ones are float32.
+    """
+    if device.type == "cuda":
+        threading.Thread(target=_warm_up, args=(device, dtype), daemon=True).start()
+
+
+def _warm_up(device: torch.device, dtype: torch.dtype) -> None:
+    with torch.no_grad():
+        for each in {dtype, torch.float32}:
+            can_fuse(F.elu_, torch.empty(1, dtype=each, device=device))
+
+
+def _ready(device: torch.device, dtype: torch.dtype) -> bool:
+    with _COMPILING:  # one thread compiles what others wait for
+        return _runs(device, dtype)
+
+
+@lru_cache(32)
+def _runs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether kernels of all kinds run, which compiles them."""
+    x = torch.zeros(2, 2, 2, BLOCK_CHANNELS, dtype=dtype, device=device)
+    bias, phases = x.new_zeros(BLOCK_CHANNELS), x.new_zeros(2, 2, 2, 8 * BLOCK_CHANNELS)
+    try:
+        activate_(x, bias)
+        activate_(x, bias, statistics=Statistics())
+        activate_(x, bias, phases=phases)
+    except Exception:  # no compiler, or one that is too old: passes of PyTorch do the same
+        return False
+    return True
+
+
+_COMPILING = threading.Lock()
 
 
 def fits(*volumes: Tensor) -> bool:
@@ -58,7 +102,7 @@ def activate_(
     height, width, channels = x.shape[1:]
     rows = x.numel() // channels
     number = min(PROGRAMS, -(-rows // BLOCK_ROWS))
-    shape = (number, 3, channels) if statistics is not None else (0,)
+    shape = (number, 3, channels) if statistics is not None else (1,)
     parts = torch.empty(shape, device=x.device)
     with on_device(x):
         program[(number, -(-channels // BLOCK_CHANNELS))](

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from synthsr_net.inference.forward import predict_volume
+from synthsr_net.inference.fused import warm_up
 from synthsr_net.inference.memory import Plan, plan_memory
-from synthsr_net.inference.precision import resolve_precision
+from synthsr_net.inference.precision import DTYPES, resolve_precision
 from synthsr_net.models.checkpoint import Model, save_model
 from synthsr_transforms.io.grids import Affine, Volume
 from synthsr_transforms.io.kinds import thinning
@@ -132,6 +133,7 @@ class Inferer(Generic[Made, Kind]):
             model = model.without_scales()
         self.config = model.config
         self.network = model.network.to(self.device)
+        warm_up(self.device, DTYPES[self.precision])
         self.scan_config = scan_config(self.config, settings.legacy)
         chosen = {
             name: getattr(self.scan_config if value is None else settings, name)

@@ -100,6 +100,15 @@ def test_only_elu_on_devices_with_kernels_is_fused():
     assert not fits(torch.ones(0, 3, 4, 5))
 
 
+def test_where_no_kernel_is_compiled_passes_do_the_same(kernels, device, monkeypatch):
+    fused._runs.cache_clear()
+    monkeypatch.setattr(fused, "activate_", lambda *args, **kwargs: 1 / 0)
+    assert not can_fuse(F.elu_, torch.ones(2, 2, 3, 3, 3, device=device))
+    fused._runs.cache_clear()
+    monkeypatch.undo()
+    assert can_fuse(F.elu_, torch.ones(2, 2, 3, 3, 3, device=device))
+
+
 ARCHITECTURES: list[dict[str, Any]] = [
     {"normalisation": "instance", "normalise_last": False, "out_channels": 2, "scale_features": 3},
     {"normalisation": "instance", "convs_per_level": 1},

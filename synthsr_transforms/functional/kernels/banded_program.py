@@ -1,4 +1,7 @@
-"""Products with matrices whose rows are 0 but for a band, see `banded`."""
+"""Products with matrices whose rows are 0 but for a band, see `banded`.
+
+Numbers that do not decide how memory is read are not specialised: fewer programs to compile.
+"""
 
 import triton
 import triton.language as tl
@@ -29,7 +32,10 @@ def _find(matrix, band, tile, rows, size, m_row, m_column, tile_rows: tl.constex
     tl.store(band + 1, tl.max(last, 0))
 
 
-@triton.jit
+_FREE = [f"{a}_{b}" for a in "xyz" for b in ("rows", "size", "batch", "channel", "row", "column")]
+
+
+@triton.jit(do_not_specialize=["channels", "tiles", *_FREE])
 def find_bands(
     x,
     y,
@@ -75,7 +81,7 @@ def find_bands(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["channels", "b_batch", "b_channel"])
 def apply_bands(
     volume,
     matrix,
