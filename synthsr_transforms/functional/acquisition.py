@@ -74,7 +74,7 @@ def plan_slices(
             " Give the distance between slice centres in mm."
         )
     x, y, z = shape
-    size = torch.tensor([x, y, z], dtype=torch.float64)
+    size = _sizes((x, y, z), "cpu")[:, 0].double()
     extent, acquired_mm = size * spacing_mm.double(), acquired_mm.double()
     if alignment == "centre":
         number = torch.round(extent / acquired_mm).minimum(size)

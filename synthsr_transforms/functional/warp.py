@@ -252,12 +252,25 @@ def sample_patch(
 def _coarse_rows(indices: Sequence[Tensor], shape: Sequence[int], sizes: Sequence[int]) -> Tensor:
     """Coordinates of the voxels of each axis on a coarser grid, `(B, 3, longest)`."""
     longest = max(index.shape[-1] for index in indices)
+    if all(index.shape[-1] == longest for index in indices):
+        zooms, last = _coarse_numbers(tuple(shape), tuple(sizes), indices[0].device)
+        return (torch.stack(list(indices), -2) / zooms).clamp(min=0).minimum(last)
     rows = []
     for index, n, m in zip(indices, shape, sizes, strict=True):
         row = (index / zoom(m, n)).clamp(min=0, max=m - 1)
         missing = longest - row.shape[-1]
         rows.append(functional.pad(row, (0, missing)) if missing else row)
     return torch.stack(rows, dim=-2)
+
+
+@cached(16)
+def _coarse_numbers(
+    shape: tuple[int, ...], sizes: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Voxels per voxel of a coarser grid, and the last voxels of that, `(3, 1)` float32."""
+    zooms = [zoom(m, n) for n, m in zip(shape, sizes, strict=True)]
+    both = torch.tensor([zooms, [m - 1.0 for m in sizes]]).to(device)
+    return both[0, :, None], both[1, :, None]
 
 
 def warp_affine(volume: Tensor, matrix: Tensor, shape: Sequence[int] | None = None) -> Tensor:

@@ -19,7 +19,7 @@ from torchio import LabelMap
 from torchio.data.batch import ImagesBatch, SubjectsBatch
 
 from synthsr_transforms.seeds import Seeds
-from synthsr_transforms.transforms.base import BARE_IMAGE, add_image
+from synthsr_transforms.transforms.base import BARE_IMAGE, add_image, grid_of
 from synthsr_transforms.transforms.common.images import find_labels
 from synthsr_transforms.transforms.prepared import (
     Packing,
@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 
 DEVICE_TYPES = ("cuda",)
 """Types of devices on which work is recorded."""
-MOST = 8
-"""Number of layouts, and of recordings, that a generator keeps."""
+MOST_LAYOUTS = 64
+"""Number of layouts that a generator knows; batches of others are made step by step."""
+MOST_RECORDINGS = 4
+"""Number of recordings that it keeps, as each of them takes memory of the GPU."""
 _SCANS = "scans.element"
 
 
@@ -91,9 +93,9 @@ class Captured:
         """
         with self._lock:
             key = _layout_key(generator, batch, seed)
-            if key not in self._layouts:
+            if key not in self._layouts and len(self._layouts) < MOST_LAYOUTS:
                 return self._first(generator, batch, seed, key)
-            layouts = self._layouts[key]
+            layouts = self._layouts.get(key)
             if layouts is None:
                 return None
             try:
@@ -109,24 +111,22 @@ class Captured:
         for made in generator.run_steps(batch, seed, record):
             alike = alike and _lie_alike(made)
             layouts.append(layout_of(made))
-        _limit(self._layouts)
         self._layouts[key] = layouts if alike else None
         return made, record
 
     def _again(
         self, generator: Generator, batch: SubjectsBatch, seed: int, known: tuple[Any, list[Layout]]
-    ) -> tuple[SubjectsBatch, dict[str, Any]]:
+    ) -> tuple[SubjectsBatch, dict[str, Any]] | None:
         key, layouts = known
-        inputs = {name: image.data for name, image in batch.images.items()}
-        originals = {name: _like(image, image.data) for name, image in batch.images.items()}
+        images = {name: _like(image, image.data) for name, image in batch.images.items()}
         batch, record, prepared = _draw(generator, batch, seed, layouts)
-        own = (key, signature(prepared))
-        recording = self._recordings.get(own)
-        if recording is None:
-            _limit(self._recordings)
-            recording = self._record(generator, originals, prepared)
-            self._recordings[own] = recording
-        for name, data in recording.repeat(inputs, prepared).items():
+        work = (*key[:-1], signature(prepared))
+        if work not in self._recordings:
+            if len(self._recordings) >= MOST_RECORDINGS:
+                self._layouts[key] = None
+                return None
+            self._recordings[work] = self._record(generator, images, prepared)
+        for name, data in self._recordings[work].repeat(images, prepared).items():
             batch.images[name].data = data
         return batch, record
 
@@ -153,22 +153,13 @@ def can_capture(generator: Generator, batch: SubjectsBatch) -> bool:
 def _layout_key(generator: Generator, batch: SubjectsBatch, seed: int) -> Any:
     config = None if generator.scans is None else generator.scans.config
     counts = tuple(num_scans(config, seed, batch.batch_size))
+    batches = batch.images.values()
     images = tuple(
         (name, tuple(image.data.shape), image.data.dtype, image._image_class)
         for name, image in batch.images.items()
     )
-    matrices = tuple(
-        affine.data[:3, :3].numpy().tobytes()
-        for image in batch.images.values()
-        for affine in image.affines
-    )
-    return batch.device, counts, images, matrices
-
-
-def _limit(kept: dict[Any, Any]) -> None:
-    """Forget the oldest of what is kept, to have room for one more."""
-    while len(kept) >= MOST:
-        kept.pop(next(iter(kept)))
+    spacing = tuple(tuple(grid_of(image).spacing_mm.flatten().tolist()) for image in batches)
+    return batch.device, counts, images, spacing
 
 
 Layout = dict[str, tuple[Tensor, type]]
@@ -286,15 +277,15 @@ class Recording:
             lambda: compute(generator, begun, given), list(self._seeds.values())
         )
 
-    def repeat(self, inputs: Mapping[str, Tensor], prepared: Prepared) -> dict[str, Tensor]:
+    def repeat(self, images: Mapping[str, ImagesBatch], prepared: Prepared) -> dict[str, Tensor]:
         """Repeat the work for other images and numbers.
 
         Returns:
             Voxels of all images of the batch, which are the caller's.
         """
         with self._recorded.alone():
-            for name, data in inputs.items():
-                self._inputs[name].copy_(data)
+            for name, image in images.items():
+                self._inputs[name].copy_(image.data)
             self._send(prepared)
             made = self._recorded.repeat()
             return {name: data.clone() for name, data in made.items()}

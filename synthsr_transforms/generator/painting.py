@@ -83,6 +83,7 @@ def prepare_painting(
         for name, own, varies in zip(last, seeds, noisy, strict=True)
         if varies
     }
+    flat = np.ascontiguousarray(flat)
     return {"tables": torch.from_numpy(flat), "images": tuple(last), "_keep": keep, **noise}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 from torchio.data.batch import ImagesBatch, SubjectsBatch
@@ -127,8 +128,10 @@ class AcquisitionResolution(SynthTransform):
     ) -> torch.Tensor | None:
         if coarsest is None:
             return None
-        room = (torch.tensor(coarsest) - finest).clamp(min=0)
-        return finest + room * Uniform(0.0, 1.0).sample(finest.shape, generator)
+        least = finest.numpy()
+        room = np.maximum(np.array(coarsest, np.float32) - least, 0)
+        share = Uniform(0.0, 1.0).sample(finest.shape, generator).numpy()
+        return torch.from_numpy(least + room * share)
 
     def prepare(self, batch: SubjectsBatch, params: Params) -> Prepared:
         """Nothing for voxels."""
@@ -305,6 +308,8 @@ class SliceAcquisition(SynthTransform):
     def _plan(self, grid: Grid, spacing: Tensor) -> SlicePlan:
         fine = grid.spacing_mm[:, None, :]
         plan = plan_slices(grid.shape, fine, spacing, self.alignment)
+        if self.downsample is True:
+            return plan
         wanted = torch.tensor(self.downsample).expand(grid.channels)[None, :, None]
         full = torch.tensor(grid.shape).expand_as(plan.low_shape)
         return plan._replace(low_shape=torch.where(wanted, plan.low_shape, full))
@@ -313,7 +318,9 @@ class SliceAcquisition(SynthTransform):
 def _prepare_noise(params: Params, *, rician: bool) -> Prepared:
     """Noise of the slices of each channel, as `_add_noise` takes it."""
     std = params["noise_std"]
-    seeds = params["noise_seed"][:, None] + torch.arange(std.shape[1])
+    seeds = params["noise_seed"][:, None]
+    if std.shape[1] > 1:
+        seeds = seeds + torch.arange(std.shape[1])
     prepared: Prepared = {"noise": Seeds(seeds.flatten()), "noise_std": std}
     if rician:
         prepared["rician"] = params["rician"][:, None] & (std > 0)

@@ -164,7 +164,8 @@ class SpatialDeformation(SynthSpatialTransform):
         coarse = coarse_velocity(params, grid, self.velocity_shape_factor, always=always)
         if coarse is None or self.index_grid:
             return coarse
-        return coarse / grid.spacing_mm.float()[:, :, None, None, None]
+        spacing = grid.spacing_mm.float().numpy()[:, :, None, None, None]
+        return torch.from_numpy(coarse.numpy() / spacing)  # which wakes no threads
 
 
 class PatchCrop(SynthSpatialTransform):

@@ -134,6 +134,17 @@ class TestRepeating:
             assert same(made, generator.run(given, seed))
         assert generator.captured.num_recordings == 1
 
+    def test_no_more_is_recorded_than_memory_is_meant_for(self, heads, monkeypatch):
+        monkeypatch.setattr(captured, "MOST_RECORDINGS", 1)
+        generator = Generator.from_preset("all_purpose", ["crop.shape=32"])
+        for size in (1, 2, 1, 2, 2):
+            batch = heads(generator, size)
+            generator.graphs = True
+            runs = [generator.run(batch, seed) for seed in range(2)]
+            generator.graphs = False
+            assert same(runs[1], generator.run(batch, 1))
+        assert generator.captured.num_recordings == 1
+
     def test_a_step_whose_work_differs_runs_step_by_step(self, heads):
         generator = Generator.from_preset("tutorial_2_sr_synthetic")
         assert not generator.repeats
