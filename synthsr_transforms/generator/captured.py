@@ -29,6 +29,7 @@ from synthsr_transforms.transforms.prepared import (
     signature,
     tensors_of,
     under,
+    write,
 )
 
 from .recorded import Again, Graph, KeptSeeds, NotRepeatableError, Turns, Work
@@ -243,6 +244,31 @@ def _repeated(batch: SubjectsBatch, record: Mapping[str, Any], count: int) -> Su
     return taken
 
 
+class Packed:
+    """Prepared tensors on the host, as they go to a device.
+
+    Args:
+        packing: Their places.
+        device: The device.
+    """
+
+    def __init__(self, packing: Packing, device: torch.device) -> None:
+        cuda = device.type == "cuda"
+        self.buffer = torch.empty(packing.num_bytes, dtype=torch.uint8, pin_memory=cuda)
+        self.places = packing.views(self.buffer)
+        self._sent, self._device = torch.cuda.Event() if cuda else None, device
+
+    def wait(self) -> None:
+        """Wait until what was sent last has left."""
+        if self._sent is not None:
+            self._sent.synchronize()
+
+    def sent(self) -> None:
+        """Note that all before this is to leave."""
+        if self._sent is not None:
+            self._sent.record(torch.cuda.current_stream(self._device))
+
+
 class Recording:
     """Recorded work of a generator for one layout.
 
@@ -261,16 +287,16 @@ class Recording:
         record: Callable[[Work, Sequence[KeptSeeds]], Again | Graph],
     ) -> None:
         device = next(iter(images.values())).device
-        tensors = tensors_of(prepared)
-        self._packing = Packing.of(tensors)
-        self._buffer = torch.empty(self._packing.num_bytes, dtype=torch.uint8, device=device)
+        packing = Packing.of(tensors_of(prepared))
+        self._buffer = torch.empty(packing.num_bytes, dtype=torch.uint8, device=device)
+        self._packed = [Packed(packing, device) for _ in range(2)]
         self._inputs = {name: image.data.clone() for name, image in images.items()}
         self._seeds = {
             name: KeptSeeds(value.numbers, device)
             for name, value in prepared.items()
             if isinstance(value, Seeds)
         }
-        given = prepared | self._packing.views(self._buffer) | self._seeds
+        given = prepared | packing.views(self._buffer) | self._seeds
         self._send(prepared)
         begun = {name: _like(image, self._inputs[name]) for name, image in images.items()}
         self._recorded = record(
@@ -293,10 +319,12 @@ class Recording:
     def _send(self, prepared: Prepared) -> None:
         for name, own in self._seeds.items():
             own.set(prepared[name].numbers)
-        pinned = self._buffer.is_cuda
-        packed = torch.empty(self._packing.num_bytes, dtype=torch.uint8, pin_memory=pinned)
-        self._packing.write(tensors_of(prepared), packed.numpy())
-        self._buffer.copy_(packed, non_blocking=True)
+        self._packed.reverse()
+        packed = self._packed[0]
+        packed.wait()
+        write(prepared, packed.places)
+        self._buffer.copy_(packed.buffer, non_blocking=True)
+        packed.sent()
 
 
 def compute(

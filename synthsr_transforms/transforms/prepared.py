@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,8 +38,8 @@ def for_device(prepared: Mapping[str, Any]) -> Prepared:
 
 
 def tensors_of(prepared: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors among prepared values, in a row in memory."""
-    return {name: v.contiguous() for name, v in prepared.items() if isinstance(v, Tensor)}
+    """The tensors among prepared values."""
+    return {name: value for name, value in prepared.items() if isinstance(value, Tensor)}
 
 
 def sent(prepared: Prepared, device: torch.device) -> Prepared:
@@ -51,8 +50,14 @@ def sent(prepared: Prepared, device: torch.device) -> Prepared:
         return prepared
     packing = Packing.of(tensors)
     buffer = torch.empty(packing.num_bytes, dtype=torch.uint8)
-    packing.write(tensors, buffer.numpy())
+    write(tensors, packing.views(buffer))
     return prepared | packing.views(buffer.to(device, non_blocking=True))
+
+
+def write(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
+    """Copy tensors of the CPU to their places, see `Packing.views`; no threads are woken."""
+    for name, place in places.items():
+        place.numpy()[...] = tensors[name].numpy()
 
 
 class Place(NamedTuple):
@@ -81,7 +86,7 @@ class Packing:
         >>> numbers = {"a": torch.ones(2), "b": torch.tensor([True])}
         >>> packing = Packing.of(numbers)
         >>> buffer = torch.empty(packing.num_bytes, dtype=torch.uint8)
-        >>> packing.write(numbers, buffer.numpy())
+        >>> write(numbers, packing.views(buffer))
         >>> packing.views(buffer)["a"].tolist()
         [1.0, 1.0]
     """
@@ -100,12 +105,6 @@ class Packing:
             places[name] = Place(tensor.dtype, tuple(tensor.shape), begin, end)
             begin = -(-end // _ALIGNED) * _ALIGNED
         return cls(places)
-
-    def write(self, tensors: Mapping[str, Tensor], buffer: np.ndarray) -> None:
-        """Copy tensors of the CPU into a buffer of bytes."""
-        for name, place in self.places.items():
-            array = tensors[name].numpy()
-            buffer[place.begin : place.end].view(array.dtype).reshape(place.shape)[...] = array
 
     def views(self, buffer: Tensor) -> dict[str, Tensor]:
         """The tensors as parts of a buffer, on any device."""

@@ -27,7 +27,14 @@ from synthsr_transforms.generator.generator import Generator
 from synthsr_transforms.phantom import head_phantom
 from synthsr_transforms.seeds import Seeds, normal_field
 from synthsr_transforms.support import devices
-from synthsr_transforms.transforms.prepared import Packing, Prepared, sent, signature, tensors_of
+from synthsr_transforms.transforms.prepared import (
+    Packing,
+    Prepared,
+    sent,
+    signature,
+    tensors_of,
+    write,
+)
 
 PRESETS = ("all_purpose", "exam")
 Record = dict[str, Any]
@@ -258,7 +265,7 @@ class TestPacking:
         }
         packing = Packing.of(tensors_of(tensors))
         buffer = torch.empty(packing.num_bytes, dtype=torch.uint8)
-        packing.write(tensors_of(tensors), buffer.numpy())
+        write(tensors, packing.views(buffer))
         for name, view in packing.views(buffer).items():
             assert view.dtype == tensors[name].dtype
             assert torch.equal(view, tensors[name])
