@@ -112,7 +112,7 @@ class Uniform(Distribution):
         numbers = unit.numpy()  # quicker on a few numbers
         numbers *= high - low
         numbers += low
-        return unit.float()
+        return torch.from_numpy(numbers.astype(np.float32))
 
     def to_spec(self) -> Any:
         """A pair, or a mapping where bounds are given per axis."""
@@ -145,7 +145,7 @@ class Normal(Distribution):
         numbers = unit.numpy()  # quicker on a few numbers
         numbers *= std
         numbers += mean
-        return unit.float()
+        return torch.from_numpy(numbers.astype(np.float32))
 
     def to_spec(self) -> Any:
         """`{normal: [mean, std]}`."""

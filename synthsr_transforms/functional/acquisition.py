@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .blur import SLICE_PROFILE
+from .cache import cached, voxel_indices
 from .operators import (
     apply_separable,
     axis_operator,
@@ -106,8 +107,8 @@ def slice_positions(plan: SlicePlan, counts: Sequence[int]) -> Tensor:
     Returns:
         `(B, C, 3, largest count)`.
     """
-    number, size = plan.low_shape[..., None].float(), torch.tensor(plan.shape)[:, None]
-    index = torch.arange(max(counts), dtype=torch.float32)
+    number, size = plan.low_shape[..., None].float(), _sizes(tuple(plan.shape), "cpu")
+    index = voxel_indices(max(counts), "cpu")
     if plan.alignment == "centre":
         return centred_coordinates(index, size / number).minimum(size - 1)
     return torch.round((index / (number / size)).minimum(size)).minimum(size - 1)
@@ -118,13 +119,19 @@ def slice_coordinates(
 ) -> Tensor:
     """Coordinate of each output voxel among the slices of all axes, `(B, C, 3, largest size)`."""
     number = plan.low_shape[..., None].float()
-    size = torch.tensor(list(output_shape))[:, None]
-    index = torch.arange(max(output_shape), dtype=torch.float32)
+    size = _sizes(tuple(output_shape), "cpu")
+    index = voxel_indices(max(output_shape), "cpu")
     if plan.alignment == "centre":
         return centred_coordinates(index, number / size).clamp(min=0).minimum(number - 1)
-    open_end = torch.tensor(list(counts))[:, None] - 1
+    open_end = _sizes(tuple(counts), "cpu") - 1
     last = number - 1 if plan.alignment == "corner" else open_end
     return (index / (size / number)).minimum(last)
+
+
+@cached(32)
+def _sizes(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Sizes of three axes, `(3, 1)` whole numbers."""
+    return torch.tensor(shape, device=device)[:, None]
 
 
 def acquire_slices(
@@ -211,7 +218,7 @@ def acquisition_rows(
         if plan.alignment == "corner_open":
             counts = [min(m + 1, n) for m, n in zip(counts, plan.shape, strict=True)]
     where, back = slice_positions(plan, counts), slice_coordinates(plan, output_shape, counts)
-    ends = torch.tensor([[n - 1.0] for n in counts])
+    ends = _sizes(tuple(counts), "cpu") - 1.0
     sigma, radius = bounded(sigma.float(), radius.float())
     parts = [where, back.clamp(min=0).minimum(ends), sigma[..., None], radius[..., None]]
     rows = [part.float().expand(*where.shape[:-1], -1) for part in parts]

@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from .cache import cached
 
 
 def affine_matrix(
@@ -32,17 +35,27 @@ def affine_matrix(
     """
     given = [p for p in (rotation_degrees, shearing, scaling, translation) if p is not None]
     batch, device = given[0].shape[0], given[0].device
-    matrix = torch.zeros(batch, 4, 4, dtype=torch.float64, device=device)
-    matrix.diagonal(dim1=1, dim2=2).fill_(1)
-    linear = matrix[:, :3, :3] if rotation_degrees is None else rotation_matrix(rotation_degrees)
+    linear = _identity(device) if rotation_degrees is None else rotation_matrix(rotation_degrees)
     if shearing is not None:
         linear = _shearing_matrix(shearing.double()) @ linear
     if scaling is not None:
         linear = scaling.double()[:, :, None] * linear
-    matrix[:, :3, :3] = linear
-    if translation is not None:
-        matrix[:, :3, 3] = translation
-    return matrix
+    if translation is None:
+        translation = given[0].new_zeros(batch, 3)
+    top = torch.cat([linear.expand(batch, 3, 3), translation.double()[:, :, None]], 2)
+    return torch.cat([top, _last_row(device).expand(batch, 1, 4)], 1)
+
+
+@cached(4)
+def _identity(device: torch.device) -> Tensor:
+    """`(1, 3, 3)` float64."""
+    return torch.eye(3, dtype=torch.float64, device=device)[None]
+
+
+@cached(4)
+def _last_row(device: torch.device) -> Tensor:
+    """The last row of an affine matrix, `(1, 1, 4)` float64."""
+    return torch.tensor([[[0.0, 0, 0, 1]]], dtype=torch.float64).to(device)
 
 
 def rotation_matrix(rotation_degrees: Tensor) -> Tensor:
@@ -69,9 +82,14 @@ def _rotation_entries(cosines: Any, sines: Any) -> list[Any]:
 
 
 def _shearing_matrix(shearing: Tensor) -> Tensor:
-    off_diagonal = torch.tensor([1, 2, 3, 5, 6, 7], device=shearing.device)
-    matrix = torch.eye(3, dtype=shearing.dtype, device=shearing.device).flatten()
-    return matrix.repeat(len(shearing), 1).index_copy_(1, off_diagonal, shearing).view(-1, 3, 3)
+    entries = torch.cat([torch.ones_like(shearing[:, :1]), shearing], 1)
+    return entries.index_select(1, _shears(shearing.device)).view(-1, 3, 3)
+
+
+@cached(4)
+def _shears(device: torch.device) -> Tensor:
+    """Which of 1 and the six shears each entry of the matrix is, `(9,)`."""
+    return torch.tensor([0, 1, 2, 3, 0, 4, 5, 6, 0]).to(device)
 
 
 def millimetres_to_voxels(matrix_mm: Tensor, spacing_mm: Tensor) -> Tensor:
@@ -84,7 +102,7 @@ def millimetres_to_voxels(matrix_mm: Tensor, spacing_mm: Tensor) -> Tensor:
     Returns:
         `(B, 4, 4)` float64.
     """
-    scale = torch.cat([spacing_mm.double(), torch.ones_like(spacing_mm[:, :1]).double()], 1)
+    scale = functional.pad(spacing_mm.double(), (0, 1), value=1.0)
     return matrix_mm.double() * (scale[:, None, :] / scale[:, :, None])
 
 
@@ -99,6 +117,12 @@ def about_centre(matrix: Tensor, shape: Sequence[int]) -> Tensor:
         `(B, 4, 4)` float64, from output voxel to input voxel.
     """
     result = matrix.double().clone()
-    centre = torch.tensor([(n - 1) / 2 for n in shape], dtype=torch.float64, device=matrix.device)
+    centre = _centre(tuple(shape), matrix.device)
     result[:, :3, 3] += centre - result[:, :3, :3] @ centre
     return result
+
+
+@cached(32)
+def _centre(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Centre of a grid in voxels, `(3,)` float64."""
+    return torch.tensor([(n - 1) / 2 for n in shape], dtype=torch.float64).to(device)

@@ -407,7 +407,7 @@ def append_history(batch: SubjectsBatch, transform: Transform, params: dict[str,
 
 def _bring_affines_home(image: ImagesBatch) -> None:
     """Keep affines on the CPU: TorchIO moves them with the voxels, and reading them there waits."""
-    if any(affine.device.type != "cpu" for affine in image.affines):
+    if not all(affine.data.is_cpu for affine in image.affines):
         image._affines = [AffineMatrix(affine.data.cpu()) for affine in image.affines]
 
 

@@ -139,10 +139,10 @@ class GaussianSmoothing(SynthIntensityTransform):
         """Sample for each image in turn; shared widths are those of the first."""
         params = super().sample_params(batch, generator)
         if self.shared:
-            first = {name.rsplit(".", 1)[1]: value for name, value in reversed(params.items())}
+            first: Params = {}
             for name, value in params.items():
-                own = first[name.rsplit(".", 1)[1]][:, :1, :1]
-                params[name] = own.expand_as(value).clone()
+                own = first.setdefault(name.rsplit(".", 1)[1], value[:, :1, :1])
+                params[name] = own.expand_as(value)
         return params
 
     def sample_image_params(self, grid: Grid, generator: Generator | None) -> Params:
@@ -213,7 +213,9 @@ class BiasCorruption(SynthIntensityTransform):
         """Sample for each image in turn, with widths of 0 where no coil made it."""
         params = super().sample_params(batch, generator)
         for name in self.images(batch):
-            params[f"{name}.std"] *= torch.tensor(has_coil(batch, name))[:, None]
+            coil = has_coil(batch, name)
+            if not all(coil):
+                params[f"{name}.std"] *= torch.tensor(coil)[:, None]
         return params
 
     def sample_image_params(self, grid: Grid, generator: Generator | None) -> Params:

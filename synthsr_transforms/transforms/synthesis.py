@@ -123,7 +123,8 @@ class TissueMixture(SynthLabelTransform):
         size = (batch.batch_size, self.num_channels, len(self._background))
         for numbers, chosen in ((means, self.background_mean), (stds, self.background_std)):
             if chosen is not None:
-                numbers[..., self._background] = chosen.sample(size, generator).clamp(min=0)
+                own = chosen.sample(size, generator).clamp(min=0)
+                numbers.numpy()[..., self._background] = own.numpy()  # quicker than torch
         return {
             "means": means,
             "stds": stds,
