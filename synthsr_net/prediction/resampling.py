@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from synthsr_transforms.functional.cache import cached
 from synthsr_transforms.functional.operators import (
     along_axes,
     axis_operator,
@@ -112,17 +113,26 @@ def resampled(
     operators: list[Tensor | None] = []
     shift = np.zeros(3)
     for axis, (size, factor) in enumerate(zip(image.data.shape, factors.tolist(), strict=True)):
-        where = new_coordinates(size, factor, exact=exact)
+        number = len(new_coordinates(size, factor, exact=exact))
         if from_last[axis]:
-            shift[axis] = size - len(where) / factor
-        sigma = aliasing_sigma(factor, exact=exact) if blur else 0.0
-        operator = axis_operator(size, torch.from_numpy(where + shift[axis]), sigma)
-        operators.append(on_device(operator, image.data.device))
+            shift[axis] = size - number / factor
+        device = image.data.device
+        operators.append(_operator(size, factor, float(shift[axis]), exact, blur, device))
     affine = image.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ shift
     affine[:3, :3] /= factors
     affine[:3, 3] -= affine[:3, :3] @ (0.5 * (factors - 1))
     return Image(along_axes(image.data, operators), affine)
+
+
+@cached(64)
+def _operator(
+    size: int, factor: float, shift: float, exact: bool, blur: bool, device: torch.device
+) -> Tensor:
+    """Axis operator to another spacing, the same for all scans of a protocol."""
+    where = new_coordinates(size, factor, exact=exact) + shift
+    sigma = aliasing_sigma(factor, exact=exact) if blur else 0.0
+    return on_device(axis_operator(size, torch.from_numpy(where), sigma), device)
 
 
 def new_coordinates(size: int, factor: float, *, exact: bool = False) -> npt.NDArray[np.float64]:

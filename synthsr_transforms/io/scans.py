@@ -108,20 +108,21 @@ def _scan(header: Header) -> Scan:
     data = read_voxels(header, first=True)
     if isinstance(data, np.memmap) or not data.flags.writeable:
         data = np.array(data)
-    finite = np.isfinite(data)
-    wrong = int(data.size - np.count_nonzero(finite))
-    if wrong == data.size:
-        raise VolumeError(
-            f"{name} must hold finite numbers, got only NaN or infinity. Export again."
-        )
-    if wrong:
-        lowest = data[finite].min()
+    lowest, highest = data.min(), data.max()  # NaN if there is one
+    if not np.isfinite(lowest) or not np.isfinite(highest):
+        finite = np.isfinite(data)
+        wrong = int(data.size - np.count_nonzero(finite))
+        if wrong == data.size:
+            raise VolumeError(
+                f"{name} must hold finite numbers, got only NaN or infinity. Export again."
+            )
+        lowest, highest = data[finite].min(), data[finite].max()
         data = np.where(finite, data, lowest)
         warnings.append(
             f"{wrong} voxels of {data.size} are NaN or infinite: replaced by the minimum"
             f" {lowest:g}."
         )
-    if data.min() == data.max():
+    if lowest == highest:
         raise VolumeError(
             f"{name} must show something, but all voxels are {data.flat[0]:g}. Check its export."
         )

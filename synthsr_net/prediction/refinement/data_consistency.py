@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -90,17 +90,26 @@ def slices_between(grid: Grid, scan_grid: Grid) -> list[Tensor | None]:
         One `slice_operator` per axis of the grid, None where the scan is not coarser.
     """
     matrix = np.linalg.inv(grid[1]) @ scan_grid[1]
+    return list(_slices_between(grid[0], scan_grid[0], tuple(matrix.ravel().tolist())))
+
+
+@lru_cache(16)
+def _slices_between(
+    shape: tuple[int, int, int], scan_shape: tuple[int, int, int], scan_to_grid: tuple[float, ...]
+) -> tuple[Tensor | None, ...]:
+    """The same from shapes and the rows of a matrix, once for scans of one geometry."""
+    matrix = np.reshape(scan_to_grid, (4, 4))
     operators: list[Tensor | None] = []
-    for axis, size in enumerate(grid[0]):
+    for axis, size in enumerate(shape):
         along = int(np.argmax(np.abs(matrix[axis, :3])))
         width = float(abs(matrix[axis, along]))
-        where = np.tile((np.array(scan_grid[0])[:, None] - 1) / 2, scan_grid[0][along])
-        where[along] = np.arange(scan_grid[0][along])
+        where = np.tile((np.array(scan_shape)[:, None] - 1) / 2, scan_shape[along])
+        where[along] = np.arange(scan_shape[along])
         centres = matrix[axis, :3] @ where + matrix[axis, 3]
         coarse = width > 1 + 1e-3
         ordered = torch.from_numpy(np.sort(centres))
         operators.append(slice_operator(size, ordered, width) if coarse else None)
-    return operators
+    return tuple(operators)
 
 
 class Comparison:

@@ -215,7 +215,7 @@ def support_of(
 
     Args:
         best: `(X, Y, Z)` number of the most probable structure.
-        scan: `(X, Y, Z)` intensities.
+        scan: `(X, Y, Z)` intensities; scans of exams are on the CPU, wherever networks compute.
         structures: Numbers of those that count.
         affine: `(4, 4)` voxel-to-world matrix in mm.
 
@@ -229,7 +229,7 @@ def support_of(
         return 1.0
     first, end = bounding_box(inside[None, None])[0].tolist()
     box = tuple(slice(a, b) for a, b in zip(first, end, strict=True))
-    best, scan, inside = best[box], scan[box].float(), inside[box]
+    best, scan, inside = best[box], scan[box].to(best.device).float(), inside[box]
     low, high = scan[inside][::16].quantile(scan.new_tensor([0.01, 0.99]))
     spacing_mm = spacing_of(np.asarray(affine, dtype=np.float64))
     scan = Neighbourhoods(inside, spacing_mm.tolist()).centred(scan.clamp(low, high))
