@@ -455,7 +455,7 @@ def anywhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_without_triton_all_is_plain(monkeypatch, device):
     monkeypatch.setitem(sys.modules, "triton", None)  # to import it is an error
-    program = "synthsr_transforms.functional.kernels.banded_program"
+    program = "synthsr_transforms.functional.kernels.choice_program"
     monkeypatch.delitem(sys.modules, program, raising=False)
     choice._runs_kernels.cache_clear()
     volume, matrices = random(2, 1, *SHAPE, device=device), blurs(device, "zero")

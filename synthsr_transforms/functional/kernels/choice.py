@@ -53,16 +53,18 @@ def usable(*tensors: Tensor) -> bool:
 
 @lru_cache(64)
 def _runs_kernels(device: torch.device) -> bool:
-    """Whether Triton is installed, and compiles and starts the kernels that ask most of it."""
+    """Whether Triton is installed, and compiles and starts a kernel that asks much of it."""
     if device.type == "cuda" and (
         torch.version.cuda is None or torch.cuda.get_device_capability(device) < (8, 0)
     ):
         return False
     try:
-        from .banded import along_bands
+        from .choice_program import product
 
-        volume = torch.zeros(1, 1, 16, 16, 16, device=device)
-        along_bands(volume, [volume[:, :, 0], None, volume[:, :, 0]])
+        matrix = torch.zeros(16, 16, device=device)
+        number = torch.zeros(1, dtype=torch.int32, device=device)
+        with on_device(matrix):
+            product[(1,)](matrix, number, torch.empty_like(matrix))
     except Exception:  # no Triton, no compiler, or one of them is too old
         return False
     return True
