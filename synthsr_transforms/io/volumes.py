@@ -211,7 +211,7 @@ def read_voxels(header: Header, *, first: bool = False) -> npt.NDArray[Any]:
         if not (is_gzipped(header.path) and isinstance(proxy, nib.arrayproxy.ArrayProxy)):
             return _voxels_of(proxy, first)
         layout = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
-        with nib.openers.ImageOpener(str(header.path)) as file:
+        with IGzipFile(header.path, "rb") as file:
             data = _voxels_of(type(proxy)(file, layout, mmap=False), first)
             read_to_end(file)
         return data
