@@ -157,9 +157,20 @@ def test_flooding_reaches_what_is_connected(share):
     generator = torch.Generator().manual_seed(round(100 * share))
     for shape in ((9, 12, 7), (1, 30, 2), (16, 16, 16)):
         mask = torch.rand(shape, generator=generator) < share
-        mask[0, 0, 0] = True
+        begin = torch.zeros_like(mask)
+        begin[0, 0, 0] = begin[-1, -1, -1] = True
+        mask |= begin
         parts = ndimage.label(mask.numpy())[0]
-        np.testing.assert_array_equal(flooded(mask), parts == parts[0, 0, 0])
+        expected = np.isin(parts, [parts[0, 0, 0], parts[-1, -1, -1]])
+        np.testing.assert_array_equal(flooded(mask, begin), expected)
+
+
+def test_what_surrounds_a_head_is_flooded_in_few_rounds(elsewhere):
+    place = np.indices((40, 44, 36)) - np.array([20, 22, 18])[:, None, None, None]
+    head = torch.from_numpy(np.linalg.norm(place / [[[[1.1]]], [[[1.3]]], [[[1]]]], axis=0) < 13)
+    head &= torch.rand(head.shape, generator=torch.Generator().manual_seed(0)) < 0.9
+    assert torch.equal(filled(head), torch.from_numpy(ndimage.binary_fill_holes(head.numpy())))
+    assert len(elsewhere.reads) <= 3
 
 
 def brain_like(seed: int) -> Tensor:
