@@ -152,6 +152,19 @@ def test_the_host_waits_a_few_times_only(predictor, elsewhere):
     assert mode.launches - before[1] <= 140
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_what_goes_to_a_device_is_copied_in_its_layout_without_threads_of_pytorch(order):
+    tensor = torch.arange(24.0).view(2, 3, 4).permute(order)
+    mode = OnDevice()
+    mode.alive[tensor] = True
+    with mode:
+        copy = devices.page_locked(tensor, pin=False)
+    assert copy.stride() == tensor.stride()
+    assert copy.data_ptr() != tensor.data_ptr()
+    assert torch.equal(copy, tensor)
+    assert mode.launches <= 1  # memory is asked for
+
+
 @pytest.mark.parametrize("share", [0.35, 0.5, 0.65])
 def test_flooding_reaches_what_is_connected(share):
     generator = torch.Generator().manual_seed(round(100 * share))
