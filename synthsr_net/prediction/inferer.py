@@ -133,13 +133,13 @@ class Inferer(Generic[Made, Kind]):
             model = model.without_scales()
         self.config = model.config
         self.network = model.network.to(self.device)
-        warm_up(self.device, DTYPES[self.precision])
         self.scan_config = scan_config(self.config, settings.legacy)
         chosen = {
             name: getattr(self.scan_config if value is None else settings, name)
             for name, value in dataclasses.asdict(settings).items()
             if name in self.choices
         }
+        self._is_warm = False
         self.flip: bool = chosen["flip"]
         self.chosen: Mapping[str, bool] = chosen
         self.record = PredictionRecord(model, settings, chosen)
@@ -232,8 +232,15 @@ class Inferer(Generic[Made, Kind]):
         Raises:
             ValueError: If a scan cannot be used, or their number is not that of the inputs.
         """
+        self.warm_up()
         prepared = self.planned(self.prepare(scans))
         return self.finish(prepared, self.infer(prepared), lesion_mask=lesion_mask)
+
+    def warm_up(self) -> None:
+        """Let kernels be compiled while the first scan is prepared, if that has not been done."""
+        if not self._is_warm:
+            self._is_warm = True
+            warm_up(self.device, DTYPES[self.precision])
 
     # The three steps, which run in three threads over many scans
 

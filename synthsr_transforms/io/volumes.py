@@ -11,6 +11,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ from .kinds import looks_like_image
 from .other_formats import NRRD, check_minc, pair_of, read_nrrd_header
 
 _LEVEL = 1  # of compression: higher ones take longer and save next to nothing
+_BUFFER_BYTES = 2**22  # compressed at a time, in which other threads of Python run
 DTYPES = ("float32", "int16", "uint8")
 """Types that images of real numbers are written in."""
 
@@ -209,7 +211,7 @@ def read_voxels(header: Header, *, first: bool = False) -> npt.NDArray[Any]:
         if not (is_gzipped(header.path) and isinstance(proxy, nib.arrayproxy.ArrayProxy)):
             return _voxels_of(proxy, first)
         layout = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
-        with nib.openers.ImageOpener(str(header.path)) as file:
+        with IGzipFile(header.path, "rb") as file:
             data = _voxels_of(type(proxy)(file, layout, mmap=False), first)
             read_to_end(file)
         return data
@@ -421,5 +423,9 @@ def _save(image: Any, path: Path) -> None:
     if not is_gzipped(path):
         nib.save(image, path)
         return
-    with path.open("wb") as file, IGzipFile("", "wb", _LEVEL, file, mtime=0) as zipped:
-        image.to_stream(zipped)
+    with (
+        path.open("wb") as file,
+        IGzipFile("", "wb", _LEVEL, file, mtime=0) as zipped,
+        BufferedWriter(zipped, _BUFFER_BYTES) as buffered,
+    ):
+        image.to_stream(buffered)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -96,8 +97,23 @@ def on_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """A tensor on a device, for which nobody waits, also where it comes from the host."""
     device = torch.device(device)
     if device.type == "cuda" and is_on_host(tensor):
-        return tensor.pin_memory().to(device, non_blocking=True)
+        return page_locked(tensor, pin=True).to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def page_locked(tensor: Tensor, *, pin: bool) -> Tensor:
+    """A copy of a tensor of the host, of the same layout, in memory that a GPU reads by itself.
+
+    NumPy makes it in this thread: PyTorch would start all of its own, and wait for those that other
+    work keeps from a core.
+
+    Args:
+        tensor: The tensor, of a type that NumPy knows.
+        pin: Whether the memory is page-locked, for which there must be a GPU.
+    """
+    copy = torch.empty_like(tensor, pin_memory=pin)
+    np.copyto(copy.numpy(), tensor.detach().numpy())
+    return copy
 
 
 @contextmanager

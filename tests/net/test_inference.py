@@ -149,7 +149,7 @@ def test_the_published_architecture_in_slabs(device: torch.device) -> None:
     network = network_of(device, num_levels=5, num_features=24)
     x = volume_of(1, 32, 48, 16).to(device)
     result = prepare(network, torch.float32)(x, slab_elements=50_000)
-    assert_close(result, network(x[None])[0])
+    assert_close(result, network(x[None])[0], 2e-5)
 
 
 @pytest.mark.parametrize("normalisation", ["instance", "none"])

@@ -152,14 +152,38 @@ def test_the_host_waits_a_few_times_only(predictor, elsewhere):
     assert mode.launches - before[1] <= 140
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_what_goes_to_a_device_is_copied_in_its_layout_without_threads_of_pytorch(order):
+    tensor = torch.arange(24.0).view(2, 3, 4).permute(order)
+    mode = OnDevice()
+    mode.alive[tensor] = True
+    with mode:
+        copy = devices.page_locked(tensor, pin=False)
+    assert copy.stride() == tensor.stride()
+    assert copy.data_ptr() != tensor.data_ptr()
+    assert torch.equal(copy, tensor)
+    assert mode.launches <= 1  # memory is asked for
+
+
 @pytest.mark.parametrize("share", [0.35, 0.5, 0.65])
 def test_flooding_reaches_what_is_connected(share):
     generator = torch.Generator().manual_seed(round(100 * share))
     for shape in ((9, 12, 7), (1, 30, 2), (16, 16, 16)):
         mask = torch.rand(shape, generator=generator) < share
-        mask[0, 0, 0] = True
+        begin = torch.zeros_like(mask)
+        begin[0, 0, 0] = begin[-1, -1, -1] = True
+        mask |= begin
         parts = ndimage.label(mask.numpy())[0]
-        np.testing.assert_array_equal(flooded(mask), parts == parts[0, 0, 0])
+        expected = np.isin(parts, [parts[0, 0, 0], parts[-1, -1, -1]])
+        np.testing.assert_array_equal(flooded(mask, begin), expected)
+
+
+def test_what_surrounds_a_head_is_flooded_in_few_rounds(elsewhere):
+    place = np.indices((40, 44, 36)) - np.array([20, 22, 18])[:, None, None, None]
+    head = torch.from_numpy(np.linalg.norm(place / [[[[1.1]]], [[[1.3]]], [[[1]]]], axis=0) < 13)
+    head &= torch.rand(head.shape, generator=torch.Generator().manual_seed(0)) < 0.9
+    assert torch.equal(filled(head), torch.from_numpy(ndimage.binary_fill_holes(head.numpy())))
+    assert len(elsewhere.reads) <= 3
 
 
 def brain_like(seed: int) -> Tensor:

@@ -188,7 +188,8 @@ def filled(mask: Any) -> Any:
     """A mask without holes that nothing leads to."""
     if isinstance(mask, Tensor):
         outside = F.pad(~mask, [1] * 6, value=True)
-        reached = flooded(outside)
+        begin = F.pad(torch.zeros_like(mask), [1] * 6, value=True)
+        reached = flooded(outside, begin)
         part, whole = on_host(torch.stack([reached.sum(), outside.sum()])).tolist()
         if 2 * part > whole:  # no hole is larger
             return ~reached[1:-1, 1:-1, 1:-1]
@@ -197,32 +198,57 @@ def filled(mask: Any) -> Any:
     return ~large_parts(around, around)[1:-1, 1:-1, 1:-1]
 
 
-def flooded(mask: Tensor) -> Tensor:
-    """What is connected (over faces) to the first voxel of a mask, which is in it.
+def flooded(mask: Tensor, begin: Tensor) -> Tensor:
+    """What is connected (over faces) to some voxels of a mask.
 
     Along each axis, there and back, what was reached spreads to the next voxel outside of the mask,
-    again and again until nothing new is reached: few rounds on a GPU, whose host sees no voxels.
+    again and again until no neighbour is left: few rounds on a GPU, whose host sees no voxels.
 
     Args:
         mask: `(X, Y, Z)` bool.
+        begin: The voxels to start from, which are in it.
     """
-    reached = torch.zeros_like(mask)
-    reached[0, 0, 0] = True
-    before = 1
+    reached = begin
+    sweeps = [_Sweep(mask, axis, backward) for axis in range(3) for backward in (False, True)]
     while True:
-        for axis in range(3):
-            reached = _spread(reached, mask, axis)
-            reached = _spread(reached.flip(axis), mask.flip(axis), axis).flip(axis)
-        number = int(on_host(reached.sum()))
-        if number == before:
+        for sweep in sweeps:
+            reached = sweep.spread(reached)
+        if not int(on_host(_num_next_to(reached, mask))):
             return reached
-        before = number
 
 
-def _spread(reached: Tensor, mask: Tensor, axis: int) -> Tensor:
-    """What is reached along an axis: where the last voxel that was reached is in no other part."""
-    shape = [-1 if other == axis else 1 for other in range(3)]
-    number = 2 * torch.arange(mask.shape[axis], dtype=torch.int16, device=mask.device).view(shape)
-    stops = torch.where(mask, 0, number)
-    last = torch.where(reached, number + 1, stops).cummax(axis).values
-    return mask & (last % 2 == 1)
+class _Sweep:
+    """Spreads what was reached in a mask along an axis, to the next voxel outside of the mask.
+
+    Args:
+        mask: `(X, Y, Z)` bool.
+        axis: The axis.
+        backward: Whether to go from its end to its beginning.
+    """
+
+    def __init__(self, mask: Tensor, axis: int, backward: bool) -> None:
+        shape = [-1 if other == axis else 1 for other in range(3)]
+        number = torch.arange(mask.shape[axis], dtype=torch.int16, device=mask.device)
+        self._axis, self._backward = axis, backward
+        self._mask = mask.flip(axis) if backward else mask
+        self._even = 2 * number.view(shape)
+        self._stops = torch.where(self._mask, 0, self._even)
+
+    def spread(self, reached: Tensor) -> Tensor:
+        """What is reached then: where the last voxel that was is in no other part of a line."""
+        reached = reached.flip(self._axis) if self._backward else reached
+        last = torch.where(reached, self._even + 1, self._stops).cummax(self._axis).values
+        made = self._mask & (last % 2 == 1)
+        return made.flip(self._axis) if self._backward else made
+
+
+def _num_next_to(reached: Tensor, mask: Tensor) -> Tensor:
+    """Number of voxels of a mask that were not reached, but a neighbour of theirs was."""
+    left, number = mask & ~reached, torch.zeros((), dtype=torch.int64, device=mask.device)
+    for axis in range(3):
+        size = mask.shape[axis] - 1
+        for here, there in ((0, 1), (1, 0)):
+            number = (
+                number + (left.narrow(axis, here, size) & reached.narrow(axis, there, size)).sum()
+            )
+    return number

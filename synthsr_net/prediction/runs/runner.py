@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from synthsr_net.prediction.inferer import Inferer, Prepared, Result
 from synthsr_net.prediction.intensities import CT_WINDOW_HU
 from synthsr_net.prediction.provenance import read_description
 from synthsr_net.prediction.space.preprocess import check_number
+from synthsr_transforms.functional.kernels.choice import kernels_on
 from synthsr_transforms.io.files import stem
 from synthsr_transforms.io.grids import Volume, format_spacing
 from synthsr_transforms.io.scans import read_scan
@@ -43,6 +44,9 @@ READERS_BESIDE_GPU, WRITERS_BESIDE_GPU = 6, 12
 """Threads beside a GPU, at most; beside a network on the CPU there is one of each. Reading and
 checking a scan, and finishing and writing its prediction, take several times as long as a GPU needs
 to predict it."""
+
+KERNELS_FROM = 200
+"""Scans from which kernels are compiled, which takes seconds and saves 15 ms of each scan."""
 
 
 class DiskFullError(WorkFailedError):
@@ -146,13 +150,20 @@ class Batch:
         """
         readers, writers = self._num_threads()
         waiting: deque[Future[Outcome]] = deque()
-        with threads(readers) as reading, threads(writers) as writing:
+        with self._kernels(), threads(readers) as reading, threads(writers) as writing:
             for task, loading in self._ahead(reading, readers):
                 waiting.append(self._infer(task, loading, writing))
                 while waiting and (waiting[0].done() or len(waiting) > writers):
                     yield from self._finished(waiting.popleft())
             while waiting:
                 yield from self._finished(waiting.popleft())
+
+    def _kernels(self) -> AbstractContextManager[None]:
+        """Kernels where they save more time than it takes to compile them."""
+        if len(self.tasks) < KERNELS_FROM:
+            return kernels_on()
+        self.predictor.warm_up()
+        return nullcontext()
 
     def _num_threads(self) -> tuple[int, int]:
         if self.predictor.device.type == "cpu":

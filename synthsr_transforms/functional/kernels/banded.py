@@ -92,8 +92,14 @@ def find_bands(operators: Sequence[Tensor | None]) -> Tensor:
     numbers: list[int] = []
     for matrix in matrices:
         numbers += [*matrix.shape[2:], *_shared_strides(matrix)]
+    longest = max(matrix.shape[3] for matrix in matrices)
     program[(tiles, batch * channels, 3)](
-        *matrices, bands, channels, tiles, *numbers, tile_rows=TILE_ROWS, num_warps=4
+        *matrices,
+        *(bands, channels, tiles),
+        *numbers,
+        tile_rows=TILE_ROWS,
+        block=64 if longest <= 64 else 256,
+        num_warps=8,
     )
     return bands
 

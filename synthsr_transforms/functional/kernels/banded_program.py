@@ -8,26 +8,34 @@ import triton.language as tl
 
 
 @triton.jit
-def _find(matrix, band, tile, rows, size, m_row, m_column, tile_rows: tl.constexpr):
+def _magnitudes(matrix, row, column, rows, size, m_row, m_column):
+    """Magnitudes of the weights of some rows and columns, 0 beyond the matrix."""
+    inside = (row[:, None] < rows) & (column[None, :] < size)
+    where = matrix + row[:, None] * m_row + column[None, :] * m_column
+    return tl.abs(tl.load(where, mask=inside, other=0.0).to(tl.float32))
+
+
+@triton.jit
+def _find(
+    matrix, band, tile, rows, size, m_row, m_column, tile_rows: tl.constexpr, block: tl.constexpr
+):
     """First column and the one after the last of the band of a tile of rows."""
     row = tile * tile_rows + tl.arange(0, tile_rows)
-    largest = tl.zeros((tile_rows,), tl.float32)
-    for begin in range(0, size, 64):
-        column = begin + tl.arange(0, 64)
-        inside = (row[:, None] < rows) & (column[None, :] < size)
-        where = matrix + row[:, None] * m_row + column[None, :] * m_column
-        weight = tl.abs(tl.load(where, mask=inside, other=0.0).to(tl.float32))
-        largest = tl.maximum(largest, tl.max(weight, 1))
-    first = tl.full((64,), size, tl.int32)
-    last = tl.full((64,), 0, tl.int32)
-    for begin in range(0, size, 64):
-        column = begin + tl.arange(0, 64)
-        inside = (row[:, None] < rows) & (column[None, :] < size)
-        where = matrix + row[:, None] * m_row + column[None, :] * m_column
-        weight = tl.abs(tl.load(where, mask=inside, other=0.0).to(tl.float32))
-        counts = tl.max((weight > 1e-9 * largest[:, None]).to(tl.int32), 0) > 0
-        first = tl.minimum(first, tl.where(counts, column, size))
-        last = tl.maximum(last, tl.where(counts, column + 1, 0))
+    column = tl.arange(0, block)
+    weight = _magnitudes(matrix, row, column, rows, size, m_row, m_column)
+    largest = tl.max(weight, 1)
+    for begin in range(block, size, block):
+        more = _magnitudes(matrix, row, begin + column, rows, size, m_row, m_column)
+        largest = tl.maximum(largest, tl.max(more, 1))
+    least = 1e-9 * largest[:, None]
+    counts = tl.max((weight > least).to(tl.int32), 0) > 0
+    first = tl.where(counts, column, size)
+    last = tl.where(counts, column + 1, 0)
+    for begin in range(block, size, block):
+        more = _magnitudes(matrix, row, begin + column, rows, size, m_row, m_column)
+        counts = tl.max((more > least).to(tl.int32), 0) > 0
+        first = tl.minimum(first, tl.where(counts, begin + column, size))
+        last = tl.maximum(last, tl.where(counts, begin + column + 1, 0))
     tl.store(band, tl.min(first, 0) // 4 * 4)
     tl.store(band + 1, tl.max(last, 0))
 
@@ -62,23 +70,21 @@ def find_bands(
     z_row,
     z_column,
     tile_rows: tl.constexpr,
+    block: tl.constexpr,
 ):
     """Bands `(3, B, C, tiles, 2)` of the tiles of rows of three matrices `(B, C, M, N)`."""
     tile, element, axis = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     b, c = element // channels, element % channels
     band = bands + ((axis * tl.num_programs(1) + element) * tiles + tile) * 2
     if axis == 0:
-        _find(
-            x + b * x_batch + c * x_channel, band, tile, x_rows, x_size, x_row, x_column, tile_rows
-        )
+        x += b * x_batch + c * x_channel
+        _find(x, band, tile, x_rows, x_size, x_row, x_column, tile_rows, block)
     elif axis == 1:
-        _find(
-            y + b * y_batch + c * y_channel, band, tile, y_rows, y_size, y_row, y_column, tile_rows
-        )
+        y += b * y_batch + c * y_channel
+        _find(y, band, tile, y_rows, y_size, y_row, y_column, tile_rows, block)
     else:
-        _find(
-            z + b * z_batch + c * z_channel, band, tile, z_rows, z_size, z_row, z_column, tile_rows
-        )
+        z += b * z_batch + c * z_channel
+        _find(z, band, tile, z_rows, z_size, z_row, z_column, tile_rows, block)
 
 
 @triton.jit(do_not_specialize=["channels", "b_batch", "b_channel"])

@@ -53,18 +53,19 @@ def usable(*tensors: Tensor) -> bool:
 
 @lru_cache(64)
 def _runs_kernels(device: torch.device) -> bool:
-    """Whether Triton is installed and a kernel gives what it should."""
+    """Whether Triton is installed, and compiles and starts a kernel that asks much of it."""
     if device.type == "cuda" and (
         torch.version.cuda is None or torch.cuda.get_device_capability(device) < (8, 0)
     ):
         return False
     try:
-        from .choice_program import fill
+        from .choice_program import product
 
-        made = torch.zeros(1, device=device)
-        with on_device(made):
-            fill[(1,)](made, 1.0)
-    except Exception:  # no Triton, no compiler, or a driver that is too old for it
+        matrix = torch.zeros(16, 16, device=device)
+        number = torch.zeros(1, dtype=torch.int32, device=device)
+        with on_device(matrix):
+            product[(1,)](matrix, number, torch.empty_like(matrix))
+    except Exception:  # no Triton, no compiler, or one of them is too old
         return False
     return True
 

@@ -35,6 +35,7 @@ from synthsr_net.prediction.runs.tasks import (
     unique_names,
     unread_inputs,
 )
+from synthsr_transforms.functional.kernels import choice
 from synthsr_transforms.support.messages import SynthSRError, describe
 
 
@@ -414,6 +415,21 @@ class TestRun:
         monkeypatch.setattr(predictor, "finish", counted_finish)
         list(Batch(make_tasks(12), predictor).run())
         assert most <= 5
+
+    def test_kernels_are_compiled_for_many_scans_only(self, make_tasks, predictor, monkeypatch):
+        seen = []
+
+        def infer(prepared: Any, **more: Any) -> Any:
+            seen.append(choice._device_types)
+            return Predictor.infer(predictor, prepared, **more)
+
+        monkeypatch.setattr(predictor, "infer", infer)
+        monkeypatch.setattr(predictor, "warm_up", lambda: seen.append("warm"))
+        list(Batch(make_tasks(2), predictor).run())
+        monkeypatch.setattr(batch_module, "KERNELS_FROM", 2)
+        list(Batch(make_tasks(2), predictor).run())
+        assert seen == [(), (), "warm", ("cuda",), ("cuda",)]
+        assert choice._device_types == ("cuda",)
 
     def test_a_scan_that_fails_does_not_stop_the_others(self, make_tasks, predictor):
         tasks = make_tasks(4)
