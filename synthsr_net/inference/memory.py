@@ -27,7 +27,8 @@ RESERVE = 0.9
 
 _SLAB_BYTES = {"cpu": 8 * 2**20, "cuda": 2**26}
 _WORKSPACE_SLABS = {"cpu": 10, "cuda": 16}
-LARGE_SLAB_BYTES = 2**30
+_LARGE_WORKSPACE_SLABS = 8  # of whole levels; 3 to 5 were measured
+LARGE_SLAB_BYTES = 2**31
 """Size of slabs on GPUs that have much memory, which is that of a whole level as a rule: so a host
 has less to launch, and nothing is padded or joined."""
 LARGE_SHARE = 0.5
@@ -153,8 +154,8 @@ def estimate_bytes(
         peak = max(peak, above + skips[level] + below)  # the result takes the place of the skip
     if strategy == "whole":  # nothing is streamed: upsampled, concatenated and convolved volumes
         peak = sum(tensors) + 4 * tensors[0] + (2 * tensors[1] if len(tensors) > 1 else 0)
-    slab = min(slab or slab_bytes(device), tensors[0])
-    workspace = 0 if strategy == "whole" else _WORKSPACE_SLABS.get(device, 8) * slab
+    number = _WORKSPACE_SLABS.get(device, 8) if slab is None else _LARGE_WORKSPACE_SLABS
+    workspace = 0 if strategy == "whole" else number * min(slab or slab_bytes(device), tensors[0])
     ends = 4 * voxels[0] * (3 * config.in_channels + _outputs(flip) * config.out_channels)
     return peak + workspace + ends + 3 * 4 * config.num_weights
 
