@@ -4,6 +4,12 @@ To make a sample takes hundreds of small operations, and a host that starts them
 longer than a GPU that does them. CUDA records them as a graph and starts all of them at once. So
 the host draws parameters, and prepares what depends on them, as the steps do, but for a batch that
 has a layout only; then all goes to the GPU by one copy, and the recorded work is repeated.
+
+Results are those of the steps one by one, bit for bit on the same GPU. These run one by one, and
+with one of them the whole generator: transforms of TorchIO, those that define `apply_params` or
+`apply_to_image`, such as `LesionInsertion` with masks, `ScannerNoise` and `ReliabilityMap`; blurs
+and `SliceAcquisition` with `boundary: zero`; slices that are not aligned by their centres; and
+steps with `channels`.
 """
 
 from __future__ import annotations
