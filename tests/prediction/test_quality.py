@@ -323,6 +323,15 @@ class TestSupport:
         for scan in (noise, smooth, elsewhere, torch.zeros(SHAPE), torch.full(SHAPE, 7.0)):
             assert self.support(scan) < 1.5
 
+    def test_the_border_of_what_was_emptied_does_not(self):
+        middle = torch.tensor(SHAPE)[:, None, None, None] / 2
+        radius = (torch.from_numpy(np.indices(SHAPE)) - middle).square().sum(0).sqrt()
+        rim = torch.where((radius >= 14) & (radius < 17), 1, self.labels)  # as of a cortex
+        labels = torch.where(self.labels == 1, 2, self.labels).where(radius < 14, rim)
+        noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
+        emptied = torch.where(radius < 15.5, 50 + noise, 150 + noise)
+        assert support_of(labels, emptied, self.brain, np.eye(4)) < 1.5
+
     def test_voxels_that_are_much_too_bright_do_not_hide_it(self):
         scan = self.shown(0, 5, 4, 1, 2, 3, 6)
         hot = scan.clone()

@@ -28,6 +28,7 @@ from synthsr_transforms.io.grids import spacing_of
 from synthsr_transforms.support.messages import SynthSRError
 
 from ..neighbourhoods import Neighbourhoods
+from ..refinement.brain_mask import eroded
 from ..resampling import Grid
 from .posteriors import Summary, summary_of
 
@@ -48,12 +49,15 @@ USUAL_DEGREES = 30.0
 """Angles by which heads may be turned."""
 SMALLEST_DICE = 1e-3
 USUAL_SUPPORT = 2.5
-"""Support, see `support_of`, from which on a scan is not doubted to show the structures: 12 to 16
-in sound T1s of 1 mm, 4 to 11 in other scans of patients, 3 in the phantom of `synthsr example`,
-below 2 where it shows none of them."""
+"""Support, see `support_of`, from which on a scan is not doubted to show the structures: 7 to 10 in
+sound T1s of 1 mm, 3 and more in other scans of any quality whose structures are found, below 2
+where it shows none of them."""
 LEAST_SUPPORT = 0.5
 SHIFT_MM = 8.0
 """Distance by which structures are moved for that."""
+RIM_MM = 5.0
+"""Voxels nearer to the border of all structures do not count: it shows where a brain is, and where
+a scan was emptied as well."""
 LEAST_SHARE = 1e-3
 """Share of the variance that is explained by chance, at most."""
 
@@ -207,8 +211,8 @@ def support_of(
 ) -> float:
     """How much better structures explain a scan where they are than moved by 8 mm.
 
-    That is the share of the variance of the scan, within the structures and about its local mean,
-    that lies between them (the correlation ratio: Roche et al., MICCAI 1998), over the mean of the
+    That is the share of the variance of the scan, inside the brain and about its local mean, that
+    lies between them (the correlation ratio: Roche et al., MICCAI 1998), over the mean of the
     same shares for structures that are moved along each axis, both ways. It does not depend on the
     contrast; noise lowers both shares alike, and a bias field changes neither much. A brain that a
     network made up explains no more where it is than elsewhere.
@@ -225,23 +229,25 @@ def support_of(
     counts = torch.zeros(int(best.max()) + 1, dtype=torch.bool)
     counts[[number for number in structures if number < len(counts)]] = True
     inside = counts.to(best.device)[best.long()]
-    if not bool(inside.any()):
+    spacing_mm = spacing_of(np.asarray(affine, dtype=np.float64))
+    core = eroded(inside, RIM_MM / float(spacing_mm.max()))
+    if not bool(core.any()):
         return 1.0
     first, end = bounding_box(inside[None, None])[0].tolist()
     box = tuple(slice(a, b) for a, b in zip(first, end, strict=True))
-    best, scan, inside = best[box], scan[box].to(best.device).float(), inside[box]
-    low, high = scan[inside][::16].quantile(scan.new_tensor([0.01, 0.99]))
-    spacing_mm = spacing_of(np.asarray(affine, dtype=np.float64))
-    scan = Neighbourhoods(inside, spacing_mm.tolist()).centred(scan.clamp(low, high))
+    best, inside, core = best[box], inside[box], core[box]
+    scan = scan[box].to(best.device).float()
+    low, high = scan[core][::16].quantile(scan.new_tensor([0.01, 0.99]))
+    scan = Neighbourhoods(core, spacing_mm.tolist()).centred(scan.clamp(low, high) - low)
     shares = []
     for axis, size in enumerate(scan.shape):
         step = min(max(round(SHIFT_MM / spacing_mm[axis]), 1), size - 1)
         halves = (0, size - step), (step, size - step)
         for here, there in (halves, halves[::-1]):
-            both = inside.narrow(axis, *here) & inside.narrow(axis, *there)
+            both = core.narrow(axis, *here) & inside.narrow(axis, *there)
             moved = best.narrow(axis, *there)[both]
             shares.append(_explained(scan.narrow(axis, *here)[both], moved))
-    own, elsewhere = _explained(scan[inside], best[inside]), sum(shares) / len(shares)
+    own, elsewhere = _explained(scan[core], best[core]), sum(shares) / len(shares)
     return (own + LEAST_SHARE) / (elsewhere + LEAST_SHARE)
 
 
