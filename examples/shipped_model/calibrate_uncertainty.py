@@ -15,8 +15,9 @@ The label maps held out then say how mean absolute errors compare with mean pred
 tenth of the predicted scales, before and after; without any, each label map to fit is measured with
 a correction fitted to the others. Label maps that the network was trained on have smaller errors
 than others. Slices of real T1-weighted scans are measured too, within the brain, against the scans,
-mapped to the contrast of the prediction by a cubic polynomial; with --fit-real, they are fitted as
-well, and each head, simulated or real, is measured with a correction fitted to all the others.
+mapped to the contrast of the prediction by a cubic polynomial. With --fit-real, they are fitted as
+well, as much as all the simulated ones: the correction is then the one whose scales are nearest to
+the errors in the tenths of both. Each head is measured with a correction fitted to all the others.
 
 OUTPUT also gets scans.jsonl (a run that was broken off goes on from there), results.json and
 table.md. Several processes can measure heads of their own at the same time, each into its own
@@ -178,26 +179,39 @@ def joined(rows: Sequence[dict[str, Any]]) -> Counts:
 # Correction --------------------------------------------------------------------------------------
 
 
-def fit(counts: Counts) -> Correction:
-    """The most likely correction of counted scales.
+def fit(groups: Sequence[Counts]) -> Correction:
+    """The correction of counted scales.
 
-    The negative log-likelihood of errors e with scales b is the mean of log(b) + e / b.
+    Of one group of scans, it is the most likely one: the negative log-likelihood of errors e with
+    scales b is the mean of log(b) + e / b. Of several, the logarithms of error over scale in the
+    tenths of each group are as small as they can be, in the mean of their squares.
     """
-    number, errors, scales = counts
+    number, errors, scales = counts = np.concatenate(groups, axis=1)
 
     def correction_of(x: npt.NDArray[np.float64]) -> Correction:
         factor, power, smallest = np.exp(x).tolist()
         factor *= usual ** (1 - power)  # so that it means the same whatever the power is
         return Correction(factor, power, max(smallest, SMALLEST_SCALE))
 
-    def loss(x: npt.NDArray[np.float64]) -> float:
+    def unlikeliness(x: npt.NDArray[np.float64]) -> float:
         corrected = correction_of(x).of(counts)[2] / number
         return float((number * np.log(corrected) + errors / corrected).sum() / number.sum())
 
+    def deviation(x: npt.NDArray[np.float64]) -> float:
+        tenths = [tenths_of(correction_of(x).of(group)) for group in groups]
+        return float(np.nanmean(np.square([np.log(e / s) for e, s in tenths])))
+
+    loss = unlikeliness if len(groups) == 1 else deviation
     usual = float(scales.sum() / number.sum())
     start = np.log([errors.sum() / scales.sum(), 1.0, 0.1 * errors.sum() / number.sum()])
     options = {"xatol": 1e-4, "fatol": 1e-9, "maxiter": 5000, "maxfev": 5000}
     return correction_of(minimize(loss, start, method="Nelder-Mead", options=options).x)
+
+
+def by_use(rows: Sequence[dict[str, Any]]) -> list[Counts]:
+    """Counts of simulated and of real scans."""
+    uses = dict.fromkeys(row["use"] for row in rows)
+    return [joined([row for row in rows if row["use"] == use]) for use in uses]
 
 
 def corrected(model: Model, correction: Correction) -> Model:
@@ -225,7 +239,7 @@ def tenths_of(counts: Counts) -> Counts:
 def fitted_to_others(rows: Sequence[dict[str, Any]]) -> list[Counts]:
     """Corrected counts of each row, by a fit to the rows of other heads."""
     heads = dict.fromkeys(row["map"] for row in rows)
-    own = {head: fit(joined([row for row in rows if row["map"] != head])) for head in heads}
+    own = {head: fit(by_use([row for row in rows if row["map"] != head])) for head in heads}
     return [own[row["map"]].of(np.array(row["counts"])) for row in rows]
 
 
@@ -291,7 +305,7 @@ def calibrate(options: argparse.Namespace) -> float:
         raise SynthSRError(
             f"there must be scans to fit, got none. Give --fit, or put files into {options.out}."
         )
-    correction, config = fit(joined(fitted)), predictor.config
+    correction, config = fit(by_use(fitted)), predictor.config
     results: dict[str, Any] = {
         use: report(rows[use], [correction.of(np.array(r["counts"])) for r in rows[use]], config)
         for use in (HELD_OUT, *[REAL] * (not options.fit_real))
@@ -324,7 +338,10 @@ def measured(
         REAL: real(network, *images, plan) if options.images else nothing,
     }
     path = options.out / "scans.jsonl"
-    return {use: collect(use, part, path) for use, part in parts.items()}
+    return {
+        use: [row for row in collect(use, part, path) if row["contrast"] in options.contrasts]
+        for use, part in parts.items()
+    }
 
 
 def reports_by_others(

@@ -37,11 +37,20 @@ def test_the_correction_of_laplace_errors_is_found(truth):
     scales = 0.02 * torch.randn(100_000, generator=generator).exp()
     counts = counts_of(scales, -torch.rand(scales.shape, generator=generator).log())
     counts[1] *= truth.of(counts)[2]
-    found = fit(counts)
+    found = fit([counts])
     usual = counts_of(torch.tensor([0.005, 0.02, 0.1]), torch.ones(3))
     np.testing.assert_allclose(found.of(usual)[2], truth.of(usual)[2], rtol=0.05)
     errors, scales = tenths_of(found.of(counts))
     np.testing.assert_allclose(errors / scales, 1, atol=0.05)
+
+
+def test_groups_count_the_same_however_large_they_are():
+    generator = torch.Generator().manual_seed(1)
+    groups = [torch.rand(n, generator=generator) + 0.1 for n in (50_000, 500)]
+    counts = [counts_of(b, k * b) for b, k in zip(groups, (1.0, 4.0), strict=True)]
+    found = fit(counts)
+    ratios = [np.log(np.divide(*tenths_of(found.of(each)))).mean() for each in counts]
+    assert ratios == pytest.approx([-np.log(2), np.log(2)], abs=0.05)
 
 
 def test_tenths_are_those_of_the_voxels_that_were_counted():
@@ -59,7 +68,7 @@ def test_tenths_are_those_of_the_voxels_that_were_counted():
 def test_a_head_is_not_measured_with_what_was_fitted_to_it():
     def row(name: str, factor: float) -> dict[str, Any]:
         scales = torch.rand(500) + 0.01
-        return {"map": name, "counts": counts_of(scales, factor * scales)}
+        return {"use": "fit", "map": name, "counts": counts_of(scales, factor * scales)}
 
     torch.manual_seed(0)
     rows = [row("a", 1.0), row("b", 3.0), row("b", 3.0)]
