@@ -25,6 +25,7 @@ import hypothesis
 import pytest
 import torch
 import torchio as tio
+from helpers.interpreted import interpreted_kernels
 from helpers.processes import Server
 from torch import Tensor
 from torchio.data.batch import SubjectsBatch
@@ -76,6 +77,19 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if name in available and not available[name]():
         raise pytest.UsageError(f"--device must be available here, got {name}. Use --device cpu.")
     return torch.device(name)
+
+
+@pytest.fixture
+def kernels(device: torch.device) -> Iterator[None]:
+    """Kernels of Triton on the device of the tests."""
+    pytest.importorskip("triton")
+    if device.type == "cuda":
+        yield
+        return
+    if not os.environ.get("TRITON_INTERPRET"):
+        pytest.skip("kernels run on a CPU with TRITON_INTERPRET=1 only")
+    with interpreted_kernels():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,14 +6,11 @@ tests/net/test_fused.py` runs them by Triton's interpreter, if Triton is install
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.interpreted import interpreted_kernels
 from torch import Tensor
 
 from synthsr_net.inference import fused
@@ -25,19 +22,6 @@ from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_transforms.functional.kernels.choice import kernels_on
 
 SHAPE = (6, 10, 14)
-
-
-@pytest.fixture
-def kernels(device: torch.device) -> Iterator[None]:
-    """Kernels on the device of the tests."""
-    pytest.importorskip("triton")
-    if device.type == "cuda":
-        yield
-        return
-    if not os.environ.get("TRITON_INTERPRET"):
-        pytest.skip("kernels run on a CPU with TRITON_INTERPRET=1 only")
-    with interpreted_kernels():
-        yield
 
 
 def normal(*shape: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:

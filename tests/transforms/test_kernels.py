@@ -7,13 +7,11 @@ tests/transforms/test_kernels.py` runs them by Triton's interpreter, if Triton i
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
-from helpers.interpreted import interpreted_kernels
 from torch import Tensor
 
 from synthsr_transforms.functional import (
@@ -35,19 +33,6 @@ from synthsr_transforms.functional.kernels import warp as sampling
 from synthsr_transforms.functional.kernels.choice import kernels_on, usable
 
 SHAPE = (36, 9, 21)
-
-
-@pytest.fixture
-def kernels(device: torch.device) -> Iterator[None]:
-    """Kernels on the device of the tests."""
-    pytest.importorskip("triton")
-    if device.type == "cuda":
-        yield
-        return
-    if not os.environ.get("TRITON_INTERPRET"):
-        pytest.skip("kernels run on a CPU with TRITON_INTERPRET=1 only")
-    with interpreted_kernels():
-        yield
 
 
 def random(*shape: int, device: torch.device) -> Tensor:
