@@ -325,6 +325,9 @@ def grid_of_rows(rows: Tensor, shape: Sequence[int]) -> Tensor:
     return in_plane[:, :, :, None] + (rows[:, None, :, 2] * z[:, None])[:, None, None]
 
 
-def whole_grid(shape: Sequence[int], batch_size: int, device: torch.device | str) -> list[Tensor]:
+@cached(16)
+def whole_grid(
+    shape: tuple[int, ...], batch_size: int, device: torch.device | str
+) -> tuple[Tensor, ...]:
     """Indices of all voxels of a grid, in the form that `patch_coordinates` takes."""
-    return [torch.arange(n, device=device).expand(batch_size, n) for n in shape]
+    return tuple(torch.arange(n, device=device).expand(batch_size, n) for n in shape)

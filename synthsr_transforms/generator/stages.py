@@ -208,7 +208,7 @@ class Stage:
             return prepare_painting(batch, self.steps, sampled, keep)
         deformation = self.steps[0]
         grid = deformation.grid(batch)
-        indices = whole_grid(grid.shape, grid.batch_size, "cpu")
+        indices: Sequence[Tensor] = whole_grid(grid.shape, grid.batch_size, "cpu")
         prepared: Prepared = {}
         for step, params, chosen in zip(self.steps, sampled, keep, strict=True):
             if isinstance(step, PatchCrop):
@@ -216,11 +216,11 @@ class Stage:
                 prepared["_crop"] = params, plan
                 indices = _cropped(indices, params["start"], plan.crop_shape)
             elif isinstance(step, HemisphereFlip):
-                flipped, swap = torch.tensor(chosen), None
+                swap = None
                 if any(chosen):
-                    indices = _mirrored(indices, left_right_axis(grid), flipped)
+                    indices = _mirrored(indices, left_right_axis(grid), chosen)
                 if any(chosen) or devices.computes_all(batch.device):
-                    swap = step.prepare_swap(flipped)
+                    swap = step.prepare_swap(torch.tensor(chosen))
                 if swap is not None:
                     prepared["swap"] = swap
         return {**prepared, **deformation.prepare_patch(batch, sampled[0], indices)}
@@ -254,17 +254,18 @@ class Stage:
 
 
 def _cropped(indices: Sequence[Tensor], start: Tensor, shape: Sequence[int]) -> list[Tensor]:
-    begin = start.numpy()[:, :, None]
+    begin, element = start.numpy()[:, :, None], np.arange(len(start))[:, None]
     windows = [begin[:, axis] + np.arange(n) for axis, n in enumerate(shape)]
     return [
-        torch.from_numpy(np.take_along_axis(index.numpy(), window, 1))
+        torch.from_numpy(index.numpy()[element, window])
         for index, window in zip(indices, windows, strict=True)
     ]
 
 
-def _mirrored(indices: Sequence[Tensor], axis: int, flipped: Tensor) -> list[Tensor]:
+def _mirrored(indices: Sequence[Tensor], axis: int, flipped: Sequence[bool]) -> list[Tensor]:
     result = list(indices)
-    result[axis] = torch.where(flipped[:, None], result[axis].flip(-1), result[axis])
+    rows = result[axis].numpy()
+    result[axis] = torch.from_numpy(np.where(np.array(flipped)[:, None], rows[:, ::-1], rows))
     return result
 
 

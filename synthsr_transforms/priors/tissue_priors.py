@@ -159,16 +159,16 @@ class TissuePriors:
         shape, rows, classes = tuple(draws.shape), 2 * self.num_channels, self.num_classes
         if draws.ndim != 3 or shape[1:] != (rows, classes):
             raise SynthSRError(f"draws must have shape (B, {rows}, {classes}), got {shape}.")
-        blocks = draws.double().reshape(len(draws), self.num_channels, 2, self.num_classes)
+        blocks = draws.double().numpy().reshape(shape[0], self.num_channels, 2, classes)
         first, scale = self._offset_and_scale
-        means, stds = (first + scale * blocks).clamp(min=0).float().unbind(2)
-        return means, stds
+        numbers = np.maximum(first + scale * blocks, 0).astype(np.float32)
+        return torch.from_numpy(numbers[:, :, 0]), torch.from_numpy(numbers[:, :, 1])
 
     @cached_property
-    def _offset_and_scale(self) -> tuple[Tensor, Tensor]:
+    def _offset_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
         """Summand and factor of draws, `(C, 2, K)`: means, then standard deviations."""
-        both = torch.tensor(np.stack([self.means, self.stds], axis=1), dtype=torch.float64)
-        first, second = both.unbind(dim=2)
+        both = np.stack([self.means, self.stds], axis=1).astype(np.float64)
+        first, second = both[:, :, 0], both[:, :, 1]
         return first, second - first if self.distribution == "uniform" else second
 
     # Combining ---------------------------------------------------------------------------------

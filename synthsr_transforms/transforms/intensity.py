@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
@@ -155,12 +156,12 @@ class GaussianSmoothing(SynthIntensityTransform):
 
     def prepare_image(self, params: Params, grid: Grid, device: torch.device) -> Prepared:
         """Widths of the Gaussian and of its window, in voxels."""
-        spacing = grid.spacing_mm[:, None, :].float()
-        drawn = params["sigma_mm"] / spacing
-        window = drawn
+        spacing = grid.spacing_mm.numpy().astype(np.float32)[:, None, :]
+        window = drawn = params["sigma_mm"].numpy() / spacing  # quicker than torch
         if self.max_sigma_mm is not None:
-            window = torch.full_like(drawn, self.max_sigma_mm) / spacing
-        return {"sigma": drawn * params["multiplier"], "window": window}
+            window = np.full_like(drawn, self.max_sigma_mm) / spacing
+        sigma = drawn * params["multiplier"].numpy()
+        return {"sigma": torch.from_numpy(sigma), "window": torch.from_numpy(window)}
 
     def compute_image(self, image: Tensor, prepared: Prepared) -> Tensor:
         """Blur."""
@@ -236,7 +237,8 @@ class BiasCorruption(SynthIntensityTransform):
         shape = (grid.channels, *coarse_shape(grid.shape, self.shape_factor))
         coarse = field_from_params(params, "log_field", shape, "cpu")
         if "log_field" not in params:
-            coarse = coarse * params["std"][:, :, None, None, None]
+            std = params["std"].numpy()[:, :, None, None, None]
+            coarse = torch.from_numpy(coarse.numpy() * std)  # quicker than torch
         return {"coarse": coarse}
 
     def compute_image(self, image: Tensor, prepared: Prepared) -> Tensor:

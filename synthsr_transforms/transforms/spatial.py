@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 from torchio.data.batch import SubjectsBatch
@@ -164,7 +165,7 @@ class SpatialDeformation(SynthSpatialTransform):
         coarse = coarse_velocity(params, grid, self.velocity_shape_factor, always=always)
         if coarse is None or self.index_grid:
             return coarse
-        spacing = grid.spacing_mm.float().numpy()[:, :, None, None, None]
+        spacing = grid.spacing_mm.numpy().astype(np.float32)[:, :, None, None, None]
         return torch.from_numpy(coarse.numpy() / spacing)  # which wakes no threads
 
 
@@ -285,8 +286,8 @@ class HemisphereFlip(SynthSpatialTransform):
         """
         if self._swap is None:
             return None
-        same = torch.arange(len(self._swap))
-        return torch.where(flipped[:, None], self._swap, same)
+        same = np.arange(len(self._swap))  # quicker than torch
+        return torch.from_numpy(np.where(flipped.numpy()[:, None], self._swap.numpy(), same))
 
     def swap_sides(self, batch: SubjectsBatch, table: Tensor) -> None:
         """Exchange left and right labels, see `prepare_swap`; the table is on the device."""
@@ -301,11 +302,12 @@ def left_right_axis(grid: Grid) -> int:
     Raises:
         ValueError: If elements of the batch are oriented differently.
     """
-    columns = torch.stack([affine.data[0, :3] for affine in grid.affines]).cpu()
-    axes = (columns / grid.spacing_mm).abs().argmax(1)
-    if bool((axes != axes[0]).any()):
+    columns = np.stack([affine.data.numpy()[0, :3] for affine in grid.affines])
+    axes = np.abs(columns / grid.spacing_mm.numpy()).argmax(1).tolist()
+    if len(set(axes)) > 1:
         raise ValueError(
             "HemisphereFlip needs images of one orientation in a batch, got left-right axes"
-            f" {axes.tolist()}. Reorient them first, for example with torchio.Reorient."
+            f" {axes}. Reorient them first, for example with torchio.Reorient."
         )
-    return int(axes[0])
+    first: int = axes[0]
+    return first
