@@ -19,11 +19,20 @@ def num_cores() -> int:
 def threads(number: int) -> Iterator[ThreadPoolExecutor]:
     """Threads whose work in progress is finished, and the rest dropped, whatever happens.
 
+    Each of them begins by asking for PyTorch's number of threads, which sets it there: a product of
+    matrices that comes first would use all cores, and so round in another way.
+
     Args:
         number: How many.
     """
-    pool = ThreadPoolExecutor(number)
+    pool = ThreadPoolExecutor(number, initializer=_take_number_of_threads)
     try:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _take_number_of_threads() -> None:
+    import torch
+
+    torch.get_num_threads()
