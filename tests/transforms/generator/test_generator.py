@@ -111,8 +111,9 @@ class TestPresets:
                 pairs.append(generator.pair(batch, seed=4))
         finally:
             torch.set_num_threads(before)
-        for pair in pairs[1:]:
-            assert same_pairs(pair, pairs[0])
+        for pair in pairs[1:]:  # MKL divides products otherwise, on AMD processors at least
+            torch.testing.assert_close(tuple(pair), tuple(pairs[0]), rtol=0, atol=1e-5)
+            assert torch.equal(pair.labels, pairs[0].labels)
 
     @every_preset
     def test_a_record_replays_bit_for_bit_through_json(
