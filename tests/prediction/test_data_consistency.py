@@ -17,6 +17,7 @@ from synthsr_net.models.checkpoint import Model, ModelConfig, ScanConfig
 from synthsr_net.networks.unet import UNet3d, UNetConfig
 from synthsr_net.prediction.predictor import Predictor
 from synthsr_net.prediction.refinement.data_consistency import (
+    CORRELATIONS,
     LARGEST,
     Comparison,
     consistent,
@@ -82,6 +83,13 @@ class TestConsistent:
 
     def test_another_contrast_changes_nothing(self, plain: Tensor, detailed: Tensor):
         assert torch.equal(consistent(plain, 200 - detailed, AS_IT_IS), plain)
+
+    def test_white_matter_darker_than_grey_changes_nothing(self, plain: Tensor):
+        flair = torch.where(plain > 62, 92.5 - 0.2 * (plain - 92.5), plain)
+        compared = Comparison(plain, flair, AS_IT_IS)
+        assert compared.likeness() > CORRELATIONS[0]  # as fluid is dark in both
+        assert compared.tissue_correlation().max() < 0
+        assert torch.equal(consistent(plain, flair, AS_IT_IS), plain)
 
     def test_noise_alone_changes_nothing(self, plain: Tensor):
         assert torch.equal(consistent(plain, tensor(smooth(0.5, 3)), AS_IT_IS), plain)

@@ -149,7 +149,7 @@ def test_the_host_waits_a_few_times_only(predictor, elsewhere):
         predictor.finish(prepared, output)
     assert len(mode.reads) - before[0] == 1  # the result
     assert len(mode.looks) <= 1  # whether the scan is alike
-    assert mode.launches - before[1] <= 140
+    assert mode.launches - before[1] <= 205
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])

@@ -20,8 +20,12 @@ from synthsr_transforms.functional.blur import (
 from synthsr_transforms.functional.operators import along_axes
 from synthsr_transforms.support.devices import on_device
 
-CORRELATIONS = (0.85, 0.97)
+CORRELATIONS = (0.7, 0.9)
 """Correlations in a neighbourhood below which nothing is added, and above which everything."""
+TISSUE = (72.0, 125.0)
+"""Predicted intensities of white and grey matter."""
+TISSUE_CORRELATIONS = (0.3, 0.6)
+"""The same as `CORRELATIONS`, of the voxels with intensities of `TISSUE` alone."""
 LARGEST = 30.0
 """Differences from here on are not added, in intensities that are 110 in white matter: lesions."""
 HEAD = 12.0
@@ -45,9 +49,10 @@ def consistent(
     regression in each neighbourhood, so that neither its scale nor its bias field matters. The
     prediction becomes \(y + g\,t(r)\,r\) with \(r = \hat{y}(x) - Ay\): one step of iterative
     back-projection (Irani and Peleg, "Improving resolution by image registration", 1991). The
-    share \(g\) rises from 0 to 1 with the correlation of the neighbourhood, so that other contrasts
-    change nothing, and Tukey's biweight \(t\) leaves large differences, such as lesions that the
-    network filled in, as predicted.
+    share \(g\) rises from 0 to 1 with the correlation of the neighbourhood and with that of its
+    white and grey matter, so that other contrasts change nothing, such as a FLAIR, in which fluid is
+    dark as in a T1, but grey matter brighter than white. Tukey's biweight \(t\) leaves large
+    differences, such as lesions that the network filled in, as predicted.
 
     Args:
         prediction: `(X, Y, Z)` float32, white matter near 110.
@@ -70,13 +75,19 @@ def consistent(
     seen_x, seen_y = compared.shown
     xx, yy, xy = (window.mean_of(product) for product in (seen_x * x, seen_y * y, seen_x * y))
     correlation = xy / (xx * yy).sqrt().clamp(min=1e-9)
-    low, high = CORRELATIONS
-    share = ((correlation - low) / (high - low)).clamp(0, 1)
-    share = share.square() * (3 - 2 * share)
+    share = _rise(correlation, CORRELATIONS)
+    share *= _rise(compared.tissue_correlation(), TISSUE_CORRELATIONS)
     kept = window.everywhere(xy / xx.clamp(min=1e-12)).mul_(x).sub_(y)
     kept *= (kept / LARGEST).square_().neg_().add_(1).clamp_(min=0).square_()
     kept *= window.everywhere(share).mul_(window.weight)
     return mirrored_blur(kept, SMOOTHING).add_(prediction)
+
+
+def _rise(value: Tensor, limits: tuple[float, float]) -> Tensor:
+    """From 0 at the first limit to 1 at the second, smoothly."""
+    low, high = limits
+    share = ((value - low) / (high - low)).clamp(0, 1)
+    return share.square() * (3 - 2 * share)
 
 
 def slices_between(grid: Grid, scan_grid: Grid) -> list[Tensor | None]:
@@ -128,9 +139,9 @@ class Comparison:
         self.prediction, self.scan, self.spacing_mm = prediction, scan, spacing_mm
         device = prediction.device
         self.slices = [None if each is None else on_device(each, device) for each in slices]
-        seen = along_axes(prediction, self.slices)
-        self.window = Neighbourhoods(seen > HEAD, spacing_mm)
-        self.x, self.y = self.window.centred(scan), self.window.centred(seen)
+        self.seen = along_axes(prediction, self.slices)
+        self.window = Neighbourhoods(self.seen > HEAD, spacing_mm)
+        self.x, self.y = self.window.centred(scan), self.window.centred(self.seen)
 
     @cached_property
     def shown(self) -> tuple[Tensor, Tensor]:
@@ -146,6 +157,18 @@ class Comparison:
         x, own = self.shown
         y = own if y is None else y * self.window.weight
         return float((x * y).sum() / (x.square().sum() * y.square().sum()).sqrt().clamp(min=1e-9))
+
+    def tissue_correlation(self) -> Tensor:
+        """Correlation of white and grey matter in each neighbourhood, 0 where there is none."""
+        low, high = TISSUE
+        tissue = Neighbourhoods((self.seen > low) & (self.seen < high), self.spacing_mm)
+        x, y = self.x, self.y
+        shown_x, shown_y = x * tissue.weight, y * tissue.weight
+        mean_x, mean_y = tissue.mean_of(shown_x), tissue.mean_of(shown_y)
+        xx = tissue.mean_of(shown_x * x) - mean_x.square()
+        yy = tissue.mean_of(shown_y * y) - mean_y.square()
+        xy = tissue.mean_of(shown_x * y) - mean_x * mean_y
+        return xy / (xx * yy).clamp(min=0).sqrt().clamp(min=1e-9)
 
 
 def with_wider_slices(compared: Comparison) -> Comparison:
