@@ -50,8 +50,8 @@ def consistent(
     prediction becomes \(y + g\,t(r)\,r\) with \(r = \hat{y}(x) - Ay\): one step of iterative
     back-projection (Irani and Peleg, "Improving resolution by image registration", 1991). The
     share \(g\) rises from 0 to 1 with the correlation of the neighbourhood and with that of its
-    white and grey matter, so that other contrasts change nothing, such as a FLAIR, in which fluid is
-    dark as in a T1, but grey matter brighter than white. Tukey's biweight \(t\) leaves large
+    white and grey matter, so that other contrasts change nothing, such as a FLAIR, in which fluid
+    is dark as in a T1, but grey matter brighter than white. Tukey's biweight \(t\) leaves large
     differences, such as lesions that the network filled in, as predicted.
 
     Args:
