@@ -377,7 +377,8 @@ class TestDocs:
     @pytest.mark.parametrize("name", ["inverse_contrast", "data_consistency"])
     def test_the_example_does_what_the_model_says(self, folder, name, monkeypatch):
         monkeypatch.setattr(inverse_contrast, "_is_inverse", lambda *_: True)  # every scan is so,
-        monkeypatch.setattr(consistency, "CORRELATIONS", (-3.0, -2.0))  # and is kept
+        for limits in ("CORRELATIONS", "TISSUE_CORRELATIONS"):
+            monkeypatch.setattr(consistency, limits, (-3.0, -2.0))  # and is kept
         model = model_of(scan=ScanConfig(spacing_mm=8.0, divisor=4, **{name: True}))
         export_onnx(model, "my_model.onnx")
         for block in self.blocks(3)[1:2]:
