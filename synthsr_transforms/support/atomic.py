@@ -24,7 +24,7 @@ from synthsr_transforms.support.messages import (
     bytes_in_words,
     is_full,
 )
-from synthsr_transforms.support.stopping import undoing
+from synthsr_transforms.support.stopping import signals_held, undoing
 
 HOURS_KEPT = 24
 """Time after which a temporary file of another machine counts as left behind."""
@@ -64,7 +64,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder for a while, where the system keeps such things."""
-    folder = _temporary(Path(tempfile.gettempdir()), "synthsr")
+    with signals_held():  # Python tries the place with a file of its own, the first time
+        place = tempfile.gettempdir()
+    folder = _temporary(Path(place), "synthsr")
     with undoing(lambda: shutil.rmtree(folder, ignore_errors=True)):
         folder.mkdir(mode=0o700)
         yield folder
