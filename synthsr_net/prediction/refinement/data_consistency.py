@@ -74,13 +74,17 @@ def consistent(
     window, x, y = compared.window, compared.x, compared.y
     seen_x, seen_y = compared.shown
     xx, yy, xy = (window.mean_of(product) for product in (seen_x * x, seen_y * y, seen_x * y))
-    correlation = xy / (xx * yy).sqrt().clamp(min=1e-9)
-    share = _rise(correlation, CORRELATIONS)
+    share = _rise(_correlation(xx, yy, xy), CORRELATIONS)
     share *= _rise(compared.tissue_correlation(), TISSUE_CORRELATIONS)
     kept = window.everywhere(xy / xx.clamp(min=1e-12)).mul_(x).sub_(y)
     kept *= (kept / LARGEST).square_().neg_().add_(1).clamp_(min=0).square_()
     kept *= window.everywhere(share).mul_(window.weight)
     return mirrored_blur(kept, SMOOTHING).add_(prediction)
+
+
+def _correlation(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
+    """Correlation from two variances and the covariance, 0 where one is constant."""
+    return xy / (xx * yy).sqrt().clamp(min=1e-9)
 
 
 def _rise(value: Tensor, limits: tuple[float, float]) -> Tensor:
@@ -168,7 +172,7 @@ class Comparison:
         xx = tissue.mean_of(shown_x * x) - mean_x.square()
         yy = tissue.mean_of(shown_y * y) - mean_y.square()
         xy = tissue.mean_of(shown_x * y) - mean_x * mean_y
-        return xy / (xx * yy).clamp(min=0).sqrt().clamp(min=1e-9)
+        return _correlation(xx.clamp(min=0), yy.clamp(min=0), xy)
 
 
 def with_wider_slices(compared: Comparison) -> Comparison:
